@@ -1,0 +1,17 @@
+"""The demo's app: at start it connects what people say and who listens to the clock."""
+
+from django.apps import AppConfig
+
+
+class ProjectConfig(AppConfig):
+    """The demo site as a Django app."""
+
+    name = "project"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the chat's handler and the clock's receivers."""
+        from project import (
+            clock,  # noqa: F401
+            inbox,  # noqa: F401
+        )

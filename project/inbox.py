@@ -1,0 +1,42 @@
+"""What the demo's pages send up: a chat message, saved and published in one transaction."""
+
+from django import forms
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.validators import validate_slug
+from django.db import transaction
+
+from project.models import ChatMessage
+from sse_app import on, publish
+from sse_app.inbox import Message
+
+ROOM_LENGTH = 40
+_text = forms.CharField(max_length=500)
+
+
+def room_of(group: str) -> str:
+    """Return the chat room behind a group's name, or raise ValidationError."""
+    prefix, _, room = group.partition(".")
+    if prefix != "chat" or len(room) > ROOM_LENGTH:
+        raise ValidationError(f"{group!r} is not a chat room: expected 'chat.<room>'.")
+    validate_slug(room)
+    return room
+
+
+def text_of(data: object) -> str:
+    """Return what was said, 1 to 500 characters, or raise ValidationError."""
+    text = data.get("text") if isinstance(data, dict) else None
+    if not isinstance(text, str):
+        raise ValidationError('Expected {"text": "..."}.')
+    return str(_text.clean(text))
+
+
+@on("chat.message")
+def chat_message(message: Message) -> dict[str, int]:
+    """Save what a signed-in user says and publish it to the room."""
+    if not message.user.is_authenticated:
+        raise PermissionDenied("Sign in to speak.")
+    room, text = room_of(message.group), text_of(message.data)
+    with transaction.atomic():
+        row = ChatMessage.objects.create(room=room, author=message.user, text=text)
+        publish(message.group, message.event, row.as_event())
+    return {"id": row.pk}

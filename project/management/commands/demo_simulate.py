@@ -1,0 +1,58 @@
+"""Keep the board moving: place, advance and clear orders until told to stop."""
+
+import random
+import signal
+import threading
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError, close_old_connections
+
+from project.models import Order
+from project.orders import advance_order, clear_delivered, place_order
+
+BOARD = 24
+FEWEST_OPEN = 8
+
+
+class Command(BaseCommand):
+    """A shop in a hurry; it ends quietly on SIGTERM and Ctrl-C."""
+
+    help = "Create and advance orders for ever, so that something happens by itself."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Declare `--interval`."""
+        parser.add_argument(
+            "--interval",
+            type=float,
+            default=2.0,
+            help="mean seconds between two changes; each pause is 0.5 to 1.5 times as long",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Change one order after the other until a signal comes."""
+        interval = options["interval"]
+        if not 0 < interval < threading.TIMEOUT_MAX:
+            raise CommandError(f"--interval must be more than 0 seconds, not {interval}.")
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        while not stop.wait(interval * random.uniform(0.5, 1.5)):
+            close_old_connections()
+            try:
+                self._step()
+            except OperationalError as error:
+                self.stderr.write(f"The database is away ({error}); trying again.")
+
+    def _step(self) -> None:
+        waiting = Order.objects.exclude(status=Order.Status.DELIVERED)
+        open_orders = list(waiting.values_list("pk", flat=True))
+        if len(open_orders) < FEWEST_OPEN or random.random() < 0.25:
+            place_order()
+            clear_delivered(keep=BOARD)
+            return
+        try:
+            advance_order(random.choice(open_orders))
+        except Order.DoesNotExist:
+            return  # Somebody in the admin was faster.

@@ -1,0 +1,54 @@
+"""What happens to orders, for the buttons, the simulator and the first data alike."""
+
+import random
+from decimal import Decimal
+
+from django.db import transaction
+
+from project.models import Order
+
+CUSTOMERS = ["Ada", "Alan", "Barbara", "Edsger", "Grace", "Hedy", "Ken", "Margaret", "Radia", "Tim"]
+ITEMS = {
+    "Espresso cups": "24.00",
+    "Desk lamp": "59.90",
+    "Fountain pen": "38.50",
+    "Wool blanket": "89.00",
+    "Bicycle bell": "12.80",
+    "Paper globe": "45.00",
+    "Chess set": "64.00",
+    "Garden shears": "31.20",
+    "Record sleeve": "9.50",
+    "Walnut tray": "42.00",
+}
+
+
+def place_order(status: str = Order.Status.NEW) -> Order:
+    """Save a new order of something for somebody."""
+    item, price = random.choice(list(ITEMS.items()))
+    return Order.objects.create(
+        customer=random.choice(CUSTOMERS),
+        item=item,
+        status=status,
+        total=Decimal(price) * random.randint(1, 3),
+    )
+
+
+def advance_order(pk: int) -> Order:
+    """Move one order a step on; raise Order.DoesNotExist if it is gone."""
+    with transaction.atomic():
+        # Two buttons pressed at once are two steps, not the same step twice.
+        order = Order.objects.select_for_update().get(pk=pk)
+        order.advance()
+    return order
+
+
+def clear_delivered(keep: int) -> int:
+    """Delete the oldest delivered orders beyond `keep` orders; return how many went."""
+    surplus = Order.objects.count() - keep
+    if surplus <= 0:
+        return 0
+    delivered = Order.objects.filter(status=Order.Status.DELIVERED).order_by("updated_at")
+    gone = list(delivered[:surplus])
+    for order in gone:
+        order.delete()
+    return len(gone)

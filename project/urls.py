@@ -1,0 +1,30 @@
+"""The demo's addresses; the event streams live below `events/`."""
+
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+from project import views
+
+urlpatterns = [
+    path("", views.board, name="board"),
+    path("orders/", views.orders, name="orders"),
+    path("orders/new/", views.new_order, name="new_order"),
+    path("orders/<int:pk>/advance/", views.advance_order, name="advance_order"),
+    path("chat/", RedirectView.as_view(url="lobby/"), name="chat_lobby"),
+    path("chat/<slug:room>/", views.chat, name="chat"),
+    path("chat/<slug:room>/messages/", views.chat_messages, name="chat_messages"),
+    path("clock/", views.clock, name="clock"),
+    path("clock/stream/", views.clock_stream, name="clock_stream"),
+    path("events/", include("sse_app.urls")),
+    path(
+        "login/",
+        # Only a demo on somebody's desk shows its passwords.
+        LoginView.as_view(extra_context={"show_logins": settings.DEBUG}),
+        name="login",
+    ),
+    path("logout/", LogoutView.as_view(), name="logout"),
+    path("admin/", admin.site.urls),
+]

@@ -1,0 +1,69 @@
+"""The `SSE_APP` setting: one frozen dataclass of defaults, read when first asked for.
+
+It is not validated here; `sse_app.checks` reports what is wrong with it, all at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Every key of `SSE_APP` with its default. Times are in seconds, sizes in bytes."""
+
+    EVENT_LOG: str | Mapping[str, Any] = "sse_app.eventlog.DatabaseEventLog"
+    CHANNEL_LAYER: str = "default"
+    PUBLIC_GROUPS: Sequence[str] = ()
+    MAY_LISTEN: str | None = None
+    MAY_SPEAK: str | None = None
+    HEARTBEAT: float = 15.0
+    RETRY: tuple[float, float] = (2.0, 5.0)
+    STREAM_LIFE: float = 15 * 60.0
+    PUBLIC_STREAM_LIFE: float = 6 * 3600.0
+    MAX_EVENT_BYTES: int = 64 * 1024
+    MAX_BODY_BYTES: int = 128 * 1024
+    MAX_GROUPS: int = 20
+    REPLAY_EVENTS: int | None = None
+    RETENTION_SECONDS: float = 24 * 3600.0
+    RETENTION_EVENTS: int = 10_000
+    QUEUE_EVENTS: int = 256
+    QUEUE_BYTES: int = 1024 * 1024
+    STALL_SECONDS: float = 30.0
+    CHECK_INTERVAL: float | None = None
+    SWEEP_INTERVAL: float = 2.0
+
+
+KEYS = frozenset(field.name for field in dataclasses.fields(Settings))
+
+
+@cache
+def settings() -> Settings:
+    """Return the settings in force; cached until Django's `setting_changed` says otherwise.
+
+    Raises `ImproperlyConfigured` if `SSE_APP` is not a dict or has an unknown key.
+    """
+    given = getattr(django_settings, "SSE_APP", {})
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"SSE_APP must be a dict, not {type(given).__name__}.")
+    unknown = sorted(set(given) - KEYS)
+    if unknown:
+        raise ImproperlyConfigured(
+            f"SSE_APP has unknown keys: {', '.join(map(repr, unknown))}. "
+            f"The keys are: {', '.join(sorted(KEYS))}."
+        )
+    return Settings(**given)
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "SSE_APP":
+        settings.cache_clear()

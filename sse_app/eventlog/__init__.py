@@ -1,0 +1,66 @@
+"""The event log: the truth that streams are replayed and healed from.
+
+`contract.EventLog` says what a log promises; `memory` and `database` keep it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+from django.utils.module_loading import import_string
+
+from ..conf import settings
+from .contract import Discontinuity, EventLog
+from .database import DatabaseEventLog
+from .memory import MemoryEventLog
+
+__all__ = [
+    "DatabaseEventLog",
+    "Discontinuity",
+    "EventLog",
+    "MemoryEventLog",
+    "event_log",
+    "make_event_log",
+]
+
+
+def make_event_log(setting: str | Mapping[str, Any]) -> EventLog:
+    """Return the log that the setting `EVENT_LOG` describes.
+
+    The setting is a dotted path, or a dict with the path as `BACKEND` and the log's options in
+    capitals. Raises `ImproperlyConfigured` that names what can't be imported or is no option.
+    """
+    options = {"BACKEND": setting} if isinstance(setting, str) else dict(setting)
+    path = options.pop("BACKEND", None)
+    try:
+        kind = import_string(path)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ImproperlyConfigured(
+            f"SSE_APP['EVENT_LOG'] names {path!r}, which can't be imported ({error}); "
+            "the default is 'sse_app.eventlog.DatabaseEventLog'."
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, EventLog)):
+        raise ImproperlyConfigured(f"SSE_APP['EVENT_LOG'] names {path!r}, which is no EventLog.")
+    try:
+        return kind(**{name.lower(): value for name, value in options.items()})
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"SSE_APP['EVENT_LOG'] has options that {path} does not take: {error}."
+        ) from error
+
+
+@cache
+def event_log() -> EventLog:
+    """Return the log in force, made on first use and again when the setting changes."""
+    return make_event_log(settings().EVENT_LOG)
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "SSE_APP":
+        event_log.cache_clear()

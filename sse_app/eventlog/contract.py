@@ -1,0 +1,116 @@
+"""What every event log promises. The implementations carry no prose of their own about it.
+
+A group's events have contiguous offsets from 1, counted under an epoch: a short random name that
+changes whenever the group's history is lost. `(epoch, offset)` is a `Position`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from typing import ClassVar, Literal
+
+from ..cursors import Position
+from ..events import Event
+
+Reason = Literal["trimmed", "epoch", "future", "limit", "unknown"]
+
+
+class Discontinuity(Exception):
+    """Raised by `since()` where it can't continue from a position; `head` is where the log is."""
+
+    def __init__(self, reason: Reason, head: Position) -> None:
+        super().__init__(reason, head)
+        self.reason: Reason = reason
+        self.head = head
+
+
+class EventLog(ABC):
+    """An ordered, durable record of events per group.
+
+    Safe to call from any thread; the `a…` twins from any event loop. Each call is atomic: a
+    failed `append()` has stored nothing, or everything if only its answer was lost.
+    """
+
+    #: Is what one process appends seen by the others?
+    shared: ClassVar[bool]
+
+    #: The database whose transactions an event can join, if the log lives in a database.
+    alias: str | None = None
+
+    @abstractmethod
+    def append(self, events: Sequence[Event]) -> list[Event]:
+        """Store `events` and return them with their places.
+
+        They follow everything in their groups' logs, in the order given, and nothing of the
+        same call stands between two of them in a group. The list ends with the given events;
+        before them stand staged ones whose turn it was.
+        """
+
+    @abstractmethod
+    async def aappend(self, events: Sequence[Event]) -> list[Event]:
+        """See `append()`."""
+
+    @abstractmethod
+    def since(self, group: str, after: Position, limit: int) -> list[Event]:
+        """Return the contiguous run of at most `limit` events that begins right after `after`.
+
+        Empty only when `after` is the head. Raises `Discontinuity` where the run can't begin:
+        `trimmed` (its first event is gone), `epoch` (another log), `future` (after the head).
+        `START` fits any epoch.
+        """
+
+    @abstractmethod
+    async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
+        """See `since()`."""
+
+    @abstractmethod
+    def heads(self, groups: Collection[str]) -> dict[str, Position]:
+        """Return the position after the last event of each group; `START` where there was none."""
+
+    @abstractmethod
+    async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
+        """See `heads()`."""
+
+    @abstractmethod
+    def earliest(self, group: str) -> Position:
+        """Return the position before the first event that is still there."""
+
+    @abstractmethod
+    async def aearliest(self, group: str) -> Position:
+        """See `earliest()`."""
+
+    @abstractmethod
+    def renew_epoch(self, groups: Collection[str] | None = None) -> None:
+        """Give the groups (None: all) a new epoch, so that every older cursor is reset.
+
+        Offsets go on counting; events that are there stay.
+        """
+
+    @abstractmethod
+    def prune(self) -> int:
+        """Delete what is beyond retention by age or count; return how many events went."""
+
+    def stage(self, events: Sequence[Event]) -> None:
+        """Store `events` without places in the caller's transaction on `alias`.
+
+        They get their places from `number()`, or from an `append()` to their groups, once that
+        transaction has committed; they are gone if it rolls back.
+        """
+        raise NotImplementedError(f"{type(self).__name__} can't join a transaction.")
+
+    def number(self, groups: Collection[str] | None = None) -> list[Event]:
+        """Give staged and committed events of the groups (None: all) their places; return them."""
+        return []
+
+    async def anumber(self, groups: Collection[str] | None = None) -> list[Event]:
+        """See `number()`."""
+        return []
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None] | None:
+        """Call `changed` from some thread soon after any process appends, until told to stop.
+
+        Returns the function that stops it, or None where the log can't tell: then only asking
+        for the heads finds out.
+        """
+        return None

@@ -1,0 +1,269 @@
+"""The log in a database, where row and event can be one transaction.
+
+Inside the caller's transaction an event is a row without an offset (`stage()`): no lock is taken,
+and a rollback takes it away. A *numbering pass* gives offsets in a short transaction of its own:
+it locks the heads of its groups in sorted order, numbers the committed rows that wait in them, by
+primary key, and then the new ones. Auto-increment ids are assigned before commit, so a lower one
+can appear after a higher one was read: they order a pass but are never cursors.
+
+The SQL is written out since a publish is one pass, and Django's query compiler would cost more
+than the database; it is the same text for PostgreSQL and SQLite.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, ClassVar, Final, TypeVar
+
+from channels.db import database_sync_to_async
+from django.db import OperationalError, connections, transaction
+from django.utils import timezone
+
+from ..conf import settings
+from ..cursors import START, Position, new_epoch
+from ..events import Event
+from .contract import Discontinuity, EventLog
+from .sqlite import watch_file
+
+VENDORS: Final = ("postgresql", "sqlite")
+ATTEMPTS: Final = 4
+CHUNK_ROWS: Final = 1000
+
+_Result = TypeVar("_Result")
+
+
+class DatabaseEventLog(EventLog):
+    """Keeps events in the tables of `sse_app.models`, all of it on the one database `alias`."""
+
+    shared: ClassVar[bool] = True
+
+    def __init__(self, alias: str = "default") -> None:
+        self.alias: str = alias
+
+    # --- publishing ---
+
+    def append(self, events: Sequence[Event]) -> list[Event]:
+        return self._retry(lambda: self._pass({e.group for e in events}, events))
+
+    async def aappend(self, events: Sequence[Event]) -> list[Event]:
+        return await database_sync_to_async(self.append)(events)
+
+    def stage(self, events: Sequence[Event]) -> None:
+        self._insert(events)
+
+    def number(self, groups: Collection[str] | None = None) -> list[Event]:
+        waiting = self._waiting_groups(groups)
+        return self._retry(lambda: self._pass(waiting, ())) if waiting else []
+
+    async def anumber(self, groups: Collection[str] | None = None) -> list[Event]:
+        return await database_sync_to_async(self.number)(groups)
+
+    # --- reading ---
+
+    def since(self, group: str, after: Position, limit: int) -> list[Event]:
+        # The head first: what is appended between the two reads then only makes the run longer.
+        head = self.heads([group])[group]
+        if after != START and after.epoch != head.epoch:
+            raise Discontinuity("epoch", head)
+        if after.offset > head.offset:
+            raise Discontinuity("future", head)
+        if after.offset == head.offset:
+            return []
+        rows = self._rows(
+            f'SELECT "offset", "name", "data" FROM {self._events} WHERE "group" = %s '
+            'AND "offset" > %s ORDER BY "offset" LIMIT %s',
+            [group, after.offset, limit],
+        )
+        if not rows or rows[0][0] != after.offset + 1:
+            raise Discontinuity("trimmed", head)
+        return [_event(group, name, data).at(head.epoch, offset) for offset, name, data in rows]
+
+    async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
+        return await database_sync_to_async(self.since)(group, after, limit)
+
+    def heads(self, groups: Collection[str]) -> dict[str, Position]:
+        if not groups:
+            return {}
+        rows = self._rows(
+            f'SELECT "group", "epoch", "offset" FROM {self._heads} WHERE "group" IN {_in(groups)}',
+            list(groups),
+        )
+        found = {group: Position(epoch, offset) for group, epoch, offset in rows}
+        return {group: found.get(group, START) for group in groups}
+
+    async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
+        return await database_sync_to_async(self.heads)(groups)
+
+    def earliest(self, group: str) -> Position:
+        head = self.heads([group])[group]
+        rows = self._rows(
+            f'SELECT MIN("offset") FROM {self._events} WHERE "group" = %s', [group]
+        )
+        first = rows[0][0]
+        return head if first is None else Position(head.epoch, first - 1)
+
+    async def aearliest(self, group: str) -> Position:
+        return await database_sync_to_async(self.earliest)(group)
+
+    # --- keeping ---
+
+    def renew_epoch(self, groups: Collection[str] | None = None) -> None:
+        from ..models import GroupHead
+
+        with transaction.atomic(using=self.alias):
+            heads = GroupHead.objects.using(self.alias).select_for_update().order_by("group")
+            if groups is not None:
+                heads = heads.filter(group__in=groups)
+            for head in heads:
+                head.epoch = new_epoch()
+                head.save(using=self.alias, update_fields=["epoch"])
+
+    def prune(self) -> int:
+        from ..models import GroupHead, StoredEvent
+
+        before = timezone.now() - timedelta(seconds=settings().RETENTION_SECONDS)
+        numbered = StoredEvent.objects.using(self.alias).filter(offset__isnull=False)
+        pruned = numbered.filter(created_at__lt=before).delete()[0]
+        heads = GroupHead.objects.using(self.alias)
+        for group, offset in heads.values_list("group", "offset").iterator():
+            pruned += numbered.filter(
+                group=group, offset__lte=offset - settings().RETENTION_EVENTS
+            ).delete()[0]
+        # An idle group's epoch goes with its head: should it wake, it begins under a new one.
+        heads.filter(changed_at__lt=before).delete()
+        return pruned
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None] | None:
+        if self._connection.vendor != "sqlite":
+            return None
+        return watch_file(self._connection.settings_dict["NAME"], changed)
+
+    # --- the pass ---
+
+    def _pass(self, groups: Collection[str], events: Sequence[Event]) -> list[Event]:
+        with transaction.atomic(using=self.alias):
+            heads = self._lock(groups, Counter(event.group for event in events))
+            waiting = self._rows(
+                f'SELECT "id", "group", "name", "data" FROM {self._events} '
+                f'WHERE "offset" IS NULL AND "group" IN {_in(groups)} ORDER BY "id"',
+                list(groups),
+            )
+            count = {group: itertools.count(offset + 1) for group, (_, offset) in heads.items()}
+
+            def place(event: Event) -> Event:
+                return event.at(heads[event.group].epoch, next(count[event.group]))
+
+            staged = [place(_event(group, name, data)) for _, group, name, data in waiting]
+            placed = [place(event) for event in events]
+            if staged:
+                self._number_rows(zip((row[0] for row in waiting), staged, strict=True))
+            self._insert(placed)
+        return staged + placed
+
+    def _lock(self, groups: Collection[str], added: Counter[str]) -> dict[str, Position]:
+        """Lock the heads, made where missing, add to their offsets, return where they were."""
+        now = self._now()
+        values = [
+            value for group in sorted(groups) for value in (group, new_epoch(), added[group], now)
+        ]
+        rows = self._rows(
+            f'INSERT INTO {self._heads} AS h ("group", "epoch", "offset", "changed_at") '
+            f"VALUES {_tuples(len(groups), 4)} "
+            'ON CONFLICT ("group") DO UPDATE SET "offset" = h."offset" + excluded."offset", '
+            '"changed_at" = excluded."changed_at" RETURNING "group", "epoch", "offset"',
+            values,
+        )
+        return {group: Position(epoch, offset - added[group]) for group, epoch, offset in rows}
+
+    def _number_rows(self, rows: Iterable[tuple[int, Event]]) -> None:
+        """Write the offsets of staged rows, and add them to their heads."""
+        rows = list(rows)
+        added = Counter(event.group for _, event in rows)
+        with self._connection.cursor() as cursor:
+            cursor.executemany(
+                f'UPDATE {self._events} SET "offset" = %s WHERE "id" = %s',
+                [(event.offset, pk) for pk, event in rows],
+            )
+            cursor.executemany(
+                f'UPDATE {self._heads} SET "offset" = "offset" + %s WHERE "group" = %s',
+                [(count, group) for group, count in added.items()],
+            )
+
+    def _waiting_groups(self, groups: Collection[str] | None) -> list[str]:
+        among = "" if groups is None else f'AND "group" IN {_in(groups)}'
+        rows = self._rows(
+            f'SELECT DISTINCT "group" FROM {self._events} WHERE "offset" IS NULL {among} '
+            f"LIMIT {CHUNK_ROWS}",
+            list(groups or ()),
+        )
+        return [group for (group,) in rows]
+
+    def _insert(self, events: Sequence[Event]) -> None:
+        now = self._now()
+        with self._connection.cursor() as cursor:
+            for start in range(0, len(events), CHUNK_ROWS):
+                part = events[start : start + CHUNK_ROWS]
+                cursor.execute(
+                    f'INSERT INTO {self._events} ("group", "offset", "name", "data", "created_at") '
+                    f"VALUES {_tuples(len(part), 5)}",
+                    [
+                        value
+                        for event in part
+                        for value in (event.group, event.offset, event.name, event.data.encode(), now)
+                    ],
+                )
+
+    def _retry(self, work: Callable[[], _Result]) -> _Result:
+        """Run a pass again when the database gave it up: a deadlock, a serialization failure."""
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return work()
+            except OperationalError:
+                if self._connection.in_atomic_block:
+                    raise
+                time.sleep(random.uniform(0, 0.01 * 2**attempt))
+        return work()
+
+    # --- the connection ---
+
+    @property
+    def _connection(self) -> Any:
+        return connections[self.alias]
+
+    def _rows(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            return cursor.fetchall()
+
+    def _now(self) -> object:
+        return self._connection.ops.adapt_datetimefield_value(timezone.now())
+
+    @cached_property
+    def _events(self) -> str:
+        from ..models import StoredEvent
+
+        return self._connection.ops.quote_name(StoredEvent._meta.db_table)
+
+    @cached_property
+    def _heads(self) -> str:
+        from ..models import GroupHead
+
+        return self._connection.ops.quote_name(GroupHead._meta.db_table)
+
+
+def _event(group: str, name: str, data: bytes | memoryview) -> Event:
+    return Event(group=group, name=name, data=bytes(data).decode())
+
+
+def _in(values: Collection[object]) -> str:
+    return "(" + ", ".join(["%s"] * len(values)) + ")"
+
+
+def _tuples(rows: int, width: int) -> str:
+    return ", ".join(["(" + ", ".join(["%s"] * width) + ")"] * rows)

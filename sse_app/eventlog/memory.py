@@ -1,0 +1,126 @@
+"""The log of one process: a lock and a deque per group. A restart is a new epoch."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import ClassVar
+
+from ..conf import settings
+from ..cursors import START, Position, new_epoch
+from ..events import Event
+from .contract import Discontinuity, EventLog
+
+
+@dataclass
+class _Log:
+    epoch: str
+    head: int = 0
+    changed_at: float = 0.0
+    events: deque[tuple[float, Event]] = field(default_factory=deque)
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.head)
+
+    @property
+    def first(self) -> int:
+        return self.head - len(self.events) + 1
+
+    def trim(self, count: int, before: float) -> int:
+        trimmed = 0
+        while self.events and (len(self.events) > count or self.events[0][0] < before):
+            self.events.popleft()
+            trimmed += 1
+        return trimmed
+
+
+class MemoryEventLog(EventLog):
+    """Keeps events in this process only; for tests, and for demos of one process."""
+
+    shared: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            # The child's log goes its own way from here, so it must not share epochs.
+            os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._logs: dict[str, _Log] = {}
+
+    def append(self, events: Sequence[Event]) -> list[Event]:
+        now = time.time()
+        keep, before = settings().RETENTION_EVENTS, now - settings().RETENTION_SECONDS
+        placed = []
+        with self._lock:
+            for event in events:
+                log = self._logs.get(event.group)
+                if log is None:
+                    log = self._logs[event.group] = _Log(new_epoch())
+                event = event.at(log.epoch, log.head + 1)
+                log.changed_at = now
+                log.events.append((now, event))
+                log.head += 1
+                log.trim(keep, before)
+                placed.append(event)
+        return placed
+
+    async def aappend(self, events: Sequence[Event]) -> list[Event]:
+        return self.append(events)
+
+    def since(self, group: str, after: Position, limit: int) -> list[Event]:
+        with self._lock:
+            log = self._logs.get(group)
+            head = log.position if log else START
+            if after != START and after.epoch != head.epoch:
+                raise Discontinuity("epoch", head)
+            if after.offset > head.offset:
+                raise Discontinuity("future", head)
+            if log is None or after.offset == head.offset:
+                return []
+            if after.offset + 1 < log.first:
+                raise Discontinuity("trimmed", head)
+            skip = after.offset + 1 - log.first
+            return [event for _, event in islice(log.events, skip, skip + limit)]
+
+    async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
+        return self.since(group, after, limit)
+
+    def heads(self, groups: Collection[str]) -> dict[str, Position]:
+        with self._lock:
+            return {
+                group: log.position if (log := self._logs.get(group)) else START
+                for group in groups
+            }
+
+    async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
+        return self.heads(groups)
+
+    def earliest(self, group: str) -> Position:
+        with self._lock:
+            log = self._logs.get(group)
+            return Position(log.epoch, log.first - 1) if log else START
+
+    async def aearliest(self, group: str) -> Position:
+        return self.earliest(group)
+
+    def renew_epoch(self, groups: Collection[str] | None = None) -> None:
+        with self._lock:
+            for group, log in self._logs.items():
+                if groups is None or group in groups:
+                    log.epoch = new_epoch()
+
+    def prune(self) -> int:
+        keep, before = settings().RETENTION_EVENTS, time.time() - settings().RETENTION_SECONDS
+        with self._lock:
+            pruned = sum(log.trim(keep, before) for log in self._logs.values())
+            for group in [group for group, log in self._logs.items() if log.changed_at < before]:
+                del self._logs[group]
+        return pruned

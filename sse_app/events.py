@@ -1,0 +1,179 @@
+"""`Event`: a value that can't be invalid, its bytes on the wire, its channel-layer message.
+
+Pure: no I/O and no Django settings. The wire is `text/event-stream` as in the HTML Standard,
+section 9.2 "Server-sent events".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, Self
+
+from django.core.serializers.json import DjangoJSONEncoder
+
+from .groups import validate_group
+
+HEARTBEAT: Final = b":\n"
+DEFAULT_NAME: Final = "message"
+MESSAGE_TYPE: Final = "sse.event"
+BATCH_TYPE: Final = "sse.events"
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z", re.ASCII)
+_RESERVED: Final = "sse."
+# Only these three end a line of an event stream; str.splitlines() knows eight more.
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+
+
+def validate_name(name: object) -> str:
+    """Return `name` if it is an event's name, else raise `ValueError` that shows it."""
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise ValueError(
+            f"Invalid event name {name!r}: 1 to 64 ASCII letters, digits, '_', '.', ':' and '-', "
+            "for example 'order.updated'."
+        )
+    if name.startswith(_RESERVED):
+        raise ValueError(f"Invalid event name {name!r}: names beginning with 'sse.' are reserved.")
+    return name
+
+
+def to_text(data: object) -> str:
+    """Return `data` as it goes out: a `str` as it is, everything else as JSON.
+
+    JSON is Django's (`DjangoJSONEncoder`: dates, decimals, UUIDs, lazy strings). Raises
+    `TypeError` for what can't be JSON and `ValueError` for NaN, infinity and lone surrogates.
+    """
+    if isinstance(data, str):
+        text = _LINE_END.sub("\n", data)
+    else:
+        try:
+            text = json.dumps(
+                data,
+                cls=DjangoJSONEncoder,
+                ensure_ascii=False,
+                allow_nan=False,
+                separators=(",", ":"),
+            )
+        except (TypeError, ValueError, RecursionError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                f"Event data of type {type(data).__name__} can't be JSON ({error}). Give a str, or "
+                "what Django's JSON encoder knows: dict, list, int, float, bool, None, date, "
+                "Decimal, UUID."
+            ) from error
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Event data has the lone surrogate {text[error.start]!r} at position {error.start}, "
+            "which UTF-8 can't hold; replace it before publishing."
+        ) from error
+    return text
+
+
+def encode_block(name: str, text: str) -> bytes:
+    """Return an event block without its `id:` line; `event: message` is left out."""
+    head = "" if name == DEFAULT_NAME else f"event: {name}\n"
+    lines = "\ndata: ".join(_LINE_END.split(text))
+    return f"{head}data: {lines}\n\n".encode()
+
+
+def encode_control(name: str, data: object, *, id: str = "", retry: float | None = None) -> bytes:
+    """Return the block of a control event such as `sse.open`; `retry` is in seconds."""
+    block = encode_block(name, to_text(data))
+    if id:
+        block = b"id: %b\n%b" % (id.encode("ascii"), block)
+    if retry is not None:
+        block = b"retry: %d\n%b" % (round(retry * 1000), block)
+    return block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One event of a group.
+
+    `data` is the text on the wire, its line ends turned to `\\n`, as every client will see it.
+    `offset` counts the group's events from 1 and `epoch` names the log it counts in; both are
+    unset for a non-durable event, and for a durable one until its transaction has committed.
+    `key` says which earlier non-durable event this one replaces for a reader that lags.
+    """
+
+    group: str
+    name: str = DEFAULT_NAME
+    data: str = ""
+    key: str | None = None
+    durable: bool = True
+    epoch: str | None = None
+    offset: int | None = None
+
+    def __post_init__(self) -> None:
+        validate_group(self.group)
+        validate_name(self.name)
+        if not isinstance(self.data, str):
+            raise TypeError(f"Event.data must be a str, not {type(self.data).__name__}.")
+        if self.key is not None and not isinstance(self.key, str):
+            raise TypeError(f"Event.key must be a str or None, not {self.key!r}.")
+        if (self.epoch is None) != (self.offset is None):
+            raise ValueError(f"An offset ({self.offset!r}) needs an epoch ({self.epoch!r}).")
+
+    @classmethod
+    def of(cls, group: str, name: str, data: object, **fields: Any) -> Self:
+        """Return an event whose data is `data` by the rule of `to_text()`."""
+        return cls(group=group, name=name, data=to_text(data), **fields)
+
+    def at(self, epoch: str, offset: int) -> Self:
+        """Return the event at its place in the group's log."""
+        return replace(self, epoch=epoch, offset=offset)
+
+    def json(self) -> Any:
+        """Return the data parsed as JSON; raises `ValueError` if it isn't."""
+        return json.loads(self.data)
+
+    @cached_property
+    def block(self) -> bytes:
+        """The event on the wire without its `id:` line, encoded once for all streams."""
+        return encode_block(self.name, self.data)
+
+    def encode(self, id: str = "") -> bytes:
+        """Return the event on the wire, after the line `id:` unless `id` is empty."""
+        return b"id: %b\n%b" % (id.encode("ascii"), self.block) if id else self.block
+
+    def to_message(self) -> dict[str, Any]:
+        """Return the channel-layer message; unset fields are left out."""
+        message: dict[str, Any] = {
+            "type": MESSAGE_TYPE,
+            "group": self.group,
+            "event": self.name,
+            "data": self.data,
+        }
+        if self.offset is not None:
+            message["epoch"] = self.epoch
+            message["offset"] = self.offset
+        if self.key is not None:
+            message["key"] = self.key
+        return message
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Self:
+        """Return the event of a channel-layer message.
+
+        A message without an offset, as foreign code may send it, is a non-durable event. Raises
+        `ValueError` or `TypeError` for anything malformed.
+        """
+        offset, epoch = message.get("offset"), message.get("epoch")
+        if offset is not None and (type(offset) is not int or offset < 1):
+            raise ValueError(f"Invalid offset {offset!r}: a positive int.")
+        if epoch is not None and not (isinstance(epoch, str) and epoch):
+            raise ValueError(f"Invalid epoch {epoch!r}: a non-empty str.")
+        return cls(
+            group=message.get("group", ""),
+            name=message.get("event", DEFAULT_NAME),
+            data=to_text(message.get("data", "")),
+            key=message.get("key"),
+            durable=offset is not None,
+            epoch=epoch,
+            offset=offset,
+        )

@@ -1,0 +1,45 @@
+"""A group's name: what it may look like, and patterns over it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Final
+
+# Channels' own check lets "a\n" and non-ASCII digits through, so this one is exact.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}\Z", re.ASCII)
+_PATTERN: Final = re.compile(r"[A-Za-z0-9_.*-]{1,80}\Z", re.ASCII)
+
+RESERVED: Final = "sse."
+
+
+def validate_group(name: object) -> str:
+    """Return `name` if it is a group's name, else raise `ValueError` that shows it.
+
+    A name is 1 to 80 ASCII letters, digits, `_`, `.` and `-`, the first a letter or digit,
+    as in `order.42`. Names that begin with `sse.` are the app's own.
+    """
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise ValueError(
+            f"Invalid group name {name!r}: 1 to 80 ASCII letters, digits, '_', '.' and '-', "
+            "beginning with a letter or digit, for example 'order.42'."
+        )
+    if name.startswith(RESERVED):
+        raise ValueError(f"Invalid group name {name!r}: names beginning with 'sse.' are reserved.")
+    return name
+
+
+def validate_pattern(pattern: object) -> str:
+    """Return `pattern` if it is a group pattern such as `chat.*`, else raise `ValueError`."""
+    if not isinstance(pattern, str) or not _PATTERN.match(pattern):
+        raise ValueError(
+            f"Invalid group pattern {pattern!r}: a group name in which '*' stands for any "
+            "characters, for example 'chat.*'."
+        )
+    return pattern
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether `name` matches one of `patterns`, in which `*` stands for any characters."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

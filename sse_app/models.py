@@ -1,0 +1,120 @@
+"""Rows: the database log's events and heads, and broadcasts sent from the admin."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from .events import DEFAULT_NAME, to_text, validate_name
+from .groups import validate_group
+
+
+class GroupHead(models.Model):
+    """Where a group's log is: its epoch and the offset of its last event."""
+
+    group = models.CharField(max_length=80, primary_key=True)
+    epoch = models.CharField(max_length=16)
+    offset = models.BigIntegerField(default=0)
+    changed_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = _("group head")
+        verbose_name_plural = _("group heads")
+
+    def __str__(self) -> str:
+        return f"{self.group} {self.epoch}-{self.offset}"
+
+
+class StoredEvent(models.Model):
+    """A durable event. `offset` is unset from the insert until its numbering after commit.
+
+    The primary key is never a cursor: a lower one can commit after a higher one was read.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    group = models.CharField(max_length=80)
+    offset = models.BigIntegerField(null=True)
+    name = models.CharField(max_length=64)
+    # UTF-8 bytes and not text, because PostgreSQL's text can't hold NUL.
+    data = models.BinaryField()
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = _("stored event")
+        verbose_name_plural = _("stored events")
+        constraints = [
+            models.UniqueConstraint(fields=["group", "offset"], name="sse_app_group_offset")
+        ]
+        indexes = [
+            models.Index(
+                fields=["group", "id"],
+                name="sse_app_waiting",
+                condition=models.Q(offset__isnull=True),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.group} {self.offset} {self.name}"
+
+
+def _validate_group(value: str) -> None:
+    try:
+        validate_group(value)
+    except ValueError as error:
+        raise ValidationError(str(error)) from error
+
+
+def _validate_name(value: str) -> None:
+    try:
+        validate_name(value)
+    except ValueError as error:
+        raise ValidationError(str(error)) from error
+
+
+class Broadcast(models.Model):
+    """What somebody sent from the admin: published when it is saved, and then a record."""
+
+    group = models.CharField(
+        _("group"),
+        max_length=80,
+        validators=[_validate_group],
+        help_text=_("The group whose subscribers receive it, for example orders."),
+    )
+    event = models.CharField(
+        _("event"),
+        max_length=64,
+        default=DEFAULT_NAME,
+        validators=[_validate_name],
+        help_text=_("The event's name, for example order.updated."),
+    )
+    data = models.JSONField(
+        _("data"), blank=True, default=dict, help_text=_("JSON; a JSON string is sent as text.")
+    )
+    sent_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        editable=False,
+        verbose_name=_("sent by"),
+        related_name="+",
+    )
+    sent_at = models.DateTimeField(_("sent at"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("broadcast")
+        verbose_name_plural = _("broadcasts")
+        ordering = ["-sent_at", "-pk"]
+        default_permissions = ("view",)
+        permissions = [("send_broadcast", _("Can send broadcasts"))]
+
+    def __str__(self) -> str:
+        return f"{self.event} → {self.group}"
+
+    def clean(self) -> None:
+        """Refuse data that could not be published."""
+        try:
+            to_text(self.data)
+        except (TypeError, ValueError) as error:
+            raise ValidationError({"data": str(error)}) from error

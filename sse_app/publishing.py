@@ -1,0 +1,165 @@
+"""`publish()` and its twins: into the event log, then on the channel layer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from asgiref.sync import sync_to_async
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
+
+from . import layer
+from .conf import settings
+from .eventlog import event_log
+from .events import Event
+
+logger = logging.getLogger("sse_app")
+
+
+def publish(
+    group: str,
+    event: str,
+    data: object = "",
+    *,
+    durable: bool = True,
+    key: str | None = None,
+    using: str | None = None,
+    immediate: bool = False,
+) -> Event:
+    """Publish one event to the subscribers of `group` and return it.
+
+    `data`: a `str` goes out as it is, everything else as JSON by Django's encoder.
+    `durable=False`: not logged, has no id, is never replayed; a reader that lags gets only the
+    latest per `key`.
+
+    Inside `transaction.atomic()` on the database `using` (default: the log's own, else
+    `"default"`) it leaves only if that transaction commits, and the event returned has no offset
+    yet. Where the log is in that same database it is part of the transaction and leaves whenever
+    that commits; any other log gets it right after the commit, and a crash in that instant loses
+    it. `immediate=True`, for events that are not durable, leaves at once.
+
+    Blocks for the log's I/O: in async code use `apublish()`. Raises `ValueError` for an invalid
+    group or event name or an event beyond `MAX_EVENT_BYTES`, `TypeError` for data that can't be
+    JSON, and outside a transaction the log's own errors; nothing is published then.
+    """
+    made = _make(group, event, data, durable=durable, key=key)
+    return _publish([made], using=using, immediate=_checked(immediate, durable))[0]
+
+
+async def apublish(
+    group: str,
+    event: str,
+    data: object = "",
+    *,
+    durable: bool = True,
+    key: str | None = None,
+    using: str | None = None,
+    immediate: bool = False,
+) -> Event:
+    """See `publish()`. Runs where Django's own async database calls run."""
+    made = _make(group, event, data, durable=durable, key=key)
+    send = sync_to_async(_publish)
+    return (await send([made], using=using, immediate=_checked(immediate, durable)))[0]
+
+
+def publish_many(
+    events: Iterable[tuple[str, str, object]],
+    *,
+    durable: bool = True,
+    using: str | None = None,
+    immediate: bool = False,
+) -> list[Event]:
+    """Publish `(group, event, data)` triples in one round trip to the log. See `publish()`.
+
+    All or none are published; the order within each group is the order given.
+    """
+    made = [_make(*event, durable=durable, key=None) for event in events]
+    return _publish(made, using=using, immediate=_checked(immediate, durable))
+
+
+async def apublish_many(
+    events: Iterable[tuple[str, str, object]],
+    *,
+    durable: bool = True,
+    using: str | None = None,
+    immediate: bool = False,
+) -> list[Event]:
+    """See `publish_many()`."""
+    made = [_make(*event, durable=durable, key=None) for event in events]
+    send = sync_to_async(_publish)
+    return await send(made, using=using, immediate=_checked(immediate, durable))
+
+
+def _make(group: str, name: str, data: object, *, durable: bool, key: str | None) -> Event:
+    event = Event.of(group, name, data, durable=durable, key=key)
+    size, most = len(event.block), settings().MAX_EVENT_BYTES
+    if size > most:
+        raise ValueError(
+            f"The event {name!r} for group {group!r} has {size} bytes on the wire, more than "
+            f"SSE_APP['MAX_EVENT_BYTES'] = {most}. Publish a reference and let pages fetch the rest."
+        )
+    return event
+
+
+def _checked(immediate: bool, durable: bool) -> bool:
+    if immediate and durable:
+        raise ValueError(
+            "immediate=True requires durable=False: the log can't be written past the transaction "
+            "that is open (a second SQLite connection would wait for the first for ever)."
+        )
+    return immediate
+
+
+def _publish(events: Sequence[Event], *, using: str | None, immediate: bool) -> Sequence[Event]:
+    """Publish now or with the transaction; the events are all durable or all not."""
+    if not events:
+        return []
+    log = event_log()
+    alias = using or log.alias or DEFAULT_DB_ALIAS
+    if immediate or not connections[alias].in_atomic_block:
+        return _publish_now(events)
+    if events[0].durable and alias == log.alias:
+        log.stage(events)
+        after_commit = partial(_number, {event.group for event in events})
+    else:
+        after_commit = partial(_publish_after_commit, events)
+    # Each publish has its own callback: the first one's may go with a savepoint rolled back.
+    transaction.on_commit(after_commit, using=alias, robust=True)
+    return events
+
+
+def _publish_now(events: Sequence[Event]) -> Sequence[Event]:
+    if not events[0].durable:
+        layer.send(events)
+        return events
+    placed = event_log().append(events)
+    layer.send(placed)
+    return placed[-len(events) :]
+
+
+def _number(groups: Iterable[str]) -> None:
+    """Number what the transaction staged; the first callback of a transaction numbers all."""
+    try:
+        placed = event_log().number(set(groups))
+    except DatabaseError:
+        logger.warning(
+            "Committed events of %s wait for the next sweep: they could not be numbered now.",
+            ", ".join(sorted(groups)),
+            exc_info=True,
+        )
+    else:
+        layer.send(placed)
+
+
+def _publish_after_commit(events: Sequence[Event]) -> None:
+    try:
+        # The log's own database may be in a transaction too: then with that one's commit.
+        _publish(events, using=event_log().alias, immediate=False) if event_log().alias else (
+            _publish_now(events)
+        )
+    except Exception:
+        logger.exception(
+            "Lost %d event(s) of a committed transaction: the event log did not take them.",
+            len(events),
+        )
