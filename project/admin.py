@@ -6,7 +6,7 @@ from project.models import ChatMessage, Order
 
 
 @admin.register(Order)
-class OrderAdmin(admin.ModelAdmin[Order]):
+class OrderAdmin(admin.ModelAdmin):
     """Orders; the status can be changed in the list."""
 
     list_display = ["id", "customer", "item", "status", "total", "updated_at"]
@@ -16,7 +16,7 @@ class OrderAdmin(admin.ModelAdmin[Order]):
 
 
 @admin.register(ChatMessage)
-class ChatMessageAdmin(admin.ModelAdmin[ChatMessage]):
+class ChatMessageAdmin(admin.ModelAdmin):
     """What was said; deleting a line here takes it out of the history only."""
 
     list_display = ["id", "room", "author", "text", "created"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 
 from asgiref.sync import sync_to_async
@@ -97,7 +97,7 @@ def _make(group: str, name: str, data: object, *, durable: bool, key: str | None
     if size > most:
         raise ValueError(
             f"The event {name!r} for group {group!r} has {size} bytes on the wire, more than "
-            f"SSE_APP['MAX_EVENT_BYTES'] = {most}. Publish a reference and let pages fetch the rest."
+            f"SSE_APP['MAX_EVENT_BYTES'] = {most}. Publish a reference; let pages fetch the rest."
         )
     return event
 
@@ -111,7 +111,7 @@ def _checked(immediate: bool, durable: bool) -> bool:
     return immediate
 
 
-def _publish(events: Sequence[Event], *, using: str | None, immediate: bool) -> Sequence[Event]:
+def _publish(events: list[Event], *, using: str | None, immediate: bool) -> list[Event]:
     """Publish now or with the transaction; the events are all durable or all not."""
     if not events:
         return []
@@ -129,7 +129,7 @@ def _publish(events: Sequence[Event], *, using: str | None, immediate: bool) -> 
     return events
 
 
-def _publish_now(events: Sequence[Event]) -> Sequence[Event]:
+def _publish_now(events: list[Event]) -> list[Event]:
     if not events[0].durable:
         layer.send(events)
         return events
@@ -152,12 +152,13 @@ def _number(groups: Iterable[str]) -> None:
         layer.send(placed)
 
 
-def _publish_after_commit(events: Sequence[Event]) -> None:
+def _publish_after_commit(events: list[Event]) -> None:
     try:
-        # The log's own database may be in a transaction too: then with that one's commit.
-        _publish(events, using=event_log().alias, immediate=False) if event_log().alias else (
+        alias = event_log().alias
+        if alias is None or not events[0].durable:
             _publish_now(events)
-        )
+        else:  # The log's own database may be in a transaction too: then with that one's commit.
+            _publish(events, using=alias, immediate=False)
     except Exception:
         logger.exception(
             "Lost %d event(s) of a committed transaction: the event log did not take them.",

@@ -36,7 +36,7 @@ def make_event_log(setting: str | Mapping[str, Any]) -> EventLog:
     capitals. Raises `ImproperlyConfigured` that names what can't be imported or is no option.
     """
     options = {"BACKEND": setting} if isinstance(setting, str) else dict(setting)
-    path = options.pop("BACKEND", None)
+    path = str(options.pop("BACKEND", ""))
     try:
         kind = import_string(path)
     except (ImportError, AttributeError, TypeError) as error:

@@ -52,7 +52,7 @@ class DatabaseEventLog(EventLog):
         return self._retry(lambda: self._pass({e.group for e in events}, events))
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
-        return await database_sync_to_async(self.append)(events)
+        return await _in_thread(self.append, events)
 
     def stage(self, events: Sequence[Event]) -> None:
         self._insert(events)
@@ -62,7 +62,7 @@ class DatabaseEventLog(EventLog):
         return self._retry(lambda: self._pass(waiting, ())) if waiting else []
 
     async def anumber(self, groups: Collection[str] | None = None) -> list[Event]:
-        return await database_sync_to_async(self.number)(groups)
+        return await _in_thread(self.number, groups)
 
     # --- reading ---
 
@@ -85,7 +85,7 @@ class DatabaseEventLog(EventLog):
         return [_event(group, name, data).at(head.epoch, offset) for offset, name, data in rows]
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
-        return await database_sync_to_async(self.since)(group, after, limit)
+        return await _in_thread(self.since, group, after, limit)
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         if not groups:
@@ -98,18 +98,16 @@ class DatabaseEventLog(EventLog):
         return {group: found.get(group, START) for group in groups}
 
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
-        return await database_sync_to_async(self.heads)(groups)
+        return await _in_thread(self.heads, groups)
 
     def earliest(self, group: str) -> Position:
         head = self.heads([group])[group]
-        rows = self._rows(
-            f'SELECT MIN("offset") FROM {self._events} WHERE "group" = %s', [group]
-        )
+        rows = self._rows(f'SELECT MIN("offset") FROM {self._events} WHERE "group" = %s', [group])
         first = rows[0][0]
         return head if first is None else Position(head.epoch, first - 1)
 
     async def aearliest(self, group: str) -> Position:
-        return await database_sync_to_async(self.earliest)(group)
+        return await _in_thread(self.earliest, group)
 
     # --- keeping ---
 
@@ -206,17 +204,14 @@ class DatabaseEventLog(EventLog):
 
     def _insert(self, events: Sequence[Event]) -> None:
         now = self._now()
+        rows = [(e.group, e.offset, e.name, e.data.encode(), now) for e in events]
         with self._connection.cursor() as cursor:
-            for start in range(0, len(events), CHUNK_ROWS):
-                part = events[start : start + CHUNK_ROWS]
+            for start in range(0, len(rows), CHUNK_ROWS):
+                part = rows[start : start + CHUNK_ROWS]
                 cursor.execute(
                     f'INSERT INTO {self._events} ("group", "offset", "name", "data", "created_at") '
                     f"VALUES {_tuples(len(part), 5)}",
-                    [
-                        value
-                        for event in part
-                        for value in (event.group, event.offset, event.name, event.data.encode(), now)
-                    ],
+                    [value for row in part for value in row],
                 )
 
     def _retry(self, work: Callable[[], _Result]) -> _Result:
@@ -239,7 +234,7 @@ class DatabaseEventLog(EventLog):
     def _rows(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
             cursor.execute(sql, values)
-            return cursor.fetchall()
+            return list(cursor.fetchall())
 
     def _now(self) -> object:
         return self._connection.ops.adapt_datetimefield_value(timezone.now())
@@ -248,13 +243,19 @@ class DatabaseEventLog(EventLog):
     def _events(self) -> str:
         from ..models import StoredEvent
 
-        return self._connection.ops.quote_name(StoredEvent._meta.db_table)
+        return str(self._connection.ops.quote_name(StoredEvent._meta.db_table))
 
     @cached_property
     def _heads(self) -> str:
         from ..models import GroupHead
 
-        return self._connection.ops.quote_name(GroupHead._meta.db_table)
+        return str(self._connection.ops.quote_name(GroupHead._meta.db_table))
+
+
+async def _in_thread(work: Callable[..., _Result], *args: object) -> _Result:
+    """Run a sync twin where Channels does its database work, and close old connections."""
+    result: _Result = await database_sync_to_async(work)(*args)
+    return result
 
 
 def _event(group: str, name: str, data: bytes | memoryview) -> Event:

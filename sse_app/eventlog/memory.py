@@ -96,8 +96,7 @@ class MemoryEventLog(EventLog):
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         with self._lock:
             return {
-                group: log.position if (log := self._logs.get(group)) else START
-                for group in groups
+                group: log.position if (log := self._logs.get(group)) else START for group in groups
             }
 
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:

@@ -26,7 +26,10 @@ def watch_file(name: str | os.PathLike[str], changed: Callable[[], None]) -> Cal
     """
     stop = threading.Event()
     thread = threading.Thread(
-        target=_poll, args=(os.fspath(name), changed, stop), name="sse_app-sqlite-watch", daemon=True
+        target=_poll,
+        args=(os.fspath(name), changed, stop),
+        name="sse_app-sqlite-watch",
+        daemon=True,
     )
     thread.start()
 

@@ -1,0 +1,41 @@
+# Two commands do everything: `make demo` and `make test`.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export HOST PORT
+
+.PHONY: demo test lint types pytest install
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	touch $@
+
+# The simulator runs beside the server and ends with it.
+demo: export DEBUG := 1
+demo: $(INSTALLED)
+	$(BIN)/python manage.py migrate --verbosity 0
+	$(BIN)/python manage.py demo_data
+	@$(BIN)/python manage.py demo_simulate & simulator=$$!; \
+	trap 'kill $$simulator 2>/dev/null; wait $$simulator 2>/dev/null' EXIT INT TERM; \
+	$(BIN)/daphne --verbosity 1 --access-log /dev/null \
+	    --endpoint "tcp:port=$(PORT):interface=$(subst :,\:,$(HOST)):backlog=4096" project.asgi:application
+
+test: lint types pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+pytest: $(INSTALLED)
+	$(BIN)/python -m pytest

@@ -1,0 +1,45 @@
+"""Live updates from Django over Server-Sent Events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .events import Event
+    from .inbox import off, on
+    from .pages import acursor, cursor
+    from .publishing import apublish, apublish_many, publish, publish_many
+
+__version__ = "0.1.0"
+__all__ = [
+    "Event",
+    "acursor",
+    "apublish",
+    "apublish_many",
+    "cursor",
+    "off",
+    "on",
+    "publish",
+    "publish_many",
+]
+
+_MODULES = {
+    "Event": "events",
+    "acursor": "pages",
+    "apublish": "publishing",
+    "apublish_many": "publishing",
+    "cursor": "pages",
+    "off": "inbox",
+    "on": "inbox",
+    "publish": "publishing",
+    "publish_many": "publishing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Django imports this package before its apps are ready, so what needs them is loaded late.
+    from importlib import import_module
+
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,0 +1,104 @@
+"""Broadcasts from Django's admin: by hand, and of the rows selected in any other admin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.options import get_content_type_for_model
+from django.db import models
+from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+
+from .models import Broadcast
+from .publishing import publish
+
+if TYPE_CHECKING:
+    _Mixed = admin.ModelAdmin
+else:
+    _Mixed = object
+
+PERMISSION = "sse_app.send_broadcast"
+
+
+@admin.register(Broadcast)
+class BroadcastAdmin(admin.ModelAdmin):
+    """Send by adding; what was sent can be looked at and not be changed."""
+
+    list_display = ["event", "group", "sent_by", "sent_at"]
+    list_filter = ["group", "event"]
+    date_hierarchy = "sent_at"
+    readonly_fields = ["sent_by", "sent_at"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Only holders of `sse_app.send_broadcast` send."""
+        return request.user.has_perm(PERMISSION)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Who may send may look at what was sent."""
+        return super().has_view_permission(request, obj) or request.user.has_perm(PERMISSION)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody changes what was sent."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody deletes what was sent."""
+        return False
+
+    def save_model(self, request: HttpRequest, obj: Broadcast, form: Any, change: bool) -> None:
+        """Record and publish in one transaction; the admin writes the `LogEntry`."""
+        obj.sent_by = request.user  # type: ignore[assignment]  # staff is never anonymous
+        super().save_model(request, obj, form, change)
+        publish(obj.group, obj.event, obj.data)
+
+
+class BroadcastActionMixin(_Mixed):
+    """Adds the action "Broadcast selected" to a `ModelAdmin`.
+
+    `broadcast_group` and `broadcast_event` say where it goes and under which name,
+    `broadcast_data(obj)` what.
+    """
+
+    broadcast_group: str = ""
+    broadcast_event: str = "broadcast"
+
+    @admin.action(description=_("Broadcast selected %(verbose_name_plural)s"))
+    def broadcast_selected(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
+        """Publish one event per selected row, with a `LogEntry` each."""
+        if not request.user.has_perm(PERMISSION):
+            self.message_user(
+                request, _("You lack the permission %s.") % PERMISSION, messages.ERROR
+            )
+            return
+        count = 0
+        for obj in queryset:
+            publish(self.broadcast_group, self.broadcast_event, self.broadcast_data(obj))
+            self._log(request, obj)
+            count += 1
+        self.message_user(
+            request, ngettext("%d broadcast was sent.", "%d broadcasts were sent.", count) % count
+        )
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Offer the action to those who may send."""
+        actions = dict(super().get_actions(request))
+        if request.user.has_perm(PERMISSION):
+            actions["broadcast_selected"] = self.get_action("broadcast_selected")
+        return actions
+
+    def broadcast_data(self, obj: Any) -> Any:
+        """Return what is sent of `obj`."""
+        return {"pk": obj.pk, "text": str(obj)}
+
+    def _log(self, request: HttpRequest, obj: Any) -> None:
+        LogEntry.objects.create(
+            user=request.user,
+            content_type_id=get_content_type_for_model(obj).pk,
+            object_id=obj.pk,
+            object_repr=str(obj)[:200],
+            action_flag=CHANGE,
+            change_message=f"Broadcast to {self.broadcast_group} as {self.broadcast_event}.",
+        )

@@ -1,0 +1,18 @@
+"""The app's configuration."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class SseAppConfig(AppConfig):
+    """`sse_app` in `INSTALLED_APPS`."""
+
+    name = "sse_app"
+    verbose_name = _("Server-Sent Events")
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the checks."""
+        from . import checks  # noqa: F401

@@ -1,0 +1,345 @@
+"""`Hub`: one per event loop; one channel-layer channel for all streams of the process.
+
+It receives each event once, hands it to the group's `Topic`, and sees to it that no topic stays
+behind the log: a jump is healed at once, a lost last message by the check of the heads, a
+publisher that died before numbering by the sweep. It lives while it has subscriptions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from channels.db import database_sync_to_async
+from channels.layers import InMemoryChannelLayer
+
+from . import layer
+from .conf import settings
+from .cursors import Position
+from .eventlog import Discontinuity, event_log
+from .events import BATCH_TYPE, MESSAGE_TYPE, Event
+from .subscriptions import Subscription
+from .topics import Topic
+
+PAGE_EVENTS: Final = 500
+#: How long a gap may fill by itself before the log is read: messages overtake each other.
+GRACE_SECONDS: Final = 0.01
+REJOIN_SECONDS: Final = 3600.0
+RETRY_SECONDS: Final = (0.2, 5.0)
+
+logger = logging.getLogger("sse_app")
+
+
+class Hub:
+    """Topics, subscriptions and the tasks that serve them. Used on its own loop only."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.topics: dict[str, Topic] = {}
+        self.subscriptions: set[Subscription] = set()
+        self.tickers: set[Callable[[float], None]] = set()
+        self.draining = False
+        self._channel: str | None = None
+        self._channel_tried = asyncio.Event()
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._healing: dict[str, asyncio.Task[None]] = {}
+        self._reading: dict[tuple[str, Position], asyncio.Task[list[Event]]] = {}
+        self._checking = asyncio.Lock()
+        self._changed = asyncio.Event()
+        layer.adopt(self.loop)
+        self._stop_watch = event_log().watch(self._on_log_changed)
+        self._tasks = [
+            self.loop.create_task(self._receive()),
+            self.loop.create_task(self._check_on_change()),
+            self.loop.create_task(_every(_check_interval, self.check)),
+            self.loop.create_task(_every(lambda: settings().SWEEP_INTERVAL, self._sweep)),
+            self.loop.create_task(_every(lambda: REJOIN_SECONDS, self._join_all)),
+            self.loop.create_task(_every(_tick_interval, self._tick)),
+        ]
+
+    # --- subscriptions ---
+
+    async def join(self, subscription: Subscription) -> None:
+        """Add `subscription` to its groups' topics; each then has a position.
+
+        Raises what the event log raises; the subscription is then in no topic.
+        """
+        self.subscriptions.add(subscription)
+        for group in subscription.groups:
+            topic = self.topics.setdefault(group, Topic(group))
+            topic.subscriptions.add(subscription)
+            if topic.position is None and group not in self._starting:
+                self._starting[group] = self.loop.create_task(self._start(topic))
+        try:
+            for group in subscription.groups:
+                if group in self._starting:
+                    # Shielded: the first reader's disconnect must not take the others' start.
+                    await asyncio.shield(self._starting[group])
+        except BaseException:
+            await self.leave(subscription)
+            raise
+
+    async def leave(self, subscription: Subscription) -> None:
+        """Take `subscription` out; the last one out closes the hub."""
+        self.subscriptions.discard(subscription)
+        empty = []
+        for group in subscription.groups:
+            topic = self.topics.get(group)
+            if topic is None:
+                continue
+            topic.subscriptions.discard(subscription)
+            if not topic.subscriptions:
+                del self.topics[group]
+                empty.append(group)
+        if not self.subscriptions:
+            await self.close()
+            return
+        for group in empty:
+            await self._layer_call("group_discard", group)
+
+    def position(self, group: str) -> Position:
+        """Return up to where the topic of a joined group was served."""
+        position = self.topics[group].position
+        assert position is not None, f"{group} was not joined"
+        return position
+
+    async def read(self, group: str, after: Position) -> list[Event]:
+        """Return the next page after `after`, from memory or by one read shared by all who ask.
+
+        Raises `Discontinuity` as `EventLog.since()` does.
+        """
+        topic = self.topics[group]
+        recent = topic.recent(after, PAGE_EVENTS)
+        if recent:
+            return recent
+        reading = self._reading.get((group, after))
+        if reading is None:
+            reading = self.loop.create_task(event_log().asince(group, after, PAGE_EVENTS))
+            self._reading[group, after] = reading
+            reading.add_done_callback(lambda _: self._reading.pop((group, after), None))
+        events = await asyncio.shield(reading)
+        topic.remember_earlier(events)
+        return events
+
+    # --- receiving ---
+
+    async def _receive(self) -> None:
+        """Read this process's channel for ever; whatever happens to it, begin again and heal."""
+        delay = RETRY_SECONDS[0]
+        while True:
+            try:
+                self._channel = await layer.channel_layer().new_channel()
+                self._channel_tried.set()
+                await self._join_all()
+                await self.check()
+                while True:
+                    message = await layer.channel_layer().receive(self._channel)
+                    delay = RETRY_SECONDS[0]
+                    self._take(message)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                self._channel = None
+                self._channel_tried.set()
+                logger.warning(
+                    "Receiving from the channel layer failed (%r); streams go on from the event "
+                    "log, next try in %.1f s.",
+                    error,
+                    delay,
+                )
+                await asyncio.sleep(random.uniform(delay / 2, delay))
+                delay = min(delay * 2, RETRY_SECONDS[1])
+
+    def _take(self, message: dict[str, Any]) -> None:
+        """Deliver what one channel-layer message holds; anything malformed is logged, skipped."""
+        kind = message.get("type") if isinstance(message, dict) else None
+        parts = message.get("events") if kind == BATCH_TYPE else [message]
+        try:
+            if kind not in (MESSAGE_TYPE, BATCH_TYPE) or not isinstance(parts, list):
+                raise ValueError(f"the type is {kind!r}, not {MESSAGE_TYPE!r}")
+            events = [Event.from_message(part) for part in parts]
+        except (TypeError, ValueError, AttributeError) as error:
+            logger.warning("Skipped a malformed message on the channel layer: %s", error)
+            return
+        for event in events:
+            topic = self.topics.get(event.group)
+            if topic is not None:
+                topic.offer(event)
+                if topic.has_gap and topic.position is not None:
+                    self._heal_soon(event.group)
+
+    # --- healing ---
+
+    async def heal(self, group: str) -> None:
+        """Bring the topic up to the log's head."""
+        await asyncio.shield(self._heal_soon(group))
+
+    async def check(self) -> None:
+        """Compare the log's heads with the topics, and heal those that differ."""
+        async with self._checking:
+            before = {
+                group: topic.position
+                for group, topic in self.topics.items()
+                if topic.position is not None
+            }
+            heads = await event_log().aheads(before)
+        for group, head in heads.items():
+            topic, old = self.topics.get(group), before[group]
+            now = topic.position if topic else None
+            if now is None or now == head:
+                continue
+            # A topic that moved past `head` while it was read is well; one behind it is not.
+            if head.epoch != now.epoch or head.offset > now.offset or head.offset < old.offset:
+                self._heal_soon(group)
+
+    def _heal_soon(self, group: str) -> asyncio.Task[None]:
+        task = self._healing.get(group)
+        if task is None:
+            task = self._healing[group] = self.loop.create_task(self._heal(group))
+            task.add_done_callback(lambda _: self._healing.pop(group, None))
+        return task
+
+    async def _heal(self, group: str) -> None:
+        await asyncio.sleep(GRACE_SECONDS)
+        topic = self.topics.get(group)
+        while topic is not None and topic.position is not None:
+            try:
+                events = await event_log().asince(group, topic.position, PAGE_EVENTS)
+            except Discontinuity as lost:
+                await self._restart(topic, lost)
+                return
+            except Exception as error:
+                # The next check of the heads tries again.
+                logger.warning("The event log can't be read to heal group %s: %r", group, error)
+                return
+            topic.advance(events)
+            if len(events) < PAGE_EVENTS:
+                topic.forget_ahead()
+                return
+
+    async def _restart(self, topic: Topic, lost: Discontinuity) -> None:
+        if lost.reason != "future":
+            topic.restart(lost.reason, lost.head)
+            return
+        # What was committed is gone: an older log was restored. Its offsets will be given out
+        # again, so its epoch must not be.
+        logger.error("The log of group %s went backwards; it gets a new epoch.", topic.group)
+        log = event_log()
+        await database_sync_to_async(log.renew_epoch)([topic.group])
+        heads = await log.aheads([topic.group])
+        topic.restart("epoch", heads[topic.group])
+
+    async def _start(self, topic: Topic) -> None:
+        """Join the group on the layer, then read its head: what comes between is kept."""
+        try:
+            await self._channel_tried.wait()
+            await self._layer_call("group_add", topic.group)
+            heads = await event_log().aheads([topic.group])
+            topic.start(heads[topic.group])
+            if topic.has_gap:
+                self._heal_soon(topic.group)
+        finally:
+            self._starting.pop(topic.group, None)
+
+    # --- the layer, the log, the clock ---
+
+    async def _join_all(self) -> None:
+        # Membership lapses after the layer's `group_expiry`; a new channel is in no group.
+        for group in list(self.topics):
+            await self._layer_call("group_add", group)
+
+    async def _layer_call(self, name: str, group: str) -> None:
+        if self._channel is None:
+            return
+        try:
+            call = getattr(layer.channel_layer(), name)
+            await call(layer.layer_group(group), self._channel)
+        except Exception as error:
+            logger.warning("%s of group %s failed (%r); the log serves it.", name, group, error)
+
+    async def _sweep(self) -> None:
+        """Number what a publisher committed but did not live to number."""
+        layer.send(await event_log().anumber())
+
+    async def _tick(self) -> None:
+        now = time.monotonic()
+        for ticker in list(self.tickers):
+            ticker(now)
+
+    def _on_log_changed(self) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._changed.set)
+        except RuntimeError:
+            pass  # The loop has closed; the watcher is about to be told.
+
+    async def _check_on_change(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            # Most commits are this process's own and arrive by the layer meanwhile.
+            await asyncio.sleep(GRACE_SECONDS)
+            await _logged(self.check)
+
+    async def close(self) -> None:
+        """Stop every task; a later subscription gets another hub."""
+        if _hubs.get(self.loop) is self:
+            del _hubs[self.loop]
+        layer.release(self.loop)
+        if self._stop_watch:
+            self._stop_watch()
+        tasks = [*self._tasks, *self._healing.values(), *self._starting.values()]
+        tasks = [task for task in tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
+
+
+def get_hub() -> Hub:
+    """Return the hub of the running loop, started if there is none."""
+    loop = asyncio.get_running_loop()
+    hub = _hubs.get(loop)
+    if hub is None:
+        hub = _hubs[loop] = Hub()
+    return hub
+
+
+def running_hubs() -> Collection[Hub]:
+    """Return the hubs of this process."""
+    return list(_hubs.values())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_hubs.clear)
+
+
+def _check_interval() -> float:
+    interval = settings().CHECK_INTERVAL
+    if interval is not None:
+        return interval
+    return 0.5 if isinstance(layer.channel_layer(), InMemoryChannelLayer) else 2.0
+
+
+def _tick_interval() -> float:
+    return min(1.0, settings().HEARTBEAT / 4)
+
+
+async def _every(interval: Callable[[], float], work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(interval())
+        await _logged(work)
+
+
+async def _logged(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except Exception:
+        logger.warning("The hub's %s failed; it is tried again.", work, exc_info=True)

@@ -1,0 +1,70 @@
+"""What pages send up: handlers by event name, registered with `on()`, removed with `off()`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from asgiref.sync import async_to_sync
+from django.http import HttpRequest
+
+from . import signals
+from .events import validate_name
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+_handlers: dict[str, list[Callable[..., Any]]] = {}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message from a page. `user` comes from the session, never from the page."""
+
+    user: Any
+    group: str
+    event: str
+    data: Any
+    request: HttpRequest
+
+
+def on(event: str) -> Callable[[Handler], Handler]:
+    """Register the decorated function, sync or async, for what pages send up as `event`.
+
+    It is called with a `Message`; what it returns is the JSON answer (of several handlers, the
+    first answer that is not None). A `ValidationError` it raises is answered with 422. Raises
+    `ValueError` for an invalid event name.
+    """
+    validate_name(event)
+
+    def register(handler: Handler) -> Handler:
+        handlers = _handlers.setdefault(event, [])
+        if handler not in handlers:
+            handlers.append(handler)
+        return handler
+
+    return register
+
+
+def off(event: str, handler: Callable[..., Any]) -> None:
+    """Remove `handler` from `event`; nothing happens if it is not there."""
+    handlers = _handlers.get(event, [])
+    if handler in handlers:
+        handlers.remove(handler)
+
+
+def has_handler(event: str) -> bool:
+    """Whether a handler is registered for `event`."""
+    return bool(_handlers.get(event))
+
+
+def receive(message: Message) -> Any:
+    """Call the handlers of `message` in the order of their registration; return their answer."""
+    signals.message_received.send_robust(sender=Message, message=message)
+    answer = None
+    for handler in list(_handlers.get(message.event, [])):
+        run = async_to_sync(handler) if inspect.iscoroutinefunction(handler) else handler
+        result = run(message)
+        answer = result if answer is None else answer
+    return answer

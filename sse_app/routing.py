@@ -1,0 +1,20 @@
+"""The consumer's route, for those who compose `asgi.py` by hand with `ProtocolTypeRouter`.
+
+"http": URLRouter([*event_stream_urlpatterns("events/"), re_path("", get_asgi_application())])
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.urls import re_path
+
+from .asgi import guard
+from .consumers import EventStreamConsumer
+
+
+def event_stream_urlpatterns(mount: str = "events/") -> list[Any]:
+    """Return the URL patterns that serve the stream at `mount`, with and without last slash."""
+    path = mount.strip("/").replace(".", r"\.")
+    application: Any = guard(EventStreamConsumer.as_asgi(), busy=True)
+    return [re_path(rf"^{path}/?$", application)]

@@ -1,0 +1,50 @@
+"""A farewell on every stream when Daphne stops.
+
+Daphne's own shutdown cancels its applications, but one half-sent request makes it fail before it
+has reached them all, in silence. This is a hook of our own beside it, by Twisted's public
+`addSystemEventTrigger`, installed with the first request and only under Daphne.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import partial
+from typing import Any, Final
+
+from .hub import running_hubs
+
+FAREWELL_SECONDS: Final = 3.0
+
+_installed: set[int] = set()
+
+
+def install(send: Any) -> None:
+    """Install the hook, once per process, if `send` is Daphne's."""
+    server = sys.modules.get("daphne.server")
+    if server is None or _installed:
+        return
+    if isinstance(send, partial) and isinstance(
+        getattr(send.func, "__self__", None), server.Server
+    ):
+        _installed.add(id(server))
+        server.reactor.addSystemEventTrigger("before", "shutdown", _close_streams)
+
+
+def _close_streams() -> Any:
+    """Close all streams; Twisted waits for the `Deferred` that is returned."""
+    from twisted.internet.defer import Deferred
+
+    for hub in running_hubs():
+        hub.draining = True
+        for subscription in list(hub.subscriptions):
+            subscription.close("shutdown")
+    return Deferred.fromFuture(asyncio.ensure_future(_streams_ended()))
+
+
+async def _streams_ended() -> None:
+    deadline = asyncio.get_running_loop().time() + FAREWELL_SECONDS
+    while any(hub.subscriptions for hub in running_hubs()):
+        if asyncio.get_running_loop().time() > deadline:
+            return
+        await asyncio.sleep(0.01)

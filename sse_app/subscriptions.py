@@ -1,0 +1,168 @@
+"""`Subscription`: one reader's place in its groups, live or catching up from the log.
+
+A live subscription gets each event as the topic delivers it. One that is not live (it replays, or
+its sink can't take more) gets nothing: it reads pages from its own positions until it stands
+where the topics stand, and turns live in that same turn of the loop. So nothing has to be queued
+for a replay, and a reader that lags costs its cursor and one page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Final
+
+from .cursors import Cursor, Position
+from .eventlog.contract import Discontinuity, Reason
+from .events import Event
+from .topics import place_of
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+PASSED_EVENTS: Final = 500
+LATEST_EVENTS: Final = 256
+
+
+class Sink(ABC):
+    """Where a subscription puts what it has. Nothing here may block."""
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """Can it take more now?"""
+
+    @abstractmethod
+    async def drained(self) -> None:
+        """Return when it can take more again."""
+
+    @abstractmethod
+    def show(self, event: Event, cursor: Cursor | None) -> None:
+        """Take an event; `cursor` is the place after it, None for a non-durable one."""
+
+    @abstractmethod
+    def reset(self, group: str, reason: Reason, cursor: Cursor) -> None:
+        """Continuity of `group` can't be proved; go on from `cursor`."""
+
+    @abstractmethod
+    def passed(self, cursor: Cursor) -> None:
+        """Many events were passed over without showing one; the place is now `cursor`."""
+
+
+class Subscription:
+    """A reader of some groups. Made by its owner, joined to a hub, then `run()` until closed."""
+
+    def __init__(self, sink: Sink, groups: Collection[str], names: Collection[str] = ()) -> None:
+        self.sink = sink
+        self.groups = tuple(dict.fromkeys(groups))
+        self.names = frozenset(names)
+        self.positions: dict[str, Position] = {}
+        self.live = False
+        self.close_reason: str | None = None
+        self._resets: dict[str, tuple[Reason, Position]] = {}
+        self._latest: dict[tuple[str, str, str | None], Event] = {}
+        self._passed = 0
+        self._wake = asyncio.Event()
+
+    @property
+    def cursor(self) -> Cursor:
+        """The place after everything that was shown or passed over."""
+        return Cursor.of(self.positions)
+
+    def close(self, reason: str) -> None:
+        """End `run()`; the first reason counts."""
+        if self.close_reason is None:
+            self.close_reason = reason
+            self.live = False
+            self._wake.set()
+
+    async def run(self, hub: Hub) -> str:
+        """Deliver until `close()`; return its reason."""
+        while self.close_reason is None:
+            await self._catch_up(hub)
+            if self.live:
+                self._wake.clear()
+                await self._wake.wait()
+        return self.close_reason
+
+    # --- from the topics, in the order of each group's log ---
+
+    def offer(self, event: Event) -> None:
+        """Take the next event of a topic, if live; a lagging reader keeps the latest per key."""
+        if self.live and not self.sink.ready:
+            self._lag()
+        place = place_of(event)
+        if self.live:
+            self._take(event, place)
+        elif place is None and self.close_reason is None and self._wanted(event):
+            kept = self._latest
+            kept.pop(slot := (event.group, event.name, event.key), None)
+            kept[slot] = event
+            if len(kept) > LATEST_EVENTS:
+                del kept[next(iter(kept))]
+
+    def restart(self, group: str, reason: Reason, head: Position) -> None:
+        """Go on from `head` in `group`, and say that what came before is lost."""
+        if self.live and self.sink.ready:
+            self._reset(group, reason, head)
+        else:
+            self._resets[group] = reason, head
+            self._lag()
+
+    def move(self, positions: Mapping[str, Position]) -> None:
+        """Stand at `positions`; before the subscription runs."""
+        self.positions.update(positions)
+
+    # --- catching up ---
+
+    async def _catch_up(self, hub: Hub) -> None:
+        while self.close_reason is None:
+            if not self.sink.ready:
+                await self.sink.drained()
+                continue
+            for group in list(self._resets):
+                self._reset(group, *self._resets.pop(group))
+            behind = next((g for g in self.groups if self.positions[g] != hub.position(g)), None)
+            if behind is None:
+                self.live = True
+                self._show_latest()
+                return
+            try:
+                events = await hub.read(behind, self.positions[behind])
+            except Discontinuity as lost:
+                self._reset(behind, lost.reason, lost.head)
+                continue
+            for event in events:
+                self._take(event, place_of(event))
+            if not events:
+                # The reader was served by a process that is ahead of this one.
+                await hub.heal(behind)
+
+    def _lag(self) -> None:
+        self.live = False
+        self._wake.set()
+
+    def _take(self, event: Event, place: Position | None) -> None:
+        if place is not None:
+            self.positions[event.group] = place
+        if self._wanted(event):
+            self._passed = 0
+            self.sink.show(event, None if place is None else self.cursor)
+        elif place is not None:
+            self._passed += 1
+            if self._passed >= PASSED_EVENTS:
+                self._passed = 0
+                self.sink.passed(self.cursor)
+
+    def _show_latest(self) -> None:
+        for event in self._latest.values():
+            self.sink.show(event, None)
+        self._latest.clear()
+
+    def _reset(self, group: str, reason: Reason, head: Position) -> None:
+        self.positions[group] = head
+        self.sink.reset(group, reason, self.cursor)
+
+    def _wanted(self, event: Event) -> bool:
+        return not self.names or event.name in self.names

@@ -1,0 +1,158 @@
+"""`Topic`: one group in one process, delivering the group's log in order, without gap or repeat."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from .cursors import START, Position
+from .eventlog.contract import Reason
+from .events import Event
+
+if TYPE_CHECKING:
+    from .subscriptions import Subscription
+
+RECENT_EVENTS: Final = 256
+RECENT_BYTES: Final = 1024 * 1024
+AHEAD_EVENTS: Final = 256
+
+
+def place_of(event: Event) -> Position | None:
+    """Return an event's place in its group's log; None for a non-durable one."""
+    if event.offset is None or event.epoch is None:
+        return None
+    return Position(event.epoch, event.offset)
+
+
+def follows(place: Position, position: Position) -> bool:
+    """Whether the event at `place` is the one right after `position`."""
+    same_log = place.epoch == position.epoch or position == START
+    return same_log and place.offset == position.offset + 1
+
+
+class Topic:
+    """The subscriptions to one group and the position up to which they were served.
+
+    `position` is unset until the hub has read the group's head. The latest events stay in memory
+    so that a stream that is a little behind costs no read of the log.
+    """
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.position: Position | None = None
+        self.subscriptions: set[Subscription] = set()
+        self._recent: deque[Event] = deque()
+        self._recent_bytes = 0
+        self._ahead: dict[Position, Event] = {}
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether events arrived that can't be delivered before earlier ones."""
+        return bool(self._ahead)
+
+    def offer(self, event: Event) -> None:
+        """Take an event from the channel layer: deliver it, drop a repeat, or keep it for later."""
+        place = place_of(event)
+        if place is None:
+            self._fan_out(event)
+        elif self.position is not None and follows(place, self.position):
+            self._deliver(event, place)
+            self._deliver_ahead()
+        elif not self._is_repeat(place) and len(self._ahead) < AHEAD_EVENTS:
+            self._ahead[place] = event
+
+    def advance(self, events: Sequence[Event]) -> None:
+        """Take a contiguous run from the log; what was delivered meanwhile is skipped."""
+        for event in events:
+            place = place_of(event)
+            if place and self.position is not None and follows(place, self.position):
+                self._deliver(event, place)
+        self._deliver_ahead()
+
+    def start(self, head: Position) -> None:
+        """Serve from `head` on."""
+        self.position = head
+        self._deliver_ahead()
+
+    def restart(self, reason: Reason, head: Position) -> None:
+        """Serve from `head` on although what came before it can't be had; say so to everybody."""
+        self.position = head
+        self._ahead.clear()
+        self._recent.clear()
+        self._recent_bytes = 0
+        for subscription in list(self.subscriptions):
+            subscription.restart(self.group, reason, head)
+
+    def forget_ahead(self) -> None:
+        """Drop what waits behind a gap: it will be read from the log."""
+        self._ahead.clear()
+
+    def recent(self, after: Position, limit: int) -> list[Event] | None:
+        """Return the run after `after` from memory, or None if it is not all there."""
+        if self.position is None or not self._recent:
+            return None
+        first = place_of(self._recent[0])
+        assert first is not None
+        if after.epoch != self.position.epoch or not first.offset - 1 <= after.offset:
+            return None
+        skip = after.offset + 1 - first.offset
+        return list(islice(self._recent, skip, skip + limit))
+
+    def remember_earlier(self, events: Sequence[Event]) -> None:
+        """Keep a run read from the log, if it reaches up to what is kept already."""
+        if not events or self.position is None:
+            return
+        last = place_of(events[-1])
+        until = place_of(self._recent[0]) if self._recent else None
+        joint = until and follows(until, last) if last else False
+        if joint or (last == self.position and not self._recent):
+            for event in reversed(events):
+                if self._full(event):
+                    break
+                self._recent.appendleft(event)
+                self._recent_bytes += len(event.block)
+
+    def _is_repeat(self, place: Position) -> bool:
+        position = self.position
+        return (
+            position is not None
+            and place.epoch == position.epoch
+            and place.offset <= position.offset
+        )
+
+    def _deliver(self, event: Event, place: Position) -> None:
+        self.position = place
+        self._recent.append(event)
+        self._recent_bytes += len(event.block)
+        while self._recent_bytes > RECENT_BYTES or len(self._recent) > RECENT_EVENTS:
+            self._recent_bytes -= len(self._recent.popleft().block)
+        self._fan_out(event)
+
+    def _deliver_ahead(self) -> None:
+        while self._ahead and self.position is not None:
+            following = next(self._following(), None)
+            if following is None:
+                break
+            place, event = following
+            del self._ahead[place]
+            self._deliver(event, place)
+        if self._ahead:
+            for place in [place for place in self._ahead if self._is_repeat(place)]:
+                del self._ahead[place]
+
+    def _following(self) -> Iterator[tuple[Position, Event]]:
+        assert self.position is not None
+        position = self.position
+        return (item for item in self._ahead.items() if follows(item[0], position))
+
+    def _full(self, event: Event) -> bool:
+        return (
+            len(self._recent) >= RECENT_EVENTS
+            or self._recent_bytes + len(event.block) > RECENT_BYTES
+        )
+
+    def _fan_out(self, event: Event) -> None:
+        for subscription in list(self.subscriptions):
+            subscription.offer(event)

@@ -1,0 +1,118 @@
+"""How a stream's bytes leave. `AsgiTransport` uses ASGI's `send` alone, so it fits any server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from .conf import settings
+
+logger = logging.getLogger("sse_app")
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Transport(ABC):
+    """Takes whole event blocks after the response has started. Never blocks its caller.
+
+    `on_broken` is called once when nothing can be written any more, or nothing could be for
+    `STALL_SECONDS`.
+    """
+
+    on_broken: Callable[[], None] = staticmethod(lambda: None)
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """Can it take more now?"""
+
+    @abstractmethod
+    def write(self, chunk: bytes) -> None:
+        """Take one or more whole blocks; they leave at once or in order."""
+
+    @abstractmethod
+    async def drained(self) -> None:
+        """Return when everything taken has left, or nothing can leave any more."""
+
+    @abstractmethod
+    async def finish(self) -> None:
+        """Write what waits and end the response cleanly. Safe to call twice."""
+
+    @abstractmethod
+    def check(self, now: float) -> None:
+        """Look for a stall; `now` is `time.monotonic()`."""
+
+
+class AsgiTransport(Transport):
+    """A bounded queue, and a task that sends what waits as one body message."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._writer: asyncio.Task[None] | None = None
+        self._since = 0.0
+        self._broken = self._finished = False
+
+    @property
+    def ready(self) -> bool:
+        limits = settings()
+        return len(self._waiting) < limits.QUEUE_EVENTS and self._bytes < limits.QUEUE_BYTES
+
+    def write(self, chunk: bytes) -> None:
+        if self._broken or self._finished:
+            return
+        self._waiting.append(chunk)
+        self._bytes += len(chunk)
+        if self._writer is None:
+            self._since = time.monotonic()
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+            self._writer.add_done_callback(self._written)
+
+    async def drained(self) -> None:
+        while self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    async def finish(self) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        writer = self._writer
+        if writer is not None:
+            await asyncio.wait([writer], timeout=1.0)
+            writer.cancel()
+        if not self._broken:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def check(self, now: float) -> None:
+        if self._writer is not None and now - self._since > settings().STALL_SECONDS:
+            self._break()
+
+    async def _write(self) -> None:
+        while self._waiting:
+            body = b"".join(self._waiting)
+            self._waiting.clear()
+            self._bytes = len(body)
+            self._since = time.monotonic()
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            self._bytes = sum(map(len, self._waiting))
+
+    def _written(self, writer: asyncio.Task[None]) -> None:
+        self._writer = None
+        if writer.cancelled() or writer.exception() is not None:
+            # Servers raise their own kinds of errors from send() when the client has gone.
+            self._break()
+
+    def _break(self) -> None:
+        if not self._broken:
+            self._broken = True
+            self._waiting.clear()
+            self._bytes = 0
+            if self._writer is not None:
+                self._writer.cancel()
+            self.on_broken()

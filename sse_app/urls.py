@@ -1,0 +1,14 @@
+"""The app's URLs: `path("events/", include("sse_app.urls"))`."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from . import views
+
+app_name = "sse_app"
+
+urlpatterns = [
+    path("", views.stream, name="stream"),
+    path("send/", views.send, name="send"),
+]
