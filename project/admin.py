@@ -3,12 +3,14 @@
 from django.contrib import admin
 
 from project.models import ChatMessage, Order
+from sse_app.admin import BroadcastActionMixin
 
 
 @admin.register(Order)
-class OrderAdmin(admin.ModelAdmin):
-    """Orders; the status can be changed in the list."""
+class OrderAdmin(BroadcastActionMixin, admin.ModelAdmin):
+    """Orders; the status can be changed in the list, and the selected ones announced."""
 
+    broadcast_group = "orders"
     list_display = ["id", "customer", "item", "status", "total", "updated_at"]
     list_editable = ["status"]
     list_filter = ["status"]

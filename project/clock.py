@@ -44,18 +44,18 @@ class Clock:
     """Publishes the time for as long as at least one stream of its event loop listens."""
 
     def __init__(self) -> None:
-        self._listeners = 0
+        self._listeners: set[Any] = set()
         self._task: asyncio.Task[None] | None = None
 
-    def join(self) -> None:
-        """Count one more listener; the first starts the clock."""
-        self._listeners += 1
+    def join(self, stream: Any) -> None:
+        """Add a listener; the first starts the clock."""
+        self._listeners.add(stream)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="demo clock")
 
-    async def leave(self) -> None:
-        """Count one listener less; the last stops the clock and waits for its end."""
-        self._listeners = max(0, self._listeners - 1)
+    async def leave(self, stream: Any) -> None:
+        """Remove a listener; the last stops the clock and waits for its end."""
+        self._listeners.discard(stream)
         if self._listeners or self._task is None:
             return
         task, self._task = self._task, None
@@ -79,7 +79,7 @@ _clocks: WeakKeyDictionary[asyncio.AbstractEventLoop, Clock] = WeakKeyDictionary
 async def start_clock(stream: Any, **kwargs: Any) -> None:
     """Start the clock when its first listener comes."""
     if GROUP in stream.groups:
-        _clocks.setdefault(asyncio.get_running_loop(), Clock()).join()
+        _clocks.setdefault(asyncio.get_running_loop(), Clock()).join(stream)
 
 
 @receiver(stream_closed)
@@ -87,4 +87,4 @@ async def stop_clock(stream: Any, **kwargs: Any) -> None:
     """Stop the clock when its last listener goes."""
     clock = _clocks.get(asyncio.get_running_loop())
     if clock is not None and GROUP in stream.groups:
-        await clock.leave()
+        await clock.leave(stream)

@@ -27,6 +27,11 @@ def text_of(data: object) -> str:
     text = data.get("text") if isinstance(data, dict) else None
     if not isinstance(text, str):
         raise ValidationError('Expected {"text": "..."}.')
+    try:
+        # JSON can spell half a surrogate pair, which neither a database nor a stream can take.
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValidationError("The text is not valid Unicode.") from error
     return str(_text.clean(text))
 
 

@@ -142,6 +142,7 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {
+        "django": {"handlers": ["console"], "level": "INFO", "propagate": False},
         "sse_app": {"handlers": ["console"], "level": "INFO", "propagate": False},
         "project": {"handlers": ["console"], "level": "INFO", "propagate": False},
     },

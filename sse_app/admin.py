@@ -95,7 +95,7 @@ class BroadcastActionMixin(_Mixed):
 
     def _log(self, request: HttpRequest, obj: Any) -> None:
         LogEntry.objects.create(
-            user=request.user,
+            user_id=request.user.pk or 0,
             content_type_id=get_content_type_for_model(obj).pk,
             object_id=obj.pk,
             object_repr=str(obj)[:200],

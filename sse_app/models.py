@@ -59,14 +59,14 @@ class StoredEvent(models.Model):
         return f"{self.group} {self.offset} {self.name}"
 
 
-def _validate_group(value: str) -> None:
+def group_validator(value: str) -> None:
     try:
         validate_group(value)
     except ValueError as error:
         raise ValidationError(str(error)) from error
 
 
-def _validate_name(value: str) -> None:
+def name_validator(value: str) -> None:
     try:
         validate_name(value)
     except ValueError as error:
@@ -79,14 +79,14 @@ class Broadcast(models.Model):
     group = models.CharField(
         _("group"),
         max_length=80,
-        validators=[_validate_group],
+        validators=[group_validator],
         help_text=_("The group whose subscribers receive it, for example orders."),
     )
     event = models.CharField(
         _("event"),
         max_length=64,
         default=DEFAULT_NAME,
-        validators=[_validate_name],
+        validators=[name_validator],
         help_text=_("The event's name, for example order.updated."),
     )
     data = models.JSONField(

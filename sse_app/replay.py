@@ -10,8 +10,8 @@ from typing import Final
 from django.http import HttpRequest
 
 from .conf import settings
-from .cursors import START, Cursor, Position
-from .eventlog import event_log
+from .cursors import Cursor, Position
+from .eventlog import Discontinuity, event_log
 from .eventlog.contract import Reason
 from .hub import Hub
 
@@ -54,38 +54,30 @@ def _given(request: HttpRequest) -> str | None:
 
 
 async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor) -> Start:
-    known = {group: place for group in now if (place := cursor.get(group)) is not None}
-    if any(_beyond(place, now[group]) for group, place in known.items()):
-        # The client may come from a process that is ahead of this one.
-        heads = await event_log().aheads(list(known))
-    else:
-        heads = {group: now[group] for group in known}
     positions, missed = dict(now), 0
     resets: dict[str, tuple[Reason, Position]] = {}
+    known = {group: place for group in now if (place := cursor.get(group)) is not None}
     for group, place in known.items():
-        head = heads[group]
-        reason = _lost(place, head)
         positions[group] = place
-        if reason is None:
-            missed += head.offset - place.offset
-        else:
-            resets[group] = reason, hub.position(group)
+        try:
+            missed += await _count(hub, group, place)
+        except Discontinuity as lost:
+            resets[group] = lost.reason, hub.position(group)
     return Start(positions, resets, recovered=not resets and bool(known), missed=missed)
 
 
-def _beyond(place: Position, head: Position) -> bool:
-    return place.offset > head.offset or (place != START and place.epoch != head.epoch)
-
-
-def _lost(place: Position, head: Position) -> Reason | None:
+async def _count(hub: Hub, group: str, place: Position) -> int:
+    """Return how many events there are after `place`; raises `Discontinuity` as the log does."""
+    head = hub.position(group)
+    if place == head:
+        return 0
+    # The page stays with the hub, for this stream's replay and for whoever comes back with it.
+    events = await hub.read(group, place)
+    count = max(head.offset - place.offset, len(events))
     most = settings().REPLAY_EVENTS
-    if place != START and place.epoch != head.epoch:
-        return "epoch"
-    if place.offset > head.offset:
-        return "future"
-    if most is not None and head.offset - place.offset > most:
-        return "limit"
-    return None
+    if most is not None and count > most:
+        raise Discontinuity("limit", head)
+    return count
 
 
 async def _from_history(now: dict[str, Position], wanted: str) -> Start:

@@ -2,12 +2,35 @@
 
 import json
 import os
+from typing import Any
 
 os.environ.setdefault("DEBUG", "1")
 
 from project.settings import *  # noqa: F403
-from project.settings import SSE_APP
+from project.settings import DATABASES, SSE_APP
 
 ROOT_URLCONF = "tests.urls"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 SSE_APP = {**SSE_APP, **json.loads(os.environ.get("TEST_SSE_APP", "{}"))}
+
+
+def _postgresql(name: str) -> dict[str, Any]:
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": name,
+        "HOST": os.environ["TEST_POSTGRES_HOST"],
+        "PORT": os.environ["TEST_POSTGRES_PORT"],
+        "USER": os.environ["TEST_POSTGRES_USER"],
+    }
+
+
+if "TEST_POSTGRES_HOST" in os.environ:
+    if name := os.environ.get("TEST_POSTGRES_NAME"):
+        # For a server process: it works on the database that the test made.
+        DATABASES["default"] = _postgresql(name)
+    else:
+        DATABASES["postgresql"] = _postgresql("postgres")
+
+if "DATABASE_URL" not in os.environ:
+    # A file and not memory: other threads and the watcher open it too.
+    DATABASES["default"]["TEST"] = {"NAME": os.path.join(os.environ["TEST_FOLDER"], "test.sqlite3")}

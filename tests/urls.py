@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+from django.contrib.auth import login
+from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
 from project.urls import urlpatterns as demo
 from sse_app import apublish, publish
+from sse_app.hub import running_hubs
 from sse_app.responses import EventStreamResponse
 
 
@@ -45,7 +48,53 @@ async def failing_stream(request: HttpRequest) -> HttpResponse:
     return EventStreamResponse(events())
 
 
+class _Escaping(HttpResponse):
+    """A response whose body fails half way, in a way that Django lets through."""
+
+    streaming = True
+    is_async = True
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"begun"
+        raise RuntimeError("escaped on purpose")
+
+
+def escaping(request: HttpRequest) -> HttpResponse:
+    return _Escaping()
+
+
+def streams(request: HttpRequest) -> HttpResponse:
+    return JsonResponse({"streams": sum(len(hub.subscriptions) for hub in running_hubs())})
+
+
+def connections(request: HttpRequest) -> HttpResponse:
+    """Say how many finished connections Daphne has not reaped."""
+    import gc
+
+    from daphne.server import Server
+
+    (server,) = (found for found in gc.get_objects() if isinstance(found, Server))
+    waiting = [d for d in server.connections.values() if d.get("disconnected")]
+    return JsonResponse({"waiting": len(waiting)})
+
+
+@csrf_exempt
+def log_in(request: HttpRequest) -> HttpResponse:
+    user, _ = User.objects.get_or_create(username=request.POST["name"])
+    login(request, user, "django.contrib.auth.backends.ModelBackend")
+    return JsonResponse({"pk": user.pk})
+
+
+def whoami(request: HttpRequest) -> HttpResponse:
+    return JsonResponse({"pk": request.user.pk})
+
+
 urlpatterns = [
+    path("test/escaping/", escaping),
+    path("test/streams/", streams),
+    path("test/connections/", connections),
+    path("test/login/", log_in),
+    path("test/whoami/", whoami),
     path("test/publish/", publish_sync),
     path("test/apublish/", publish_async),
     path("test/publish-in-thread/", publish_in_thread),

