@@ -170,8 +170,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
         opened = False
         try:
             start = await self._join(hub, stream, request)
-            opened = True
             await self.send_headers(headers=list(HEADERS))
+            opened = True
             await self._serve(hub, stream, start)
         except asyncio.CancelledError:
             # The server is stopping and cancels once: what `finally` awaits still runs.

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_POST
 
 from . import authorization, inbox
 from .conf import settings
-from .events import validate_name
+from .events import to_text, validate_name
 from .groups import validate_group
 
 logger = logging.getLogger("sse_app")
@@ -78,6 +78,7 @@ def _message_of(request: HttpRequest) -> tuple[str, str, Any]:
         raise _Unusable(413, f"The body is longer than {most} bytes.")
     try:
         message = json.loads(body)
+        to_text(message)  # JSON can spell lone surrogates, which nothing behind here can hold
         if not isinstance(message, dict):
             raise ValueError("it is no object")
         group, event = validate_group(message.get("group")), validate_name(message.get("event"))

@@ -31,6 +31,6 @@ if "TEST_POSTGRES_HOST" in os.environ:
     else:
         DATABASES["postgresql"] = _postgresql("postgres")
 
-if "DATABASE_URL" not in os.environ:
+if "DATABASE_URL" not in os.environ and "TEST_FOLDER" in os.environ:
     # A file and not memory: other threads and the watcher open it too.
     DATABASES["default"]["TEST"] = {"NAME": os.path.join(os.environ["TEST_FOLDER"], "test.sqlite3")}

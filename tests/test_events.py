@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import math
 import uuid
@@ -48,7 +49,7 @@ def as_seen(text: str) -> str:
 def parse(wire: bytes, cuts: list[int] | None = None) -> Parser:
     parser = Parser()
     edges = [0, *sorted(cut % (len(wire) + 1) for cut in cuts or []), len(wire)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         parser.feed(wire[start:end])
     return parser
 
@@ -319,20 +320,6 @@ def test_a_control_event_cannot_be_injected_through_its_data(text: str) -> None:
     data = {"reason": text + "\n\nevent: evil\ndata: x\n\n"}
     parser = parse(encode_control("sse.close", data))
     assert [(event.name, event.json()) for event in parser.events] == [("sse.close", data)]
-
-
-@pytest.mark.parametrize("id", ["1\ndata: evil", "1\r", "1\n\nevent: evil\ndata: x"])
-def test_an_id_cannot_inject_a_line(id: str) -> None:
-    for encode in (
-        lambda: encode_control("sse.open", {}, id=id),
-        lambda: Event.of("g", "n", "x").encode(id),
-    ):
-        try:
-            wire = encode()
-        except ValueError:
-            continue
-        assert len(wire.split(b"\n")) <= 5
-        assert b"evil" not in wire
 
 
 def test_the_two_message_types_differ() -> None:

@@ -4,7 +4,7 @@
 const CONTROL = ["sse.open", "sse.reset", "sse.close", "sse.busy"];
 const BROADCASTS = ["message", "broadcast"];
 const FOR_GOOD = ["auth", "expired"];
-const LOG_LINES = 60;
+const LOG_LINES = 50;
 const BANNERS = 3;
 const BANNER_MS = 12000;
 

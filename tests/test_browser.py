@@ -1,0 +1,183 @@
+"""The demo's pages in a real Chromium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from .conftest import Daphne
+
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+if CHROMIUM is None and not os.environ.get("CI"):
+    pytest.skip(
+        "no browser: `apt-get install chromium`, or name one in the variable CHROMIUM",
+        allow_module_level=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM, "CI needs a browser: `apt-get install chromium`, or name one in CHROMIUM"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def site(make_daphne: Callable[..., Daphne]) -> Daphne:
+    server = make_daphne(RETRY=[0.2, 0.3])
+    server.manage("demo_data")
+    return server
+
+
+@pytest.fixture
+def open_page(browser: Browser, site: Daphne) -> Iterator[Callable[..., Page]]:
+    """Open a page of the demo in a browser profile of its own, signed in or not."""
+    contexts: list[Any] = []
+
+    def open_page(path: str = "/", name: str = "") -> Page:
+        context = browser.new_context(base_url=site.url)
+        contexts.append(context)
+        page = context.new_page()
+        if name:
+            page.goto("/login/")
+            page.fill("input[name=username]", name)
+            page.fill("input[name=password]", name)
+            page.locator("input[name=password]").press("Enter")
+            page.wait_for_url("**/")
+        page.goto(path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def is_live(page: Page) -> None:
+    expect(page.get_by_test_id("state").first).to_have_attribute("data-state", "live")
+
+
+def test_an_order_saved_in_the_admin_by_another_user_moves_the_board(
+    open_page: Callable[..., Page],
+) -> None:
+    watcher = open_page("/")
+    is_live(watcher)
+    expect(watcher.get_by_test_id("clock")).to_contain_text(":")
+    card = watcher.locator("[data-testid^=order-][data-status=new]").first
+    testid = str(card.get_attribute("data-testid"))
+    pk = testid.removeprefix("order-")
+    admin = open_page(f"/admin/project/order/{pk}/change/", "admin")
+    admin.select_option("select[name=status]", "packed")
+    admin.click("input[name=_save]")
+    expect(watcher.get_by_test_id(testid)).to_have_attribute("data-status", "packed")
+    expect(watcher.get_by_test_id("event-log")).to_contain_text("order.updated")
+
+
+def test_a_button_moves_the_board_in_every_tab(open_page: Callable[..., Page]) -> None:
+    one, two = open_page("/"), open_page("/")
+    is_live(one)
+    is_live(two)
+    before = two.locator("[data-testid^=order-]").count()
+    one.get_by_test_id("new-order").click()
+    for page in (one, two):
+        expect(page.locator("[data-testid^=order-]")).to_have_count(before + 1)
+
+
+def test_a_broadcast_sent_in_the_admin_appears(open_page: Callable[..., Page]) -> None:
+    watcher = open_page("/")
+    is_live(watcher)
+    admin = open_page("/admin/sse_app/broadcast/add/", "admin")
+    admin.fill("input[name=group]", "orders")
+    admin.fill("input[name=event]", "broadcast")
+    admin.fill("textarea[name=data]", '{"text": "Lunch is <b>ready</b>"}')
+    admin.click("input[name=_save]")
+    expect(watcher.get_by_test_id("banner")).to_contain_text("Lunch is <b>ready</b>")
+
+
+def test_selected_orders_can_be_broadcast_from_their_list(open_page: Callable[..., Page]) -> None:
+    watcher = open_page("/")
+    is_live(watcher)
+    admin = open_page("/admin/project/order/", "admin")
+    admin.locator("input.action-select").first.check()
+    admin.select_option("select[name=action]", "broadcast_selected")
+    admin.click("button[name=index]")
+    expect(admin.locator(".messagelist")).to_contain_text("1 broadcast was sent")
+    expect(watcher.get_by_test_id("event-log")).to_contain_text("broadcast")
+
+
+def test_a_chat_message_reaches_a_second_browser_and_its_history(
+    open_page: Callable[..., Page],
+) -> None:
+    ann, guest = open_page("/chat/lobby/", "ann"), open_page("/chat/lobby/")
+    is_live(ann)
+    is_live(guest)
+    ann.get_by_test_id("chat-input").fill("Grüße & <script>")
+    ann.get_by_test_id("chat-form").locator("button").click()
+    for page in (ann, guest):
+        expect(page.get_by_test_id("chat-log")).to_contain_text("Grüße & <script>")
+        expect(page.get_by_test_id("chat-log")).to_contain_text("ann")
+    expect(guest.get_by_test_id("chat-form")).to_have_count(0)
+    late = open_page("/chat/lobby/")
+    expect(late.get_by_test_id("chat-log")).to_contain_text("Grüße & <script>")
+
+
+def test_the_one_off_clock_ticks(open_page: Callable[..., Page]) -> None:
+    page = open_page("/clock/")
+    expect(page.get_by_test_id("clock")).to_contain_text(":")
+
+
+def test_the_server_restarts_and_the_page_goes_on_without_loss_or_repeat(
+    open_page: Callable[..., Page], site: Daphne
+) -> None:
+    page = open_page("/")
+    is_live(page)
+    page.evaluate(
+        """() => {
+            window.seen = [];
+            const source = new EventSource('/events/?group=chat.restart');
+            source.addEventListener('n', event => window.seen.push(event.data));
+            return new Promise(done => source.addEventListener('sse.open', done, {once: true}));
+        }"""
+    )
+    for n in range(5):
+        site.publish("chat.restart", "n", str(n))
+    site.stop()
+    site.shell("from sse_app import publish\nfor n in range(5, 9): publish('chat.restart', 'n', n)")
+    site.start()
+    for n in range(9, 12):
+        site.publish("chat.restart", "n", str(n))
+    page.wait_for_function("() => window.seen.length >= 12", timeout=30_000)
+    assert page.evaluate("window.seen") == [str(n) for n in range(12)]
+    is_live(page)
+    card = page.locator("[data-testid^=order-][data-status=new]").first
+    testid = str(card.get_attribute("data-testid"))
+    site.shell(
+        f"from project.models import Order\nOrder.objects.get(pk={testid.split('-')[1]}).advance()"
+    )
+    expect(page.get_by_test_id(testid)).to_have_attribute("data-status", "paid", timeout=15_000)
+
+
+def test_the_pages_fit_a_phone(open_page: Callable[..., Page]) -> None:
+    page = open_page("/")
+    page.set_viewport_size({"width": 375, "height": 740})
+    is_live(page)
+    wider = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wider <= 0
