@@ -20,6 +20,8 @@ MAX_BYTES: Final = 1024
 
 _VERSION: Final = "1"
 _PART: Final = re.compile(r"([a-z2-7]{8})-([a-z0-9]{1,16})-(0|[1-9][0-9]{0,17})\Z", re.ASCII)
+_EPOCH: Final = re.compile(r"[a-z0-9]{1,16}\Z", re.ASCII)
+_MOST: Final = 10**18 - 1
 
 
 class Position(NamedTuple):
@@ -31,6 +33,14 @@ class Position(NamedTuple):
 
 #: Before the first event of a group that never had one; every epoch begins here.
 START: Final = Position("0", 0)
+
+
+def validate_place(epoch: object, offset: object) -> None:
+    """Raise `ValueError` unless a cursor can hold an event's place."""
+    if not isinstance(epoch, str) or not _EPOCH.match(epoch):
+        raise ValueError(f"Invalid epoch {epoch!r}: 1 to 16 ASCII lower-case letters and digits.")
+    if type(offset) is not int or not 1 <= offset <= _MOST:
+        raise ValueError(f"Invalid offset {offset!r}: an int from 1 to {_MOST}.")
 
 
 def new_epoch() -> str:

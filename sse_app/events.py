@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 from django.core.serializers.json import DjangoJSONEncoder
 
+from .cursors import validate_place
 from .groups import validate_group
 
 HEARTBEAT: Final = b":\n"
@@ -64,6 +65,11 @@ def to_text(data: object) -> str:
                 "what Django's JSON encoder knows: dict, list, int, float, bool, None, date, "
                 "Decimal, UUID."
             ) from error
+    _refuse_surrogates(text)
+    return text
+
+
+def _refuse_surrogates(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -71,7 +77,6 @@ def to_text(data: object) -> str:
             f"Event data has the lone surrogate {text[error.start]!r} at position {error.start}, "
             "which UTF-8 can't hold; replace it before publishing."
         ) from error
-    return text
 
 
 def encode_block(name: str, text: str) -> bytes:
@@ -114,6 +119,9 @@ class Event:
         validate_name(self.name)
         if not isinstance(self.data, str):
             raise TypeError(f"Event.data must be a str, not {type(self.data).__name__}.")
+        if "\r" in self.data:
+            raise ValueError("Event.data has a carriage return; Event.of() turns it into '\\n'.")
+        _refuse_surrogates(self.data)
         if self.key is not None and not isinstance(self.key, str):
             raise TypeError(f"Event.key must be a str or None, not {self.key!r}.")
         if (self.epoch is None) != (self.offset is None):
@@ -164,10 +172,8 @@ class Event:
         `ValueError` or `TypeError` for anything malformed.
         """
         offset, epoch = message.get("offset"), message.get("epoch")
-        if offset is not None and (type(offset) is not int or offset < 1):
-            raise ValueError(f"Invalid offset {offset!r}: a positive int.")
-        if epoch is not None and not (isinstance(epoch, str) and epoch):
-            raise ValueError(f"Invalid epoch {epoch!r}: a non-empty str.")
+        if offset is not None or epoch is not None:
+            validate_place(epoch, offset)
         return cls(
             group=message.get("group", ""),
             name=message.get("event", DEFAULT_NAME),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from functools import partial
 
 from asgiref.sync import sync_to_async
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from . import layer
 from .conf import settings
@@ -117,16 +116,19 @@ def _publish(events: list[Event], *, using: str | None, immediate: bool) -> list
         return []
     log = event_log()
     alias = using or log.alias or DEFAULT_DB_ALIAS
-    if immediate or not connections[alias].in_atomic_block:
+    if immediate:
         return _publish_now(events)
-    if events[0].durable and alias == log.alias:
-        log.stage(events)
-        after_commit = partial(_number, {event.group for event in events})
-    else:
-        after_commit = partial(_publish_after_commit, events)
     # Each publish has its own callback: the first one's may go with a savepoint rolled back.
-    transaction.on_commit(after_commit, using=alias, robust=True)
-    return events
+    durable = events[0].durable
+    if connections[alias].in_atomic_block and not (durable and alias == log.alias):
+        transaction.on_commit(lambda: _publish_after_commit(events), using=alias, robust=True)
+        return events
+    if durable and log.alias is not None and connections[log.alias].in_atomic_block:
+        log.stage(events)
+        groups = {event.group for event in events}
+        transaction.on_commit(lambda: _number(groups), using=log.alias, robust=True)
+        return events
+    return _publish_now(events)
 
 
 def _publish_now(events: list[Event]) -> list[Event]:
@@ -142,7 +144,7 @@ def _number(groups: Iterable[str]) -> None:
     """Number what the transaction staged; the first callback of a transaction numbers all."""
     try:
         placed = event_log().number(set(groups))
-    except DatabaseError:
+    except Exception:
         logger.warning(
             "Committed events of %s wait for the next sweep: they could not be numbered now.",
             ", ".join(sorted(groups)),
@@ -154,11 +156,12 @@ def _number(groups: Iterable[str]) -> None:
 
 def _publish_after_commit(events: list[Event]) -> None:
     try:
-        alias = event_log().alias
-        if alias is None or not events[0].durable:
+        log = event_log()
+        if events[0].durable and log.alias is not None:
+            # The log's own database may be in a transaction too: then with that one's commit.
+            _publish(events, using=log.alias, immediate=False)
+        else:
             _publish_now(events)
-        else:  # The log's own database may be in a transaction too: then with that one's commit.
-            _publish(events, using=alias, immediate=False)
     except Exception:
         logger.exception(
             "Lost %d event(s) of a committed transaction: the event log did not take them.",

@@ -207,9 +207,10 @@ async def test_heartbeats_are_comments_or_pings_on_request(daphne: Daphne) -> No
         still = await ping.next()
         assert (still.name, still.json()) == ("sse.ping", {})
         daphne.publish("orders", "n", "1")
-        while (moved := await ping.next()).name != "sse.ping":
-            last = moved
-        assert moved.id == last.id
+        while (last := await ping.next()).name != "n":
+            assert last.name == "sse.ping"
+        moved = await ping.next()
+        assert (moved.name, moved.id) == ("sse.ping", last.id)
 
 
 async def test_a_stream_ends_with_its_life_and_goes_on_from_the_farewell(

@@ -35,6 +35,10 @@ def make_event_log(setting: str | Mapping[str, Any]) -> EventLog:
     The setting is a dotted path, or a dict with the path as `BACKEND` and the log's options in
     capitals. Raises `ImproperlyConfigured` that names what can't be imported or is no option.
     """
+    if not isinstance(setting, str | Mapping):
+        raise ImproperlyConfigured(
+            f"SSE_APP['EVENT_LOG'] is {setting!r}; it must be a dotted path or a dict with one."
+        )
     options = {"BACKEND": setting} if isinstance(setting, str) else dict(setting)
     path = str(options.pop("BACKEND", ""))
     try:

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from channels.db import database_sync_to_async
 from django.db import OperationalError, connections, transaction
+from django.db.models import Min
 from django.utils import timezone
 
 from ..conf import settings
@@ -49,6 +50,8 @@ class DatabaseEventLog(EventLog):
     # --- publishing ---
 
     def append(self, events: Sequence[Event]) -> list[Event]:
+        if not events:
+            return []
         return self._retry(lambda: self._pass({e.group for e in events}, events))
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
@@ -126,13 +129,15 @@ class DatabaseEventLog(EventLog):
         from ..models import GroupHead, StoredEvent
 
         before = timezone.now() - timedelta(seconds=settings().RETENTION_SECONDS)
-        numbered = StoredEvent.objects.using(self.alias).filter(offset__isnull=False)
-        pruned = numbered.filter(created_at__lt=before).delete()[0]
+        events = StoredEvent.objects.using(self.alias).filter(offset__isnull=False)
         heads = GroupHead.objects.using(self.alias)
-        for group, offset in heads.values_list("group", "offset").iterator():
-            pruned += numbered.filter(
-                group=group, offset__lte=offset - settings().RETENTION_EVENTS
-            ).delete()[0]
+        pruned = 0
+        for group, head in heads.values_list("group", "offset").iterator():
+            young = events.filter(group=group, created_at__gte=before)
+            first = young.aggregate(first=Min("offset"))["first"] or head + 1
+            # Always from the beginning: publishers' clocks differ, and a gap must not appear.
+            last = max(first - 1, head - settings().RETENTION_EVENTS)
+            pruned += events.filter(group=group, offset__lte=last).delete()[0]
         # An idle group's epoch goes with its head: should it wake, it begins under a new one.
         heads.filter(changed_at__lt=before).delete()
         return pruned
@@ -194,6 +199,8 @@ class DatabaseEventLog(EventLog):
             )
 
     def _waiting_groups(self, groups: Collection[str] | None) -> list[str]:
+        if groups is not None and not groups:
+            return []
         among = "" if groups is None else f'AND "group" IN {_in(groups)}'
         rows = self._rows(
             f'SELECT DISTINCT "group" FROM {self._events} WHERE "offset" IS NULL {among} '

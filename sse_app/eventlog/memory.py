@@ -88,7 +88,9 @@ class MemoryEventLog(EventLog):
             if after.offset + 1 < log.first:
                 raise Discontinuity("trimmed", head)
             skip = after.offset + 1 - log.first
-            return [event for _, event in islice(log.events, skip, skip + limit)]
+            run = (event for _, event in islice(log.events, skip, skip + limit))
+            # An event from before a new epoch goes out under the new one.
+            return [e if e.epoch == log.epoch else e.at(log.epoch, e.offset or 0) for e in run]
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
         return self.since(group, after, limit)
