@@ -1,6 +1,6 @@
-"""`Hub`: one per event loop; one channel-layer channel for all streams of the process.
+"""`Hub`: one per event loop, with one channel-layer mailbox for all streams of the process.
 
-It receives each event once, hands it to the group's `Topic`, and sees to it that no topic stays
+It gets each event once, hands it to the group's `Topic`, and sees to it that no topic stays
 behind the log: a jump is healed at once, a lost last message by the check of the heads, a
 publisher that died before numbering by the sweep. It lives while it has subscriptions.
 """
@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import time
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Final
+from typing import Final
 from weakref import WeakKeyDictionary
 
 from channels.db import database_sync_to_async
@@ -23,7 +22,8 @@ from . import layer
 from .conf import settings
 from .cursors import Position
 from .eventlog import Discontinuity, event_log
-from .events import BATCH_TYPE, MESSAGE_TYPE, Event
+from .events import Event
+from .mailbox import Mailbox
 from .subscriptions import Subscription
 from .topics import Topic
 
@@ -31,7 +31,6 @@ PAGE_EVENTS: Final = 500
 #: How long a gap may fill by itself before the log is read: messages overtake each other.
 GRACE_SECONDS: Final = 0.01
 REJOIN_SECONDS: Final = 3600.0
-RETRY_SECONDS: Final = (0.2, 5.0)
 
 logger = logging.getLogger("sse_app")
 
@@ -45,8 +44,7 @@ class Hub:
         self.subscriptions: set[Subscription] = set()
         self.tickers: set[Callable[[float], None]] = set()
         self.draining = False
-        self._channel: str | None = None
-        self._channel_tried = asyncio.Event()
+        self._mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._healing: dict[str, asyncio.Task[None]] = {}
         self._reading: dict[tuple[str, Position], asyncio.Task[list[Event]]] = {}
@@ -55,11 +53,11 @@ class Hub:
         layer.adopt(self.loop)
         self._stop_watch = event_log().watch(self._on_log_changed)
         self._tasks = [
-            self.loop.create_task(self._receive()),
+            self.loop.create_task(self._mailbox.receive()),
             self.loop.create_task(self._check_on_change()),
             self.loop.create_task(_every(_check_interval, self.check)),
             self.loop.create_task(_every(lambda: settings().SWEEP_INTERVAL, self._sweep)),
-            self.loop.create_task(_every(lambda: REJOIN_SECONDS, self._join_all)),
+            self.loop.create_task(_every(lambda: REJOIN_SECONDS, self._mailbox.join_all)),
             self.loop.create_task(_every(_tick_interval, self._tick)),
         ]
 
@@ -101,7 +99,7 @@ class Hub:
             await self.close()
             return
         for group in empty:
-            await self._layer_call("group_discard", group)
+            await self._mailbox.leave(group)
 
     def position(self, group: str) -> Position:
         """Return up to where the topic of a joined group was served."""
@@ -127,52 +125,12 @@ class Hub:
         topic.remember_earlier(events)
         return events
 
-    # --- receiving ---
-
-    async def _receive(self) -> None:
-        """Read this process's channel for ever; whatever happens to it, begin again and heal."""
-        delay = RETRY_SECONDS[0]
-        while True:
-            try:
-                self._channel = await layer.channel_layer().new_channel()
-                self._channel_tried.set()
-                await self._join_all()
-                await self.check()
-                while True:
-                    message = await layer.channel_layer().receive(self._channel)
-                    delay = RETRY_SECONDS[0]
-                    self._take(message)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                self._channel = None
-                self._channel_tried.set()
-                logger.warning(
-                    "Receiving from the channel layer failed (%r); streams go on from the event "
-                    "log, next try in %.1f s.",
-                    error,
-                    delay,
-                )
-                await asyncio.sleep(random.uniform(delay / 2, delay))
-                delay = min(delay * 2, RETRY_SECONDS[1])
-
-    def _take(self, message: dict[str, Any]) -> None:
-        """Deliver what one channel-layer message holds; anything malformed is logged, skipped."""
-        kind = message.get("type") if isinstance(message, dict) else None
-        parts = message.get("events") if kind == BATCH_TYPE else [message]
-        try:
-            if kind not in (MESSAGE_TYPE, BATCH_TYPE) or not isinstance(parts, list):
-                raise ValueError(f"the type is {kind!r}, not {MESSAGE_TYPE!r}")
-            events = [Event.from_message(part) for part in parts]
-        except (TypeError, ValueError, AttributeError) as error:
-            logger.warning("Skipped a malformed message on the channel layer: %s", error)
-            return
-        for event in events:
-            topic = self.topics.get(event.group)
-            if topic is not None:
-                topic.offer(event)
-                if topic.has_gap and topic.position is not None:
-                    self._heal_soon(event.group)
+    def _deliver(self, event: Event) -> None:
+        topic = self.topics.get(event.group)
+        if topic is not None:
+            topic.offer(event)
+            if topic.has_gap and topic.position is not None:
+                self._heal_soon(event.group)
 
     # --- healing ---
 
@@ -238,8 +196,7 @@ class Hub:
     async def _start(self, topic: Topic) -> None:
         """Join the group on the layer, then read its head: what comes between is kept."""
         try:
-            await self._channel_tried.wait()
-            await self._layer_call("group_add", topic.group)
+            await self._mailbox.join(topic.group)
             heads = await event_log().aheads([topic.group])
             topic.start(heads[topic.group])
             if topic.has_gap:
@@ -247,21 +204,7 @@ class Hub:
         finally:
             self._starting.pop(topic.group, None)
 
-    # --- the layer, the log, the clock ---
-
-    async def _join_all(self) -> None:
-        # Membership lapses after the layer's `group_expiry`; a new channel is in no group.
-        for group in list(self.topics):
-            await self._layer_call("group_add", group)
-
-    async def _layer_call(self, name: str, group: str) -> None:
-        if self._channel is None:
-            return
-        try:
-            call = getattr(layer.channel_layer(), name)
-            await call(layer.layer_group(group), self._channel)
-        except Exception as error:
-            logger.warning("%s of group %s failed (%r); the log serves it.", name, group, error)
+    # --- what time and other processes bring ---
 
     async def _sweep(self) -> None:
         """Number what a publisher committed but did not live to number."""

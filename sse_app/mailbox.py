@@ -1,0 +1,107 @@
+"""`Mailbox`: the one channel that this process has on the channel layer.
+
+It receives for ever, whatever happens to the layer: a failure is logged, a new channel made, its
+groups joined again. What was lost meanwhile is the log's to heal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final
+
+from . import layer
+from .events import BATCH_TYPE, MESSAGE_TYPE, Event
+
+RETRY_SECONDS: Final = (0.2, 5.0)
+
+logger = logging.getLogger("sse_app")
+
+
+class Mailbox:
+    """Calls `deliver` for each event that arrives, and `reopened` whenever some may be missing.
+
+    `groups` says what to be a member of; used on the hub's own loop only.
+    """
+
+    def __init__(
+        self,
+        groups: Callable[[], Collection[str]],
+        deliver: Callable[[Event], None],
+        reopened: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._groups = groups
+        self._deliver = deliver
+        self._reopened = reopened
+        self._channel: str | None = None
+        self._tried = asyncio.Event()
+
+    async def receive(self) -> None:
+        """Deliver what arrives, for ever."""
+        delay = RETRY_SECONDS[0]
+        while True:
+            try:
+                self._channel = await layer.channel_layer().new_channel()
+                self._tried.set()
+                await self.join_all()
+                await self._reopened()
+                while True:
+                    message = await layer.channel_layer().receive(self._channel)
+                    delay = RETRY_SECONDS[0]
+                    self._open(message)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                self._channel = None
+                self._tried.set()
+                logger.warning(
+                    "Receiving from the channel layer failed (%r); streams go on from the event "
+                    "log, next try in %.1f s.",
+                    error,
+                    delay,
+                )
+                await asyncio.sleep(random.uniform(delay / 2, delay))
+                delay = min(delay * 2, RETRY_SECONDS[1])
+
+    async def join(self, group: str) -> None:
+        """Become a member of `group`, once there is a channel; never raises."""
+        await self._tried.wait()
+        await self._call("group_add", group)
+
+    async def leave(self, group: str) -> None:
+        """Be no member of `group` any more; never raises."""
+        await self._call("group_discard", group)
+
+    async def join_all(self) -> None:
+        """Join all groups anew: membership lapses, and a new channel is in no group."""
+        for group in list(self._groups()):
+            await self._call("group_add", group)
+
+    async def _call(self, name: str, group: str) -> None:
+        if self._channel is None:
+            return
+        try:
+            call = getattr(layer.channel_layer(), name)
+            await call(layer.layer_group(group), self._channel)
+        except Exception as error:
+            logger.warning("%s of group %s failed (%r); the log serves it.", name, group, error)
+
+    def _open(self, message: Any) -> None:
+        """Deliver what one message holds; anything malformed is logged and skipped."""
+        try:
+            events = _events_of(message)
+        except (TypeError, ValueError, AttributeError) as error:
+            logger.warning("Skipped a malformed message on the channel layer: %s", error)
+            return
+        for event in events:
+            self._deliver(event)
+
+
+def _events_of(message: Any) -> list[Event]:
+    kind = message.get("type")
+    parts = message.get("events") if kind == BATCH_TYPE else [message]
+    if kind not in (MESSAGE_TYPE, BATCH_TYPE) or not isinstance(parts, list):
+        raise ValueError(f"the type is {kind!r}, not {MESSAGE_TYPE!r}")
+    return [Event.from_message(part) for part in parts]

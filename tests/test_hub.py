@@ -1,0 +1,227 @@
+"""The hub heals what a bad channel layer does: loses, doubles and reorders messages."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from channels.layers import InMemoryChannelLayer, channel_layers
+
+from sse_app import publish
+from sse_app.cursors import Cursor
+from sse_app.eventlog import event_log
+from sse_app.events import Event
+from sse_app.hub import Hub, get_hub, running_hubs
+from sse_app.subscriptions import Sink, Subscription
+
+SEED = 20260
+
+
+class BadLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no types
+    """Loses half of the messages, and doubles and delays others."""
+
+    random = random.Random(SEED)
+    fails = 0
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        for _ in range(self.random.choice([0, 0, 1, 2])):
+            if self.random.random() < 0.3:
+                asyncio.get_running_loop().call_later(
+                    self.random.uniform(0, 0.01),
+                    lambda: asyncio.ensure_future(super(BadLayer, self).group_send(group, message)),
+                )
+            else:
+                await super().group_send(group, message)
+
+    async def receive(self, channel: str) -> Any:
+        if type(self).fails:
+            type(self).fails -= 1
+            raise ConnectionError("the layer is away")
+        return await super().receive(channel)
+
+
+class ListSink(Sink):
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.notices: list[tuple[str, str]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.grown = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        return self.open.is_set()
+
+    async def drained(self) -> None:
+        await self.open.wait()
+
+    def show(self, event: Event, cursor: Cursor | None) -> None:
+        self.seen.append(event.data)
+        self.grown.set()
+
+    def reset(self, group: str, reason: str, cursor: Cursor) -> None:
+        self.notices.append((group, reason))
+        self.grown.set()
+
+    def passed(self, cursor: Cursor) -> None:
+        self.notices.append(("", "passed"))
+
+    async def until(self, last: str) -> None:
+        while last not in self.seen[-1:]:
+            self.grown.clear()
+            await asyncio.wait_for(self.grown.wait(), 10)
+
+
+class Reader:
+    """A subscription that runs in a task of its own."""
+
+    async def start(self, *groups: str, names: tuple[str, ...] = ()) -> Reader:
+        self.sink = ListSink()
+        self.hub: Hub = get_hub()
+        self.subscription = Subscription(self.sink, groups, names)
+        await self.hub.join(self.subscription)
+        self.subscription.move({group: self.hub.position(group) for group in groups})
+        self.task = asyncio.create_task(self.subscription.run(self.hub))
+        return self
+
+    async def stop(self) -> None:
+        self.subscription.close("done")
+        assert await self.task == "done"
+        await self.hub.leave(self.subscription)
+
+
+@pytest.fixture
+def memory(settings: Any) -> None:
+    settings.SSE_APP = {
+        "EVENT_LOG": "sse_app.eventlog.MemoryEventLog",
+        "CHECK_INTERVAL": 0.05,
+    }
+
+
+@pytest.fixture
+def bad_layer(memory: None, settings: Any) -> Iterator[None]:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "tests.test_hub.BadLayer"}}
+    BadLayer.random = random.Random(SEED)
+    yield
+    channel_layers.backends.clear()
+
+
+@pytest.mark.usefixtures("bad_layer")
+async def test_lost_doubled_and_reordered_messages_are_healed_from_the_log() -> None:
+    readers = [await Reader().start("g") for _ in range(5)]
+    expected = []
+    for n in range(500):
+        publish("g", "n", str(n))
+        expected.append(str(n))
+        if n % 7 == 0:
+            await asyncio.sleep(0)
+        if n % 100 == 0:
+            await readers[0].sink.until(str(n))
+    for reader in readers:
+        await reader.sink.until("499")
+        assert reader.sink.seen == expected
+        assert reader.sink.notices == []
+        await reader.stop()
+    assert running_hubs() == []
+
+
+@pytest.mark.usefixtures("bad_layer")
+async def test_a_receive_loop_that_fails_begins_again_and_misses_nothing() -> None:
+    reader = await Reader().start("g")
+    for n in range(3):
+        BadLayer.fails = 1
+        publish("g", "n", str(n))
+        await reader.sink.until(str(n))
+    assert reader.sink.seen == ["0", "1", "2"]
+    await reader.stop()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_reader_that_lags_reads_the_log_and_gets_the_latest_per_key() -> None:
+    slow, quick = await Reader().start("g"), await Reader().start("g")
+    slow.sink.open.clear()
+    for n in range(700):
+        publish("g", "n", str(n))
+    for n in range(50):
+        publish("g", "cursor", f"ann {n}", durable=False, key="ann")
+        publish("g", "cursor", f"bob {n}", durable=False, key="bob")
+    await quick.sink.until("bob 49")
+    assert slow.sink.seen == []
+    slow.sink.open.set()
+    await slow.sink.until("bob 49")
+    assert slow.sink.seen == [*map(str, range(700)), "ann 49", "bob 49"]
+    await slow.stop()
+    await quick.stop()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_new_epoch_is_told_and_what_follows_arrives() -> None:
+    reader = await Reader().start("g")
+    publish("g", "n", "before")
+    await reader.sink.until("before")
+    event_log().renew_epoch(["g"])
+    publish("g", "n", "lost to the reader, who is told")
+    while not reader.sink.notices:
+        reader.sink.grown.clear()
+        await asyncio.wait_for(reader.sink.grown.wait(), 10)
+    publish("g", "n", "after")
+    await reader.sink.until("after")
+    assert reader.sink.notices == [("g", "epoch")]
+    await reader.stop()
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "sse.event"},
+        {"type": "sse.event", "group": "g", "event": "bad name", "data": ""},
+        {"type": "sse.event", "group": "g", "event": "n", "data": "x", "offset": "1"},
+        {"type": "sse.events", "events": "no list"},
+        {"type": "chat.message", "text": "foreign"},
+        {"type": "sse.event", "group": "g", "event": "n", "data": object},
+    ],
+)
+async def test_a_malformed_message_is_skipped_and_the_next_one_arrives(
+    message: dict[str, Any],
+) -> None:
+    reader = await Reader().start("g")
+    layer = channel_layers["default"]
+    await layer.group_send("sse_app.g", message)
+    await layer.group_send("sse_app.g", {"type": "sse.event", "group": "g", "data": "foreign"})
+    await reader.sink.until("foreign")
+    assert reader.sink.seen == ["foreign"]
+    await reader.stop()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_many_readers_at_one_place_cost_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = await Reader().start("g")
+    start = holder.hub.position("g")
+    for n in range(600):
+        publish("g", "n", str(n))
+    await holder.sink.until("599")
+    reads = 0
+    real = type(event_log()).asince
+
+    async def counted(self: Any, *args: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        await asyncio.sleep(0)
+        return await real(self, *args)
+
+    monkeypatch.setattr(type(event_log()), "asince", counted)
+    readers = []
+    for _ in range(50):
+        reader = await Reader().start("g")
+        reader.subscription.move({"g": start})
+        readers.append(reader)
+    for reader in readers:
+        await reader.sink.until("599")
+        assert reader.sink.seen == [str(n) for n in range(600)]
+        await reader.stop()
+    assert reads <= 3
+    await holder.stop()
