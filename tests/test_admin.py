@@ -1,0 +1,211 @@
+"""Broadcasts from Django's admin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
+from django.contrib.auth.models import Permission, User
+from django.test import Client, override_settings
+
+from project.models import Order
+from sse_app.admin import PERMISSION, BroadcastActionMixin
+from sse_app.events import Event
+from sse_app.models import Broadcast
+from sse_app.signals import event_published
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIST = "/admin/sse_app/broadcast/"
+ADD = f"{LIST}add/"
+ORDERS = "/admin/project/order/"
+
+
+@pytest.fixture
+def seen() -> Iterator[list[Event]]:
+    events: list[Event] = []
+
+    def receive(sender: Any, event: Event, **kwargs: Any) -> None:
+        events.append(event)
+
+    event_published.connect(receive)
+    yield events
+    event_published.disconnect(receive)
+
+
+def staff(*permissions: str) -> Client:
+    """A client signed in as somebody on the staff who has just these permissions."""
+    user = User.objects.create_user(f"staff {User.objects.count()}", is_staff=True)
+    for name in permissions:
+        user.user_permissions.add(
+            Permission.objects.get(
+                content_type__app_label=name.split(".")[0], codename=name.split(".")[1]
+            )
+        )
+    client = Client(raise_request_exception=False)
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def sender() -> Client:
+    return staff(PERMISSION)
+
+
+def form(data: Any, **fields: Any) -> dict[str, Any]:
+    return {"group": "orders", "event": "announcement", "data": data, **fields}
+
+
+def errors(answer: Any) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.status_code
+    return answer.context["adminform"].form.errors
+
+
+def test_adding_a_broadcast_publishes_it(sender: Client, seen: list[Event]) -> None:
+    assert sender.post(ADD, form('{"text": "Closing soon"}')).status_code == 302
+    ((group, name, data, offset),) = [(e.group, e.name, e.json(), e.offset) for e in seen]
+    assert (group, name, data, offset) == ("orders", "announcement", {"text": "Closing soon"}, 1)
+    row = Broadcast.objects.get()
+    assert row.sent_by is not None
+    assert row.sent_by.username == "staff 0"
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [('"<b>Hi</b>"', "<b>Hi</b>"), ('{"a": 1}', '{"a":1}'), ("[1, 2]", "[1,2]"), ("5", "5")],
+)
+def test_a_json_string_goes_out_as_text_and_the_rest_as_json(
+    sender: Client, seen: list[Event], typed: str, sent: str
+) -> None:
+    assert sender.post(ADD, form(typed)).status_code == 302
+    assert [event.data for event in seen] == [sent]
+
+
+@pytest.mark.parametrize("typed", ["", "null"])
+def test_data_may_be_left_empty(sender: Client, seen: list[Event], typed: str) -> None:
+    assert sender.post(ADD, form(typed)).status_code == 302
+    assert len(seen) == 1
+
+
+def test_a_broadcast_is_in_the_admins_log(sender: Client) -> None:
+    sender.post(ADD, form('"x"'))
+    entry = LogEntry.objects.get()
+    assert entry.action_flag == ADDITION
+    assert entry.get_edited_object() == Broadcast.objects.get()
+    assert entry.user.username == "staff 0"
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"group": "bad name"}, "group"),
+        ({"group": "sse.x"}, "group"),
+        ({"group": ""}, "group"),
+        ({"event": "two words"}, "event"),
+        ({"event": "sse.open"}, "event"),
+        ({"data": "{"}, "data"),
+        ({"data": "NaN"}, "data"),
+        ({"data": '"\\ud800"'}, "data"),
+    ],
+)
+def test_what_could_not_be_published_is_an_error_of_the_form(
+    sender: Client, seen: list[Event], fields: dict[str, str], wrong: str
+) -> None:
+    answer = sender.post(ADD, {**form('"x"'), **fields})
+    assert wrong in errors(answer)
+    assert seen == []
+    assert not Broadcast.objects.exists()
+
+
+def test_data_over_the_size_limit_is_an_error_of_the_form(
+    sender: Client, seen: list[Event]
+) -> None:
+    with override_settings(SSE_APP={"MAX_EVENT_BYTES": 100}):
+        answer = sender.post(ADD, form(json.dumps("x" * 200)))
+    assert "data" in errors(answer)
+    assert seen == []
+    assert not Broadcast.objects.exists()
+
+
+def test_what_was_sent_can_be_looked_at_and_not_be_changed(
+    sender: Client, seen: list[Event]
+) -> None:
+    sender.post(ADD, form('"x"'))
+    row = Broadcast.objects.get()
+    page = f"{LIST}{row.pk}/change/"
+    answer = sender.get(page)
+    assert answer.status_code == 200
+    assert b'name="group"' not in answer.content
+    assert sender.get(LIST).status_code == 200
+    assert sender.post(page, form('"other"')).status_code == 403
+    assert sender.post(f"{LIST}{row.pk}/delete/", {"post": "yes"}).status_code == 403
+    row.refresh_from_db()
+    assert row.data == "x"
+    assert len(seen) == 1
+
+
+def test_even_a_superuser_does_not_change_what_was_sent(sender: Client) -> None:
+    sender.post(ADD, form('"x"'))
+    root = Client()
+    root.force_login(User.objects.create_superuser("root"))
+    pk = Broadcast.objects.get().pk
+    assert root.post(f"{LIST}{pk}/change/", form('"other"')).status_code == 403
+    assert root.get(f"{LIST}{pk}/delete/").status_code == 403
+
+
+def test_sending_needs_its_own_permission(seen: list[Event]) -> None:
+    viewer = staff("sse_app.view_broadcast")
+    assert viewer.get(LIST).status_code == 200
+    assert viewer.get(ADD).status_code == 403
+    assert viewer.post(ADD, form('"x"')).status_code == 403
+    nobody = staff()
+    assert nobody.get(LIST).status_code == 403
+    assert nobody.post(ADD, form('"x"')).status_code == 403
+    assert seen == []
+
+
+def test_a_broadcast_outlives_who_sent_it(sender: Client) -> None:
+    sender.post(ADD, form('"x"'))
+    LogEntry.objects.all().delete()
+    User.objects.all().delete()
+    assert Broadcast.objects.get().sent_by is None
+
+
+# --- the action ---
+
+
+@pytest.fixture
+def orders(seen: list[Event]) -> list[Order]:
+    made = [Order.objects.create(customer="Ada", item=f"Lamp {n}", total=5) for n in range(3)]
+    seen.clear()
+    return made
+
+
+def act(client: Client, *orders: Order) -> Any:
+    chosen = [str(order.pk) for order in orders]
+    return client.post(ORDERS, {"action": "broadcast_selected", "_selected_action": chosen})
+
+
+def test_the_action_broadcasts_the_selected_orders(seen: list[Event], orders: list[Order]) -> None:
+    client = staff(PERMISSION, "project.view_order")
+    assert act(client, *orders[:2]).status_code == 302
+    assert {event.group for event in seen} == {"orders"}
+    assert {event.name for event in seen} == {BroadcastActionMixin.broadcast_event}
+    assert {event.json()["pk"] for event in seen} == {order.pk for order in orders[:2]}
+    entries = LogEntry.objects.filter(action_flag=CHANGE)
+    assert {entry.object_id for entry in entries} == {str(order.pk) for order in orders[:2]}
+
+
+def test_the_action_is_offered_to_those_only_who_may_send(
+    seen: list[Event], orders: list[Order]
+) -> None:
+    able = staff(PERMISSION, "project.view_order")
+    unable = staff("project.view_order", "project.change_order")
+    assert b"broadcast_selected" in able.get(ORDERS).content
+    assert b"broadcast_selected" not in unable.get(ORDERS).content
+    act(unable, *orders)
+    assert seen == []
+    assert not LogEntry.objects.exists()
