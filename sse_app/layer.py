@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from channels.layers import channel_layers
@@ -80,12 +80,14 @@ class Outbox:
         self._waiting: deque[Event | threading.Event] = deque(maxlen=WAITING_EVENTS)
         self._task: asyncio.Task[None] | None = None
 
-    def put(self, events: Iterable[Event]) -> threading.Event:
+    def put(self, events: Sequence[Event]) -> threading.Event:
         """Queue `events`, from any thread; what it returns is set when they have been sent.
 
         When ten thousand wait, the oldest are dropped: the log heals them.
         """
         done = threading.Event()
+        if len(self._waiting) + len(events) >= WAITING_EVENTS:
+            logger.warning("More than %d events wait for the channel layer.", WAITING_EVENTS)
         self._waiting.extend(events)
         self._waiting.append(done)
         if _running_loop() is self.loop:

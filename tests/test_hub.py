@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +25,6 @@ class BadLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no t
     """Loses half of the messages, and doubles and delays others."""
 
     random = random.Random(SEED)
-    fails = 0
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         for _ in range(self.random.choice([0, 0, 1, 2])):
@@ -35,12 +35,6 @@ class BadLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no t
                 )
             else:
                 await super().group_send(group, message)
-
-    async def receive(self, channel: str) -> Any:
-        if type(self).fails:
-            type(self).fails -= 1
-            raise ConnectionError("the layer is away")
-        return await super().receive(channel)
 
 
 class ListSink(Sink):
@@ -128,20 +122,85 @@ async def test_lost_doubled_and_reordered_messages_are_healed_from_the_log() -> 
     assert running_hubs() == []
 
 
-@pytest.mark.usefixtures("bad_layer")
+class FailingLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no types
+    """Loses or fails as often as a test asks."""
+
+    losses = 0
+    failures = 0
+    lost: asyncio.Event
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        if type(self).losses:
+            type(self).losses -= 1
+            self.lost.set()
+        else:
+            await super().group_send(group, message)
+
+    async def receive(self, channel: str) -> Any:
+        message = await super().receive(channel)
+        if type(self).failures:
+            type(self).failures -= 1
+            raise ConnectionError("the layer is away")
+        return message
+
+
+@pytest.fixture
+def failing_layer(settings: Any) -> Iterator[None]:
+    # No check of the heads comes in time to help.
+    settings.SSE_APP = {"EVENT_LOG": "sse_app.eventlog.MemoryEventLog", "CHECK_INTERVAL": 600}
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "tests.test_hub.FailingLayer"}}
+    yield
+    FailingLayer.losses = FailingLayer.failures = 0
+    channel_layers.backends.clear()
+
+
+@pytest.mark.usefixtures("failing_layer")
+async def test_a_jump_is_healed_without_waiting_for_the_check() -> None:
+    reader = await Reader().start("g")
+    publish("g", "n", "0")
+    await reader.sink.until("0")
+    FailingLayer.losses = 1
+    FailingLayer.lost = asyncio.Event()
+    publish("g", "n", "1")
+    await FailingLayer.lost.wait()
+    publish("g", "n", "2")
+    await reader.sink.until("2")
+    assert reader.sink.seen == ["0", "1", "2"]
+    await reader.stop()
+
+
+@pytest.mark.usefixtures("failing_layer")
 async def test_a_receive_loop_that_fails_begins_again_and_misses_nothing() -> None:
     reader = await Reader().start("g")
     for n in range(3):
-        BadLayer.fails = 1
+        FailingLayer.failures = 1
         publish("g", "n", str(n))
         await reader.sink.until(str(n))
-    assert reader.sink.seen == ["0", "1", "2"]
+    publish("g", "n", "passing", durable=False)
+    await reader.sink.until("passing")
+    assert reader.sink.seen == ["0", "1", "2", "passing"]
+    await reader.stop()
+
+
+@pytest.mark.usefixtures("failing_layer")
+async def test_a_plain_thread_publishes_by_way_of_the_hubs_loop() -> None:
+    # In debug mode asyncio refuses to be touched from another thread.
+    asyncio.get_running_loop().set_debug(True)
+    reader = await Reader().start("g")
+    thread = threading.Thread(target=lambda: publish("g", "n", "x", durable=False))
+    thread.start()
+    await reader.sink.until("x")
+    thread.join()
     await reader.stop()
 
 
 @pytest.mark.usefixtures("memory")
 async def test_a_reader_that_lags_reads_the_log_and_gets_the_latest_per_key() -> None:
     slow, quick = await Reader().start("g"), await Reader().start("g")
+    publish("g", "n", "both are live")
+    for reader in (slow, quick):
+        await reader.sink.until("both are live")
+    slow.sink.seen.clear()
     slow.sink.open.clear()
     for n in range(700):
         publish("g", "n", str(n))
