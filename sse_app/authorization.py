@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -17,9 +17,23 @@ from .conf import settings
 from .groups import matches
 
 
+def public_patterns() -> Sequence[str]:
+    """Return the setting `PUBLIC_GROUPS`.
+
+    Raises `ImproperlyConfigured` for what is no list: the characters of `"chat.*"` would be
+    patterns too, and one of them is `*`.
+    """
+    patterns = settings().PUBLIC_GROUPS
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        raise ImproperlyConfigured(
+            f"SSE_APP['PUBLIC_GROUPS'] is {patterns!r}; it must be a list, for example ['chat.*']."
+        )
+    return patterns
+
+
 def is_public(groups: Iterable[str]) -> bool:
     """Whether anyone may listen to all of `groups`."""
-    return all(matches(group, settings().PUBLIC_GROUPS) for group in groups)
+    return all(matches(group, public_patterns()) for group in groups)
 
 
 async def may_listen(user: Any, groups: Iterable[str], request: HttpRequest) -> bool:
@@ -52,7 +66,7 @@ def may_speak(user: Any, group: str, event: str, request: HttpRequest) -> bool:
 
 def _granted(user: Any, group: str) -> bool:
     own = user is not None and user.is_authenticated and group == f"user.{user.pk}"
-    return own or matches(group, settings().PUBLIC_GROUPS)
+    return own or matches(group, public_patterns())
 
 
 async def _call(decide: Callable[..., Any], *args: Any) -> bool:
@@ -74,9 +88,10 @@ def policy(key: str) -> Callable[..., Any] | None:
 def _imported(key: str, path: str) -> Callable[..., Any]:
     try:
         found: Any = import_string(path)
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise ImproperlyConfigured(
-            f"SSE_APP[{key!r}] names {path!r}, which can't be imported: {error}."
+            f"SSE_APP[{key!r}] names {path!r}, which can't be imported ({error}); "
+            "give the dotted path of a function."
         ) from error
     if not callable(found):
         raise ImproperlyConfigured(f"SSE_APP[{key!r}] names {path!r}, which is not callable.")

@@ -200,7 +200,8 @@ def _wrap_in_atomic(model: type[models.Model], method: str) -> None:
 
     @functools.wraps(original)
     def wrapped(self: models.Model, *args: Any, **kwargs: Any) -> Any:
-        using = kwargs.get("using") or router.db_for_write(type(self), instance=self)
+        using = kwargs.get("using") or (args[0] if method == "delete" and args else None)
+        using = using or router.db_for_write(type(self), instance=self)
         with transaction.atomic(using=using):
             return original(self, *args, **kwargs)
 

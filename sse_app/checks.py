@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -29,16 +30,16 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 def _values() -> Iterator[CheckMessage]:
-    for pattern in settings().PUBLIC_GROUPS:
-        try:
+    try:
+        for pattern in authorization.public_patterns():
             validate_pattern(pattern)
-        except ValueError as error:
-            yield Error(f"SSE_APP['PUBLIC_GROUPS']: {error}", id="sse_app.E002")
+    except (ValueError, ImproperlyConfigured) as error:
+        yield Error(f"SSE_APP['PUBLIC_GROUPS']: {error}", id="sse_app.E002")
     for key in _POSITIVE:
         value = getattr(settings(), key)
         if value is None and key in _OPTIONAL:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        if not _is_positive(value):
             yield Error(
                 f"SSE_APP[{key!r}] is {value!r}; it must be a number above 0.", id="sse_app.E003"
             )
@@ -46,14 +47,20 @@ def _values() -> Iterator[CheckMessage]:
     if not (
         isinstance(retry, tuple | list)
         and len(retry) == 2
-        and all(isinstance(part, int | float) for part in retry)
-        and 0 < retry[0] <= retry[1]
+        and all(map(_is_positive, retry))
+        and retry[0] <= retry[1]
     ):
         yield Error(
             f"SSE_APP['RETRY'] is {retry!r}; it must be two numbers of seconds, the lowest and "
             "the highest, for example (2.0, 5.0).",
             id="sse_app.E003",
         )
+
+
+def _is_positive(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isfinite(value) and value > 0
 
 
 _OPTIONAL = {"REPLAY_EVENTS", "CHECK_INTERVAL"}

@@ -136,6 +136,17 @@ class Event:
         """Return the event at its place in the group's log."""
         return replace(self, epoch=epoch, offset=offset)
 
+    def limited(self, most: int) -> Self:
+        """Return the event if it has at most `most` bytes on the wire, else raise `ValueError`."""
+        size = len(self.block)
+        if size > most:
+            raise ValueError(
+                f"The event {self.name!r} for group {self.group!r} has {size} bytes on the wire, "
+                f"more than SSE_APP['MAX_EVENT_BYTES'] = {most}. Publish a reference; let pages "
+                "fetch the rest."
+            )
+        return self
+
     def json(self) -> Any:
         """Return the data parsed as JSON; raises `ValueError` if it isn't."""
         return json.loads(self.data)

@@ -7,7 +7,8 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .events import DEFAULT_NAME, to_text, validate_name
+from .conf import settings as sse_settings
+from .events import DEFAULT_NAME, Event, validate_name
 from .groups import validate_group
 
 
@@ -60,6 +61,7 @@ class StoredEvent(models.Model):
 
 
 def group_validator(value: str) -> None:
+    """Raise `ValidationError` unless `value` is a group's name."""
     try:
         validate_group(value)
     except ValueError as error:
@@ -67,6 +69,7 @@ def group_validator(value: str) -> None:
 
 
 def name_validator(value: str) -> None:
+    """Raise `ValidationError` unless `value` is an event's name."""
     try:
         validate_name(value)
     except ValueError as error:
@@ -113,8 +116,16 @@ class Broadcast(models.Model):
         return f"{self.event} → {self.group}"
 
     def clean(self) -> None:
-        """Refuse data that could not be published."""
+        """Refuse what could not be published; no data at all is an empty object."""
+        if self.data is None:
+            self.data = {}
         try:
-            to_text(self.data)
+            validate_group(self.group)
+            validate_name(self.event)
+        except ValueError:
+            return  # Their own fields say so.
+        try:
+            event = Event.of(self.group, self.event, self.data)
+            event.limited(sse_settings().MAX_EVENT_BYTES)
         except (TypeError, ValueError) as error:
             raise ValidationError({"data": str(error)}) from error

@@ -92,13 +92,7 @@ async def apublish_many(
 
 def _make(group: str, name: str, data: object, *, durable: bool, key: str | None) -> Event:
     event = Event.of(group, name, data, durable=durable, key=key)
-    size, most = len(event.block), settings().MAX_EVENT_BYTES
-    if size > most:
-        raise ValueError(
-            f"The event {name!r} for group {group!r} has {size} bytes on the wire, more than "
-            f"SSE_APP['MAX_EVENT_BYTES'] = {most}. Publish a reference; let pages fetch the rest."
-        )
-    return event
+    return event.limited(settings().MAX_EVENT_BYTES)
 
 
 def _checked(immediate: bool, durable: bool) -> bool:
