@@ -1,0 +1,226 @@
+"""The outermost guard, and composing the parts by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from asgiref.testing import ApplicationCommunicator
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.contrib.auth.models import User
+
+from sse_app import publish
+from sse_app.asgi import guard, is_stream
+from sse_app.consumers import EventStreamConsumer
+from sse_app.hub import running_hubs
+from sse_app.routing import event_stream_urlpatterns
+
+from .parser import Parser
+
+START = {"type": "http.response.start", "status": 200, "headers": []}
+
+
+def scope(path: str = "/events/", query: str = "", **more: Any) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "query_string": query.encode(),
+        "headers": [(b"host", b"localhost")],
+        **more,
+    }
+
+
+class Request:
+    """One request to an ASGI application in this process, read with the independent parser."""
+
+    def __init__(self, application: Any, asked: dict[str, Any]) -> None:
+        self.communicator = ApplicationCommunicator(application, asked)
+        self.parser = Parser()
+        self.ended = False
+
+    async def start(self) -> int:
+        await self.communicator.send_input({"type": "http.request"})
+        return int((await self.communicator.receive_output(5))["status"])
+
+    async def body(self) -> bytes:
+        message = await self.communicator.receive_output(5)
+        self.ended = not message.get("more_body", False)
+        self.parser.feed(message.get("body", b""))
+        return bytes(message.get("body", b""))
+
+    async def until(self, data: str) -> None:
+        while data not in [event.data for event in self.parser.events]:
+            await self.body()
+
+    async def leave(self) -> None:
+        await self.communicator.send_input({"type": "http.disconnect"})
+        await self.communicator.wait(5)
+
+
+@pytest.fixture
+def memory(settings: Any) -> None:
+    settings.SSE_APP = {
+        "EVENT_LOG": "sse_app.eventlog.MemoryEventLog",
+        "PUBLIC_GROUPS": ["open.*"],
+    }
+
+
+async def test_an_exception_before_the_response_is_busy_for_a_stream() -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    request = Request(guard(fails, busy=True), scope())
+    assert await request.start() == 200
+    while not request.ended:
+        await request.body()
+    (busy,) = request.parser.events
+    assert (busy.name, busy.json()) == ("sse.busy", {"reason": "error"})
+    await request.communicator.wait(5)
+
+
+async def test_an_exception_before_the_response_of_another_application_is_the_servers() -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        await guard(fails, busy=False)(scope(), None, None)
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_an_exception_after_the_start_ends_the_response_and_escapes_nobody(
+    busy: bool,
+) -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        raise RuntimeError("on purpose")
+
+    request = Request(guard(fails, busy=busy), scope())
+    assert await request.start() == 200
+    assert await request.body() == b"begun"
+    await request.body()
+    assert request.ended
+    await request.communicator.wait(5)
+
+
+async def test_a_cancelled_response_is_ended_too() -> None:
+    began = asyncio.Event()
+    sent: list[dict[str, Any]] = []
+
+    async def waits(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        began.set()
+        await asyncio.Event().wait()
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    task = asyncio.create_task(guard(waits, busy=True)(scope(), None, send))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "expected"),
+    [
+        ("/events/", "", True),
+        ("/events", "", True),
+        ("/events/send/", "", False),
+        ("/eventsx", "", False),
+        ("/", "", False),
+        ("/below/events/", "/below", True),
+        ("/none/at/all", "", False),
+    ],
+)
+def test_the_stream_is_found_by_its_route(path: str, root: str, expected: bool) -> None:
+    assert is_stream(scope(path, root_path=root)) is expected
+
+
+@pytest.mark.usefixtures("memory")
+async def test_fixed_groups_are_open_to_whoever_reaches_the_consumer() -> None:
+    consumer = EventStreamConsumer.as_asgi(groups=["internal"])
+    request = Request(consumer, scope(query="group=ignored"))
+    assert await request.start() == 200
+    await request.body()
+    assert request.parser.events[0].json()["groups"] == ["internal"]
+    publish("internal", "n", "1")
+    await request.until("1")
+    await request.leave()
+    assert running_hubs() == []
+
+
+def test_fixed_groups_must_be_group_names() -> None:
+    with pytest.raises(ValueError, match="'not a group'"):
+        EventStreamConsumer(groups=["not a group"])
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_subclass_decides_who_may_listen() -> None:
+    class Everybody(EventStreamConsumer):
+        async def authorize(self, user: Any, groups: Any, request: Any) -> bool:
+            return bool(request.GET.get("please"))
+
+    assert await Request(Everybody.as_asgi(), scope(query="group=x")).start() == 403
+    polite = Request(Everybody.as_asgi(), scope(query="group=x&please=1"))
+    assert await polite.start() == 200
+    await polite.leave()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("memory")
+async def test_the_parts_compose_by_hand_with_the_middleware_of_channels() -> None:
+    user = await User.objects.acreate(username="dora")
+    routes = URLRouter(event_stream_urlpatterns("live/"))
+    application = ProtocolTypeRouter({"http": AuthMiddlewareStack(routes)})
+    for path in ("/live/", "/live"):
+        request = Request(application, scope(path, "group=open.a"))
+        assert await request.start() == 200
+        await request.leave()
+    own = f"group=user.{user.pk}"
+    assert await Request(application, scope("/live/", own)).start() == 403
+
+    async def signed_in(asked: dict[str, Any], receive: Any, send: Any) -> None:
+        await routes({**asked, "user": user, "session": {}}, receive, send)
+
+    request = Request(signed_in, scope("/live/", own))
+    assert await request.start() == 200
+    await request.leave()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_policy_decides_and_its_failure_is_busy(settings: Any) -> None:
+    consumer = EventStreamConsumer.as_asgi()
+    for policy, group, status, first in (
+        ("allow", "yes.1", 200, "sse.open"),
+        ("allow", "no.1", 403, None),
+        ("aallow", "yes.1", 200, "sse.open"),
+        ("broken", "yes.1", 200, "sse.busy"),
+    ):
+        settings.SSE_APP = {
+            "EVENT_LOG": "sse_app.eventlog.MemoryEventLog",
+            "MAY_LISTEN": f"tests.test_asgi.{policy}",
+        }
+        request = Request(consumer, scope(query=f"group={group}"))
+        assert await request.start() == status
+        if first:
+            await request.body()
+            assert request.parser.events[0].name == first
+        await request.leave()
+
+
+def allow(user: Any, group: str, request: Any) -> bool:
+    return group.startswith("yes.")
+
+
+async def aallow(user: Any, group: str, request: Any) -> bool:
+    return group.startswith("yes.")
+
+
+def broken(user: Any, group: str, request: Any) -> bool:
+    raise RuntimeError("on purpose")
