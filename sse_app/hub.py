@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection
-from typing import Final
+from typing import ClassVar, Final
 from weakref import WeakKeyDictionary
 
 from channels.db import database_sync_to_async
@@ -38,12 +38,15 @@ logger = logging.getLogger("sse_app")
 class Hub:
     """Topics, subscriptions and the tasks that serve them. Used on its own loop only."""
 
+    #: Is the process about to stop? Set for all hubs, those to come included.
+    draining: ClassVar[bool] = False
+
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.topics: dict[str, Topic] = {}
         self.subscriptions: set[Subscription] = set()
         self.tickers: set[Callable[[float], None]] = set()
-        self.draining = False
+        self._closed = False
         self._mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._healing: dict[str, asyncio.Task[None]] = {}
@@ -73,7 +76,7 @@ class Hub:
             topic = self.topics.setdefault(group, Topic(group))
             topic.subscriptions.add(subscription)
             if topic.position is None and group not in self._starting:
-                self._starting[group] = self.loop.create_task(self._start(topic))
+                self._starting[group] = self.loop.create_task(self._start(group))
         try:
             for group in subscription.groups:
                 if group in self._starting:
@@ -100,6 +103,8 @@ class Hub:
             return
         for group in empty:
             await self._mailbox.leave(group)
+            if group in self.topics:  # Somebody came while the layer took its time.
+                await self._mailbox.join(group)
 
     def position(self, group: str) -> Position:
         """Return up to where the topic of a joined group was served."""
@@ -165,8 +170,7 @@ class Hub:
 
     async def _heal(self, group: str) -> None:
         await asyncio.sleep(GRACE_SECONDS)
-        topic = self.topics.get(group)
-        while topic is not None and topic.position is not None:
+        while (topic := self.topics.get(group)) is not None and topic.position is not None:
             try:
                 events = await event_log().asince(group, topic.position, PAGE_EVENTS)
             except Discontinuity as lost:
@@ -193,16 +197,19 @@ class Hub:
         heads = await log.aheads([topic.group])
         topic.restart("epoch", heads[topic.group])
 
-    async def _start(self, topic: Topic) -> None:
+    async def _start(self, group: str) -> None:
         """Join the group on the layer, then read its head: what comes between is kept."""
         try:
-            await self._mailbox.join(topic.group)
-            heads = await event_log().aheads([topic.group])
-            topic.start(heads[topic.group])
-            if topic.has_gap:
-                self._heal_soon(topic.group)
+            await self._mailbox.join(group)
+            heads = await event_log().aheads([group])
+            # Looked up only now: the last reader may have left, and another made the topic anew.
+            topic = self.topics.get(group)
+            if topic is not None and topic.position is None:
+                topic.start(heads[group])
+                if topic.has_gap:
+                    self._heal_soon(group)
         finally:
-            self._starting.pop(topic.group, None)
+            self._starting.pop(group, None)
 
     # --- what time and other processes bring ---
 
@@ -230,7 +237,10 @@ class Hub:
             await _logged(self.check)
 
     async def close(self) -> None:
-        """Stop every task; a later subscription gets another hub."""
+        """Stop every task; a later subscription gets another hub. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
         if _hubs.get(self.loop) is self:
             del _hubs[self.loop]
         layer.release(self.loop)

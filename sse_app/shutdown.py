@@ -12,7 +12,7 @@ import sys
 from functools import partial
 from typing import Any, Final
 
-from .hub import running_hubs
+from .hub import Hub, running_hubs
 
 FAREWELL_SECONDS: Final = 3.0
 
@@ -35,8 +35,8 @@ def _close_streams() -> Any:
     """Close all streams; Twisted waits for the `Deferred` that is returned."""
     from twisted.internet.defer import Deferred
 
+    Hub.draining = True
     for hub in running_hubs():
-        hub.draining = True
         for subscription in list(hub.subscriptions):
             subscription.close("shutdown")
     return Deferred.fromFuture(asyncio.ensure_future(_streams_ended()))

@@ -284,3 +284,86 @@ async def test_many_readers_at_one_place_cost_one_read(monkeypatch: pytest.Monke
         await reader.stop()
     assert reads <= 3
     await holder.stop()
+
+
+async def turns() -> None:
+    """Let the loop turn until whatever can go on without the layer has done so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class SlowLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no types
+    """Lets a test hold what joins and leaves groups."""
+
+    gate: asyncio.Event
+
+    async def group_add(self, group: str, channel: str) -> None:
+        await self.gate.wait()
+        await super().group_add(group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        await self.gate.wait()
+        await super().group_discard(group, channel)
+
+
+@pytest.fixture
+def slow_layer(failing_layer: None, settings: Any) -> Iterator[None]:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "tests.test_hub.SlowLayer"}}
+    yield
+    channel_layers.backends.clear()
+
+
+@pytest.mark.usefixtures("slow_layer")
+async def test_a_group_left_while_it_starts_is_served_to_the_next_reader() -> None:
+    SlowLayer.gate = asyncio.Event()
+    other = asyncio.create_task(Reader().start("other"))
+    first = asyncio.create_task(Reader().start("g"))
+    await turns()
+    first.cancel()
+    await turns()
+    second = asyncio.create_task(Reader().start("g"))
+    await turns()
+    SlowLayer.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    reader = await second
+    publish("g", "n", "here", durable=False)
+    await reader.sink.until("here")
+    await reader.stop()
+    await (await other).stop()
+    assert running_hubs() == []
+
+
+@pytest.mark.usefixtures("slow_layer")
+async def test_a_group_left_and_joined_again_at_once_stays_joined() -> None:
+    SlowLayer.gate = asyncio.Event()
+    SlowLayer.gate.set()
+    other = await Reader().start("other")
+    first = await Reader().start("g")
+    SlowLayer.gate.clear()
+    leaving = asyncio.create_task(first.stop())
+    await turns()
+    assert first.subscription not in other.hub.subscriptions
+    second = asyncio.create_task(Reader().start("g"))
+    await turns()
+    SlowLayer.gate.set()
+    await leaving
+    reader = await second
+    publish("g", "n", "here", durable=False)
+    await reader.sink.until("here")
+    await reader.stop()
+    await other.stop()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_reader_that_leaves_twice_takes_nothing_from_the_next_hub() -> None:
+    first = await Reader().start("g")
+    await first.stop()
+    second = await Reader().start("g")
+    await first.hub.leave(first.subscription)
+    asyncio.get_running_loop().set_debug(True)
+    thread = threading.Thread(target=lambda: publish("g", "n", "x", durable=False))
+    thread.start()
+    await second.sink.until("x")
+    thread.join()
+    await second.stop()

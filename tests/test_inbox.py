@@ -364,3 +364,12 @@ def test_a_chat_message_that_does_not_fit_is_422_and_publishes_nothing(
 def test_a_stranger_cannot_chat(seen: list[Event]) -> None:
     assert Page().send("chat.lobby", "chat.message", {"text": "x"}).status_code == 403
     assert seen == []
+
+
+@pytest.mark.django_db
+def test_csrf_is_checked_also_without_djangos_middleware(settings: Any) -> None:
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "csrf" not in name]
+    client = Client(enforce_csrf_checks=True)
+    answer = client.post("/events/send/", "{}", content_type="application/json")
+    assert answer.status_code == 403
+    assert b"CSRF" in answer.content
