@@ -193,6 +193,8 @@ async def test_the_parts_compose_by_hand_with_the_middleware_of_channels() -> No
     await request.leave()
 
 
+# A sync policy runs where database work does, which looks after old connections.
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("memory")
 async def test_a_policy_decides_and_its_failure_is_busy(settings: Any) -> None:
     consumer = EventStreamConsumer.as_asgi()
