@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import time
 from collections.abc import Callable
 
 import httpx
@@ -29,42 +28,29 @@ async def test_a_stream_opens_with_retry_headers_and_a_position(daphne: Daphne) 
 
 
 @pytest.mark.parametrize("how", ["publish", "apublish", "publish-in-thread"])
-async def test_what_this_process_publishes_arrives_within_100_ms(daphne: Daphne, how: str) -> None:
+async def test_what_this_process_publishes_arrives_without_waiting_for_the_check(
+    make_daphne: Callable[..., Daphne], how: str
+) -> None:
+    daphne = make_daphne(CHECK_INTERVAL=600)
     async with daphne.stream("group=orders") as stream:
         await stream.next()
-        await asyncio.to_thread(daphne.publish, "orders", "warm", "up", how)
-        await stream.next()
-        # Measured from before the request, the best of five: the machine may be busy elsewhere.
-        took = []
         for n in range(5):
-            began = time.monotonic()
-            sending = asyncio.create_task(
-                asyncio.to_thread(daphne.publish, "orders", "named", f"n {n}", how)
-            )
+            await asyncio.to_thread(daphne.publish, "orders", "named", f"n {n}", how)
             event = await stream.next()
-            took.append(time.monotonic() - began)
-            await sending
             assert (event.name, event.data) == ("named", f"n {n}")
-    assert min(took) < 0.1
 
 
-async def test_what_another_process_publishes_arrives_within_100_ms_on_sqlite(
+async def test_on_sqlite_another_process_publishes_without_waiting_for_the_check(
     make_daphne: Callable[..., Daphne],
 ) -> None:
-    daphne = make_daphne(CHECK_INTERVAL=60)  # so that only watching the file can tell
-    code = (
-        "import time; from sse_app import publish\n"
-        "for n in range(5): publish('orders', 'named', str(time.time())); time.sleep(0.3)"
-    )
+    daphne = make_daphne(CHECK_INTERVAL=600)  # so that only watching the file can tell
     async with daphne.stream("group=orders") as stream:
         await stream.next()
-        publishing = asyncio.create_task(asyncio.to_thread(daphne.shell, code))
-        took = []
-        for _ in range(5):
-            event = await stream.next()
-            took.append(time.time() - float(event.data))
-        await publishing
-    assert min(took) < 0.1
+        for n in range(2):
+            await asyncio.to_thread(
+                daphne.shell, f"from sse_app import publish\npublish('orders', 'named', '{n}')"
+            )
+            assert (await stream.next()).data == str(n)
 
 
 async def test_with_redis_other_processes_get_durable_and_passing_events(
