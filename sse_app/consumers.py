@@ -180,12 +180,14 @@ class EventStreamConsumer(AsyncHttpConsumer):
         finally:
             watching.cancel()
             hub.tickers.discard(stream.tick)
-            if opened:
-                stream.farewell()
-                await transport.finish()
-            await hub.leave(stream.subscription)
-            if opened:
-                await signals.stream_closed.asend_robust(sender=type(self), stream=stream)
+            try:
+                if opened:
+                    stream.farewell()
+                    await transport.finish()
+            finally:
+                await hub.leave(stream.subscription)
+                if opened:
+                    await signals.stream_closed.asend_robust(sender=type(self), stream=stream)
 
     def make_transport(self) -> Transport:
         """Return the transport of this response."""
@@ -205,7 +207,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
         stream.start_at(start.positions)
         stream.open(recovered=start.recovered, missed=start.missed)
         for group, (reason, head) in start.resets.items():
-            stream.subscription.restart(group, reason, head)
+            stream.subscription.begin_with_reset(group, reason, head)
         hub.tickers.add(stream.tick)
         await signals.stream_opened.asend_robust(sender=type(self), stream=stream)
         await stream.subscription.run(hub)

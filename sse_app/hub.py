@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from typing import ClassVar, Final
 from weakref import WeakKeyDictionary
 
@@ -25,6 +25,7 @@ from .eventlog import Discontinuity, event_log
 from .events import Event
 from .mailbox import Mailbox
 from .subscriptions import Subscription
+from .timers import every, logged
 from .topics import Topic
 
 PAGE_EVENTS: Final = 500
@@ -58,10 +59,10 @@ class Hub:
         self._tasks = [
             self.loop.create_task(self._mailbox.receive()),
             self.loop.create_task(self._check_on_change()),
-            self.loop.create_task(_every(_check_interval, self.check)),
-            self.loop.create_task(_every(lambda: settings().SWEEP_INTERVAL, self._sweep)),
-            self.loop.create_task(_every(lambda: REJOIN_SECONDS, self._mailbox.join_all)),
-            self.loop.create_task(_every(_tick_interval, self._tick)),
+            self.loop.create_task(every(_check_interval, self.check)),
+            self.loop.create_task(every(lambda: settings().SWEEP_INTERVAL, self._sweep)),
+            self.loop.create_task(every(lambda: REJOIN_SECONDS, self._mailbox.join_all)),
+            self.loop.create_task(every(_tick_interval, self._tick)),
         ]
 
     # --- subscriptions ---
@@ -99,7 +100,7 @@ class Hub:
                 del self.topics[group]
                 empty.append(group)
         if not self.subscriptions:
-            await self.close()
+            await self.close(empty)
             return
         for group in empty:
             await self._mailbox.leave(group)
@@ -163,14 +164,19 @@ class Hub:
 
     def _heal_soon(self, group: str) -> asyncio.Task[None]:
         task = self._healing.get(group)
-        if task is None:
+        if task is None or task.done():
             task = self._healing[group] = self.loop.create_task(self._heal(group))
-            task.add_done_callback(lambda _: self._healing.pop(group, None))
+            task.add_done_callback(lambda done: self._healed(group, done))
         return task
+
+    def _healed(self, group: str, task: asyncio.Task[None]) -> None:
+        if self._healing.get(group) is task:
+            del self._healing[group]
 
     async def _heal(self, group: str) -> None:
         await asyncio.sleep(GRACE_SECONDS)
         while (topic := self.topics.get(group)) is not None and topic.position is not None:
+            ahead = topic.ahead
             try:
                 events = await event_log().asince(group, topic.position, PAGE_EVENTS)
             except Discontinuity as lost:
@@ -182,8 +188,9 @@ class Hub:
                 return
             topic.advance(events)
             if len(events) < PAGE_EVENTS:
-                topic.forget_ahead()
-                return
+                topic.forget_ahead(ahead)
+                if not topic.has_gap:
+                    return
 
     async def _restart(self, topic: Topic, lost: Discontinuity) -> None:
         if lost.reason != "future":
@@ -234,9 +241,9 @@ class Hub:
             self._changed.clear()
             # Most commits are this process's own and arrive by the layer meanwhile.
             await asyncio.sleep(GRACE_SECONDS)
-            await _logged(self.check)
+            await logged(self.check)
 
-    async def close(self) -> None:
+    async def close(self, joined: Collection[str] = ()) -> None:
         """Stop every task; a later subscription gets another hub. Safe to call twice."""
         if self._closed:
             return
@@ -251,6 +258,8 @@ class Hub:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for group in joined:
+            await self._mailbox.leave(group)
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
@@ -283,16 +292,3 @@ def _check_interval() -> float:
 
 def _tick_interval() -> float:
     return min(1.0, settings().HEARTBEAT / 4)
-
-
-async def _every(interval: Callable[[], float], work: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        await asyncio.sleep(interval())
-        await _logged(work)
-
-
-async def _logged(work: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await work()
-    except Exception:
-        logger.warning("The hub's %s failed; it is tried again.", work, exc_info=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from .cursors import Cursor, Position
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
-from .topics import place_of
+from .topics import follows, place_of
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -90,9 +90,9 @@ class Subscription:
 
     def offer(self, event: Event) -> None:
         """Take the next event of a topic, if live; a lagging reader keeps the latest per key."""
-        if self.live and not self.sink.ready:
-            self._lag()
         place = place_of(event)
+        if self.live and not (self.sink.ready and self._is_next(event.group, place)):
+            self._lag()
         if self.live:
             self._take(event, place)
         elif place is None and self.close_reason is None and self._wanted(event):
@@ -103,12 +103,18 @@ class Subscription:
                 del kept[next(iter(kept))]
 
     def restart(self, group: str, reason: Reason, head: Position) -> None:
-        """Go on from `head` in `group`, and say that what came before is lost."""
+        """Go on from `head` in `group`, and say that what came before is lost.
+
+        One that is not live finds out by itself whether the log goes on from its own place.
+        """
         if self.live and self.sink.ready:
             self._reset(group, reason, head)
         else:
-            self._resets[group] = reason, head
             self._lag()
+
+    def begin_with_reset(self, group: str, reason: Reason, head: Position) -> None:
+        """Say first that the place asked for can't be continued; before the subscription runs."""
+        self._resets[group] = reason, head
 
     def move(self, positions: Mapping[str, Position]) -> None:
         """Stand at `positions`; before the subscription runs."""
@@ -134,10 +140,15 @@ class Subscription:
                 self._reset(behind, lost.reason, lost.head)
                 continue
             for event in events:
+                if self.close_reason is not None or not self.sink.ready:
+                    break  # The rest is read again from where this one stands.
                 self._take(event, place_of(event))
             if not events:
                 # The reader was served by a process that is ahead of this one.
                 await hub.heal(behind)
+
+    def _is_next(self, group: str, place: Position | None) -> bool:
+        return place is None or follows(place, self.positions[group])
 
     def _lag(self) -> None:
         self.live = False

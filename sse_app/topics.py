@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -13,6 +14,8 @@ from .events import Event
 
 if TYPE_CHECKING:
     from .subscriptions import Subscription
+
+logger = logging.getLogger("sse_app")
 
 RECENT_EVENTS: Final = 256
 RECENT_BYTES: Final = 1024 * 1024
@@ -83,11 +86,20 @@ class Topic:
         self._recent.clear()
         self._recent_bytes = 0
         for subscription in list(self.subscriptions):
-            subscription.restart(self.group, reason, head)
+            try:
+                subscription.restart(self.group, reason, head)
+            except Exception:
+                _end(subscription)
 
-    def forget_ahead(self) -> None:
-        """Drop what waits behind a gap: it will be read from the log."""
-        self._ahead.clear()
+    @property
+    def ahead(self) -> set[Position]:
+        """The places of the events that wait behind a gap."""
+        return set(self._ahead)
+
+    def forget_ahead(self, places: set[Position]) -> None:
+        """Drop what waits at `places`: a read of the log has shown that it is not there."""
+        for place in places:
+            self._ahead.pop(place, None)
 
     def recent(self, after: Position, limit: int) -> list[Event] | None:
         """Return the run after `after` from memory, or None if it is not all there."""
@@ -155,4 +167,13 @@ class Topic:
 
     def _fan_out(self, event: Event) -> None:
         for subscription in list(self.subscriptions):
-            subscription.offer(event)
+            try:
+                subscription.offer(event)
+            except Exception:
+                _end(subscription)
+
+
+def _end(subscription: Subscription) -> None:
+    """One reader's failure is its own: the others must not miss the event for it."""
+    logger.exception("A subscription failed and is closed.")
+    subscription.close("error")

@@ -87,7 +87,11 @@ class AsgiTransport(Transport):
             await asyncio.wait([writer], timeout=1.0)
             writer.cancel()
         if not self._broken:
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            try:
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            except Exception as error:
+                self._broken = True
+                logger.debug("The response could not be ended: %r", error)
 
     def check(self, now: float) -> None:
         if self._writer is not None and now - self._since > settings().STALL_SECONDS:
@@ -101,10 +105,12 @@ class AsgiTransport(Transport):
             self._since = time.monotonic()
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
             self._bytes = sum(map(len, self._waiting))
+        # Here and not when the task is seen to be done: what is written between needs a writer.
+        self._writer = None
 
     def _written(self, writer: asyncio.Task[None]) -> None:
-        self._writer = None
         if writer.cancelled() or writer.exception() is not None:
+            self._writer = None
             # Servers raise their own kinds of errors from send() when the client has gone.
             self._break()
 

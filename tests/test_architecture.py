@@ -32,6 +32,7 @@ RANKS = {
     "eventlog.database": 3,
     "eventlog": 4,
     "pages": 5,
+    "timers": 0,
     "topics": 5,
     "publishing": 5,
     "views": 5,

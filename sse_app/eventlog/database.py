@@ -226,8 +226,8 @@ class DatabaseEventLog(EventLog):
         for attempt in range(1, ATTEMPTS):
             try:
                 return work()
-            except OperationalError:
-                if self._connection.in_atomic_block:
+            except OperationalError as error:
+                if self._connection.in_atomic_block or not _was_given_up(error):
                     raise
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
         return work()
@@ -257,6 +257,12 @@ class DatabaseEventLog(EventLog):
         from ..models import GroupHead
 
         return str(self._connection.ops.quote_name(GroupHead._meta.db_table))
+
+
+def _was_given_up(error: OperationalError) -> bool:
+    """Whether nothing was committed for sure, and not only the answer to COMMIT lost."""
+    state = getattr(error.__cause__, "sqlstate", None)
+    return state in ("40001", "40P01") or "locked" in str(error)
 
 
 async def _in_thread(work: Callable[..., _Result], *args: object) -> _Result:
