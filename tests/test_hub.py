@@ -367,3 +367,56 @@ async def test_a_reader_that_leaves_twice_takes_nothing_from_the_next_hub() -> N
     await second.sink.until("x")
     thread.join()
     await second.stop()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_the_last_reader_out_leaves_the_layers_groups() -> None:
+    for _ in range(3):
+        await (await Reader().start("g")).stop()
+    assert "sse_app.g" not in channel_layers["default"].groups
+
+
+@pytest.mark.usefixtures("failing_layer")
+async def test_a_reader_that_fails_is_closed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    readers = [await Reader().start("g") for _ in range(6)]
+    publish("g", "n", "0")
+    for reader in readers:
+        await reader.sink.until("0")
+
+    def fail(event: Event, cursor: Cursor | None) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(readers[0].sink, "show", fail)
+    publish("g", "n", "1")
+    publish("g", "n", "2")
+    for reader in readers[1:]:
+        await reader.sink.until("2")
+        assert reader.sink.seen == ["0", "1", "2"]
+        await reader.stop()
+    assert await readers[0].task == "error"
+    await readers[0].hub.leave(readers[0].subscription)
+
+
+@pytest.mark.usefixtures("failing_layer")
+async def test_a_reader_ahead_of_this_process_in_a_new_epoch_is_not_reset() -> None:
+    first = await Reader().start("g")
+    log = event_log()
+    log.append([Event.of("g", "n", str(n)) for n in range(5)])
+    await first.hub.heal("g")
+    log.renew_epoch(["g"])
+    place = log.heads(["g"])["g"]
+    log.append([Event.of("g", "n", "5")])  # by another process: it is not on this one's layer
+    sink = ListSink()
+    ahead = Subscription(sink, ["g"])
+    await first.hub.join(ahead)
+    ahead.move({"g": place})
+    running = asyncio.create_task(ahead.run(first.hub))
+    await sink.until("5")
+    log.append([Event.of("g", "n", "6")])
+    await first.hub.heal("g")
+    await sink.until("6")
+    assert (sink.seen, sink.notices) == (["5", "6"], [])
+    ahead.close("done")
+    await running
+    await first.hub.leave(ahead)
+    await first.stop()

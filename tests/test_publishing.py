@@ -391,3 +391,22 @@ def test_cursor_says_where_the_groups_stand() -> None:
     assert position.get("b") == START
     with pytest.raises(ValueError, match="'no group'"):
         cursor("no group")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_commit_whose_answer_was_lost_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.db import OperationalError, connection
+
+    from sse_app.models import StoredEvent
+
+    commit = connection.commit
+
+    def lost() -> None:
+        commit()
+        raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(connection, "commit", lost)
+    with pytest.raises(OperationalError):
+        publish("g", "n", "once")
+    monkeypatch.undo()
+    assert StoredEvent.objects.count() == 1

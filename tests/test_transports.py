@@ -1,0 +1,65 @@
+"""The plain ASGI transport."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sse_app.transports import AsgiTransport
+
+
+class Server:
+    """Takes what is sent; fails once the client is gone, as some servers do."""
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.ended = self.gone = False
+
+    async def send(self, message: Any) -> None:
+        if self.gone:
+            raise OSError("the client has gone")
+        self.sent += message["body"]
+        self.ended = not message["more_body"]
+
+
+async def test_what_is_written_right_after_a_send_leaves_too() -> None:
+    server = Server()
+    transport = AsgiTransport(server.send)
+    transport.write(b"a")
+
+    async def in_the_same_turn() -> None:
+        transport.write(b"b")
+
+    await asyncio.create_task(in_the_same_turn())
+    await transport.drained()
+    assert server.sent == b"ab"
+
+
+async def test_a_farewell_right_after_a_send_is_not_lost() -> None:
+    server = Server()
+    transport = AsgiTransport(server.send)
+    transport.write(b"a")
+
+    async def in_the_same_turn() -> None:
+        transport.write(b"farewell")
+        await transport.finish()
+
+    await asyncio.create_task(in_the_same_turn())
+    assert (server.sent, server.ended) == (b"afarewell", True)
+
+
+async def test_the_end_of_a_response_whose_client_has_gone_is_no_error() -> None:
+    server = Server()
+    server.gone = True
+    await AsgiTransport(server.send).finish()
+
+
+async def test_a_failing_send_is_told_once() -> None:
+    server = Server()
+    server.gone = True
+    transport = AsgiTransport(server.send)
+    told = asyncio.Event()
+    transport.on_broken = told.set
+    transport.write(b"a")
+    await asyncio.wait_for(told.wait(), 5)
+    await transport.finish()
