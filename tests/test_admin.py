@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,25 +15,12 @@ from project.models import Order
 from sse_app.admin import PERMISSION, BroadcastActionMixin
 from sse_app.events import Event
 from sse_app.models import Broadcast
-from sse_app.signals import event_published
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LIST = "/admin/sse_app/broadcast/"
 ADD = f"{LIST}add/"
 ORDERS = "/admin/project/order/"
-
-
-@pytest.fixture
-def seen() -> Iterator[list[Event]]:
-    events: list[Event] = []
-
-    def receive(sender: Any, event: Event, **kwargs: Any) -> None:
-        events.append(event)
-
-    event_published.connect(receive)
-    yield events
-    event_published.disconnect(receive)
 
 
 def staff(*permissions: str) -> Client:

@@ -15,7 +15,7 @@ from project.models import ChatMessage
 from sse_app import off, on
 from sse_app.events import Event
 from sse_app.inbox import Message
-from sse_app.signals import event_published, message_received
+from sse_app.signals import message_received
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -315,18 +315,6 @@ def test_receivers_hear_of_a_message_before_its_handler_and_cannot_stop_it(
 
 
 # --- the demo's chat ---
-
-
-@pytest.fixture
-def seen() -> Iterator[list[Event]]:
-    events: list[Event] = []
-
-    def receive(sender: Any, event: Event, **kwargs: Any) -> None:
-        events.append(event)
-
-    event_published.connect(receive)
-    yield events
-    event_published.disconnect(receive)
 
 
 def test_a_chat_message_is_saved_and_published_to_its_room(page: Page, seen: list[Event]) -> None:

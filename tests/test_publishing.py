@@ -27,19 +27,6 @@ MEMORY = {"EVENT_LOG": "sse_app.eventlog.MemoryEventLog"}
 POSTGRESQL = {"EVENT_LOG": {"BACKEND": "sse_app.eventlog.DatabaseEventLog", "ALIAS": "postgresql"}}
 
 
-@pytest.fixture
-def seen() -> Iterator[list[Event]]:
-    """Collect what is handed to the channel layer."""
-    events: list[Event] = []
-
-    def receive(sender: Any, event: Event, **kwargs: Any) -> None:
-        events.append(event)
-
-    event_published.connect(receive)
-    yield events
-    event_published.disconnect(receive)
-
-
 @pytest.fixture(params=["default", "postgresql"])
 def alias(request: pytest.FixtureRequest) -> Iterator[str]:
     """The alias of the database log in force: SQLite, then PostgreSQL."""
