@@ -192,7 +192,7 @@ def test_heads_of_unknown_groups_are_start(log: EventLog) -> None:
 
 def test_a_cursor_can_hold_every_head(log: EventLog) -> None:
     log.append(made("g", "1"))
-    cursor = Cursor.of(log.heads(["g", "unknown"]))
+    cursor = Cursor.of(log.heads(["g", "unknown"]), 0)
     assert Cursor.parse(str(cursor)) == cursor
 
 

@@ -40,6 +40,9 @@ class EventLog(ABC):
     #: Is what one process appends seen by the others?
     shared: ClassVar[bool]
 
+    #: Does it delete what is beyond retention by itself, without `prune()`?
+    prunes_itself: ClassVar[bool] = False
+
     #: The database whose transactions an event can join, if the log lives in a database.
     alias: str | None = None
 

@@ -49,6 +49,7 @@ class RedisEventLog(EventLog):
     """
 
     shared: ClassVar[bool] = True
+    prunes_itself: ClassVar[bool] = True  # each append trims its group, and idle groups expire
 
     def __init__(
         self,
