@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import shutil
 import ssl
 import subprocess
@@ -200,6 +201,19 @@ def test_a_restarted_server_is_found_again(tmp_path: Path) -> None:
         server.start()
         log.append(made("g", "2"))
         assert [event.data for event in log.since("g", START, 10)] == ["1", "2"]
+
+
+def test_a_forked_process_has_connections_of_its_own(log: RedisEventLog) -> None:
+    log.append(made("g", "before"))
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: log.append(made("g", "by the child"))
+    )
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+    log.append(made("g", "after"))
+    texts = [event.data for event in log.since("g", START, 10)]
+    assert texts == ["before", "by the child", "after"]
 
 
 def test_sentinel_names_the_primary_and_its_successor(tmp_path: Path) -> None:
