@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from django.core.serializers.json import DjangoJSONEncoder
 
 from .cursors import validate_place
-from .groups import validate_group
+from .groups import CONTROL_GROUP, validate_group
 
 HEARTBEAT: Final = b":\n"
 DEFAULT_NAME: Final = "message"
@@ -115,7 +115,8 @@ class Event:
     offset: int | None = None
 
     def __post_init__(self) -> None:
-        validate_group(self.group)
+        if self.group != CONTROL_GROUP:
+            validate_group(self.group)
         validate_name(self.name)
         if not isinstance(self.data, str):
             raise TypeError(f"Event.data must be a str, not {type(self.data).__name__}.")

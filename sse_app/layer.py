@@ -23,6 +23,7 @@ from django.core.exceptions import ImproperlyConfigured
 from . import signals
 from .conf import settings
 from .events import BATCH_TYPE, Event
+from .groups import CONTROL_GROUP
 
 GROUP_PREFIX: Final = "sse_app."
 WAITING_EVENTS: Final = 10_000
@@ -68,7 +69,8 @@ def send(events: Sequence[Event]) -> None:
         done.wait(SEND_SECONDS)
     if signals.event_published.receivers:
         for event in events:
-            signals.event_published.send_robust(sender=Event, event=event)
+            if event.group != CONTROL_GROUP:
+                signals.event_published.send_robust(sender=Event, event=event)
 
 
 class Outbox:
