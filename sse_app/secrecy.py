@@ -20,7 +20,7 @@ def hide(scope: dict[str, Any], send: Any) -> dict[str, Any]:
         return scope
     own = dict(scope)
     scope["query_string"] = _SECRET.sub(_HIDDEN, query)
-    request = next(iter(getattr(send, "args", ())), None)
+    request: Any = next(iter(getattr(send, "args", ())), None)
     uri = getattr(request, "uri", None)
     if isinstance(uri, bytes):
         request.uri = _SECRET.sub(_HIDDEN, uri)
