@@ -120,7 +120,9 @@ else:
 
 SSE_APP: dict[str, Any] = {"PUBLIC_GROUPS": ["clock", "orders", "chat.*"]}
 if _event_log := os.environ.get("SSE_EVENT_LOG"):
-    SSE_APP["EVENT_LOG"] = _event_log
+    SSE_APP["EVENT_LOG"] = {"BACKEND": _event_log}
+    if _redis_url and _event_log.endswith(".RedisEventLog"):
+        SSE_APP["EVENT_LOG"]["URL"] = _redis_url
 
 # The demo's logins are "ann" with the password "ann": no validator would let them pass.
 AUTH_PASSWORD_VALIDATORS: list[dict[str, Any]] = []

@@ -79,6 +79,7 @@ _POSITIVE = (
     "STALL_SECONDS",
     "CHECK_INTERVAL",
     "SWEEP_INTERVAL",
+    "PRUNE_INTERVAL",
 )
 
 

@@ -40,6 +40,7 @@ class Settings:
     STALL_SECONDS: float = 30.0
     CHECK_INTERVAL: float | None = None
     SWEEP_INTERVAL: float = 2.0
+    PRUNE_INTERVAL: float = 600.0
 
 
 KEYS = frozenset(field.name for field in dataclasses.fields(Settings))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from asgiref.sync import sync_to_async
 
 from .cursors import Cursor
@@ -16,7 +18,8 @@ def cursor(*groups: str) -> str:
     the page as an event. Reads the event log once. Raises `ValueError` for an invalid name.
     """
     names = [validate_group(group) for group in groups]
-    return str(Cursor.of(event_log().heads(names)))
+    now = time.time()
+    return str(Cursor.of(event_log().heads(names), now))
 
 
 async def acursor(*groups: str) -> str:

@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sse_app.events import Event
 from sse_app.signals import event_published
 
 from .parser import Parsed, Parser
+from .valkeys import start_cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 20.0
@@ -175,6 +176,13 @@ def valkey() -> Iterator[str]:
     """The URL of a real Valkey."""
     with ValkeyServer() as server:
         yield server.connection_url
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real Redis Cluster of three nodes."""
+    with ExitStack() as stack:
+        yield start_cluster(stack, tmp_path_factory.mktemp("cluster"))
 
 
 @pytest.fixture

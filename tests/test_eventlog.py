@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.test import override_settings
@@ -24,6 +25,7 @@ from sse_app.eventlog import (
     Discontinuity,
     EventLog,
     MemoryEventLog,
+    RedisEventLog,
     event_log,
     make_event_log,
 )
@@ -36,11 +38,15 @@ PATIENCE = 20.0
 DATABASES = ["default", "postgresql"]
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql", "redis", "cluster"])
 def log(request: pytest.FixtureRequest) -> EventLog:
     """Each log in turn."""
     if request.param == "memory":
         return MemoryEventLog()
+    if request.param in ("redis", "cluster"):
+        url = request.getfixturevalue("valkey" if request.param == "redis" else "valkey_cluster")
+        prefix = f"test.{uuid.uuid4().hex}"
+        return RedisEventLog(url, prefix=prefix, cluster=request.param == "cluster")
     return DatabaseEventLog("default" if request.param == "sqlite" else "postgresql")
 
 
@@ -81,6 +87,7 @@ def hours_ago(hours: float) -> Iterator[None]:
     clock = SimpleNamespace(time=lambda: then)
     with (
         mock.patch("sse_app.eventlog.memory.time", clock),
+        mock.patch("sse_app.eventlog.redis.time", clock),
         mock.patch("django.utils.timezone.now", return_value=at),
     ):
         yield
@@ -185,7 +192,7 @@ def test_heads_of_unknown_groups_are_start(log: EventLog) -> None:
 
 def test_a_cursor_can_hold_every_head(log: EventLog) -> None:
     log.append(made("g", "1"))
-    cursor = Cursor.of(log.heads(["g", "unknown"]))
+    cursor = Cursor.of(log.heads(["g", "unknown"]), 0)
     assert Cursor.parse(str(cursor)) == cursor
 
 
@@ -217,6 +224,40 @@ def test_prune_by_age_keeps_what_is_young(log: EventLog) -> None:
         assert log.prune() == 1
     assert texts(log.since("g", log.earliest("g"), 10)) == ["young"]
     assert head(log).offset == 2
+
+
+def test_an_idle_groups_head_outlives_its_events(log: EventLog) -> None:
+    """Else a reader who saw the group empty would take its new beginning for the continuation."""
+    with hours_ago(3):
+        log.append(made("idle", "1"))
+    before = head(log, "idle")
+    with override_settings(SSE_APP={"RETENTION_SECONDS": 2 * 3600}):
+        assert log.prune() == 1
+    assert head(log, "idle") == before
+    assert log.since("idle", before, 10) == []
+    assert refused(log, START, "idle").reason == "trimmed"
+    assert log.earliest("idle") == before
+    log.append(made("idle", "2"))
+    assert texts(log.since("idle", before, 10)) == ["2"]
+    assert refused(log, START, "idle").reason == "trimmed"
+
+
+def test_pruning_goes_on_where_its_limit_stopped_it(log: EventLog) -> None:
+    log.append([*made("a", *map(str, range(30))), *made("b", *map(str, range(30)))])
+    with override_settings(SSE_APP={"RETENTION_EVENTS": 10}):
+        assert [log.prune(25), log.prune(25), log.prune(25)] == [25, 15, 0]
+    for group in ("a", "b"):
+        kept = log.since(group, log.earliest(group), 100)
+        assert texts(kept) == [str(n) for n in range(20, 30)]
+
+
+def test_of_several_who_find_the_same_loss_one_renews(log: EventLog) -> None:
+    (placed,) = log.append(made("g", "1"))
+    assert log.renew_epoch(["g"], only=placed.epoch) == 1
+    renewed = head(log)
+    assert log.renew_epoch(["g"], only=placed.epoch) == 0
+    assert head(log) == renewed
+    assert log.renew_epoch(["unknown"]) == 0
 
 
 def test_an_idle_group_is_pruned_with_its_head_and_wakes_under_a_new_epoch(log: EventLog) -> None:
@@ -266,15 +307,24 @@ def test_awkward_data_survives(log: EventLog, data: str) -> None:
     assert texts(log.since("g", START, 10)) == [data]
 
 
-def test_the_async_twins_do_the_same(log: EventLog) -> None:
-    (placed,) = async_to_sync(log.aappend)(made("g", "1"))
-    assert async_to_sync(log.aheads)(["g"]) == log.heads(["g"])
-    assert async_to_sync(log.aheads)(["g"])["g"] == (placed.epoch, 1)
-    assert async_to_sync(log.asince)("g", START, 10) == [placed]
-    assert async_to_sync(log.aearliest)("g") == log.earliest("g")
-    assert async_to_sync(log.anumber)() == []
+async def test_the_async_twins_do_the_same(log: EventLog) -> None:
+    (placed,) = await log.aappend(made("g", "1"))
+    both = await log.aappend([*made("g", "2"), *made("h", "1"), *made("g", "3")])
+    assert [(e.group, e.offset) for e in both] == [("g", 2), ("h", 1), ("g", 3)]
+    assert await log.aheads(["g", "h"]) == {"g": (placed.epoch, 3), "h": (both[1].epoch, 1)}
+    assert await log.aheads(["g"]) == await asyncio.to_thread(run_in_thread, lambda: head_of(log))
+    assert await log.asince("g", START, 10) == [placed, both[0], both[2]]
+    assert await log.aearliest("g") == (placed.epoch, 0)
+    assert await log.anumber() == []
     with pytest.raises(Discontinuity):
-        async_to_sync(log.asince)("g", Position("other", 1), 10)
+        await log.asince("g", Position("other", 1), 10)
+    await log.aclose()
+    assert (await log.aheads(["h"]))["h"].offset == 1, "it opens again what it needs"
+    await log.aclose()
+
+
+def head_of(log: EventLog) -> dict[str, Position]:
+    return log.heads(["g"])
 
 
 def test_ten_threads_that_append_to_one_group_leave_no_gap_and_keep_their_order(

@@ -1,6 +1,6 @@
 """The event log: the truth that streams are replayed and healed from.
 
-`contract.EventLog` says what a log promises; `memory` and `database` keep it.
+`contract.EventLog` says what a log promises; `memory`, `database` and `redis` keep it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from ..conf import settings
 from .contract import Discontinuity, EventLog
 from .database import DatabaseEventLog
 from .memory import MemoryEventLog
+from .redis import RedisEventLog
 
 __all__ = [
     "DatabaseEventLog",
     "Discontinuity",
     "EventLog",
     "MemoryEventLog",
+    "RedisEventLog",
     "event_log",
     "make_event_log",
 ]

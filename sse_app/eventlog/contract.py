@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from ..cursors import Position
 from ..events import Event
 
 Reason = Literal["trimmed", "epoch", "future", "limit", "unknown"]
+
+#: How many times `RETENTION_SECONDS` a head outlives the last event of its group. A reader that
+#: saw a group empty may come back within retention; a head that went by then would let the group
+#: begin anew at 1, and the reader would take that for the continuation.
+HEAD_LIVES: Final = 2
 
 
 class Discontinuity(Exception):
@@ -34,6 +39,9 @@ class EventLog(ABC):
 
     #: Is what one process appends seen by the others?
     shared: ClassVar[bool]
+
+    #: Does it delete what is beyond retention by itself, without `prune()`?
+    prunes_itself: ClassVar[bool] = False
 
     #: The database whose transactions an event can join, if the log lives in a database.
     alias: str | None = None
@@ -81,15 +89,24 @@ class EventLog(ABC):
         """See `earliest()`."""
 
     @abstractmethod
-    def renew_epoch(self, groups: Collection[str] | None = None) -> None:
+    def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
         """Give the groups (None: all) a new epoch, so that every older cursor is reset.
 
-        Offsets go on counting; events that are there stay.
+        Offsets go on counting; events that are there stay. `only`: just those whose epoch is
+        still this one, so that of several who find the same loss one renews. Returns how many
+        groups got one.
         """
 
     @abstractmethod
-    def prune(self) -> int:
-        """Delete what is beyond retention by age or count; return how many events went."""
+    def prune(self, limit: int | None = None) -> int:
+        """Delete what is beyond retention by age or count; return how many events went.
+
+        At most `limit` of them (None: all), so that nobody has to wait for it long. The head of
+        an idle group stays `HEAD_LIVES` times as long as its events: it says that there were some.
+        """
+
+    async def aclose(self) -> None:  # noqa: B027 - most logs hold nothing open
+        """Close what the running loop holds open; it is opened again when it is needed."""
 
     def stage(self, events: Sequence[Event]) -> None:
         """Store `events` without places in the caller's transaction on `alias`.

@@ -17,16 +17,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import timedelta
 from functools import cached_property
 from typing import Any, ClassVar, Final, TypeVar
 
 from channels.db import database_sync_to_async
 from django.db import OperationalError, connections, transaction
-from django.db.models import Min
 from django.utils import timezone
 
-from ..conf import settings
 from ..cursors import START, Position, new_epoch
 from ..events import Event
 from .contract import Discontinuity, EventLog
@@ -114,33 +111,24 @@ class DatabaseEventLog(EventLog):
 
     # --- keeping ---
 
-    def renew_epoch(self, groups: Collection[str] | None = None) -> None:
+    def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
         from ..models import GroupHead
 
         with transaction.atomic(using=self.alias):
             heads = GroupHead.objects.using(self.alias).select_for_update().order_by("group")
             if groups is not None:
                 heads = heads.filter(group__in=groups)
+            if only is not None:
+                heads = heads.filter(epoch=only)
             for head in heads:
                 head.epoch = new_epoch()
                 head.save(using=self.alias, update_fields=["epoch"])
+            return len(heads)
 
-    def prune(self) -> int:
-        from ..models import GroupHead, StoredEvent
+    def prune(self, limit: int | None = None) -> int:
+        from .retention import prune_rows
 
-        before = timezone.now() - timedelta(seconds=settings().RETENTION_SECONDS)
-        events = StoredEvent.objects.using(self.alias).filter(offset__isnull=False)
-        heads = GroupHead.objects.using(self.alias)
-        pruned = 0
-        for group, head in heads.values_list("group", "offset").iterator():
-            young = events.filter(group=group, created_at__gte=before)
-            first = young.aggregate(first=Min("offset"))["first"] or head + 1
-            # Always from the beginning: publishers' clocks differ, and a gap must not appear.
-            last = max(first - 1, head - settings().RETENTION_EVENTS)
-            pruned += events.filter(group=group, offset__lte=last).delete()[0]
-        # An idle group's epoch goes with its head: should it wake, it begins under a new one.
-        heads.filter(changed_at__lt=before).delete()
-        return pruned
+        return prune_rows(self.alias, limit)
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None] | None:
         if self._connection.vendor != "sqlite":

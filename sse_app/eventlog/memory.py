@@ -14,7 +14,7 @@ from typing import ClassVar
 from ..conf import settings
 from ..cursors import START, Position, new_epoch
 from ..events import Event
-from .contract import Discontinuity, EventLog
+from .contract import HEAD_LIVES, Discontinuity, EventLog
 
 
 @dataclass
@@ -32,9 +32,11 @@ class _Log:
     def first(self) -> int:
         return self.head - len(self.events) + 1
 
-    def trim(self, count: int, before: float) -> int:
+    def trim(self, count: int, before: float, most: int | None = None) -> int:
         trimmed = 0
         while self.events and (len(self.events) > count or self.events[0][0] < before):
+            if trimmed == most:
+                break
             self.events.popleft()
             trimmed += 1
         return trimmed
@@ -112,16 +114,25 @@ class MemoryEventLog(EventLog):
     async def aearliest(self, group: str) -> Position:
         return self.earliest(group)
 
-    def renew_epoch(self, groups: Collection[str] | None = None) -> None:
+    def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
+        renewed = 0
         with self._lock:
             for group, log in self._logs.items():
-                if groups is None or group in groups:
+                if (groups is None or group in groups) and only in (None, log.epoch):
                     log.epoch = new_epoch()
+                    renewed += 1
+        return renewed
 
-    def prune(self) -> int:
-        keep, before = settings().RETENTION_EVENTS, time.time() - settings().RETENTION_SECONDS
+    def prune(self, limit: int | None = None) -> int:
+        keep, now = settings().RETENTION_EVENTS, time.time()
+        before = now - settings().RETENTION_SECONDS
+        gone = now - settings().RETENTION_SECONDS * HEAD_LIVES
+        pruned = 0
         with self._lock:
-            pruned = sum(log.trim(keep, before) for log in self._logs.values())
-            for group in [group for group, log in self._logs.items() if log.changed_at < before]:
-                del self._logs[group]
+            for log in self._logs.values():
+                left = None if limit is None else limit - pruned
+                pruned += log.trim(keep, before, left)
+            for group in [group for group, log in self._logs.items() if log.changed_at < gone]:
+                if not self._logs[group].events:
+                    del self._logs[group]
         return pruned

@@ -1,0 +1,235 @@
+"""The log in Redis or Valkey: a hash for a group's head and a stream for its events.
+
+Every change is one Lua script on the two keys of its group, so it is atomic and the keys, which
+share the hash tag `{<group>}`, live on one node of a Redis Cluster. A stream entry's id is
+`<offset>-<milliseconds>`: the order is the offset's, and the age is at hand for trimming. Both
+keys expire, the head after its events, so an idle group costs nothing for ever.
+
+How durable an acknowledged event is, Redis decides: with `appendonly yes` and `appendfsync always`
+it survives a crash of the server. After a crash that lost some, `manage.py sse_new_epoch` is due.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+from django.core.exceptions import ImproperlyConfigured
+
+from ..conf import settings
+from ..cursors import START, Position, new_epoch
+from ..events import Event
+from .contract import HEAD_LIVES, Discontinuity, EventLog
+from .redis_clients import RedisClients
+from .redis_scripts import APPEND, PRUNE, READ, RENEW
+
+#: How many events one script removes at most: a script holds up everybody else on the server.
+PRUNE_EVENTS: Final = 1000
+PIPELINE_READS: Final = 500
+
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z", re.ASCII)
+
+logger = logging.getLogger("sse_app")
+
+
+class RedisEventLog(EventLog):
+    """Keeps events in Redis 7, Valkey 7.2 or newer; shared by all processes that name the same.
+
+    `url` as redis-py reads it: `redis://`, `rediss://` for TLS, `unix://`. `cluster=True` for a
+    Redis Cluster. `sentinels`, a list of `(host, port)`, with `service_name` for Sentinel.
+    `options` go to redis-py's client, for example `{"ssl_ca_certs": "/etc/ssl/redis.pem"}`.
+    Raises `ImproperlyConfigured` that names what is wrong with them.
+
+    An `append()` to several groups is one round trip and one transaction; on a cluster it is one
+    for each node, and atomic for each group.
+    """
+
+    shared: ClassVar[bool] = True
+    prunes_itself: ClassVar[bool] = True  # each append trims its group, and idle groups expire
+
+    def __init__(
+        self,
+        url: str = "redis://127.0.0.1:6379/0",
+        prefix: str = "sse_app",
+        cluster: bool = False,
+        sentinels: Sequence[tuple[str, int]] = (),
+        service_name: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(prefix, str) or not _PREFIX.match(prefix):
+            raise ImproperlyConfigured(
+                f"SSE_APP['EVENT_LOG']['PREFIX'] is {prefix!r}; it must be 1 to 64 ASCII letters, "
+                "digits, '_', '.', ':' and '-'."
+            )
+        self._prefix = prefix
+        self._clients = RedisClients(url, cluster, sentinels, service_name, options or {})
+
+    # --- publishing ---
+
+    def append(self, events: Sequence[Event]) -> list[Event]:
+        calls = self._append_calls(events)
+        if len(calls) == 1:
+            answers = [self._clients.sync.eval(*call) for call in calls.values()]
+        else:
+            answers = self._clients.pipeline(_evals(calls.values()))
+        return _placed(events, dict(zip(calls, answers, strict=True)))
+
+    async def aappend(self, events: Sequence[Event]) -> list[Event]:
+        calls = self._append_calls(events)
+        if len(calls) == 1:
+            answers = [await self._clients.of_loop.eval(*call) for call in calls.values()]
+        else:
+            answers = await self._clients.apipeline(_evals(calls.values()))
+        return _placed(events, dict(zip(calls, answers, strict=True)))
+
+    def _append_calls(self, events: Sequence[Event]) -> dict[str, list[Any]]:
+        calls: dict[str, list[Any]] = {}
+        for event in events:
+            call = calls.get(event.group)
+            if call is None:
+                limits = [*_limits(), new_epoch(), HEAD_LIVES]
+                call = calls[event.group] = [APPEND, 2, *self._keys(event.group), *limits]
+            call += [event.name, event.data]
+        return calls
+
+    # --- reading ---
+
+    def since(self, group: str, after: Position, limit: int) -> list[Event]:
+        return _since(group, after, self._clients.sync.eval(*self._read(group, after, limit)))
+
+    async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
+        call = self._read(group, after, limit)
+        return _since(group, after, await self._clients.of_loop.eval(*call))
+
+    def heads(self, groups: Collection[str]) -> dict[str, Position]:
+        parts = _parts(self._head_reads(groups))
+        return _heads(groups, [head for part in parts for head in self._clients.pipeline(part)])
+
+    async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
+        parts = _parts(self._head_reads(groups))
+        answers = [head for part in parts for head in await self._clients.apipeline(part)]
+        return _heads(groups, answers)
+
+    def earliest(self, group: str) -> Position:
+        return _earliest(self._clients.sync.eval(*self._read(group, START, 1)))
+
+    async def aearliest(self, group: str) -> Position:
+        return _earliest(await self._clients.of_loop.eval(*self._read(group, START, 1)))
+
+    def _read(self, group: str, after: Position, limit: int) -> list[Any]:
+        return [READ, 2, *self._keys(group), after.offset, limit]
+
+    def _head_reads(self, groups: Collection[str]) -> list[list[Any]]:
+        return [["HMGET", self._keys(group)[0], "epoch", "offset"] for group in groups]
+
+    # --- keeping ---
+
+    def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
+        heads = self._all_heads() if groups is None else (self._keys(g)[0] for g in groups)
+        renew = self._clients.sync.eval
+        return sum(int(renew(RENEW, 1, head, new_epoch(), only or "")) for head in heads)
+
+    def prune(self, limit: int | None = None) -> int:
+        pruned = 0
+        for head in self._all_heads():
+            while (most := _most(limit, pruned)) > 0:
+                events = head.removesuffix(b"head") + b"events"
+                limits = [*_limits(), HEAD_LIVES, most]
+                trimmed = int(self._clients.sync.eval(PRUNE, 2, head, events, *limits))
+                pruned += trimmed
+                if trimmed < most:
+                    break
+        return pruned
+
+    async def aclose(self) -> None:
+        await self._clients.aclose()
+
+    def _all_heads(self) -> Iterator[bytes]:
+        yield from self._clients.sync.scan_iter(match=f"{self._prefix}:{{*}}:head", count=1000)
+
+    def _keys(self, group: str) -> tuple[str, str]:
+        return f"{self._prefix}:{{{group}}}:head", f"{self._prefix}:{{{group}}}:events"
+
+
+def _limits() -> list[int]:
+    now, age = time.time(), settings().RETENTION_SECONDS
+    return [int(now * 1000), int(age * 1000), settings().RETENTION_EVENTS]
+
+
+def _most(limit: int | None, done: int) -> int:
+    return PRUNE_EVENTS if limit is None else min(PRUNE_EVENTS, limit - done)
+
+
+def _parts(commands: list[list[Any]]) -> list[list[list[Any]]]:
+    """Split what many groups ask for, so that neither the server nor the loop is held up."""
+    return [commands[at : at + PIPELINE_READS] for at in range(0, len(commands), PIPELINE_READS)]
+
+
+def _evals(calls: Iterable[list[Any]]) -> list[list[Any]]:
+    return [["EVAL", *call] for call in calls]
+
+
+def _placed(events: Sequence[Event], answers: Mapping[str, Any]) -> list[Event]:
+    count = Counter(event.group for event in events)
+    place = {
+        group: (epoch.decode(), int(last) - count[group])
+        for group, (epoch, last) in answers.items()
+    }
+    placed = []
+    for event in events:
+        epoch, offset = place[event.group]
+        place[event.group] = epoch, offset + 1
+        placed.append(event.at(epoch, offset + 1))
+    return placed
+
+
+def _since(group: str, after: Position, answer: Sequence[Any]) -> list[Event]:
+    head = _head(answer)
+    if after != START and after.epoch != head.epoch:
+        raise Discontinuity("epoch", head)
+    if after.offset > head.offset:
+        raise Discontinuity("future", head)
+    if after.offset == head.offset:
+        return []
+    events: list[Event] = []
+    for entry in answer[2]:
+        event = _event(group, head.epoch, *entry)
+        if event is None or event.offset != after.offset + 1 + len(events):
+            break  # What lies behind a gap is no continuation: the next read says so.
+        events.append(event)
+    if not events:
+        raise Discontinuity("trimmed", head)
+    return events
+
+
+def _event(group: str, epoch: str, id: bytes, fields: Sequence[bytes]) -> Event | None:
+    """Return the event of a stream entry, or None, logged, for what this log never wrote."""
+    try:
+        offset = int(id.partition(b"-")[0])
+        found = dict(zip(fields[::2], fields[1::2], strict=True))
+        name, data = found[b"n"].decode(), found[b"d"].decode()
+        return Event(group=group, name=name, data=data).at(epoch, offset)
+    except (KeyError, ValueError) as error:
+        logger.warning("The entry %r in the log of group %s is no event: %r", id, group, error)
+        return None
+
+
+def _head(answer: Sequence[Any]) -> Position:
+    if not answer or answer[0] is None or answer[1] is None:
+        return START
+    return Position(answer[0].decode(), int(answer[1]))
+
+
+def _heads(groups: Collection[str], answers: Sequence[Any]) -> dict[str, Position]:
+    return {group: _head(answer) for group, answer in zip(groups, answers, strict=True)}
+
+
+def _earliest(answer: Sequence[Any]) -> Position:
+    head = _head(answer)
+    if head == START or not answer[2]:
+        return head
+    return Position(head.epoch, int(answer[2][0][0].partition(b"-")[0]) - 1)
