@@ -141,7 +141,7 @@ class Event:
 
     def limited(self, most: int) -> Self:
         """Return the event if it has at most `most` bytes on the wire, else raise `ValueError`."""
-        # A line feed takes seven bytes ("\\ndata: "), and no character more; most events are far
+        # A line feed takes seven bytes ("\ndata: "), and no character more; most events are far
         # from the limit and need not be encoded only to be measured.
         if 7 * len(self.data) + 100 <= most:
             return self

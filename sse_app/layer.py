@@ -30,6 +30,8 @@ GROUP_PREFIX: Final = "sse_app."
 WAITING_EVENTS: Final = 10_000
 ROOM_EVENTS: Final = 1_000
 BATCH_EVENTS: Final = 100
+#: After events have gone: those of the next moment then share a message, here and at every reader.
+PAUSE_SECONDS: Final = 0.002
 SEND_SECONDS: Final = 2.0
 
 logger = logging.getLogger("sse_app")
@@ -146,6 +148,8 @@ class Outbox:
                         self._connected = True
                         self._hangs = self._hangs and not taken
                         self._progress.notify_all()
+                if len(self._waiting) < BATCH_EVENTS:
+                    await asyncio.sleep(PAUSE_SECONDS)
         except asyncio.CancelledError:
             self._stopped()
             raise
