@@ -138,21 +138,22 @@ class Outbox:
 
     def _start(self) -> None:
         self._task = self.loop.create_task(self._send_waiting())
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # as all tasks are when their loop ends, even before the first step
+            self._stopped()
 
     async def _send_waiting(self) -> None:
-        try:
-            while batch := self._take():
-                for group, events in batch.items():
-                    taken = await self._send(group, events)
-                    with self._progress:
-                        self._connected = True
-                        self._hangs = self._hangs and not taken
-                        self._progress.notify_all()
-                if len(self._waiting) < BATCH_EVENTS:
-                    await asyncio.sleep(PAUSE_SECONDS)
-        except asyncio.CancelledError:
-            self._stopped()
-            raise
+        while batch := self._take():
+            for group, events in batch.items():
+                taken = await self._send(group, events)
+                with self._progress:
+                    self._connected = True
+                    self._hangs = self._hangs and not taken
+                    self._progress.notify_all()
+            if len(self._waiting) < BATCH_EVENTS:
+                await asyncio.sleep(PAUSE_SECONDS)
 
     def _take(self) -> dict[str, list[Event]]:
         """Return the next events by group; if there are none, the next `put()` starts anew."""
