@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, Final, Literal
 
-from ..cursors import Position
+from ..cursors import START, Position
 from ..events import Event
 
 Reason = Literal["trimmed", "epoch", "future", "limit", "unknown"]
@@ -28,6 +28,18 @@ class Discontinuity(Exception):
         super().__init__(reason, head)
         self.reason: Reason = reason
         self.head = head
+
+
+def goes_on(after: Position, head: Position) -> bool:
+    """Whether a log that stands at `head` has anything after `after`.
+
+    Raises `Discontinuity` where `after` is no place of this log.
+    """
+    if after != START and after.epoch != head.epoch:
+        raise Discontinuity("epoch", head)
+    if after.offset > head.offset:
+        raise Discontinuity("future", head)
+    return after.offset < head.offset
 
 
 class EventLog(ABC):
