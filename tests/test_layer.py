@@ -163,6 +163,7 @@ async def test_after_a_fork_parent_and_child_deliver_by_a_connection_each(
     code = f"""
     for n in range(50):
         publish("g", "n", f"before {{n}}")
+    assert layer.flush()
     child = os.fork()
     name = "parent" if child else "child"
     for n in range(50):
