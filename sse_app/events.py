@@ -154,6 +154,10 @@ class Event:
             )
         return self
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # A value needs no copy; the in-memory layer makes one of all that a message holds.
+        return self
+
     def json(self) -> Any:
         """Return the data parsed as JSON; raises `ValueError` if it isn't."""
         return json.loads(self.data)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from multiprocessing.util import Finalize
 from typing import Any, Final
 
-from channels.layers import channel_layers
+from channels.layers import InMemoryChannelLayer, channel_layers
 from channels.layers import get_channel_layer as get_layer
 from django.core.exceptions import ImproperlyConfigured
 
@@ -172,10 +172,9 @@ class Outbox:
             self._progress.notify_all()
 
     async def _send(self, group: str, events: list[Event]) -> bool:
-        messages = [event.to_message() for event in events]
-        message = messages[0] if len(messages) == 1 else {"type": BATCH_TYPE, "events": messages}
         try:
-            await channel_layer().group_send(layer_group(group), message)
+            target = channel_layer()
+            await target.group_send(layer_group(group), _message(events, target))
             return True
         except Exception as error:
             logger.warning(
@@ -186,6 +185,15 @@ class Outbox:
                 error,
             )
             return False
+
+
+def _message(events: list[Event], target: Any) -> dict[str, Any]:
+    if len(events) == 1:
+        return events[0].to_message()
+    # Within one process the events can go as they are, and each is encoded once for all of it.
+    as_they_are = isinstance(target, InMemoryChannelLayer)
+    parts = events if as_they_are else [event.to_message() for event in events]
+    return {"type": BATCH_TYPE, "events": parts}
 
 
 _lock = threading.RLock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime as dt
 import itertools
@@ -356,3 +357,8 @@ def test_an_event_at_its_place_differs_by_its_place_only() -> None:
 def test_an_event_is_at_no_place_that_no_cursor_can_hold(epoch: str, offset: int) -> None:
     with pytest.raises(ValueError, match=r"Invalid (epoch|offset)"):
         Event.of("g", "n", "x").at(epoch, offset)
+
+
+def test_an_event_is_a_value_that_is_its_own_copy() -> None:
+    event = Event.of("g", "n", "x")
+    assert copy.deepcopy({"events": [event]})["events"][0] is event

@@ -417,7 +417,8 @@ class HangingLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has 
         if cls.gate is None:
             cls.gate = asyncio.Event()
         await cls.gate.wait()
-        cls.taken += [part["data"] for part in message.get("events", [message])]
+        events = message.get("events") or [Event.from_message(message)]
+        cls.taken += [event.data for event in events]
 
 
 class RaisingLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no types
