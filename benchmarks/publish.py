@@ -122,8 +122,9 @@ class Arrivals:
     def __init__(self, url: str) -> None:
         import redis
 
-        client: Any = redis.Redis.from_url(url)
-        self._pubsub = client.pubsub()
+        # Kept: a client that goes away closes the connections of its pool.
+        self._client: Any = redis.Redis.from_url(url)
+        self._pubsub = self._client.pubsub()
         self._pubsub.subscribe(f"asgi__group__sse_app.{GROUP}")
         self._pubsub.get_message(timeout=5)
 
