@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest install
+.PHONY: demo test lint types pytest install bench-publish bench-returning
 
 install: $(INSTALLED)
 
@@ -39,3 +39,10 @@ types: $(INSTALLED)
 
 pytest: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Figures of this machine; nothing here fails for being slow.
+bench-publish: $(INSTALLED)
+	$(BIN)/python -m benchmarks.publish
+
+bench-returning: $(INSTALLED)
+	$(BIN)/python -m benchmarks.returning

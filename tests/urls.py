@@ -26,6 +26,13 @@ def publish_sync(request: HttpRequest) -> HttpResponse:
 
 
 @csrf_exempt
+def publish_passing(request: HttpRequest) -> HttpResponse:
+    data = request.POST
+    publish(data["group"], data["event"], data["data"], durable=False)
+    return JsonResponse({})
+
+
+@csrf_exempt
 async def publish_async(request: HttpRequest) -> HttpResponse:
     event = await apublish(request.POST["group"], request.POST["event"], request.POST["data"])
     return JsonResponse({"offset": event.offset})
@@ -98,6 +105,7 @@ urlpatterns = [
     path("test/login/", log_in),
     path("test/whoami/", whoami),
     path("test/publish/", publish_sync),
+    path("test/publish-passing/", publish_passing),
     path("test/apublish/", publish_async),
     path("test/publish-in-thread/", publish_in_thread),
     path("test/failing/", failing_stream),
