@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` and `make test`.
+# Two commands do everything: `make demo` and `make test`. `make chaos` takes minutes.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest install bench-publish bench-returning
+.PHONY: demo test lint types pytest chaos fuzz install bench-publish bench-returning
 
 install: $(INSTALLED)
 
@@ -46,3 +46,10 @@ bench-publish: $(INSTALLED)
 
 bench-returning: $(INSTALLED)
 	$(BIN)/python -m benchmarks.returning
+
+# Kills and restarts at random while clients listen; one table at the end.
+KILLS ?= 100
+RESTARTS ?= 20
+
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos --kills $(KILLS) --restarts $(RESTARTS) $(if $(SEED),--seed $(SEED))

@@ -171,7 +171,12 @@ class EventStreamConsumer(AsyncHttpConsumer):
             stream.subscription.begin_with_reset(group, reason, head)
         hub.tickers.add(stream.tick)
         await signals.stream_opened.asend_robust(sender=type(self), stream=stream)
-        await stream.subscription.run(hub)
+        try:
+            await stream.subscription.run(hub)
+        except Exception as error:
+            # What ends a stream that was behind: nothing is lost, the client comes back.
+            logger.warning("The event log did not answer a stream: %r", error)
+            stream.subscription.close("log")
 
     # --- answers that are no stream ---
 

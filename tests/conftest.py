@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,18 @@ def connect_postgresql(name: str) -> psycopg.Connection:
         user=os.environ["TEST_POSTGRES_USER"],
         autocommit=True,
     )
+
+
+@contextmanager
+def empty_database() -> Iterator[str]:
+    """Make an empty PostgreSQL database, and drop it in the end; its name."""
+    name = f"sse_{uuid.uuid4().hex[:8]}"
+    with connect_postgresql("postgres") as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        try:
+            yield name
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
 
 
 class Daphne:
@@ -248,8 +260,5 @@ def seen() -> Iterator[list[Event]]:
 @pytest.fixture
 def database() -> Iterator[str]:
     """The name of an empty PostgreSQL database."""
-    name = f"sse_{uuid.uuid4().hex[:8]}"
-    with connect_postgresql("postgres") as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+    with empty_database() as name:
         yield name
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]

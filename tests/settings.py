@@ -15,6 +15,9 @@ SSE_APP = {**SSE_APP, **json.loads(os.environ.get("TEST_SSE_APP", "{}"))}
 
 if layer := os.environ.get("TEST_LAYER"):
     CHANNEL_LAYERS["default"]["BACKEND"] = layer
+if _chaos := os.environ.get("TEST_CHAOS_LAYER"):
+    CHANNEL_LAYERS["default"]["BACKEND"] = "tests.layers.ChaosLayer"
+    CHANNEL_LAYERS["default"]["CONFIG"] |= json.loads(_chaos)
 
 
 def _postgresql(name: str) -> dict[str, Any]:
