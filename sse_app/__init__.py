@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from .inbox import off, on
     from .pages import acursor, cursor
     from .publishing import apublish, apublish_many, publish, publish_many
+    from .subscribing import ContinuityLost, subscribe
 
 __version__ = "0.1.0"
 __all__ = [
+    "ContinuityLost",
     "Event",
     "acursor",
     "apublish",
@@ -21,9 +23,11 @@ __all__ = [
     "on",
     "publish",
     "publish_many",
+    "subscribe",
 ]
 
 _MODULES = {
+    "ContinuityLost": "subscribing",
     "Event": "events",
     "acursor": "pages",
     "apublish": "publishing",
@@ -33,6 +37,7 @@ _MODULES = {
     "on": "inbox",
     "publish": "publishing",
     "publish_many": "publishing",
+    "subscribe": "subscribing",
 }
 
 

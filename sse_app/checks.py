@@ -63,8 +63,20 @@ def _is_positive(value: object) -> bool:
     return isfinite(value) and value > 0
 
 
-_OPTIONAL = {"REPLAY_EVENTS", "CHECK_INTERVAL"}
+_LIMITS = (
+    "STREAMS_PER_USER",
+    "STREAMS_PER_SESSION",
+    "STREAMS_PER_ADDRESS",
+    "STREAMS_PER_ANONYMOUS_ADDRESS",
+    "STREAMS_PER_PROCESS",
+)
+_OPTIONAL = {"REPLAY_EVENTS", "CHECK_INTERVAL", *_LIMITS}
 _POSITIVE = (
+    *_LIMITS,
+    "GRANT_AGE",
+    "SPEAK_RATE",
+    "SPEAK_BURST",
+    "REVALIDATE_INTERVAL",
     "HEARTBEAT",
     "STREAM_LIFE",
     "PUBLIC_STREAM_LIFE",
@@ -79,6 +91,7 @@ _POSITIVE = (
     "STALL_SECONDS",
     "CHECK_INTERVAL",
     "SWEEP_INTERVAL",
+    "PRUNE_INTERVAL",
 )
 
 

@@ -25,6 +25,18 @@ class Settings:
     PUBLIC_GROUPS: Sequence[str] = ()
     MAY_LISTEN: str | None = None
     MAY_SPEAK: str | None = None
+    GRANT_AGE: float = 24 * 3600.0
+    ALLOWED_ORIGINS: Sequence[str] = ()
+    TRUSTED_PROXIES: Sequence[str] = ()
+    PROXY_HEADER: str = "X-Forwarded-For"
+    STREAMS_PER_USER: int | None = 20
+    STREAMS_PER_SESSION: int | None = 10
+    STREAMS_PER_ADDRESS: int | None = 200
+    STREAMS_PER_ANONYMOUS_ADDRESS: int | None = 100
+    STREAMS_PER_PROCESS: int | None = 5000
+    SPEAK_RATE: float = 10.0
+    SPEAK_BURST: int = 20
+    REVALIDATE_INTERVAL: float = 30.0
     HEARTBEAT: float = 15.0
     RETRY: tuple[float, float] = (2.0, 5.0)
     STREAM_LIFE: float = 15 * 60.0
@@ -40,6 +52,7 @@ class Settings:
     STALL_SECONDS: float = 30.0
     CHECK_INTERVAL: float | None = None
     SWEEP_INTERVAL: float = 2.0
+    PRUNE_INTERVAL: float = 600.0
 
 
 KEYS = frozenset(field.name for field in dataclasses.fields(Settings))

@@ -26,7 +26,7 @@ from .conf import settings
 from .events import encode_control, validate_name
 from .groups import validate_group
 from .hub import Hub, get_hub
-from .replay import Start, find_start
+from .replay import Start, Wanted, find_start
 from .streams import Stream
 from .transports import AsgiTransport, Transport
 
@@ -198,7 +198,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
             raise Busy("shutdown")
         try:
             await hub.join(stream.subscription)
-            return await find_start(hub, stream.groups, request)
+            return await find_start(hub, stream.groups, Wanted.by(request))
         except Exception as error:
             logger.warning("The event log did not answer: %r", error)
             raise Busy("log") from error

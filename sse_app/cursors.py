@@ -31,14 +31,18 @@ class Position(NamedTuple):
     offset: int
 
 
-#: Before the first event of a group that never had one; every epoch begins here.
+#: Before the first event of a group that never had one; every epoch begins here. In an id it has,
+#: in place of the offset, the Unix time in seconds at which the group was seen empty.
 START: Final = Position("0", 0)
 
 
 def validate_place(epoch: object, offset: object) -> None:
     """Raise `ValueError` unless a cursor can hold an event's place."""
-    if not isinstance(epoch, str) or not _EPOCH.match(epoch):
-        raise ValueError(f"Invalid epoch {epoch!r}: 1 to 16 ASCII lower-case letters and digits.")
+    if not isinstance(epoch, str) or not _EPOCH.match(epoch) or epoch == START.epoch:
+        raise ValueError(
+            f"Invalid epoch {epoch!r}: 1 to 16 ASCII lower-case letters and digits, but not "
+            f"{START.epoch!r}."
+        )
     if type(offset) is not int or not 1 <= offset <= _MOST:
         raise ValueError(f"Invalid offset {offset!r}: an int from 1 to {_MOST}.")
 
@@ -56,14 +60,20 @@ def group_hash(group: str) -> str:
 
 @dataclass(frozen=True)
 class Cursor:
-    """Positions by group hash. Immutable; `moved()` returns a new one."""
+    """Positions by group hash. Immutable."""
 
     positions: Mapping[str, Position] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, positions: Mapping[str, Position]) -> Self:
-        """Return the cursor that stands at `positions`, given by group name."""
-        return cls({group_hash(group): position for group, position in positions.items()})
+    def of(cls, positions: Mapping[str, Position], now: float) -> Self:
+        """Return the cursor that stands at `positions`, given by group name, at Unix time `now`."""
+        empty = Position(START.epoch, int(now))
+        return cls(
+            {
+                group_hash(group): empty if position == START else position
+                for group, position in positions.items()
+            }
+        )
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -83,11 +93,13 @@ class Cursor:
 
     def get(self, group: str) -> Position | None:
         """Return the position in `group`, or None if the cursor does not mention it."""
-        return self.positions.get(group_hash(group))
+        position = self.positions.get(group_hash(group))
+        return START if position and position.epoch == START.epoch else position
 
-    def moved(self, group: str, position: Position) -> Self:
-        """Return the cursor with `group` at `position`."""
-        return type(self)({**self.positions, group_hash(group): position})
+    def seen_empty_at(self, group: str) -> int | None:
+        """Return the Unix time at which `group` was seen empty, None if it was not."""
+        position = self.positions.get(group_hash(group))
+        return position.offset if position and position.epoch == START.epoch else None
 
     def __str__(self) -> str:
         return encode_positions(self.positions)

@@ -1,8 +1,8 @@
 """`Hub`: one per event loop, with one channel-layer mailbox for all streams of the process.
 
-It gets each event once, hands it to the group's `Topic`, and sees to it that no topic stays
-behind the log: a jump is healed at once, a lost last message by the check of the heads, a
-publisher that died before numbering by the sweep. It lives while it has subscriptions.
+It gets each event once and hands it to the group's `Topic`; what the layer loses, its `Healer`
+reads from the log. It numbers what a publisher committed and did not live to number, and deletes
+what is beyond retention. It lives while it has subscriptions.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Collection
 from typing import ClassVar, Final
@@ -21,17 +22,18 @@ from channels.layers import InMemoryChannelLayer
 from . import layer
 from .conf import settings
 from .cursors import Position
-from .eventlog import Discontinuity, event_log
+from .eventlog import event_log
 from .events import Event
+from .healing import GRACE_SECONDS, Healer
 from .mailbox import Mailbox
+from .reads import PAGE_EVENTS, SharedReads
 from .subscriptions import Subscription
 from .timers import every, logged
 from .topics import Topic
 
-PAGE_EVENTS: Final = 500
-#: How long a gap may fill by itself before the log is read: messages overtake each other.
-GRACE_SECONDS: Final = 0.01
 REJOIN_SECONDS: Final = 3600.0
+PRUNE_EVENTS: Final = 500
+PRUNE_PAUSE: Final = 0.05
 
 logger = logging.getLogger("sse_app")
 
@@ -50,9 +52,8 @@ class Hub:
         self._closed = False
         self._mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
         self._starting: dict[str, asyncio.Task[None]] = {}
-        self._healing: dict[str, asyncio.Task[None]] = {}
-        self._reading: dict[tuple[str, Position], asyncio.Task[list[Event]]] = {}
-        self._checking = asyncio.Lock()
+        self._reads = SharedReads()
+        self._healer = Healer(self.topics, self._reads)
         self._changed = asyncio.Event()
         layer.adopt(self.loop)
         self._stop_watch = event_log().watch(self._on_log_changed)
@@ -62,6 +63,7 @@ class Hub:
             self.loop.create_task(every(_check_interval, self.check)),
             self.loop.create_task(every(lambda: settings().SWEEP_INTERVAL, self._sweep)),
             self.loop.create_task(every(lambda: REJOIN_SECONDS, self._mailbox.join_all)),
+            self.loop.create_task(every(_prune_interval, self._prune)),
             self.loop.create_task(every(_tick_interval, self._tick)),
         ]
 
@@ -122,87 +124,28 @@ class Hub:
         recent = topic.recent(after, PAGE_EVENTS)
         if recent:
             return recent
-        reading = self._reading.get((group, after))
-        if reading is None:
-            reading = self.loop.create_task(event_log().asince(group, after, PAGE_EVENTS))
-            self._reading[group, after] = reading
-            reading.add_done_callback(lambda _: self._reading.pop((group, after), None))
-        events = await asyncio.shield(reading)
+        events = await self._reads.page(group, after)
         topic.remember_earlier(events)
         return events
+
+    async def earliest(self, group: str) -> Position:
+        """Return the position before the first event that the log still has."""
+        return await self._reads.earliest(group)
+
+    async def heal(self, group: str) -> None:
+        """Bring the topic up to the log's head."""
+        await asyncio.shield(self._healer.soon(group))
+
+    async def check(self) -> None:
+        """Compare the log's heads with the topics, and heal those that differ."""
+        await self._healer.check()
 
     def _deliver(self, event: Event) -> None:
         topic = self.topics.get(event.group)
         if topic is not None:
             topic.offer(event)
-            if topic.has_gap and topic.position is not None:
-                self._heal_soon(event.group)
-
-    # --- healing ---
-
-    async def heal(self, group: str) -> None:
-        """Bring the topic up to the log's head."""
-        await asyncio.shield(self._heal_soon(group))
-
-    async def check(self) -> None:
-        """Compare the log's heads with the topics, and heal those that differ."""
-        async with self._checking:
-            before = {
-                group: topic.position
-                for group, topic in self.topics.items()
-                if topic.position is not None
-            }
-            heads = await event_log().aheads(before)
-        for group, head in heads.items():
-            topic, old = self.topics.get(group), before[group]
-            now = topic.position if topic else None
-            if now is None or now == head:
-                continue
-            # A topic that moved past `head` while it was read is well; one behind it is not.
-            if head.epoch != now.epoch or head.offset > now.offset or head.offset < old.offset:
-                self._heal_soon(group)
-
-    def _heal_soon(self, group: str) -> asyncio.Task[None]:
-        task = self._healing.get(group)
-        if task is None or task.done():
-            task = self._healing[group] = self.loop.create_task(self._heal(group))
-            task.add_done_callback(lambda done: self._healed(group, done))
-        return task
-
-    def _healed(self, group: str, task: asyncio.Task[None]) -> None:
-        if self._healing.get(group) is task:
-            del self._healing[group]
-
-    async def _heal(self, group: str) -> None:
-        await asyncio.sleep(GRACE_SECONDS)
-        while (topic := self.topics.get(group)) is not None and topic.position is not None:
-            ahead = topic.ahead
-            try:
-                events = await event_log().asince(group, topic.position, PAGE_EVENTS)
-            except Discontinuity as lost:
-                await self._restart(topic, lost)
-                return
-            except Exception as error:
-                # The next check of the heads tries again.
-                logger.warning("The event log can't be read to heal group %s: %r", group, error)
-                return
-            topic.advance(events)
-            if len(events) < PAGE_EVENTS:
-                topic.forget_ahead(ahead)
-                if not topic.has_gap:
-                    return
-
-    async def _restart(self, topic: Topic, lost: Discontinuity) -> None:
-        if lost.reason != "future":
-            topic.restart(lost.reason, lost.head)
-            return
-        # What was committed is gone: an older log was restored. Its offsets will be given out
-        # again, so its epoch must not be.
-        logger.error("The log of group %s went backwards; it gets a new epoch.", topic.group)
-        log = event_log()
-        await database_sync_to_async(log.renew_epoch)([topic.group])
-        heads = await log.aheads([topic.group])
-        topic.restart("epoch", heads[topic.group])
+            if topic.is_ill:
+                self._healer.soon(event.group)
 
     async def _start(self, group: str) -> None:
         """Join the group on the layer, then read its head: what comes between is kept."""
@@ -213,8 +156,8 @@ class Hub:
             topic = self.topics.get(group)
             if topic is not None and topic.position is None:
                 topic.start(heads[group])
-                if topic.has_gap:
-                    self._heal_soon(group)
+                if topic.is_ill:
+                    self._healer.soon(group)
         finally:
             self._starting.pop(group, None)
 
@@ -223,6 +166,16 @@ class Hub:
     async def _sweep(self) -> None:
         """Number what a publisher committed but did not live to number."""
         layer.send(await event_log().anumber())
+
+    async def _prune(self) -> None:
+        """Delete what is beyond retention, in steps with pauses: nobody has to wait for it."""
+        log = event_log()
+        if log.prunes_itself:
+            return
+        pruned = PRUNE_EVENTS
+        while pruned == PRUNE_EVENTS:
+            pruned = await database_sync_to_async(log.prune)(PRUNE_EVENTS)
+            await asyncio.sleep(PRUNE_PAUSE)
 
     async def _tick(self) -> None:
         now = time.monotonic()
@@ -253,13 +206,16 @@ class Hub:
         layer.release(self.loop)
         if self._stop_watch:
             self._stop_watch()
-        tasks = [*self._tasks, *self._healing.values(), *self._starting.values()]
+        tasks = [*self._tasks, *self._starting.values()]
         tasks = [task for task in tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._healer.close()
+        await self._reads.close()
         for group in joined:
             await self._mailbox.leave(group)
+        await logged(event_log().aclose)
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
@@ -288,6 +244,11 @@ def _check_interval() -> float:
     if interval is not None:
         return interval
     return 0.5 if isinstance(layer.channel_layer(), InMemoryChannelLayer) else 2.0
+
+
+def _prune_interval() -> float:
+    # At random, so that of several processes rarely two are at it at the same time.
+    return settings().PRUNE_INTERVAL * random.uniform(0.5, 1.5)
 
 
 def _tick_interval() -> float:

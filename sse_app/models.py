@@ -1,4 +1,4 @@
-"""Rows: the database log's events and heads, and broadcasts sent from the admin."""
+"""Rows: the database log's events and heads, broadcasts, and what grants or ends access."""
 
 from __future__ import annotations
 
@@ -129,3 +129,82 @@ class Broadcast(models.Model):
             event.limited(sse_settings().MAX_EVENT_BYTES)
         except (TypeError, ValueError) as error:
             raise ValidationError({"data": str(error)}) from error
+
+
+class AccessToken(models.Model):
+    """What a program may do with a bearer token; of its secret only a digest is kept.
+
+    `listen`, `publish` and `events` are lists of patterns: the groups it may read, the groups it
+    may publish to, and the names of the events it may publish there.
+    """
+
+    name = models.CharField(_("name"), max_length=100)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    listen = models.JSONField(_("may listen to"), default=list, blank=True)
+    publish = models.JSONField(_("may publish to"), default=list, blank=True)
+    events = models.JSONField(_("may publish events"), default=list, blank=True)
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    expires_at = models.DateTimeField(_("expires at"))
+    revoked_at = models.DateTimeField(_("revoked at"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("access token")
+        verbose_name_plural = _("access tokens")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Ticket(models.Model):
+    """Opens one stream, once, for a client that can't send cookies; used up by being deleted."""
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+"
+    )
+    session_key = models.CharField(max_length=64, blank=True)
+    groups = models.JSONField()
+    granted = models.JSONField(default=list)
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = _("ticket")
+        verbose_name_plural = _("tickets")
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.groups)} until {self.expires_at:%H:%M:%S}"
+
+
+class Revocation(models.Model):
+    """What pages were granted before `at` does not hold any more for this user and group.
+
+    An empty `user` means everybody, an empty `group` every group.
+    """
+
+    user = models.CharField(max_length=64, blank=True)
+    group = models.CharField(max_length=80, blank=True)
+    at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = _("revocation")
+        verbose_name_plural = _("revocations")
+        constraints = [models.UniqueConstraint(fields=["user", "group"], name="sse_app_revocation")]
+
+    def __str__(self) -> str:
+        return f"{self.user or '*'} {self.group or '*'} {self.at:%F %T}"
+
+
+class HandledMessage(models.Model):
+    """The answer to a message that a page sent up with an idempotency key."""
+
+    digest = models.CharField(max_length=64, primary_key=True)
+    status = models.SmallIntegerField(null=True)
+    answer = models.TextField(blank=True)
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = _("handled message")
+        verbose_name_plural = _("handled messages")
+
+    def __str__(self) -> str:
+        return f"{self.digest[:8]} {self.status}"

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from asgiref.sync import sync_to_async
+import time
 
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from . import layer
 from .cursors import Cursor
 from .eventlog import event_log
 from .groups import validate_group
 
 
 def cursor(*groups: str) -> str:
-    """Return where `groups` stand now, for `{% sse_url "orders" after=position %}`.
+    """Return where `groups` stand now, for `{% sse_stream "orders" after=position %}`.
 
     Call it first in the view, then read what the page shows: whatever commits after that reaches
-    the page as an event. Reads the event log once. Raises `ValueError` for an invalid name.
+    the page as an event, and nothing that it shows does. Only inside a transaction on the log's
+    database (`ATOMIC_REQUESTS`) an event whose own commit is a few milliseconds old may come
+    again: it could not be numbered here without holding up other publishers.
+
+    Reads the event log. Raises `ValueError` for an invalid name.
     """
     names = [validate_group(group) for group in groups]
-    return str(Cursor.of(event_log().heads(names)))
+    log, now = event_log(), time.time()
+    if log.alias is not None and not connections[log.alias].in_atomic_block:
+        # What has been committed is on the page, so it must stand before the page's position.
+        layer.send(log.number(names))
+    return str(Cursor.of(log.heads(names), now))
 
 
 async def acursor(*groups: str) -> str:

@@ -32,11 +32,11 @@ def publish(
     `durable=False`: not logged, has no id, is never replayed; a reader that lags gets only the
     latest per `key`.
 
-    Inside `transaction.atomic()` on the database `using` (default: the log's own, else
-    `"default"`) it leaves only if that transaction commits, and the event returned has no offset
-    yet. Where the log is in that same database it is part of the transaction and leaves whenever
-    that commits; any other log gets it right after the commit, and a crash in that instant loses
-    it. `immediate=True`, for events that are not durable, leaves at once.
+    Inside `transaction.atomic()` on the database `using` (default: `"default"`) or on the log's
+    own it leaves only if that transaction commits, and the event returned has no offset yet. Where
+    the log is in that same database it is part of the transaction and leaves whenever that
+    commits; any other log gets it right after the commit, and a crash in that instant loses it.
+    `immediate=True`, for events that are not durable, leaves at once.
 
     Blocks for the log's I/O: in async code use `apublish()`. Raises `ValueError` for an invalid
     group or event name or an event beyond `MAX_EVENT_BYTES`, `TypeError` for data that can't be
@@ -109,7 +109,7 @@ def _publish(events: list[Event], *, using: str | None, immediate: bool) -> list
     if not events:
         return []
     log = event_log()
-    alias = using or log.alias or DEFAULT_DB_ALIAS
+    alias = using or DEFAULT_DB_ALIAS
     if immediate:
         return _publish_now(events)
     # Each publish has its own callback: the first one's may go with a savepoint rolled back.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 from django.http import HttpRequest
 
 from .conf import settings
 from .cursors import Cursor, Position
-from .eventlog import Discontinuity, event_log
+from .eventlog import Discontinuity
 from .eventlog.contract import Reason
 from .hub import Hub
 
@@ -31,26 +32,40 @@ class Start:
     missed: int = 0
 
 
-async def find_start(hub: Hub, groups: Collection[str], request: HttpRequest) -> Start:
-    """Return where a stream of the joined `groups` starts.
+@dataclass(frozen=True)
+class Wanted:
+    """What a reader asks for: what follows `cursor`, else some `history`, else what comes now.
 
-    The cursor is the header `Last-Event-ID`, else the parameter `last_event_id`, else
-    `lastEventId`. A group that it does not mention starts from now. Without a cursor,
-    `from=earliest` and `from=-20` begin that far back.
+    `history` is "earliest" or, for the last twenty, "-20". Both are as they came, valid or not.
+    """
+
+    cursor: str | None = None
+    history: str = ""
+
+    @classmethod
+    def by(cls, request: HttpRequest) -> Self:
+        """Return what a request asks for.
+
+        The cursor is the header `Last-Event-ID`, else the parameter `last_event_id`, else
+        `lastEventId`; the history is the parameter `from`.
+        """
+        header, query = request.headers.get("Last-Event-ID"), request.GET
+        cursor = header or query.get("last_event_id") or query.get("lastEventId")
+        return cls(cursor, query.get("from", ""))
+
+
+async def find_start(hub: Hub, groups: Collection[str], wanted: Wanted) -> Start:
+    """Return where a reader of the joined `groups` starts.
+
+    A group that the cursor does not mention starts from now.
     """
     now = {group: hub.position(group) for group in groups}
-    given = _given(request)
-    if given is None:
-        return await _from_history(now, request.GET.get("from", ""))
-    cursor = Cursor.parse(given)
+    if wanted.cursor is None:
+        return await _from_history(hub, now, wanted.history)
+    cursor = Cursor.parse(wanted.cursor)
     if cursor is None:
         return Start(now, {group: ("unknown", head) for group, head in now.items()})
     return await _from_cursor(hub, now, cursor)
-
-
-def _given(request: HttpRequest) -> str | None:
-    header = request.headers.get("Last-Event-ID")
-    return header or request.GET.get("last_event_id") or request.GET.get("lastEventId")
 
 
 async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor) -> Start:
@@ -60,10 +75,18 @@ async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor) -> St
     for group, place in known.items():
         positions[group] = place
         try:
+            _refuse_if_forgotten(cursor, group, now[group])
             missed += await _count(hub, group, place)
         except Discontinuity as lost:
             resets[group] = lost.reason, hub.position(group)
     return Start(positions, resets, recovered=not resets and bool(known), missed=missed)
+
+
+def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position) -> None:
+    """Refuse what was seen empty so long ago that all of a log may have come and gone since."""
+    seen = cursor.seen_empty_at(group)
+    if seen is not None and time.time() - seen > settings().RETENTION_SECONDS:
+        raise Discontinuity("trimmed", head)
 
 
 async def _count(hub: Hub, group: str, place: Position) -> int:
@@ -80,13 +103,13 @@ async def _count(hub: Hub, group: str, place: Position) -> int:
     return count
 
 
-async def _from_history(now: dict[str, Position], wanted: str) -> Start:
+async def _from_history(hub: Hub, now: dict[str, Position], wanted: str) -> Start:
     last = _LAST.match(wanted)
     if wanted != "earliest" and last is None:
         return Start(now)
     positions, missed = {}, 0
     for group, head in now.items():
-        first = await event_log().aearliest(group)
+        first = await hub.earliest(group)
         offset = first.offset if last is None else max(first.offset, head.offset - int(last[1]))
         if first.epoch == head.epoch and offset <= head.offset:
             positions[group] = Position(head.epoch, offset)

@@ -48,16 +48,15 @@ class Stream(Sink):
         self._ping = ping
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
-        self._pinged_cursor: Cursor | None = None
+        self._pinged: dict[str, Position] = {}
         transport.on_broken = lambda: self.subscription.close("broken")
 
     def open(self, *, recovered: bool, missed: int) -> None:
         """Write `sse.open`; its id is the position before the replay."""
         data = {"recovered": recovered, "missed": missed, "groups": list(self.groups)}
-        cursor = self.subscription.cursor
-        self._pinged_cursor = cursor
-        retry = random.uniform(*settings().RETRY)
-        self._write(encode_control("sse.open", data, id=str(cursor), retry=retry))
+        self._pinged = dict(self.subscription.positions)
+        id, retry = str(self.subscription.cursor), random.uniform(*settings().RETRY)
+        self._write(encode_control("sse.open", data, id=id, retry=retry))
 
     @property
     def close_reason(self) -> str | None:
@@ -107,9 +106,10 @@ class Stream(Sink):
     def _heartbeat(self) -> bytes:
         if not self._ping:
             return HEARTBEAT
-        cursor = self.subscription.cursor
-        moved, self._pinged_cursor = cursor != self._pinged_cursor, cursor
-        return encode_control("sse.ping", {}, id=str(cursor) if moved else "")
+        positions = self.subscription.positions
+        moved, self._pinged = positions != self._pinged, dict(positions)
+        id = str(self.subscription.cursor) if moved else ""
+        return encode_control("sse.ping", {}, id=id)
 
     def _write(self, chunk: bytes) -> None:
         self._written_at = time.monotonic()

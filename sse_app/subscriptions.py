@@ -9,6 +9,7 @@ for a replay, and a reader that lags costs its cursor and one page.
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
@@ -68,7 +69,7 @@ class Subscription:
     @property
     def cursor(self) -> Cursor:
         """The place after everything that was shown or passed over."""
-        return Cursor.of(self.positions)
+        return Cursor.of(self.positions, time.time())
 
     def close(self, reason: str) -> None:
         """End `run()`; the first reason counts."""

@@ -49,11 +49,23 @@ class Topic:
         self._recent: deque[Event] = deque()
         self._recent_bytes = 0
         self._ahead: dict[Position, Event] = {}
+        #: A repeat that is another event than the one delivered: the log may be an older one.
+        self.contradiction: Event | None = None
 
     @property
     def has_gap(self) -> bool:
         """Whether events arrived that can't be delivered before earlier ones."""
         return bool(self._ahead)
+
+    @property
+    def is_ill(self) -> bool:
+        """Whether only the log can say how to go on."""
+        return self.position is not None and (self.has_gap or self.contradiction is not None)
+
+    def contradicts(self, event: Event) -> bool:
+        """Whether another event was delivered at the place of `event`, as far as is remembered."""
+        run = self.recent(Position(event.epoch or "", (event.offset or 0) - 1), 1)
+        return any((told.name, told.data) != (event.name, event.data) for told in run or ())
 
     def offer(self, event: Event) -> None:
         """Take an event from the channel layer: deliver it, drop a repeat, or keep it for later."""
@@ -63,7 +75,10 @@ class Topic:
         elif self.position is not None and follows(place, self.position):
             self._deliver(event, place)
             self._deliver_ahead()
-        elif not self._is_repeat(place) and len(self._ahead) < AHEAD_EVENTS:
+        elif self._is_repeat(place):
+            if self.contradicts(event):
+                self.contradiction = event
+        elif len(self._ahead) < AHEAD_EVENTS:
             self._ahead[place] = event
 
     def advance(self, events: Sequence[Event]) -> None:
@@ -82,6 +97,7 @@ class Topic:
     def restart(self, reason: Reason, head: Position) -> None:
         """Serve from `head` on although what came before it can't be had; say so to everybody."""
         self.position = head
+        self.contradiction = None
         self._ahead.clear()
         self._recent.clear()
         self._recent_bytes = 0

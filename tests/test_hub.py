@@ -12,7 +12,7 @@ import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 
 from sse_app import publish
-from sse_app.cursors import Cursor
+from sse_app.cursors import Cursor, Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.hub import Hub, get_hub, running_hubs
@@ -72,12 +72,14 @@ class ListSink(Sink):
 class Reader:
     """A subscription that runs in a task of its own."""
 
-    async def start(self, *groups: str, names: tuple[str, ...] = ()) -> Reader:
+    async def start(
+        self, *groups: str, names: tuple[str, ...] = (), at: Position | None = None
+    ) -> Reader:
         self.sink = ListSink()
         self.hub: Hub = get_hub()
         self.subscription = Subscription(self.sink, groups, names)
         await self.hub.join(self.subscription)
-        self.subscription.move({group: self.hub.position(group) for group in groups})
+        self.subscription.move({group: at or self.hub.position(group) for group in groups})
         self.task = asyncio.create_task(self.subscription.run(self.hub))
         return self
 
@@ -275,9 +277,7 @@ async def test_many_readers_at_one_place_cost_one_read(monkeypatch: pytest.Monke
     monkeypatch.setattr(type(event_log()), "asince", counted)
     readers = []
     for _ in range(50):
-        reader = await Reader().start("g")
-        reader.subscription.move({"g": start})
-        readers.append(reader)
+        readers.append(await Reader().start("g", at=start))
     for reader in readers:
         await reader.sink.until("599")
         assert reader.sink.seen == [str(n) for n in range(600)]
@@ -420,3 +420,106 @@ async def test_a_reader_ahead_of_this_process_in_a_new_epoch_is_not_reset() -> N
     await running
     await first.hub.leave(ahead)
     await first.stop()
+
+
+def put_back(log: Any, group: str, offset: int) -> None:
+    """Make the memory log the copy of itself that was made at `offset`, as a restore would."""
+    kept = log._logs[group]
+    while kept.head > offset:
+        kept.events.pop()
+        kept.head -= 1
+
+
+@pytest.mark.usefixtures("failing_layer")
+async def test_an_older_log_that_has_caught_up_again_is_found_by_its_first_new_event() -> None:
+    """Its head is never seen going back, so only the event that stands there now can tell."""
+    reader = await Reader().start("g")
+    for n in range(5):
+        publish("g", "n", str(n))
+    await reader.sink.until("4")
+    put_back(event_log(), "g", 2)
+    before = event_log().heads(["g"])["g"]
+    for n in ("2 again", "3 again", "4 again"):
+        publish("g", "n", n)
+    while not reader.sink.notices:
+        reader.sink.grown.clear()
+        await asyncio.wait_for(reader.sink.grown.wait(), 10)
+    publish("g", "n", "after")
+    await reader.sink.until("after")
+    assert reader.sink.notices == [("g", "epoch")]
+    assert reader.sink.seen == ["0", "1", "2", "3", "4", "after"]
+    assert event_log().heads(["g"])["g"].epoch != before.epoch
+    await reader.stop()
+
+
+@pytest.mark.usefixtures("failing_layer")
+async def test_a_message_that_lies_about_an_event_changes_nothing() -> None:
+    reader = await Reader().start("g")
+    event = publish("g", "n", "0")
+    await reader.sink.until("0")
+    lie = Event.of("g", "n", "a lie").at(event.epoch or "", 1)
+    await channel_layers["default"].group_send("sse_app.g", lie.to_message())
+    publish("g", "n", "1")
+    await reader.sink.until("1")
+    await reader.hub.heal("g")
+    assert (reader.sink.seen, reader.sink.notices) == (["0", "1"], [])
+    assert event_log().heads(["g"])["g"] == (event.epoch, 2)
+    await reader.stop()
+
+
+class NotedLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no types
+    """Counts who joins, and lets a membership lapse."""
+
+    joined = 0
+    again: asyncio.Event
+
+    async def group_add(self, group: str, channel: str) -> None:
+        type(self).joined += 1
+        await super().group_add(group, channel)
+        if type(self).joined > 2:
+            self.again.set()
+
+
+@pytest.mark.usefixtures("failing_layer")
+async def test_groups_are_joined_again_before_their_membership_lapses(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "tests.test_hub.NotedLayer"}}
+    monkeypatch.setattr("sse_app.hub.REJOIN_SECONDS", 0.01)
+    NotedLayer.joined, NotedLayer.again = 0, asyncio.Event()
+    reader = await Reader().start("g")
+    layer = channel_layers["default"]
+    layer.groups.clear()  # as an expiry would
+    NotedLayer.joined, NotedLayer.again = 1, asyncio.Event()
+    await asyncio.wait_for(NotedLayer.again.wait(), 10)
+    publish("g", "n", "here", durable=False)
+    await reader.sink.until("here")
+    await reader.stop()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_herd_with_a_long_way_to_go_costs_one_read_for_each_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those who come a little later, too: what was read is kept for a moment."""
+    holder = await Reader().start("g")
+    start = holder.hub.position("g")
+    for n in range(2000):
+        publish("g", "n", str(n))
+    await holder.sink.until("1999")
+    reads = 0
+    real = type(event_log()).asince
+
+    async def counted(self: Any, *args: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await real(self, *args)
+
+    monkeypatch.setattr(type(event_log()), "asince", counted)
+    for _ in range(20):
+        reader = await Reader().start("g", at=start)
+        await reader.sink.until("1999")
+        assert reader.sink.seen == [str(n) for n in range(2000)]
+        await reader.stop()
+    assert reads <= 4
+    await holder.stop()

@@ -3,34 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import psycopg
-import pytest
-
-from .conftest import Daphne, eventually
-
-
-def _connect(name: str) -> psycopg.Connection:
-    return psycopg.connect(
-        dbname=name,
-        host=os.environ["TEST_POSTGRES_HOST"],
-        port=os.environ["TEST_POSTGRES_PORT"],
-        user=os.environ["TEST_POSTGRES_USER"],
-        autocommit=True,
-    )
-
-
-@pytest.fixture
-def database() -> Iterator[str]:
-    """The name of an empty PostgreSQL database."""
-    name = f"sse_{uuid.uuid4().hex[:8]}"
-    with _connect("postgres") as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
-        yield name
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
+from .conftest import Daphne, connect_postgresql, eventually
 
 
 async def test_the_log_carries_events_between_processes_by_the_check(
@@ -53,7 +28,7 @@ async def test_idle_streams_hold_no_database_connection(
     daphne = make_daphne({"TEST_POSTGRES_NAME": database}, CHECK_INTERVAL=30, SWEEP_INTERVAL=30)
 
     def connections() -> int:
-        with _connect("postgres") as connection:
+        with connect_postgresql("postgres") as connection:
             query = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
             row = connection.execute(query, [database]).fetchone()
             assert row is not None

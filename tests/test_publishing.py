@@ -353,6 +353,24 @@ async def test_apublish_works_on_a_running_event_loop(seen: list[Event]) -> None
     assert seen == [event]
 
 
+def test_cursor_stands_after_what_is_committed_but_not_yet_numbered(
+    alias: str, seen: list[Event]
+) -> None:
+    """It is on the page that the view is about to render."""
+    with (
+        mock.patch.object(DatabaseEventLog, "number", side_effect=OperationalError("away")),
+        transaction.atomic(using=alias),
+    ):
+        publish("g", "n", "waiting")
+    position = Cursor.parse(cursor("g"))
+    assert position is not None
+    place = position.get("g")
+    assert place is not None
+    assert place.offset == 1
+    assert data(seen) == ["waiting"]
+    assert event_log().since("g", place, 10) == []
+
+
 def test_many_threads_that_publish_lose_nothing(alias: str, seen: list[Event]) -> None:
     def run(thread: int) -> None:
         try:

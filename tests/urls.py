@@ -20,6 +20,8 @@ from sse_app.responses import EventStreamResponse
 @csrf_exempt
 def publish_sync(request: HttpRequest) -> HttpResponse:
     event = publish(request.POST["group"], request.POST["event"], request.POST["data"])
+    if "fail" in request.POST:
+        raise RuntimeError("on purpose")
     return JsonResponse({"offset": event.offset})
 
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, Final, Literal
 
-from ..cursors import Position
+from ..cursors import START, Position
 from ..events import Event
 
 Reason = Literal["trimmed", "epoch", "future", "limit", "unknown"]
@@ -30,6 +30,18 @@ class Discontinuity(Exception):
         self.head = head
 
 
+def goes_on(after: Position, head: Position) -> bool:
+    """Whether a log that stands at `head` has anything after `after`.
+
+    Raises `Discontinuity` where `after` is no place of this log.
+    """
+    if after != START and after.epoch != head.epoch:
+        raise Discontinuity("epoch", head)
+    if after.offset > head.offset:
+        raise Discontinuity("future", head)
+    return after.offset < head.offset
+
+
 class EventLog(ABC):
     """An ordered, durable record of events per group.
 
@@ -39,6 +51,9 @@ class EventLog(ABC):
 
     #: Is what one process appends seen by the others?
     shared: ClassVar[bool]
+
+    #: Does it delete what is beyond retention by itself, without `prune()`?
+    prunes_itself: ClassVar[bool] = False
 
     #: The database whose transactions an event can join, if the log lives in a database.
     alias: str | None = None

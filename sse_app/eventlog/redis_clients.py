@@ -73,7 +73,7 @@ class RedisClients:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        options = {"retry": Retry(NoBackoff(), 0), **self._options}
+        options = {**self._options, "retry": Retry(NoBackoff(), 0)}
         if self._service:
             sentinel: Any = redis.sentinel.Sentinel  # without types in redis-py
             return sentinel(self._sentinels, **options).master_for(self._service)
@@ -94,7 +94,7 @@ class RedisClients:
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
-        options = {"retry": Retry(NoBackoff(), 0), **self._options}
+        options = {**self._options, "retry": Retry(NoBackoff(), 0)}
         if self._service:
             sentinel: Any = redis.asyncio.sentinel.Sentinel
             return sentinel(self._sentinels, **options).master_for(self._service)

@@ -67,12 +67,17 @@ def _prunable(alias: str, before: datetime) -> Iterator[tuple[str, int]]:
 
 
 def _forget_idle(alias: str, before: datetime) -> None:
-    # One statement: a publisher that writes to the group meanwhile keeps its head.
-    heads, rows = GroupHead._meta.db_table, StoredEvent._meta.db_table
-    quote = connections[alias].ops.quote_name
-    with connections[alias].cursor() as cursor:
+    # One statement: a publisher that writes to the group meanwhile keeps its head. It never waits
+    # for a publisher's lock, since it takes its own in another order and both would wait for ever.
+    connection = connections[alias]
+    quote = connection.ops.quote_name
+    heads, rows = quote(GroupHead._meta.db_table), quote(StoredEvent._meta.db_table)
+    skips = connection.features.has_select_for_update_skip_locked
+    with connection.cursor() as cursor:
         cursor.execute(
-            f'DELETE FROM {quote(heads)} WHERE "changed_at" < %s AND NOT EXISTS '
-            f'(SELECT 1 FROM {quote(rows)} e WHERE e."group" = {quote(heads)}."group")',
-            [connections[alias].ops.adapt_datetimefield_value(before)],
+            f'DELETE FROM {heads} WHERE "group" IN (SELECT "group" FROM {heads} h '
+            'WHERE h."changed_at" < %s AND NOT EXISTS '
+            f'(SELECT 1 FROM {rows} e WHERE e."group" = h."group") '
+            f"{'FOR UPDATE SKIP LOCKED' if skips else ''})",
+            [connection.ops.adapt_datetimefield_value(before)],
         )

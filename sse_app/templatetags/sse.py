@@ -6,6 +6,8 @@ from urllib.parse import urlencode
 
 from django import template
 from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from ..groups import validate_group
 
@@ -22,3 +24,13 @@ def sse_url(*groups: str, after: str = "") -> str:
     if after:
         query.append(("last_event_id", after))
     return f"{reverse('sse_app:stream')}?{urlencode(query)}"
+
+
+@register.simple_tag
+def sse_stream(*groups: str, after: str = "") -> SafeString:
+    """Return the element that carries a stream's URL: `{% sse_stream "orders" after=position %}`.
+
+    `<sse-stream url="…"></sse-stream>` shows nothing; the page's script opens the stream with an
+    `EventSource` on its `url`. The arguments are those of `sse_url`.
+    """
+    return format_html('<sse-stream url="{}"></sse-stream>', sse_url(*groups, after=after))

@@ -103,7 +103,7 @@ newOrder.addEventListener("click", () => attempt(() => post(newOrder.dataset.url
 const clock = document.getElementById("clock");
 const live = (change) => (data) => fresh.after(() => change(data));
 connect(
-  board.dataset.stream,
+  document.querySelector("sse-stream").getAttribute("url"),
   {
     "clock.tick": ({ time }) => showTime(clock, time),
     "order.created": live(show),

@@ -43,7 +43,7 @@ const fresh = new FreshStart(log.dataset.messages, ({ messages }) => messages.fo
 for (const line of log.children) dress(line);
 toTheEnd();
 connect(
-  log.dataset.stream,
+  document.querySelector("sse-stream").getAttribute("url"),
   { "chat.message": (message) => fresh.after(() => say(message)) },
   { startOver: () => fresh.run() },
 );
