@@ -1,0 +1,267 @@
+"""A client as a browser is one: it keeps the last id, loses its connection, and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+from django.test import RequestFactory
+
+from sse_app.cursors import START, Cursor, Position
+from sse_app.events import Event
+from sse_app.hub import Hub, get_hub
+from sse_app.replay import find_start
+from sse_app.subscriptions import Sink, Subscription
+
+from .ledger import Ledger
+
+#: A place in a group that never had an event says nothing about which log it is a place in. So a
+#: page that saw a group empty, and was away while the group got events and then lost its log,
+#: takes the next log for the continuation. Set to False, this is looked for too.
+START_NAMES_NO_LOG = True
+
+
+class PageSink(Sink):
+    """Keeps what arrives; takes as much as it has room for."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[Any, ...]] = []
+        self.room: int | None = None
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def lag(self, room: int) -> None:
+        """Take `room` more items and then no more."""
+        self.room = room
+        if not room:
+            self._open.clear()
+
+    def recover(self) -> None:
+        """Take everything again."""
+        self.room = None
+        self._open.set()
+
+    @property
+    def ready(self) -> bool:
+        return self._open.is_set()
+
+    async def drained(self) -> None:
+        await self._open.wait()
+
+    def show(self, event: Event, cursor: Cursor | None) -> None:
+        self._take("event", event, cursor)
+
+    def reset(self, group: str, reason: str, cursor: Cursor) -> None:
+        self._take("reset", group, reason, cursor)
+
+    def passed(self, cursor: Cursor) -> None:
+        self._take("passed", cursor)
+
+    def _take(self, *item: Any) -> None:
+        self.items.append(item)
+        if self.room:
+            self.lag(self.room - 1)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the page has after one more item: all of it is lost with what the network loses."""
+
+    item: tuple[Any, ...] = ("new",)
+    id: str | None = None
+    #: Where the page stands in each group, by what it was shown; and how many losses of the
+    #: group's log it was told of or came after.
+    positions: dict[str, Position] | None = None
+    losses: dict[str, int] | None = None
+    #: The events it was shown since the last reset of their group, or ever.
+    seen: frozenset[str] = frozenset()
+
+
+class Browser:
+    """One page with its stream; checks each thing that arrives against the ledger."""
+
+    def __init__(self, ledger: Ledger, groups: Collection[str], names: Collection[str]) -> None:
+        self.ledger = ledger
+        self.groups = tuple(groups)
+        self.names = frozenset(names)
+        self.sights = [Sight()]
+        self.sink: PageSink | None = None
+        self._hub: Hub
+        self._subscription: Subscription
+        self._task: asyncio.Task[str]
+        self._examined = 0
+        self._opened = 0
+        self._heard_at = 0
+
+    def __repr__(self) -> str:
+        return f"Browser({'+'.join(self.groups)}, {self.sights[-1]})"
+
+    @property
+    def now(self) -> Sight:
+        """What the page has."""
+        return self.sights[-1]
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has a stream."""
+        return self.sink is not None
+
+    @property
+    def lags(self) -> bool:
+        """Whether its stream can't take everything."""
+        return self.sink is not None and self.sink.room is not None
+
+    # --- the connection ---
+
+    async def connect(self, id: str | None = None) -> None:
+        """Open a stream as the consumer does, with the id that it kept unless another is given."""
+        given = self.now.id if id is None else id
+        self.sink, self._examined, self._opened = PageSink(), 0, len(self.sights)
+        self._hub = get_hub()
+        self._subscription = Subscription(self.sink, self.groups, self.names)
+        await self._hub.join(self._subscription)
+        headers = {} if given is None else {"Last-Event-ID": given}
+        request = RequestFactory().get("/events/", headers=headers)
+        start = await find_start(self._hub, self.groups, request)
+        self._subscription.move(start.positions)
+        self._open(start.positions, start.resets, readable=given == self.now.id)
+        for group, (reason, head) in start.resets.items():
+            self._subscription.begin_with_reset(group, reason, head)
+        self._task = asyncio.create_task(self._subscription.run(self._hub))
+
+    async def drop(self, lost: int = 0) -> None:
+        """End the stream; the last `lost` things that were written to it never arrived."""
+        self._subscription.close("disconnect")
+        self.sink = None
+        assert await self._task == "disconnect"
+        await self._hub.leave(self._subscription)
+        del self.sights[max(self._opened, len(self.sights) - lost) :]
+
+    def stands(self) -> dict[str, Position]:
+        """Return where the subscription is, which a filter lets run ahead of what was shown."""
+        return dict(self._subscription.positions)
+
+    # --- what arrives ---
+
+    def examine(self) -> None:
+        """Check what arrived since the last time."""
+        if self.sink is None:
+            return
+        assert not self._task.done(), f"the stream ended: {self._task}"
+        for item in self.sink.items[self._examined :]:
+            self._examined += 1
+            if item[0] == "event" and item[2] is None:
+                self._passing(item[1])
+            elif item[0] == "event":
+                self._shown(item[1], item[2])
+            elif item[0] == "reset":
+                self._reset(*item[1:])
+            else:
+                self._move(item[1], item)
+
+    def _open(self, start: dict[str, Position], resets: Any, *, readable: bool) -> None:
+        """Take the first event of a stream, whose id is the place before the replay."""
+        now = self.now
+        cursor = self._subscription.cursor
+        if now.positions is not None and readable:
+            if not resets:
+                assert str(cursor) == now.id, "the stream does not begin where the page stands"
+            for group in self.groups:
+                assert group in resets or start[group] == now.positions[group]
+            self._see(("open",), cursor, {})
+        elif now.positions is not None:
+            assert set(resets) == set(self.groups), "an id that can't be read says nothing"
+            # The page keeps no id until the reset tells it of one.
+        else:
+            for group, place in start.items():
+                assert self.ledger[group].knows(place)
+            losses = {group: self.ledger[group].losses for group in self.groups}
+            self.sights.append(Sight(("open",), str(cursor), dict(start), losses, now.seen))
+
+    def _passing(self, event: Event) -> None:
+        assert event.data in self.ledger.passing, "it was never published"
+        assert event.group in self.groups
+        assert not self.names or event.name in self.names
+        self.sights.append(replace(self.now, item=("passing", event.data)))
+
+    def _shown(self, event: Event, cursor: Cursor) -> None:
+        place = cursor.get(event.group)
+        assert place is not None
+        known = self.ledger[event.group].epochs.get(place.epoch, [])
+        assert place.offset <= len(known), "it was never committed"
+        entry = known[place.offset - 1]
+        assert (event.name, event.data) == (entry.name, entry.data), "another event stands there"
+        assert not self.names or event.name in self.names
+        assert event.data not in self.now.seen, "it came twice"
+        self._move(cursor, ("event", event.group, event.data), shown=entry.data)
+
+    def _move(self, cursor: Cursor, item: tuple[Any, ...], shown: str | None = None) -> None:
+        """Go on in the groups' logs, over nothing that the page wanted to see but `shown`."""
+        now = self.now
+        assert now.positions is not None
+        for group, before in now.positions.items():
+            after = cursor.get(group)
+            assert after is not None, "the id does not mention a group"
+            if after == before:
+                continue
+            ledger = self.ledger[group]
+            assert before in (START, Position(after.epoch, before.offset)), "no reset came first"
+            assert after.offset > before.offset, "it went backwards"
+            if before == START and not START_NAMES_NO_LOG:
+                assert self._told(group, after), f"{group} was lost before {after}: {now}, {ledger}"
+            for entry in ledger.epochs[after.epoch][before.offset : after.offset]:
+                wanted = not self.names or entry.name in self.names
+                assert not wanted or entry.data == shown, f"{entry.data} was left out"
+            assert self.names or shown is not None
+        seen = now.seen if shown is None else now.seen | {shown}
+        self._see(item, cursor, {}, seen)
+
+    def _told(self, group: str, after: Position) -> bool:
+        assert self.now.losses is not None
+        ledger = self.ledger[group]
+        return self.now.losses[group] >= ledger.losses_before.get(after.epoch, ledger.losses)
+
+    def _reset(self, group: str, reason: str, cursor: Cursor) -> None:
+        place, ledger = cursor.get(group), self.ledger[group]
+        assert place is not None
+        assert ledger.knows(place)
+        before = (self.now.positions or {}).get(group)
+        if reason != "unknown" and before is not None:
+            told = before != START or self._told(group, place)
+            assert not (told and ledger.continues(before)), "nothing was lost"
+        self._see(("reset", group, reason), cursor, {group: ledger.losses})
+
+    def _see(
+        self,
+        item: tuple[Any, ...],
+        cursor: Cursor,
+        losses: dict[str, int],
+        seen: frozenset[str] | None = None,
+    ) -> None:
+        now = self.now
+        positions = {group: place for group in self.groups if (place := cursor.get(group))}
+        if item == ("open",):
+            positions = now.positions or {}
+        self.sights.append(
+            Sight(
+                item,
+                str(cursor),
+                positions,
+                {**(now.losses or {}), **losses},
+                now.seen if seen is None else seen,
+            )
+        )
+
+    def arrived(self) -> None:
+        """Check that the page has everything: it stands where the logs do."""
+        stands = self.stands()
+        for group in self.groups:
+            ledger = self.ledger[group]
+            assert stands[group] == ledger.head, f"{self!r} stands at {stands[group]} of {group}"
+            assert self.now.positions is not None
+            shown = self.now.positions[group]
+            assert shown.epoch == ledger.head.epoch or shown == START
+            for entry in ledger.entries[shown.offset :]:
+                assert self.names and entry.name not in self.names, f"{entry.data} never came"
