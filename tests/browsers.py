@@ -264,4 +264,5 @@ class Browser:
             shown = self.now.positions[group]
             assert shown.epoch == ledger.head.epoch or shown == START
             for entry in ledger.entries[shown.offset :]:
-                assert self.names and entry.name not in self.names, f"{entry.data} never came"
+                assert self.names, f"{entry.data} never came"
+                assert entry.name not in self.names, f"{entry.data} never came"
