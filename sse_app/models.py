@@ -188,7 +188,9 @@ class Revocation(models.Model):
     class Meta:
         verbose_name = _("revocation")
         verbose_name_plural = _("revocations")
-        constraints = [models.UniqueConstraint(fields=["user", "group"], name="sse_app_revocation")]
+        constraints = [
+            models.UniqueConstraint(fields=["user", "group"], name="sse_app_revoked_once")
+        ]
 
     def __str__(self) -> str:
         return f"{self.user or '*'} {self.group or '*'} {self.at:%F %T}"
