@@ -7,19 +7,22 @@ import math
 from typing import Any, Final
 
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import OperationalError
+from django.db import Error, OperationalError, transaction
 from django.http import HttpRequest, HttpResponse
-from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST
 
-from . import authorization, inbox, rates, repeats
+from . import authorization, inbox, publishing, rates, repeats, tokens
 from .bodies import Refusal, answers_refusals, json_response, read_object, to_json
 from .conf import settings
-from .events import validate_name
+from .events import Event, validate_name
 from .groups import validate_group
+from .models import AccessToken
 
 logger = logging.getLogger("sse_app")
 
+MAX_KEY: Final = 128
 RETRY_AFTER: Final = 5
 
 _NOT_WIRED = (
@@ -143,6 +146,62 @@ def _speaker(message: inbox.Message) -> str:
     if message.user.is_authenticated:
         return f"user {message.user.pk}"
     return f"csrf {message.request.META['CSRF_COOKIE']}"
+
+
+# --- programs ---
+
+
+@csrf_exempt
+@require_POST
+@transaction.non_atomic_requests  # the answer carries the offset, which a transaction would delay
+@answers_refusals
+def publish(request: HttpRequest) -> HttpResponse:
+    """Publish one event for a program with a bearer token; answer 202 with its offset.
+
+    The body is `{"group", "event", "data"}` and, if wanted, `"durable": false` and `"key"`, as
+    for `publish()`. 401 is no live token, 403 a group or event it may not publish, 400 no such
+    body, 413 a body or event too long, 415 not JSON, 503 the event log is away, with
+    `Retry-After`; what was sent may have been published then.
+    """
+    token = _token_of(request)
+    group, event, body = _addressed(request)
+    if not token.may_publish(group, event):
+        raise Refusal(403, f"This token may not publish {event!r} to {group!r}.")
+    options = _options(body)
+    data = body.get("data", "")
+    try:
+        Event.of(group, event, data).limited(settings().MAX_EVENT_BYTES)
+    except ValueError as error:
+        raise Refusal(413, str(error)) from error
+    try:
+        published = publishing.publish(group, event, data, **options)
+    except Exception as error:
+        logger.exception("The event log did not take an event of a program.")
+        raise _away() from error
+    return json_response(202, to_json({"group": group, "event": event, "offset": published.offset}))
+
+
+@sensitive_variables()
+def _token_of(request: HttpRequest) -> AccessToken:
+    text = tokens.bearer_of(request)
+    try:
+        token = None if text is None else tokens.verify_token(text)
+    except Error as error:
+        logger.exception("The database that keeps the access tokens did not answer.")
+        raise _away() from error
+    if token is None:
+        # One answer for all, so that it doesn't tell an expired token from a wrong one.
+        raise Refusal(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
+    return token
+
+
+def _options(body: dict[str, Any]) -> dict[str, Any]:
+    durable, key = body.get("durable", True), body.get("key")
+    if not isinstance(durable, bool):
+        raise Refusal(400, f'"durable" must be true or false in JSON, not {durable!r}.')
+    if key is not None and not (isinstance(key, str) and len(key) <= MAX_KEY):
+        raise Refusal(400, f'"key" must be a JSON string of at most {MAX_KEY} characters.')
+    return {"durable": durable, "key": key}
 
 
 def _away() -> Refusal:
