@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import timedelta
 from typing import Any, Final, cast
 
@@ -21,6 +21,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
+from .fingerprints import Fingerprint
 from .groups import validate_pattern
 from .models import AccessToken
 
@@ -31,6 +32,7 @@ _TOKEN: Final = re.compile(r"sse_([0-9]{1,18})_([A-Za-z0-9_-]{43})\Z", re.ASCII)
 _BEARER: Final = re.compile(r"bearer +(\S+) *\Z", re.ASCII | re.IGNORECASE)
 _EVENT_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:*-]{1,64}\Z", re.ASCII)
 _NOBODY: Final = "0" * 64
+_KEY: Final = "token:"
 
 
 def validate_event_pattern(pattern: object) -> str:
@@ -101,6 +103,28 @@ def live_token(pk: int) -> AccessToken | None:
 async def alive_token(pk: int) -> AccessToken | None:
     """See `live_token()`."""
     return cast("AccessToken | None", await database_sync_to_async(live_token)(pk))
+
+
+def token_key(token: AccessToken) -> str:
+    """Return what stands for `token` where a stream's user would stand."""
+    return f"{_KEY}{token.pk}"
+
+
+def is_token_key(key: str) -> bool:
+    """Whether `key` stands for a token."""
+    return key.startswith(_KEY)
+
+
+def token_fingerprint(token: AccessToken) -> Fingerprint:
+    """Return what a stream opened with `token` hangs on, to compare later."""
+    return Fingerprint(token.is_live(), token.digest[:16], (tuple(token.listen),))
+
+
+def read_token_fingerprints(keys: Collection[str]) -> dict[str, Fingerprint]:
+    """Return the fingerprints of the tokens among `keys`, by key. One query, or none."""
+    numbers = [int(key.removeprefix(_KEY)) for key in keys if is_token_key(key)]
+    found = all_tokens().filter(pk__in=numbers) if numbers else ()
+    return {token_key(token): token_fingerprint(token) for token in found}
 
 
 @sensitive_variables()

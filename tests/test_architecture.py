@@ -54,6 +54,8 @@ RANKS = {
     "reads": 6,
     "grants": 3,
     "control": 8,
+    "passes": 5,
+    "leftovers": 4,
     "tickets": 3,
     "secrecy": 0,
     "revocation": 9,
