@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlencode
 
-from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.views.decorators.csrf import csrf_protect
@@ -88,7 +87,7 @@ def _granted(body: dict[str, Any], request: HttpRequest) -> tuple[str, ...]:
 
 
 def _ask_policy(request: HttpRequest, groups: Any) -> None:
-    if not async_to_sync(authorization.may_listen)(request.user, groups, request):
+    if not authorization.may_listen_from_sync(request.user, groups, request):
         raise Refusal(403, _FORBIDDEN)
 
 

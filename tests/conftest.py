@@ -68,7 +68,15 @@ def empty_database() -> Iterator[str]:
 class Daphne:
     """A real `daphne` process on a listening socket that the test made, so no port is guessed."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], **sse_app: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *,
+        access_log: str | Path = os.devnull,
+        **sse_app: Any,
+    ) -> None:
+        self.access_log = str(access_log)
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "SSE_EVENT_LOG"},
             "DJANGO_SETTINGS_MODULE": "tests.settings",
@@ -83,7 +91,7 @@ class Daphne:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Daphne:
-        command = [sys.executable, "-m", "daphne", "--access-log", os.devnull]
+        command = [sys.executable, "-m", "daphne", "--access-log", self.access_log]
         fd = self.socket.fileno()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -100,8 +100,8 @@ def log_in(request: HttpRequest) -> HttpResponse:
 
 def page(request: HttpRequest) -> HttpResponse:
     """Render a tag for this request, as a page would."""
-    template = Template("{% load sse %}{% autoescape off %}" + request.GET["tag"])
-    return HttpResponse(template.render(RequestContext(request)))
+    template = Template("{% load sse %}" + request.GET["tag"])
+    return HttpResponse(template.render(RequestContext(request, autoescape=False)))
 
 
 @csrf_exempt
