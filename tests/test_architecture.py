@@ -32,6 +32,7 @@ RANKS = {
     "responses": 2,
     "eventlog.contract": 2,
     "eventlog.sqlite": 2,
+    "eventlog.postgresql": 2,
     "eventlog.memory": 3,
     "eventlog.retention": 3,
     "eventlog.database": 4,
