@@ -19,7 +19,10 @@ RANKS = {
     "groups": 0,
     "signals": 0,
     "events": 1,
+    "addresses": 1,
     "authorization": 1,
+    "origins": 1,
+    "servers": 0,
     "transports": 1,
     "templatetags.sse": 1,
     "models": 2,
@@ -35,6 +38,10 @@ RANKS = {
     "eventlog.redis_scripts": 2,
     "eventlog.redis": 3,
     "eventlog": 5,
+    "limit_scripts": 0,
+    "shared_limits": 6,
+    "limits": 7,
+    "deploy_checks": 7,
     "pages": 6,
     "timers": 0,
     "topics": 6,
@@ -61,8 +68,9 @@ RANKS = {
 }
 DESIGNED = [
     *("conf", "events", "cursors", "groups", "eventlog", "models", "layer", "publishing", "hub"),
-    *("transports", "consumers", "authorization", "changes", "signals", "inbox", "views", "asgi"),
-    *("routing", "urls", "admin", "checks", "testing", "templatetags.sse", "apps", "responses"),
+    *("transports", "consumers", "authorization", "changes", "signals", "inbox", "views"),
+    *("asgi", "routing", "urls", "admin", "checks", "testing", "templatetags.sse", "apps"),
+    "responses",
 ]
 FORBIDDEN = {"utils", "helpers", "manager", "core"}
 
