@@ -68,7 +68,7 @@ RANKS = {
 }
 DESIGNED = [
     *("conf", "events", "cursors", "groups", "eventlog", "models", "layer", "publishing", "hub"),
-    *("transports", "consumers", "authorization", "changes", "signals", "inbox", "views"),
+    *("transports", "consumers", "authorization", "limits", "changes", "signals", "inbox", "views"),
     *("asgi", "routing", "urls", "admin", "checks", "testing", "templatetags.sse", "apps"),
     "responses",
 ]
