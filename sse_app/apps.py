@@ -15,4 +15,4 @@ class SseAppConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks."""
-        from . import checks  # noqa: F401
+        from . import checks, deploy_checks  # noqa: F401
