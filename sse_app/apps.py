@@ -15,6 +15,6 @@ class SseAppConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks and follow Django's signals about users."""
-        from . import checks, revocation  # noqa: F401
+        from . import checks, deploy_checks, revocation  # noqa: F401
 
         revocation.connect_signals()

@@ -13,7 +13,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from . import authorization, layer
+from . import addresses, authorization, layer, origins
 from .conf import settings
 from .eventlog import database, event_log
 from .groups import validate_pattern
@@ -26,7 +26,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         settings()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="sse_app.E001")]
-    return [*_values(), *_layer(), *_log(), *_policies(), *_asgi()]
+    return [*_values(), *_layer(), *_log(), *_policies(), *_edge(), *_asgi()]
 
 
 def _values() -> Iterator[CheckMessage]:
@@ -130,6 +130,18 @@ def _policies() -> Iterator[CheckMessage]:
             authorization.policy(key)
         except ImproperlyConfigured as error:
             yield Error(str(error), id="sse_app.E006")
+
+
+def _edge() -> Iterator[CheckMessage]:
+    for read, id in (
+        (addresses.trusted_proxies, "sse_app.E008"),
+        (addresses.proxy_header, "sse_app.E009"),
+        (origins.allowed_origins, "sse_app.E010"),
+    ):
+        try:
+            read()
+        except ImproperlyConfigured as error:
+            yield Error(str(error), id=id)
 
 
 def _asgi() -> Iterator[CheckMessage]:

@@ -14,15 +14,18 @@ from io import BytesIO
 from typing import Any, ClassVar, Final
 
 from channels.generic.http import AsyncHttpConsumer
-from django.core.exceptions import DisallowedHost
+from django.conf import settings as django_settings
 from django.core.handlers.asgi import ASGIRequest
 
 from . import authorization, control, signals
+from .addresses import Address, client_address
 from .admission import Access, Busy, Over, Policy, Refused, admit, names_of
 from .conf import settings
 from .events import encode_control
 from .groups import validate_group
 from .hub import Hub, get_hub
+from .limits import LIMITS, Full
+from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
 from .replay import Start, Wanted, find_start
 from .streams import Stream, farewell
 from .transports import AsgiTransport, Transport
@@ -35,7 +38,7 @@ HEADERS: Final = (
     (b"Content-Type", b"text/event-stream; charset=utf-8"),
     (b"Cache-Control", b"no-cache, no-store, private, no-transform"),
     (b"X-Accel-Buffering", b"no"),
-    (b"X-Content-Type-Options", b"nosniff"),
+    *SECURITY_HEADERS,
 )
 
 
@@ -65,14 +68,18 @@ class EventStreamConsumer(AsyncHttpConsumer):
         self.base_send = send
         try:
             since = control.mark()
-            request = self._accept(ASGIRequest(scope, BytesIO()))
-            if request is None:
-                return
-            names = names_of(request)
-            access = await admit(request, self._policy(request), self.fixed_groups)
-            await self._stream(request, receive, access, names, since)
-        except Refused as refused:
+            request = ASGIRequest(scope, BytesIO())
+            self._accept(request)
+            address = client_address(scope)
+            key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
+            with await LIMITS.admit(address, key) as places:
+                access = await admit(request, self._policy(request), self.fixed_groups)
+                await places.identify(access.user)
+                await self._stream(request, receive, access, address, since)
+        except (Refused, Forbidden) as refused:
             await self._answer(refused.status, refused.text)
+        except Full as full:
+            await self._end_at_once(busy_block(full.reason))
         except Busy as busy:
             await self._end_at_once(busy_block(str(busy)))
         except Over as over:
@@ -84,17 +91,14 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     # --- before the stream ---
 
-    def _accept(self, request: ASGIRequest) -> ASGIRequest | None:
-        """Refuse what needs no database to be refused."""
+    def _accept(self, request: ASGIRequest) -> None:
+        """Refuse what needs no database to be refused, and answer what asks for no stream."""
         if request.method not in METHODS:
             raise Refused(405, f"{request.method} is not possible here: {', '.join(METHODS)}.")
-        try:
-            request.get_host()
-        except DisallowedHost as error:
-            raise Refused(400, "The Host header is not one of ALLOWED_HOSTS.") from error
-        if request.method == "GET":
-            return request
-        raise Refused(200 if request.method == "HEAD" else 204, "")
+        check(request)
+        if request.method != "GET":
+            raise Refused(200 if request.method == "HEAD" else 204, "")
+        names_of(request)
 
     def _policy(self, request: ASGIRequest) -> Policy:
         async def policy(user: Any, groups: Collection[str]) -> bool:
@@ -110,7 +114,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
         request: ASGIRequest,
         receive: Callable[[], Awaitable[dict[str, Any]]],
         access: Access,
-        names: Collection[str],
+        address: Address,
         since: int,
     ) -> None:
         hub = get_hub()
@@ -119,8 +123,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
             hub,
             transport,
             access,
-            names,
-            address=request.META.get("REMOTE_ADDR", ""),
+            names_of(request),
+            address=address.text,
             ping=request.GET.get("ping") == "1",
             life=_life(access.groups),
         )
@@ -130,7 +134,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
             if not control.enter(stream, since):
                 raise Busy("revoked")  # While it was being admitted, and by what was true before.
             start = await self._join(hub, stream, request)
-            await self.send_headers(headers=list(HEADERS))
+            await self.send_headers(headers=self._headers())
             opened = True
             await self._serve(hub, stream, start)
         except asyncio.CancelledError:
@@ -180,6 +184,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     # --- answers that are no stream ---
 
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        return [*HEADERS, *cors_headers(self.scope)]
+
     async def _answer(self, status: int, text: str) -> None:
         headers = list(HEADERS[1:])
         if status == 200:
@@ -188,10 +195,11 @@ class EventStreamConsumer(AsyncHttpConsumer):
             headers.append((b"Content-Type", b"text/plain; charset=utf-8"))
         if status in (204, 405):
             headers.append((b"Allow", ", ".join(METHODS).encode()))
+        headers += (preflight if status == 204 else cors_headers)(self.scope)
         await self.send_response(status, text.encode(), headers=headers)
 
     async def _end_at_once(self, block: bytes) -> None:
-        await self.send_response(200, block, headers=list(HEADERS))
+        await self.send_response(200, block, headers=self._headers())
 
 
 def busy_block(reason: str) -> bytes:

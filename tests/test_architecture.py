@@ -21,7 +21,10 @@ RANKS = {
     "rates": 0,
     "events": 1,
     "bodies": 2,
+    "addresses": 1,
     "authorization": 1,
+    "origins": 1,
+    "servers": 0,
     "transports": 1,
     "templatetags.sse": 4,
     "models": 2,
@@ -40,6 +43,10 @@ RANKS = {
     "eventlog.redis_scripts": 2,
     "eventlog.redis": 3,
     "eventlog": 5,
+    "limit_scripts": 0,
+    "shared_limits": 6,
+    "limits": 7,
+    "deploy_checks": 7,
     "pages": 6,
     "timers": 0,
     "topics": 6,
@@ -76,8 +83,9 @@ RANKS = {
 }
 DESIGNED = [
     *("conf", "events", "cursors", "groups", "eventlog", "models", "layer", "publishing", "hub"),
-    *("transports", "consumers", "authorization", "changes", "signals", "inbox", "views", "asgi"),
-    *("routing", "urls", "admin", "checks", "testing", "templatetags.sse", "apps", "responses"),
+    *("transports", "consumers", "authorization", "limits", "changes", "signals", "inbox", "views"),
+    *("asgi", "routing", "urls", "admin", "checks", "testing", "templatetags.sse", "apps"),
+    "responses",
 ]
 FORBIDDEN = {"utils", "helpers", "manager", "core"}
 

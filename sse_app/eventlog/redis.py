@@ -15,7 +15,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from django.core.exceptions import ImproperlyConfigured
@@ -67,6 +67,10 @@ class RedisEventLog(EventLog):
             )
         self._prefix = prefix
         self._clients = RedisClients(url, cluster, sentinels, service_name, options or {})
+
+    def place(self) -> tuple[str, Callable[[], Any]]:
+        """Return the prefix of its keys, and what makes a client of its servers."""
+        return self._prefix, self._clients.connect
 
     # --- publishing ---
 

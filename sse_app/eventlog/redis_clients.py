@@ -86,10 +86,11 @@ class RedisClients:
         loop = asyncio.get_running_loop()
         client = self._of_loop.get(loop)
         if client is None:
-            client = self._of_loop[loop] = self._make_async()
+            client = self._of_loop[loop] = self.connect()
         return client
 
-    def _make_async(self) -> Any:
+    def connect(self) -> Any:
+        """Return another client for the running loop; whoever asks closes it."""
         import redis.asyncio.sentinel
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff

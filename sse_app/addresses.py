@@ -1,0 +1,189 @@
+"""`Address`: where a request comes from, as far as that can be believed.
+
+The peer of the connection is a fact; what a header says is only what the last proxy says, and only
+if that proxy is one of `TRUSTED_PROXIES`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+
+from .conf import settings
+
+#: The entry of `TRUSTED_PROXIES` for peers without an address: those on a Unix socket.
+UNIX: Final = "unix"
+#: One customer has a /64 to choose addresses from at will (RFC 6177).
+IPV6_PREFIX: Final = 64
+
+_HEADER: Final = re.compile(r"[A-Za-z0-9-]+\Z", re.ASCII)
+#: Found from the right, so that a quote which the client left open swallows nothing of a proxy's.
+_LAST_ELEMENT: Final = re.compile(r'(?:^|,)((?:[^,"]|"[^"]*")*)\Z')
+_FOR: Final = re.compile(r'(?:^|;)\s*for\s*=\s*(?:"([^"]*)"|([^;,"\s]*))', re.IGNORECASE)
+#: Far more than proxies write, and little to go through however much a client made up.
+_TAIL: Final = 2048
+
+logger = logging.getLogger("sse_app")
+
+IP = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True)
+class Address:
+    """A client's address. `text` is the address itself, empty for a peer that has none.
+
+    `key` is what streams are counted by: the address, for IPv6 its /64. `limited` says whether
+    limits by address apply: a loopback or private peer may be a proxy that nobody told us of,
+    and behind it everybody would count as one.
+    """
+
+    text: str
+    key: str
+    limited: bool
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """The peers whose word about the client is taken."""
+
+    networks: Sequence[Network]
+    unix: bool
+
+    def __contains__(self, ip: object) -> bool:
+        if ip is None:
+            return self.unix
+        return any(ip in network for network in self.networks)
+
+
+def client_address(scope: Mapping[str, Any]) -> Address:
+    """Return the address of the client of an ASGI request.
+
+    It is the peer's; behind a trusted proxy the right-most entry of `PROXY_HEADER` that is no
+    trusted proxy itself, since whatever stands left of it the client may have made up. Where that
+    can't be read it is the peer's again. Never raises for what a client sends;
+    `ImproperlyConfigured` for settings that can't be read.
+    """
+    trusted = trusted_proxies()
+    peer = _parse(str((scope.get("client") or [""])[0] or ""))
+    ip = _forwarded(scope, trusted) or peer if peer in trusted else peer
+    limited = bool(settings().TRUSTED_PROXIES) or (ip is not None and ip.is_global)
+    return Address(_text(ip), _key(ip), limited)
+
+
+def trusted_proxies() -> Proxies:
+    """Return the setting `TRUSTED_PROXIES`.
+
+    Raises `ImproperlyConfigured` that names the entry which is neither a network nor "unix".
+    """
+    entries = settings().TRUSTED_PROXIES
+    if isinstance(entries, str) or not isinstance(entries, Sequence):
+        raise ImproperlyConfigured(
+            f"SSE_APP['TRUSTED_PROXIES'] is {entries!r}; it must be a list, for example "
+            "['10.0.0.0/8', 'unix']."
+        )
+    return _proxies(tuple(entries))
+
+
+def proxy_header() -> str:
+    """Return the setting `PROXY_HEADER`; raises `ImproperlyConfigured` if it is no header."""
+    name = settings().PROXY_HEADER
+    if not isinstance(name, str) or not _HEADER.match(name):
+        raise ImproperlyConfigured(
+            f"SSE_APP['PROXY_HEADER'] is {name!r}; it must be the name of a header as HTTP "
+            "spells it, for example 'X-Forwarded-For', 'X-Real-IP' or 'Forwarded'."
+        )
+    return name
+
+
+@lru_cache
+def _proxies(entries: tuple[object, ...]) -> Proxies:
+    networks: list[Network] = []
+    for entry in entries:
+        if entry == UNIX:
+            continue
+        try:
+            if not isinstance(entry, str):
+                raise ValueError("it is no text")
+            networks.append(ip_network(entry))
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"SSE_APP['TRUSTED_PROXIES'] has {entry!r} ({error}); an entry is an address, a "
+                "network such as '10.0.0.0/8', or 'unix' for peers on a Unix socket."
+            ) from error
+    return Proxies(networks, UNIX in entries)
+
+
+def _forwarded(scope: Mapping[str, Any], trusted: Proxies) -> IP | None:
+    """Return the client that a trusted proxy names, None if it names none that can be read."""
+    name = proxy_header()
+    value = _header(scope, name)[-_TAIL:]
+    ip: IP | None = None
+    for entry in _elements(value) if name.lower() == "forwarded" else reversed(value.split(",")):
+        ip = _parse(entry)
+        if ip is None:
+            _warn_of_unreadable(name)
+            return None
+        if ip not in trusted:
+            return ip
+    return ip  # Trusted all the way: a machine of one's own asks.
+
+
+@lru_cache(maxsize=8)
+def _warn_of_unreadable(name: str) -> None:
+    logger.warning(
+        "A trusted proxy sent a request without an address in %s: such requests are counted as "
+        "the proxy's own. SSE_APP['PROXY_HEADER'] says which header it sets.",
+        name,
+    )
+
+
+def _header(scope: Mapping[str, Any], name: str) -> str:
+    # Not from Django's META, where older versions let `X_Forwarded_For` pass for this header.
+    wanted = name.lower().encode()
+    headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
+    return ",".join(value.decode("latin1") for key, value in headers if key.lower() == wanted)
+
+
+def _elements(value: str) -> Iterator[str]:
+    """Yield the `for` of each element of `Forwarded` (RFC 7239, section 4), the last one first."""
+    while True:
+        last = _LAST_ELEMENT.search(value)
+        found = _FOR.search(last[1]) if last else None
+        yield (found[1] or found[2] or "") if found else ""
+        if not last or not last.start():
+            return
+        value = value[: last.start()]
+
+
+def _parse(text: str) -> IP | None:
+    """Read an address, with or without brackets, port and zone; None if it is none."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        ip = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip
+
+
+def _text(ip: IP | None) -> str:
+    return "" if ip is None else str(ip)
+
+
+def _key(ip: IP | None) -> str:
+    if ip is None:
+        return UNIX
+    if isinstance(ip, IPv6Address):
+        return str(IPv6Network((ip, IPV6_PREFIX), strict=False))
+    return str(ip)

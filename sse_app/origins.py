@@ -1,0 +1,172 @@
+"""Which hosts, origins and sites a request may come from, and what CORS tells browsers of it.
+
+A consumer runs behind no middleware of Django's, so this is its `ALLOWED_HOSTS` check, and its
+answer to what other sites make a visitor's browser ask for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from django.core.exceptions import DisallowedHost, ImproperlyConfigured
+from django.http import HttpRequest
+
+from .conf import settings
+
+Headers = list[tuple[bytes, bytes]]
+
+#: Beside the content type and cache headers, on every answer. `nosniff`: text that a group's
+#: members wrote is no HTML. The policy: a stream opened in a tab or error page runs nothing, and
+#: no page frames it, which would hold a connection with the visitor's cookies. Resource policy:
+#: no other site embeds it without CORS, as a script or image, which would pull it into a process
+#: of theirs; what `ALLOWED_ORIGINS` lets in asks by CORS and is not concerned. No Referrer-Policy
+#: and no HSTS: nothing is followed from here, and Django's pages set the latter for the whole host.
+SECURITY_HEADERS: Final = (
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"Cross-Origin-Resource-Policy", b"same-origin"),
+)
+#: What a page of an allowed origin may send beside what CORS always lets through.
+ALLOWED_REQUEST_HEADERS: Final = b"Last-Event-ID, Cache-Control, Authorization"
+#: Seconds for which a browser need not ask again; no browser keeps it longer than its own bound.
+PREFLIGHT_AGE: Final = 7200
+
+#: What cannot be made by a page of another site: this site's pages, and the visitor's own hand.
+_OWN_SITES: Final = frozenset({"same-origin", "none"})
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*\Z", re.ASCII)
+_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
+
+
+class Forbidden(Exception):
+    """A request from where none may come; `status` and `text` are the answer."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+def check(request: HttpRequest) -> None:
+    """Raise `Forbidden` for a host, origin or site that may not ask; does no I/O.
+
+    A program that sends neither `Origin` nor `Sec-Fetch-Site` passes, since it brings no visitor's
+    cookies. So does what the browser itself says is of the same origin, even if a proxy changed
+    host or scheme on the way. Everything else needs an `Origin` that is the request's own or in
+    `ALLOWED_ORIGINS`: also a sibling subdomain, as that may be somebody else's, and also the
+    requests of images, scripts and links on other sites, which send none: they would hold a
+    stream, and a place of the visitor's, open in vain.
+    """
+    try:
+        host = request.get_host()
+    except DisallowedHost as error:
+        raise Forbidden(400, "The Host header is not one of ALLOWED_HOSTS.") from error
+    origin = request.headers.get("Origin")
+    site = request.headers.get("Sec-Fetch-Site")
+    if site in _OWN_SITES or (site is None and origin is None):
+        return
+    if origin is None:
+        raise Forbidden(403, "Another site's page asked, and without an Origin header.")
+    if is_allowed(origin) or _is_own(origin, f"{request.scheme}://{host}"):
+        return
+    raise Forbidden(403, f"The origin {origin[:200]!r} is not in SSE_APP['ALLOWED_ORIGINS'].")
+
+
+def is_allowed(origin: str) -> bool:
+    """Whether `origin` is in `ALLOWED_ORIGINS`; "null" only if it is listed."""
+    try:
+        return normalize(origin) in allowed_origins()
+    except ValueError:
+        return False
+
+
+def cors_headers(scope: Mapping[str, Any]) -> Headers:
+    """Return what an answer to this request, of whatever status, needs for CORS.
+
+    Nothing without `ALLOWED_ORIGINS`. With it, every answer varies by `Origin`, so that no cache
+    gives one origin's answer to another; nothing is exposed beyond what CORS always shows.
+    """
+    if not allowed_origins():
+        return []
+    headers = [(b"Vary", b"Origin")]
+    origin = _header(scope, b"origin")
+    if is_allowed(origin):
+        headers.append((b"Access-Control-Allow-Origin", origin.encode("latin1")))
+        headers.append((b"Access-Control-Allow-Credentials", b"true"))
+    return headers
+
+
+def preflight(scope: Mapping[str, Any]) -> Headers:
+    """Return the headers of the answer to `OPTIONS`: what pages of an allowed origin may ask."""
+    headers = cors_headers(scope)
+    if len(headers) > 1 and _header(scope, b"access-control-request-method"):
+        headers += [
+            (b"Access-Control-Allow-Methods", b"GET"),
+            (b"Access-Control-Allow-Headers", ALLOWED_REQUEST_HEADERS),
+            (b"Access-Control-Max-Age", str(PREFLIGHT_AGE).encode()),
+        ]
+    return headers
+
+
+def allowed_origins() -> frozenset[str]:
+    """Return the setting `ALLOWED_ORIGINS`, each as `normalize()` spells it.
+
+    Raises `ImproperlyConfigured` that names the entry which is no origin.
+    """
+    listed = settings().ALLOWED_ORIGINS
+    if isinstance(listed, str) or not isinstance(listed, Sequence):
+        raise ImproperlyConfigured(
+            f"SSE_APP['ALLOWED_ORIGINS'] is {listed!r}; it must be a list, for example "
+            "['https://www.example.com']."
+        )
+    return _normalized(tuple(listed))
+
+
+def normalize(origin: object) -> str:
+    """Return `origin` in small letters and without its scheme's default port.
+
+    Raises `ValueError` for what is not exactly an origin: scheme, host and perhaps a port.
+    """
+    if origin == "null":
+        return "null"
+    if not isinstance(origin, str) or not origin.isascii() or "*" in origin:
+        raise ValueError("it must be one exact origin")
+    parts = urlsplit(origin.lower())
+    host, port = parts.hostname, parts.port
+    if not host or not _SCHEME.match(parts.scheme):
+        raise ValueError("it must begin with a scheme and a host")
+    name = f"[{host}]" if ":" in host else host
+    spelled = f"{parts.scheme}://{name}" + ("" if port is None else f":{port}")
+    if spelled != origin.lower():
+        raise ValueError("it must have no path, user, query or space")
+    return spelled if port != _PORTS.get(parts.scheme) else f"{parts.scheme}://{name}"
+
+
+@lru_cache
+def _normalized(listed: tuple[object, ...]) -> frozenset[str]:
+    found = set()
+    for origin in listed:
+        try:
+            found.add(normalize(origin))
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"SSE_APP['ALLOWED_ORIGINS'] has {origin!r}: {error}, for example "
+                "'https://www.example.com' or 'http://localhost:8000'."
+            ) from error
+    return frozenset(found)
+
+
+def _is_own(origin: str, own: str) -> bool:
+    try:
+        return origin != "null" and normalize(origin) == normalize(own)
+    except ValueError:
+        return False
+
+
+def _header(scope: Mapping[str, Any], name: bytes) -> str:
+    return ",".join(
+        value.decode("latin1") for key, value in scope.get("headers", ()) if key.lower() == name
+    )
