@@ -12,15 +12,10 @@ from django.test import RequestFactory
 from sse_app.cursors import START, Cursor, Position
 from sse_app.events import Event
 from sse_app.hub import Hub, get_hub
-from sse_app.replay import find_start
+from sse_app.replay import Wanted, find_start
 from sse_app.subscriptions import Sink, Subscription
 
 from .ledger import Ledger
-
-#: A place in a group that never had an event says nothing about which log it is a place in. So a
-#: page that saw a group empty, and was away while the group got events and then lost its log,
-#: takes the next log for the continuation. Set to False, this is looked for too.
-START_NAMES_NO_LOG = True
 
 
 class PageSink(Sink):
@@ -71,10 +66,10 @@ class Sight:
 
     item: tuple[Any, ...] = ("new",)
     id: str | None = None
-    #: Where the page stands in each group, by what it was shown; and how many losses of the
-    #: group's log it was told of or came after.
+    #: Where the page stands in each group, by what it was shown; and how often the group had been
+    #: forgotten when it was last told where it stands.
     positions: dict[str, Position] | None = None
-    losses: dict[str, int] | None = None
+    forgotten: dict[str, int] | None = None
     #: The events it was shown since the last reset of their group, or ever.
     seen: frozenset[str] = frozenset()
 
@@ -124,7 +119,7 @@ class Browser:
         await self._hub.join(self._subscription)
         headers = {} if given is None else {"Last-Event-ID": given}
         request = RequestFactory().get("/events/", headers=headers)
-        start = await find_start(self._hub, self.groups, request)
+        start = await find_start(self._hub, self.groups, Wanted.by(request))
         self._subscription.move(start.positions)
         self._open(start.positions, start.resets, readable=given == self.now.id)
         for group, (reason, head) in start.resets.items():
@@ -133,7 +128,9 @@ class Browser:
 
     async def drop(self, lost: int = 0) -> None:
         """End the stream; the last `lost` things that were written to it never arrived."""
+        assert self.sink is not None
         self._subscription.close("disconnect")
+        self.sink.recover()  # As a broken transport does: nothing waits for it any more.
         self.sink = None
         assert await self._task == "disconnect"
         await self._hub.leave(self._subscription)
@@ -166,10 +163,9 @@ class Browser:
         now = self.now
         cursor = self._subscription.cursor
         if now.positions is not None and readable:
-            if not resets:
-                assert str(cursor) == now.id, "the stream does not begin where the page stands"
             for group in self.groups:
-                assert group in resets or start[group] == now.positions[group]
+                stays = start[group] == cursor.get(group) == now.positions[group]
+                assert stays or group in resets, "it does not begin where the page stands"
             self._see(("open",), cursor, {})
         elif now.positions is not None:
             assert set(resets) == set(self.groups), "an id that can't be read says nothing"
@@ -177,8 +173,8 @@ class Browser:
         else:
             for group, place in start.items():
                 assert self.ledger[group].knows(place)
-            losses = {group: self.ledger[group].losses for group in self.groups}
-            self.sights.append(Sight(("open",), str(cursor), dict(start), losses, now.seen))
+            forgotten = {group: self.ledger[group].forgotten for group in self.groups}
+            self.sights.append(Sight(("open",), str(cursor), dict(start), forgotten, now.seen))
 
     def _passing(self, event: Event) -> None:
         assert event.data in self.ledger.passing, "it was never published"
@@ -209,8 +205,8 @@ class Browser:
             ledger = self.ledger[group]
             assert before in (START, Position(after.epoch, before.offset)), "no reset came first"
             assert after.offset > before.offset, "it went backwards"
-            if before == START and not START_NAMES_NO_LOG:
-                assert self._told(group, after), f"{group} was lost before {after}: {now}, {ledger}"
+            if before == START:
+                assert self._told(group, after), "the group was forgotten, and no reset came first"
             for entry in ledger.epochs[after.epoch][before.offset : after.offset]:
                 wanted = not self.names or entry.name in self.names
                 assert not wanted or entry.data == shown, f"{entry.data} was left out"
@@ -219,9 +215,11 @@ class Browser:
         self._see(item, cursor, {}, seen)
 
     def _told(self, group: str, after: Position) -> bool:
-        assert self.now.losses is not None
+        assert self.now.forgotten is not None
         ledger = self.ledger[group]
-        return self.now.losses[group] >= ledger.losses_before.get(after.epoch, ledger.losses)
+        return self.now.forgotten[group] >= ledger.forgotten_before.get(
+            after.epoch, ledger.forgotten
+        )
 
     def _reset(self, group: str, reason: str, cursor: Cursor) -> None:
         place, ledger = cursor.get(group), self.ledger[group]
@@ -230,14 +228,21 @@ class Browser:
         before = (self.now.positions or {}).get(group)
         if reason != "unknown" and before is not None:
             told = before != START or self._told(group, place)
-            assert not (told and ledger.continues(before)), "nothing was lost"
-        self._see(("reset", group, reason), cursor, {group: ledger.losses})
+            lost = not (told and ledger.continues(before))
+            assert lost or self._saw_empty_too_long_ago(group), "nothing was lost"
+        self._see(("reset", group, reason), cursor, {group: ledger.forgotten})
+
+    def _saw_empty_too_long_ago(self, group: str) -> bool:
+        """Whether a whole log may have come and gone since the page saw the group empty."""
+        cursor = Cursor.parse(self.sights[self._opened - 1].id or "")
+        seen = cursor.seen_empty_at(group) if cursor else None
+        return seen is not None and self.ledger.clock.now - seen > self.ledger.age
 
     def _see(
         self,
         item: tuple[Any, ...],
         cursor: Cursor,
-        losses: dict[str, int],
+        forgotten: dict[str, int],
         seen: frozenset[str] | None = None,
     ) -> None:
         now = self.now
@@ -249,7 +254,7 @@ class Browser:
                 item,
                 str(cursor),
                 positions,
-                {**(now.losses or {}), **losses},
+                {**(now.forgotten or {}), **forgotten},
                 now.seen if seen is None else seen,
             )
         )
@@ -264,4 +269,5 @@ class Browser:
             shown = self.now.positions[group]
             assert shown.epoch == ledger.head.epoch or shown == START
             for entry in ledger.entries[shown.offset :]:
-                assert self.names and entry.name not in self.names, f"{entry.data} never came"
+                wanted = not self.names or entry.name in self.names
+                assert not wanted, f"{entry.data} never came"

@@ -11,11 +11,13 @@ import asyncio
 import functools
 import inspect
 import selectors
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import Any, TypeVar
 from unittest import mock
 
@@ -23,8 +25,10 @@ from channels.layers import InMemoryChannelLayer, channel_layers
 from django.conf import settings as django_settings
 from django.db import connections, transaction
 
+from sse_app import layer
 from sse_app.conf import settings as app_settings
 from sse_app.eventlog import EventLog, event_log
+from sse_app.hub import running_hubs
 
 PATIENCE = 20.0
 TURN_SECONDS = 0.5
@@ -74,6 +78,8 @@ class TurnedLoop(asyncio.SelectorEventLoop):
 
     def turn(self) -> None:
         """Let happen what can."""
+        if not running_hubs():
+            assert layer.flush()  # Then another thread sends.
         self.run_until_complete(asyncio.sleep(TURN_SECONDS))
 
     def watch_calls(self, log: EventLog) -> None:
@@ -111,14 +117,19 @@ class HeldLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no 
 
 
 class Clock:
-    """The time that the logs see; it passes only when the test says so."""
+    """The time of day that the app sees; it passes only when the test says so."""
 
     def __init__(self) -> None:
-        self.now = time.time()
+        self.now = 1_800_000_000.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
 
     def time(self) -> float:
         """In place of `time.time()`."""
         return self.now
+
+    monotonic = time
 
     def moment(self) -> datetime:
         """In place of `django.utils.timezone.now()`."""
@@ -126,13 +137,18 @@ class Clock:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Give it to the logs."""
-        with (
-            mock.patch("sse_app.eventlog.memory.time", self),
-            mock.patch("sse_app.eventlog.redis.time", self),
-            mock.patch("django.utils.timezone.now", self.moment),
-        ):
+        """Give it to every module of the app in place of the module `time`."""
+        with ExitStack() as stack:
+            for module in app_modules():
+                if getattr(module, "time", None) is time:
+                    stack.enter_context(mock.patch.object(module, "time", self))
+            stack.enter_context(mock.patch("django.utils.timezone.now", self.moment))
             yield
+
+
+def app_modules() -> list[ModuleType]:
+    """Return the modules of the app that are imported."""
+    return [module for name, module in sys.modules.items() if name.startswith("sse_app.")]
 
 
 class Writer:
@@ -162,7 +178,7 @@ class Writer:
         self._end(lambda: None)
 
     def roll_back(self) -> None:
-        """Undo it."""
+        """Undo it, if one is open."""
         self._end(lambda: transaction.set_rollback(True, using=self.alias))
 
     def in_savepoint(self, work: Callable[[], Any], *, keep: bool) -> None:
@@ -183,6 +199,8 @@ class Writer:
 
     def _end(self, before: Callable[[], None]) -> None:
         atomic, self._atomic = self._atomic, None
+        if atomic is None:
+            return
 
         def end() -> None:
             before()
@@ -214,7 +232,8 @@ class Process:
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Do `work` on the loop, and what else can happen then."""
-        result = self.loop.run_until_complete(work)
+        # On a clock that jumps, what waits for ever does not stop the test but spins.
+        result = self.loop.run_until_complete(asyncio.wait_for(work, PATIENCE))
         self.loop.turn()
         return result
 
@@ -224,9 +243,17 @@ class Process:
         self.run(self.layer.deliver(group, message))
 
     def close(self) -> None:
-        """Close what the loop holds open."""
-        self.loop.run_until_complete(self.log.aclose())
-        self.loop.turn()
+        """End whatever still runs."""
+        self.loop.run_until_complete(self._end())
         self.loop.close()
         channel_layers.backends.clear()
         event_log.cache_clear()
+
+    async def _end(self) -> None:
+        for hub in running_hubs():
+            await hub.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.log.aclose()
