@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,7 +71,7 @@ class Sight:
     #: forgotten when it was last told where it stands.
     positions: dict[str, Position] | None = None
     forgotten: dict[str, int] | None = None
-    #: The events it was shown since the last reset of their group, or ever.
+    #: The events it was shown.
     seen: frozenset[str] = frozenset()
 
 
@@ -229,8 +230,16 @@ class Browser:
         if reason != "unknown" and before is not None:
             told = before != START or self._told(group, place)
             lost = not (told and ledger.continues(before))
-            assert lost or self._saw_empty_too_long_ago(group), "nothing was lost"
-        self._see(("reset", group, reason), cursor, {group: ledger.forgotten})
+            # Behind a filter the stream may stand where the page was shown nothing of.
+            lost = lost or bool(self.names) or self._saw_empty_too_long_ago(group)
+            assert lost, "nothing was lost"
+        seen = self.now.seen
+        if place == START:
+            # What was sent before the log was lost may still arrive: nothing at this place says
+            # that it is of another log. It is told again, and then reset again.
+            known = itertools.chain.from_iterable(ledger.epochs.values())
+            seen -= {entry.data for entry in known}
+        self._see(("reset", group, reason), cursor, {group: ledger.forgotten}, seen)
 
     def _saw_empty_too_long_ago(self, group: str) -> bool:
         """Whether a whole log may have come and gone since the page saw the group empty."""

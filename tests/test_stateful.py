@@ -432,7 +432,9 @@ class Streams(RuleBasedStateMachine):
     @rule(hours=st.sampled_from([0, 13, 25, 49]))
     def prune(self, hours: int) -> None:
         if hours:
-            # Nobody is behind for hours: the heads are checked, and who takes nothing is ended.
+            # Nobody is behind for hours: messages expire, the heads are checked, and a stream that
+            # takes nothing is ended.
+            self.process.layer.held.clear()
             self.check()
             for browser in self.connected():
                 if browser.lags:
