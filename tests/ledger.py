@@ -115,7 +115,10 @@ class Ledger:
         self.groups = {group: GroupLedger() for group in groups}
         self.keep = keep
         self.age = age
+        #: Events that are not durable, once they have left.
         self.passing: set[str] = set()
+        #: What the layer delivered, in that order.
+        self.delivered: list[str] = []
         self.clock = clock
         self._made = 0
 

@@ -27,6 +27,7 @@ from django.db import connections, transaction
 
 from sse_app.conf import settings as app_settings
 from sse_app.eventlog import EventLog, event_log
+from sse_app.events import BATCH_TYPE, Event
 from sse_app.hub import running_hubs
 
 PATIENCE = 20.0
@@ -114,6 +115,12 @@ class HeldLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no 
     async def deliver(self, group: str, message: dict[str, Any]) -> None:
         """Send for good."""
         await super().group_send(group, message)
+
+
+def events_of(message: dict[str, Any]) -> list[Event]:
+    """Return what one message on the layer holds."""
+    parts = message["events"] if message["type"] == BATCH_TYPE else [message]
+    return [part if isinstance(part, Event) else Event.from_message(part) for part in parts]
 
 
 class Clock:

@@ -40,7 +40,7 @@ from sse_app.models import GroupHead, StoredEvent
 
 from .browsers import Browser
 from .ledger import Entry, GroupLedger, Ledger
-from .simulation import Clock, Process, Writer, app_modules, configure
+from .simulation import Clock, Process, Writer, app_modules, configure, events_of
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
 
@@ -289,26 +289,31 @@ class Streams(RuleBasedStateMachine):
     def held(self) -> range:
         return range(len(self.process.layer.held))
 
+    def deliver(self, index: int, *, keep: bool = False) -> None:
+        _, message = self.process.layer.held[index]
+        self.ledger.delivered += [event.data for event in events_of(message)]
+        self.process.deliver(index, keep=keep)
+
     @precondition(lambda self: self.held())
     @rule()
     def deliver_next(self) -> None:
-        self.process.deliver(0)
+        self.deliver(0)
 
     @precondition(lambda self: self.held())
     @rule()
     def deliver_all(self) -> None:
         while self.held():
-            self.process.deliver(0)
+            self.deliver(0)
 
     @precondition(lambda self: self.held())
     @rule(index=pick(held))
     def deliver_out_of_order(self, index: int) -> None:
-        self.process.deliver(index)
+        self.deliver(index)
 
     @precondition(lambda self: self.held())
     @rule(index=pick(held))
     def deliver_and_repeat_later(self, index: int) -> None:
-        self.process.deliver(index, keep=True)
+        self.deliver(index, keep=True)
 
     @precondition(lambda self: self.held())
     @rule(index=pick(held))
@@ -451,7 +456,7 @@ class Streams(RuleBasedStateMachine):
         self.recover()
         self.sweep()
         while self.held():
-            self.process.deliver(0)
+            self.deliver(0)
         self.check()
         self.ledger.compare(self.process.log)
         self.examine()
