@@ -124,7 +124,7 @@ class Arrivals:
 
         # Kept: a client that goes away closes the connections of its pool.
         self._client: Any = redis.Redis.from_url(url)
-        self._pubsub = self._client.pubsub()
+        self._pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]  # redis-py lacks it
         self._pubsub.subscribe(f"asgi__group__sse_app.{GROUP}")
         self._pubsub.get_message(timeout=5)
 

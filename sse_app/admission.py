@@ -25,6 +25,7 @@ from .fingerprints import Fingerprint, read_fingerprints
 from .grants import BadGrant, Grant, was_revoked
 from .groups import validate_group
 from .tickets import redeem
+from .tokens import alive_token, averify_token, bearer_of, token_fingerprint, token_key
 
 logger = logging.getLogger("sse_app")
 
@@ -65,16 +66,18 @@ class Access:
     until: float | None = None
     session_key: str = ""
     fingerprint: Fingerprint | None = field(default=None, repr=False)
+    token_key: str = ""
 
     @property
     def user_key(self) -> str:
-        """The user's primary key as text, empty for an anonymous reader."""
-        return str(self.user.pk) if self.user.is_authenticated else ""
+        """The user's primary key as text, a token's name for it, empty for an anonymous reader."""
+        return self.token_key or (str(self.user.pk) if self.user.is_authenticated else "")
 
     async def refresh(self) -> None:
         """Read the user anew, without what was remembered of permissions."""
-        manager = type(self.user)._default_manager
-        self.user = await database_sync_to_async(manager.get)(pk=self.user.pk)
+        if self.user.is_authenticated:
+            manager = type(self.user)._default_manager
+            self.user = await database_sync_to_async(manager.get)(pk=self.user.pk)
 
     async def permitted(self, groups: Collection[str]) -> list[str]:
         """Return which of `groups` the policy permits now."""
@@ -86,7 +89,9 @@ async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = (
 
     Raises `Refused`, `Over` or `Busy`. Gives the request its session and user.
     """
-    if "ticket" in request.GET and not fixed:
+    if not fixed and (bearer := bearer_of(request)) is not None:
+        return await _admit_by_token(request, bearer)
+    if not fixed and "ticket" in request.GET:
         return await _admit_by_ticket(request, policy)
     asked = tuple(fixed) or _names(request, "group", validate_group)
     grant = _grant_of(request)
@@ -175,6 +180,28 @@ async def _use(grant: Grant, access: Access) -> None:
         raise Over("expired")
     if not grant.user or (access.fingerprint and grant.rights == access.fingerprint.seal):
         access.granted = frozenset(grant.groups)
+
+
+async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
+    groups = _names(request, "group", validate_group)
+    _limit(groups)
+    try:
+        token = await averify_token(text)
+    except Exception as error:
+        logger.warning("An access token can't be looked up: %r", error)
+        raise Busy("token") from error
+    if token is None or not all(token.may_listen(group) for group in groups):
+        raise Refused(403, FORBIDDEN)
+    request.user, request.session = AnonymousUser(), SessionBase()
+    number = token.pk
+
+    async def policy(user: Any, groups: Collection[str]) -> bool:
+        live = await alive_token(number)
+        return live is not None and all(live.may_listen(group) for group in groups)
+
+    access = Access(request.user, groups, policy, token_key=token_key(token))
+    access.until, access.fingerprint = token.expires_at.timestamp(), token_fingerprint(token)
+    return access
 
 
 async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:

@@ -56,9 +56,7 @@ class Grant:
         names = tuple(validate_group(group) for group in dict.fromkeys(groups))
         if user is None or not user.is_authenticated:
             return cls(names, "", "", "", time.time())
-        key = str(user.pk)
-        found = read_fingerprints([key]).get(key)
-        return cls(names, key, _seals(user)[0], found.seal if found else "", time.time())
+        return cls(names, str(user.pk), _seals(user)[0], _rights_of(user), time.time())
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -83,6 +81,10 @@ class Grant:
         """Whether it has expired."""
         return time.time() >= self.expires
 
+    def still_right(self, user: Any) -> bool:
+        """Whether the user's rights are those of then. One query."""
+        return not self.user or self.rights == _rights_of(user)
+
     def fits(self, user: Any) -> bool:
         """Whether it was made for `user`, who has the same password as then, or for anybody."""
         if not self.user:
@@ -90,6 +92,12 @@ class Grant:
         if not user.is_authenticated or str(user.pk) != self.user:
             return False
         return any(constant_time_compare(self.seal, seal) for seal in _seals(user))
+
+
+def _rights_of(user: Any) -> str:
+    key = str(user.pk)
+    found = read_fingerprints([key]).get(key)
+    return found.seal if found else ""
 
 
 def was_revoked(grant: Grant) -> bool:

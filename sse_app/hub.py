@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from channels.db import database_sync_to_async
 from channels.layers import InMemoryChannelLayer
 
-from . import layer
+from . import layer, leftovers
 from .conf import settings
 from .control import ControlSink
 from .cursors import Position
@@ -199,6 +199,7 @@ class Hub:
 
     async def _prune(self) -> None:
         """Delete what is beyond retention, in steps with pauses: nobody has to wait for it."""
+        await database_sync_to_async(leftovers.forget)()
         log = event_log()
         if log.prunes_itself:
             return

