@@ -53,3 +53,10 @@ RESTARTS ?= 20
 
 chaos: $(INSTALLED)
 	$(BIN)/python -m tests.chaos --kills $(KILLS) --restarts $(RESTARTS) $(if $(SEED),--seed $(SEED))
+
+# Looks for what the logs and the hub can't survive: random runs, twice as long as in the tests.
+EXAMPLES ?= 2000
+LOG ?=
+
+fuzz: $(INSTALLED)
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/test_stateful.py $(if $(LOG),-k $(LOG))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.test import RequestFactory
@@ -12,15 +13,10 @@ from django.test import RequestFactory
 from sse_app.cursors import START, Cursor, Position
 from sse_app.events import Event
 from sse_app.hub import Hub, get_hub
-from sse_app.replay import find_start
+from sse_app.replay import Wanted, find_start
 from sse_app.subscriptions import Sink, Subscription
 
 from .ledger import Ledger
-
-#: A place in a group that never had an event says nothing about which log it is a place in. So a
-#: page that saw a group empty, and was away while the group got events and then lost its log,
-#: takes the next log for the continuation. Set to False, this is looked for too.
-START_NAMES_NO_LOG = True
 
 
 class PageSink(Sink):
@@ -71,11 +67,11 @@ class Sight:
 
     item: tuple[Any, ...] = ("new",)
     id: str | None = None
-    #: Where the page stands in each group, by what it was shown; and how many losses of the
-    #: group's log it was told of or came after.
-    positions: dict[str, Position] | None = None
-    losses: dict[str, int] | None = None
-    #: The events it was shown since the last reset of their group, or ever.
+    #: Where the page stands in each group, by what it was shown; and how often the group had been
+    #: forgotten when it was last told where it stands.
+    positions: Mapping[str, Position] = field(default_factory=dict)
+    told: Mapping[str, int] = field(default_factory=dict)
+    #: The events it was shown.
     seen: frozenset[str] = frozenset()
 
 
@@ -93,7 +89,8 @@ class Browser:
         self._task: asyncio.Task[str]
         self._examined = 0
         self._opened = 0
-        self._heard_at = 0
+        self._kept = 0
+        self._heard = 0
 
     def __repr__(self) -> str:
         return f"Browser({'+'.join(self.groups)}, {self.sights[-1]})"
@@ -119,25 +116,32 @@ class Browser:
         """Open a stream as the consumer does, with the id that it kept unless another is given."""
         given = self.now.id if id is None else id
         self.sink, self._examined, self._opened = PageSink(), 0, len(self.sights)
+        self._heard = len(self.ledger.delivered)
         self._hub = get_hub()
         self._subscription = Subscription(self.sink, self.groups, self.names)
         await self._hub.join(self._subscription)
         headers = {} if given is None else {"Last-Event-ID": given}
         request = RequestFactory().get("/events/", headers=headers)
-        start = await find_start(self._hub, self.groups, request)
+        start = await find_start(self._hub, self.groups, Wanted.by(request))
         self._subscription.move(start.positions)
-        self._open(start.positions, start.resets, readable=given == self.now.id)
+        self._open(given, start.positions, start.resets)
+        self._kept = self._opened
+        if start.resets:
+            # Their ids already say where the page stands after all of them.
+            self._kept += 1 + len(start.resets)
         for group, (reason, head) in start.resets.items():
             self._subscription.begin_with_reset(group, reason, head)
         self._task = asyncio.create_task(self._subscription.run(self._hub))
 
     async def drop(self, lost: int = 0) -> None:
         """End the stream; the last `lost` things that were written to it never arrived."""
+        assert self.sink is not None
         self._subscription.close("disconnect")
+        self.sink.recover()  # As a broken transport does: nothing waits for it any more.
         self.sink = None
         assert await self._task == "disconnect"
         await self._hub.leave(self._subscription)
-        del self.sights[max(self._opened, len(self.sights) - lost) :]
+        del self.sights[max(self._kept, len(self.sights) - lost) :]
 
     def stands(self) -> dict[str, Position]:
         """Return where the subscription is, which a filter lets run ahead of what was shown."""
@@ -161,29 +165,29 @@ class Browser:
             else:
                 self._move(item[1], item)
 
-    def _open(self, start: dict[str, Position], resets: Any, *, readable: bool) -> None:
+    def _open(self, given: str | None, start: dict[str, Position], resets: Collection[str]) -> None:
         """Take the first event of a stream, whose id is the place before the replay."""
-        now = self.now
-        cursor = self._subscription.cursor
-        if now.positions is not None and readable:
-            if not resets:
-                assert str(cursor) == now.id, "the stream does not begin where the page stands"
+        cursor, now = self._subscription.cursor, self.now
+        if given is None:
+            assert not resets
+            assert all(self.ledger[group].knows(place) for group, place in start.items())
+            told = {group: self.ledger[group].forgotten for group in self.groups}
+            now = replace(now, positions=start, told=told)
+        elif given == now.id:
             for group in self.groups:
-                assert group in resets or start[group] == now.positions[group]
-            self._see(("open",), cursor, {})
-        elif now.positions is not None:
-            assert set(resets) == set(self.groups), "an id that can't be read says nothing"
-            # The page keeps no id until the reset tells it of one.
+                stays = start[group] == cursor.get(group) == now.positions.get(group)
+                assert stays or group in resets, "it does not begin where the page stands"
         else:
-            for group, place in start.items():
-                assert self.ledger[group].knows(place)
-            losses = {group: self.ledger[group].losses for group in self.groups}
-            self.sights.append(Sight(("open",), str(cursor), dict(start), losses, now.seen))
+            assert set(resets) == set(self.groups), "an id that can't be read says nothing"
+        self.sights.append(replace(now, item=("open",), id=str(cursor)))
 
     def _passing(self, event: Event) -> None:
         assert event.data in self.ledger.passing, "it was never published"
         assert event.group in self.groups
         assert not self.names or event.name in self.names
+        later = self.ledger.delivered[self._heard :]
+        assert event.data in later, "it came out of order"
+        self._heard += later.index(event.data) + 1
         self.sights.append(replace(self.now, item=("passing", event.data)))
 
     def _shown(self, event: Event, cursor: Cursor) -> None:
@@ -200,7 +204,6 @@ class Browser:
     def _move(self, cursor: Cursor, item: tuple[Any, ...], shown: str | None = None) -> None:
         """Go on in the groups' logs, over nothing that the page wanted to see but `shown`."""
         now = self.now
-        assert now.positions is not None
         for group, before in now.positions.items():
             after = cursor.get(group)
             assert after is not None, "the id does not mention a group"
@@ -209,50 +212,54 @@ class Browser:
             ledger = self.ledger[group]
             assert before in (START, Position(after.epoch, before.offset)), "no reset came first"
             assert after.offset > before.offset, "it went backwards"
-            if before == START and not START_NAMES_NO_LOG:
-                assert self._told(group, after), f"{group} was lost before {after}: {now}, {ledger}"
+            if before == START:
+                assert self._told(group, after), "the group was forgotten, and no reset came first"
             for entry in ledger.epochs[after.epoch][before.offset : after.offset]:
                 wanted = not self.names or entry.name in self.names
                 assert not wanted or entry.data == shown, f"{entry.data} was left out"
             assert self.names or shown is not None
         seen = now.seen if shown is None else now.seen | {shown}
-        self._see(item, cursor, {}, seen)
+        places = {group: cursor.get(group) or START for group in now.positions}
+        self.sights.append(replace(now, item=item, id=str(cursor), positions=places, seen=seen))
 
     def _told(self, group: str, after: Position) -> bool:
-        assert self.now.losses is not None
         ledger = self.ledger[group]
-        return self.now.losses[group] >= ledger.losses_before.get(after.epoch, ledger.losses)
+        return self.now.told[group] >= ledger.forgotten_before.get(after.epoch, ledger.forgotten)
 
     def _reset(self, group: str, reason: str, cursor: Cursor) -> None:
         place, ledger = cursor.get(group), self.ledger[group]
         assert place is not None
         assert ledger.knows(place)
-        before = (self.now.positions or {}).get(group)
+        before = self.now.positions.get(group)
         if reason != "unknown" and before is not None:
             told = before != START or self._told(group, place)
-            assert not (told and ledger.continues(before)), "nothing was lost"
-        self._see(("reset", group, reason), cursor, {group: ledger.losses})
-
-    def _see(
-        self,
-        item: tuple[Any, ...],
-        cursor: Cursor,
-        losses: dict[str, int],
-        seen: frozenset[str] | None = None,
-    ) -> None:
-        now = self.now
-        positions = {group: place for group in self.groups if (place := cursor.get(group))}
-        if item == ("open",):
-            positions = now.positions or {}
+            lost = not (told and ledger.continues(before))
+            # Behind a filter the stream may stand where the page was shown nothing of.
+            lost = lost or bool(self.names) or self._saw_empty_too_long_ago(group)
+            assert lost, "nothing was lost"
+        seen = self.now.seen
+        if place == START:
+            # What was sent before the log was lost may still arrive: nothing at this place says
+            # that it is of another log. It is told again, and then reset again.
+            known = itertools.chain.from_iterable(ledger.epochs.values())
+            seen -= {entry.data for entry in known}
+        # Of the other groups it says nothing: one of them may have to be reset yet.
         self.sights.append(
-            Sight(
-                item,
-                str(cursor),
-                positions,
-                {**(now.losses or {}), **losses},
-                now.seen if seen is None else seen,
+            replace(
+                self.now,
+                item=("reset", group, reason),
+                id=str(cursor),
+                positions={**self.now.positions, group: place},
+                told={**self.now.told, group: ledger.forgotten},
+                seen=seen,
             )
         )
+
+    def _saw_empty_too_long_ago(self, group: str) -> bool:
+        """Whether a whole log may have come and gone since the page saw the group empty."""
+        cursor = Cursor.parse(self.sights[self._opened - 1].id or "")
+        seen = cursor.seen_empty_at(group) if cursor else None
+        return seen is not None and self.ledger.clock.now - seen > self.ledger.age
 
     def arrived(self) -> None:
         """Check that the page has everything: it stands where the logs do."""
@@ -260,9 +267,8 @@ class Browser:
         for group in self.groups:
             ledger = self.ledger[group]
             assert stands[group] == ledger.head, f"{self!r} stands at {stands[group]} of {group}"
-            assert self.now.positions is not None
             shown = self.now.positions[group]
             assert shown.epoch == ledger.head.epoch or shown == START
             for entry in ledger.entries[shown.offset :]:
-                assert self.names, f"{entry.data} never came"
-                assert entry.name not in self.names, f"{entry.data} never came"
+                wanted = not self.names or entry.name in self.names
+                assert not wanted, f"{entry.data} never came"

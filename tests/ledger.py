@@ -13,6 +13,8 @@ from sse_app.cursors import START, Position
 from sse_app.eventlog import EventLog
 from sse_app.eventlog.contract import HEAD_LIVES
 
+from .simulation import Clock
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -33,9 +35,9 @@ class GroupLedger:
     waiting: list[tuple[int, Entry]] = field(default_factory=list)
     epoch: str | None = None
     epochs: dict[str, list[Entry]] = field(default_factory=dict)
-    #: How often the log was lost together with the memory of it, now and when each epoch began.
-    losses: int = 0
-    losses_before: dict[str, int] = field(default_factory=dict)
+    #: How often the group was so idle that it was forgotten, now and when each epoch began.
+    forgotten: int = 0
+    forgotten_before: dict[str, int] = field(default_factory=dict)
     #: The first offset that is there, and the first that has to be there.
     first: int = 1
     due: int = 1
@@ -59,10 +61,18 @@ class GroupLedger:
             self.epoch = None
 
     def lose(self) -> None:
-        """Forget that there was a log."""
-        self.losses += bool(self.entries)
+        """Note that the log is gone, and that there was one.
+
+        A page that saw the group empty, and nothing of the log that is gone, takes the next log
+        for what follows: its position says nothing about the log it is a position in.
+        """
         self.entries, self.epoch, self.first, self.due = [], None, 1, 1
         self.waiting = []
+
+    def forget(self) -> None:
+        """Note that the group was forgotten; a page that saw it empty before has to be told."""
+        self.forgotten += 1
+        self.lose()
 
     def may_trim(self, keep: int, before: float) -> None:
         """Note that what is beyond retention may go."""
@@ -79,7 +89,7 @@ class GroupLedger:
             assert head.epoch not in self.epochs, "an epoch was given twice"
             self.epoch = head.epoch
             self.epochs[head.epoch] = self.entries
-            self.losses_before[head.epoch] = self.losses
+            self.forgotten_before[head.epoch] = self.forgotten
         assert head == self.head
         assert earliest.epoch == head.epoch
         self.first = earliest.offset + 1
@@ -101,44 +111,50 @@ class GroupLedger:
 class Ledger:
     """All groups."""
 
-    def __init__(self, groups: Collection[str], keep: int, age: float) -> None:
+    def __init__(self, groups: Collection[str], keep: int, age: float, clock: Clock) -> None:
         self.groups = {group: GroupLedger() for group in groups}
         self.keep = keep
         self.age = age
+        #: Events that are not durable, once they have left.
         self.passing: set[str] = set()
+        #: What the layer delivered, in that order.
+        self.delivered: list[str] = []
+        self.clock = clock
         self._made = 0
 
     def __getitem__(self, group: str) -> GroupLedger:
         return self.groups[group]
 
-    def make(self, group: str, name: str, now: float) -> Entry:
+    def make(self, group: str, name: str) -> Entry:
         """Return a new entry, not in the log yet."""
         self._made += 1
-        return Entry(group, name, str(self._made), now)
+        return Entry(group, name, str(self._made), self.clock.now)
 
-    def append(self, entries: Collection[Entry], now: float) -> None:
+    def append(self, entries: Collection[Entry]) -> None:
         """Note one append to the log."""
         for group in {entry.group for entry in entries}:
-            self[group].append([entry for entry in entries if entry.group == group], now)
-            self[group].may_trim(self.keep, now - self.age)
+            of_group = [entry for entry in entries if entry.group == group]
+            self[group].append(of_group, self.clock.now)
+            self[group].may_trim(self.keep, self.clock.now - self.age)
 
-    def number(self, groups: Collection[str], now: float) -> None:
+    def number(self, groups: Collection[str]) -> None:
         """Note one numbering pass."""
         for group in groups:
             if self[group].waiting:
-                self[group].append([], now)
+                self[group].append([], self.clock.now)
 
-    def prune(self, log: EventLog, now: float) -> None:
+    def prune(self, log: EventLog) -> None:
         """Prune `log`; what it forgets it must be allowed to forget."""
         log.prune()
         heads = log.heads(list(self.groups))
         for group, ledger in self.groups.items():
-            ledger.may_trim(self.keep, now - self.age)
+            ledger.may_trim(self.keep, self.clock.now - self.age)
             if heads[group] == START and ledger.epoch is not None:
-                assert ledger.changed_at < now - self.age * HEAD_LIVES, "a head went too early"
+                idle = self.clock.now - ledger.changed_at
+                assert idle > self.age * HEAD_LIVES, "a head went too early"
                 assert ledger.due > len(ledger.entries)
                 assert not ledger.waiting
-                ledger.lose()
+                ledger.forget()
 
     def learn(self, log: EventLog) -> None:
         """Compare every group with the log."""

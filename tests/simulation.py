@@ -11,11 +11,13 @@ import asyncio
 import functools
 import inspect
 import selectors
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import Any, TypeVar
 from unittest import mock
 
@@ -25,6 +27,8 @@ from django.db import connections, transaction
 
 from sse_app.conf import settings as app_settings
 from sse_app.eventlog import EventLog, event_log
+from sse_app.events import BATCH_TYPE, Event
+from sse_app.hub import running_hubs
 
 PATIENCE = 20.0
 TURN_SECONDS = 0.5
@@ -98,27 +102,41 @@ class TurnedLoop(asyncio.SelectorEventLoop):
 class HeldLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no types
     """Delivers nothing by itself: what is sent is held until the test says what becomes of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(capacity=10_000)
         self.held: list[tuple[str, dict[str, Any]]] = []
+        self._loop = loop
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        self.held.append((group, message))
+        # While there is no hub another thread sends, in its own time, what nobody is there to get.
+        if asyncio.get_running_loop() is self._loop:
+            self.held.append((group, message))
 
     async def deliver(self, group: str, message: dict[str, Any]) -> None:
         """Send for good."""
         await super().group_send(group, message)
 
 
+def events_of(message: dict[str, Any]) -> list[Event]:
+    """Return what one message on the layer holds."""
+    parts = message["events"] if message["type"] == BATCH_TYPE else [message]
+    return [part if isinstance(part, Event) else Event.from_message(part) for part in parts]
+
+
 class Clock:
-    """The time that the logs see; it passes only when the test says so."""
+    """The time of day that the app sees; it passes only when the test says so."""
 
     def __init__(self) -> None:
-        self.now = time.time()
+        self.now = 1_800_000_000.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
 
     def time(self) -> float:
         """In place of `time.time()`."""
         return self.now
+
+    monotonic = time
 
     def moment(self) -> datetime:
         """In place of `django.utils.timezone.now()`."""
@@ -126,13 +144,18 @@ class Clock:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Give it to the logs."""
-        with (
-            mock.patch("sse_app.eventlog.memory.time", self),
-            mock.patch("sse_app.eventlog.redis.time", self),
-            mock.patch("django.utils.timezone.now", self.moment),
-        ):
+        """Give it to every module of the app in place of the module `time`."""
+        with ExitStack() as stack:
+            for module in app_modules():
+                if getattr(module, "time", None) is time:
+                    stack.enter_context(mock.patch.object(module, "time", self))
+            stack.enter_context(mock.patch("django.utils.timezone.now", self.moment))
             yield
+
+
+def app_modules() -> list[ModuleType]:
+    """Return the modules of the app that are imported."""
+    return [module for name, module in sys.modules.items() if name.startswith("sse_app.")]
 
 
 class Writer:
@@ -162,7 +185,7 @@ class Writer:
         self._end(lambda: None)
 
     def roll_back(self) -> None:
-        """Undo it."""
+        """Undo it, if one is open."""
         self._end(lambda: transaction.set_rollback(True, using=self.alias))
 
     def in_savepoint(self, work: Callable[[], Any], *, keep: bool) -> None:
@@ -183,6 +206,8 @@ class Writer:
 
     def _end(self, before: Callable[[], None]) -> None:
         atomic, self._atomic = self._atomic, None
+        if atomic is None:
+            return
 
         def end() -> None:
             before()
@@ -202,7 +227,7 @@ class Process:
 
     def __init__(self) -> None:
         self.loop = TurnedLoop()
-        self.layer = HeldLayer()
+        self.layer = HeldLayer(self.loop)
         channel_layers.set("default", self.layer)
         self.open_log()
 
@@ -214,7 +239,8 @@ class Process:
 
     def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Do `work` on the loop, and what else can happen then."""
-        result = self.loop.run_until_complete(work)
+        # On a clock that jumps, what waits for ever does not stop the test but spins.
+        result = self.loop.run_until_complete(asyncio.wait_for(work, PATIENCE))
         self.loop.turn()
         return result
 
@@ -224,9 +250,17 @@ class Process:
         self.run(self.layer.deliver(group, message))
 
     def close(self) -> None:
-        """Close what the loop holds open."""
-        self.loop.run_until_complete(self.log.aclose())
-        self.loop.turn()
+        """End whatever still runs."""
+        self.loop.run_until_complete(self._end())
         self.loop.close()
         channel_layers.backends.clear()
         event_log.cache_clear()
+
+    async def _end(self) -> None:
+        for hub in running_hubs():
+            await hub.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.log.aclose()
