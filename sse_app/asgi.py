@@ -8,8 +8,8 @@ from typing import Any
 
 from django.urls import Resolver404, resolve
 
-from . import layer, secrecy, shutdown
-from .consumers import HEADERS, EventStreamConsumer, busy_block
+from . import layer, secrecy, servers, shutdown
+from .consumers import EXTENSION, HEADERS, EventStreamConsumer, busy_block
 
 logger = logging.getLogger("sse_app")
 
@@ -78,6 +78,10 @@ def guard(application: Application, *, busy: bool) -> Application:
 
         shutdown.install(send)
         scope = secrecy.hide(scope, send)
+        request = servers.daphne_request(send)
+        if request is not None:
+            # Here, since what is inside wraps `send`, and nothing leads from there to the server.
+            scope = {**scope, "extensions": {**scope.get("extensions", {}), EXTENSION: request}}
         try:
             await application(scope, receive, sending)
         except Exception:

@@ -26,6 +26,7 @@ RANKS = {
     "origins": 1,
     "servers": 0,
     "transports": 1,
+    "daphne_transport": 2,
     "templatetags.sse": 4,
     "models": 2,
     "repeats": 3,
