@@ -10,6 +10,7 @@ from django.urls import Resolver404, resolve
 
 from . import layer, secrecy, servers, shutdown
 from .consumers import EXTENSION, HEADERS, EventStreamConsumer, busy_block
+from .origins import cors_headers
 
 logger = logging.getLogger("sse_app")
 
@@ -89,9 +90,8 @@ def guard(application: Application, *, busy: bool) -> Application:
                 raise
             logger.exception("An exception ended the response to %s.", scope["path"])
             if not started:
-                await sending(
-                    {"type": "http.response.start", "status": 200, "headers": list(HEADERS)}
-                )
+                headers = [*HEADERS, *cors_headers(scope)]
+                await sending({"type": "http.response.start", "status": 200, "headers": headers})
                 await sending(
                     {
                         "type": "http.response.body",

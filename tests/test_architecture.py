@@ -64,6 +64,7 @@ RANKS = {
     "grants": 3,
     "control": 8,
     "passes": 5,
+    "throttle": 3,
     "leftovers": 4,
     "tickets": 3,
     "secrecy": 0,
