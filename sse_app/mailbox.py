@@ -16,6 +16,8 @@ from . import layer
 from .events import BATCH_TYPE, MESSAGE_TYPE, Event
 
 RETRY_SECONDS: Final = (0.2, 5.0)
+#: After so many the event loop turns: some ten milliseconds.
+DELIVERIES: Final = 5000
 
 logger = logging.getLogger("sse_app")
 
@@ -23,13 +25,14 @@ logger = logging.getLogger("sse_app")
 class Mailbox:
     """Calls `deliver` for each event that arrives, and `reopened` whenever some may be missing.
 
-    `groups` says what to be a member of; used on the hub's own loop only.
+    `deliver` returns to how many it went, so that everything else gets its turn between. `groups`
+    says what to be a member of; used on the hub's own loop only.
     """
 
     def __init__(
         self,
         groups: Callable[[], Collection[str]],
-        deliver: Callable[[Event], None],
+        deliver: Callable[[Event], int],
         reopened: Callable[[], Awaitable[None]],
     ) -> None:
         self._groups = groups
@@ -37,6 +40,7 @@ class Mailbox:
         self._reopened = reopened
         self._channel: str | None = None
         self._tried = asyncio.Event()
+        self._delivered = 0
 
     async def receive(self) -> None:
         """Deliver what arrives, for ever."""
@@ -50,7 +54,7 @@ class Mailbox:
                 while True:
                     message = await layer.channel_layer().receive(self._channel)
                     delay = RETRY_SECONDS[0]
-                    self._open(message)
+                    await self._open(message)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -88,7 +92,7 @@ class Mailbox:
         except Exception as error:
             logger.warning("%s of group %s failed (%r); the log serves it.", name, group, error)
 
-    def _open(self, message: Any) -> None:
+    async def _open(self, message: Any) -> None:
         """Deliver what one message holds; anything malformed is logged and skipped."""
         try:
             events = _events_of(message)
@@ -96,7 +100,10 @@ class Mailbox:
             logger.warning("Skipped a malformed message on the channel layer: %s", error)
             return
         for event in events:
-            self._deliver(event)
+            self._delivered += self._deliver(event)
+            if self._delivered >= DELIVERIES:
+                self._delivered = 0
+                await asyncio.sleep(0)
 
 
 def _events_of(message: Any) -> list[Event]:

@@ -46,7 +46,7 @@ class PageSink(Sink):
     async def drained(self) -> None:
         await self._open.wait()
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
+    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
         self._take("event", event, cursor)
 
     def reset(self, group: str, reason: str, cursor: Cursor) -> None:
