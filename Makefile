@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` and `make test`.
+# Two commands do everything: `make demo` and `make test`. `make chaos` takes minutes.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest install
+.PHONY: demo test lint types pytest chaos fuzz install bench-publish bench-returning
 
 install: $(INSTALLED)
 
@@ -39,3 +39,24 @@ types: $(INSTALLED)
 
 pytest: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Figures of this machine; nothing here fails for being slow.
+bench-publish: $(INSTALLED)
+	$(BIN)/python -m benchmarks.publish
+
+bench-returning: $(INSTALLED)
+	$(BIN)/python -m benchmarks.returning
+
+# Kills and restarts at random while clients listen; one table at the end.
+KILLS ?= 100
+RESTARTS ?= 20
+
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos --kills $(KILLS) --restarts $(RESTARTS) $(if $(SEED),--seed $(SEED))
+
+# Looks for what the logs and the hub can't survive: random runs, twice as long as in the tests.
+EXAMPLES ?= 2000
+LOG ?=
+
+fuzz: $(INSTALLED)
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/test_stateful.py $(if $(LOG),-k $(LOG))

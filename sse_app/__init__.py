@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .inbox import off, on
     from .pages import acursor, cursor
     from .publishing import apublish, apublish_many, publish, publish_many
+    from .revocation import adisconnect, disconnect
     from .subscribing import ContinuityLost, subscribe
 
 __version__ = "0.1.0"
@@ -16,9 +17,11 @@ __all__ = [
     "ContinuityLost",
     "Event",
     "acursor",
+    "adisconnect",
     "apublish",
     "apublish_many",
     "cursor",
+    "disconnect",
     "off",
     "on",
     "publish",
@@ -30,9 +33,11 @@ _MODULES = {
     "ContinuityLost": "subscribing",
     "Event": "events",
     "acursor": "pages",
+    "adisconnect": "revocation",
     "apublish": "publishing",
     "apublish_many": "publishing",
     "cursor": "pages",
+    "disconnect": "revocation",
     "off": "inbox",
     "on": "inbox",
     "publish": "publishing",

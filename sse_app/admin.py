@@ -1,4 +1,4 @@
-"""Broadcasts from Django's admin: by hand, and of the rows selected in any other admin."""
+"""Django's admin: broadcasts, by hand and of the rows selected elsewhere; access tokens."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.options import get_content_type_for_model
 from django.db import models
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from .models import Broadcast
+from .models import AccessToken, Broadcast
 from .publishing import publish
+from .tokens import revoke_token
 
 if TYPE_CHECKING:
     _Mixed = admin.ModelAdmin
@@ -55,6 +56,75 @@ class BroadcastAdmin(admin.ModelAdmin):
         publish(obj.group, obj.event, obj.data)
 
 
+@admin.register(AccessToken)
+class AccessTokenAdmin(admin.ModelAdmin):
+    """Look at tokens, revoke and delete them; only `manage.py sse_token` makes one."""
+
+    list_display = ["name", "listens", "publishes", "sends", "expires_at", "revoked_at"]
+    list_filter = ["expires_at", "revoked_at"]
+    search_fields = ["name"]
+    fields = ["name", "listen", "publish", "events", "created_at", "expires_at", "revoked_at"]
+    readonly_fields = ["created_at"]
+    actions = ["revoke_selected"]
+
+    @admin.display(description=_("may listen to"))
+    def listens(self, obj: AccessToken) -> str:
+        """Return the groups that it may read."""
+        return _listed(obj.listen)
+
+    @admin.display(description=_("may publish to"))
+    def publishes(self, obj: AccessToken) -> str:
+        """Return the groups that it may publish to."""
+        return _listed(obj.publish)
+
+    @admin.display(description=_("may publish events"))
+    def sends(self, obj: AccessToken) -> str:
+        """Return the events that it may publish."""
+        return _listed(obj.events)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Nobody: a page that shows a secret is one that a browser keeps."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Who may change tokens may revoke them; nobody changes what one permits."""
+        return obj is None and super().has_change_permission(request, obj)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Say above the list how a token is made."""
+        said = _("Made with: manage.py sse_token create. It shows the token once.")
+        return super().changelist_view(request, {"subtitle": said, **(extra_context or {})})
+
+    @admin.action(description=_("Revoke selected access tokens"), permissions=["change"])
+    def revoke_selected(self, request: HttpRequest, queryset: models.QuerySet[AccessToken]) -> None:
+        """End the selected tokens now, with a `LogEntry` for each that was not revoked before."""
+        revoked = [token for token in queryset if revoke_token(token)]
+        for token in revoked:
+            _log_change(request, token, "Revoked.")
+        self.message_user(
+            request,
+            ngettext("%d token was revoked.", "%d tokens were revoked.", len(revoked))
+            % len(revoked),
+        )
+
+
+def _listed(patterns: Any) -> str:
+    return ", ".join(map(str, patterns)) if patterns else "–"
+
+
+def _log_change(request: HttpRequest, obj: Any, message: str) -> None:
+    LogEntry.objects.create(
+        user_id=request.user.pk or 0,
+        content_type_id=get_content_type_for_model(obj).pk,
+        object_id=obj.pk,
+        object_repr=str(obj)[:200],
+        action_flag=CHANGE,
+        change_message=message,
+    )
+
+
 class BroadcastActionMixin(_Mixed):
     """Adds the action "Broadcast selected" to a `ModelAdmin`.
 
@@ -76,7 +146,11 @@ class BroadcastActionMixin(_Mixed):
         count = 0
         for obj in queryset:
             publish(self.broadcast_group, self.broadcast_event, self.broadcast_data(obj))
-            self._log(request, obj)
+            _log_change(
+                request,
+                obj,
+                f"Broadcast to {self.broadcast_group} as {self.broadcast_event}.",
+            )
             count += 1
         self.message_user(
             request, ngettext("%d broadcast was sent.", "%d broadcasts were sent.", count) % count
@@ -92,13 +166,3 @@ class BroadcastActionMixin(_Mixed):
     def broadcast_data(self, obj: Any) -> Any:
         """Return what is sent of `obj`."""
         return {"pk": obj.pk, "text": str(obj)}
-
-    def _log(self, request: HttpRequest, obj: Any) -> None:
-        LogEntry.objects.create(
-            user_id=request.user.pk or 0,
-            content_type_id=get_content_type_for_model(obj).pk,
-            object_id=obj.pk,
-            object_repr=str(obj)[:200],
-            action_flag=CHANGE,
-            change_message=f"Broadcast to {self.broadcast_group} as {self.broadcast_event}.",
-        )

@@ -14,5 +14,7 @@ class SseAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the checks."""
-        from . import checks, deploy_checks  # noqa: F401
+        """Register the checks and follow Django's signals about users."""
+        from . import checks, deploy_checks, revocation  # noqa: F401
+
+        revocation.connect_signals()

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.urls import Resolver404, resolve
 
-from . import layer, shutdown
+from . import layer, secrecy, shutdown
 from .consumers import HEADERS, EventStreamConsumer, busy_block
 
 logger = logging.getLogger("sse_app")
@@ -77,6 +77,7 @@ def guard(application: Application, *, busy: bool) -> Application:
             await send(message)
 
         shutdown.install(send)
+        scope = secrecy.hide(scope, send)
         try:
             await application(scope, receive, sending)
         except Exception:

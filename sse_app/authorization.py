@@ -61,7 +61,14 @@ def may_speak(user: Any, group: str, event: str, request: HttpRequest) -> bool:
     if decide is not None:
         call = async_to_sync(decide) if inspect.iscoroutinefunction(decide) else decide
         return bool(call(user, group, event, request))
-    return user.is_authenticated and async_to_sync(may_listen)(user, [group], request)
+    return user.is_authenticated and may_listen_from_sync(user, [group], request)
+
+
+def may_listen_from_sync(user: Any, groups: Iterable[str], request: HttpRequest) -> bool:
+    """See `may_listen()`."""
+    # A request's user is loaded when it is first looked at, which must not be on an event loop.
+    _ = user.is_authenticated
+    return async_to_sync(may_listen)(user, groups, request)
 
 
 def _granted(user: Any, group: str) -> bool:

@@ -10,24 +10,24 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from importlib import import_module
 from io import BytesIO
 from typing import Any, ClassVar, Final
 
-from channels.db import database_sync_to_async
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings as django_settings
-from django.contrib.auth import get_user
-from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
 
-from . import authorization, signals
+from . import authorization, control, signals
+from .addresses import Address, client_address
+from .admission import Access, Busy, Over, Policy, Refused, admit, names_of
 from .conf import settings
-from .events import encode_control, validate_name
+from .events import encode_control
 from .groups import validate_group
 from .hub import Hub, get_hub
+from .limits import LIMITS, Full
+from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
 from .replay import Start, Wanted, find_start
-from .streams import Stream
+from .streams import Stream, farewell
 from .transports import AsgiTransport, Transport
 
 logger = logging.getLogger("sse_app")
@@ -38,21 +38,8 @@ HEADERS: Final = (
     (b"Content-Type", b"text/event-stream; charset=utf-8"),
     (b"Cache-Control", b"no-cache, no-store, private, no-transform"),
     (b"X-Accel-Buffering", b"no"),
-    (b"X-Content-Type-Options", b"nosniff"),
+    *SECURITY_HEADERS,
 )
-
-
-class Refused(Exception):
-    """A request that gets an answer and no stream."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-
-
-class Busy(Exception):
-    """A request that can't be served now and shall come again; `reason` goes to the client."""
 
 
 class EventStreamConsumer(AsyncHttpConsumer):
@@ -80,18 +67,23 @@ class EventStreamConsumer(AsyncHttpConsumer):
         self.scope = scope
         self.base_send = send
         try:
-            request = self._accept(ASGIRequest(scope, BytesIO()))
-            if request is None:
-                return
-            wanted = self.fixed_groups or _groups_of(request)
-            names = _names_of(request)
-            await self._identify(request)
-            await self._authorize(request, wanted)
-            await self._stream(request, receive, wanted, names)
-        except Refused as refused:
+            since = control.mark()
+            request = ASGIRequest(scope, BytesIO())
+            self._accept(request)
+            address = client_address(scope)
+            key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
+            with await LIMITS.admit(address, key) as places:
+                access = await admit(request, self._policy(request), self.fixed_groups)
+                await places.identify(access.user)
+                await self._stream(request, receive, access, address, since)
+        except (Refused, Forbidden) as refused:
             await self._answer(refused.status, refused.text)
+        except Full as full:
+            await self._end_at_once(busy_block(full.reason))
         except Busy as busy:
-            await self._refuse_for_now(str(busy))
+            await self._end_at_once(busy_block(str(busy)))
+        except Over as over:
+            await self._end_at_once(farewell(str(over)))
 
     async def authorize(self, user: Any, groups: Collection[str], request: ASGIRequest) -> bool:
         """Return whether `user` may listen to `groups`; groups given to `as_asgi()` always."""
@@ -99,52 +91,21 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     # --- before the stream ---
 
-    def _accept(self, request: ASGIRequest) -> ASGIRequest | None:
-        """Refuse what needs no database to be refused."""
+    def _accept(self, request: ASGIRequest) -> None:
+        """Refuse what needs no database to be refused, and answer what asks for no stream."""
         if request.method not in METHODS:
             raise Refused(405, f"{request.method} is not possible here: {', '.join(METHODS)}.")
-        try:
-            request.get_host()
-        except DisallowedHost as error:
-            raise Refused(400, "The Host header is not one of ALLOWED_HOSTS.") from error
-        if request.method == "GET":
-            return request
-        raise Refused(200 if request.method == "HEAD" else 204, "")
+        check(request)
+        if request.method != "GET":
+            raise Refused(200 if request.method == "HEAD" else 204, "")
+        names_of(request)
 
-    async def _identify(self, request: ASGIRequest) -> None:
-        """Give the request its session and user, by one query only if it has a session cookie."""
-        if "user" in self.scope and "session" in self.scope:
-            request.session = self.scope["session"]
-            request.user = self.scope["user"]
-            return
-        engine = import_module(django_settings.SESSION_ENGINE)
-        key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
-        request.session = engine.SessionStore(key)
-        if key is None:
-            from django.contrib.auth.models import AnonymousUser
+    def _policy(self, request: ASGIRequest) -> Policy:
+        async def policy(user: Any, groups: Collection[str]) -> bool:
+            request.user = user  # When it is asked again, the user has been read anew.
+            return await self.authorize(user, groups, request)
 
-            request.user = AnonymousUser()
-            return
-        try:
-            request.user = await database_sync_to_async(get_user)(request)
-        except Exception as error:
-            logger.warning("The session store did not answer: %r", error)
-            raise Busy("session") from error
-
-    async def _authorize(self, request: ASGIRequest, wanted: Collection[str]) -> None:
-        try:
-            allowed = await self.authorize(request.user, wanted, request)
-        except Exception as error:
-            logger.exception("The policy that decides who may listen failed.")
-            raise Busy("policy") from error
-        if not allowed:
-            logger.info(
-                "Refused %s the groups %s: add them to SSE_APP['PUBLIC_GROUPS'] or let "
-                "SSE_APP['MAY_LISTEN'] permit them.",
-                request.user,
-                ", ".join(wanted),
-            )
-            raise Refused(403, "Not permitted.")
+        return policy
 
     # --- the stream ---
 
@@ -152,25 +113,28 @@ class EventStreamConsumer(AsyncHttpConsumer):
         self,
         request: ASGIRequest,
         receive: Callable[[], Awaitable[dict[str, Any]]],
-        wanted: Collection[str],
-        names: Collection[str],
+        access: Access,
+        address: Address,
+        since: int,
     ) -> None:
         hub = get_hub()
         transport = self.make_transport()
         stream = Stream(
+            hub,
             transport,
-            wanted,
-            names,
-            user=request.user,
-            address=request.META.get("REMOTE_ADDR", ""),
+            access,
+            names_of(request),
+            address=address.text,
             ping=request.GET.get("ping") == "1",
-            life=_life(wanted),
+            life=_life(access.groups),
         )
         watching = asyncio.ensure_future(_until_disconnect(receive, stream))
         opened = False
         try:
+            if not control.enter(stream, since):
+                raise Busy("revoked")  # While it was being admitted, and by what was true before.
             start = await self._join(hub, stream, request)
-            await self.send_headers(headers=list(HEADERS))
+            await self.send_headers(headers=self._headers())
             opened = True
             await self._serve(hub, stream, start)
         except asyncio.CancelledError:
@@ -185,6 +149,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
                     stream.farewell()
                     await transport.finish()
             finally:
+                control.leave(stream)
                 await hub.leave(stream.subscription)
                 if opened:
                     await signals.stream_closed.asend_robust(sender=type(self), stream=stream)
@@ -210,9 +175,17 @@ class EventStreamConsumer(AsyncHttpConsumer):
             stream.subscription.begin_with_reset(group, reason, head)
         hub.tickers.add(stream.tick)
         await signals.stream_opened.asend_robust(sender=type(self), stream=stream)
-        await stream.subscription.run(hub)
+        try:
+            await stream.subscription.run(hub)
+        except Exception as error:
+            # What ends a stream that was behind: nothing is lost, the client comes back.
+            logger.warning("The event log did not answer a stream: %r", error)
+            stream.subscription.close("log")
 
     # --- answers that are no stream ---
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
+        return [*HEADERS, *cors_headers(self.scope)]
 
     async def _answer(self, status: int, text: str) -> None:
         headers = list(HEADERS[1:])
@@ -222,10 +195,11 @@ class EventStreamConsumer(AsyncHttpConsumer):
             headers.append((b"Content-Type", b"text/plain; charset=utf-8"))
         if status in (204, 405):
             headers.append((b"Allow", ", ".join(METHODS).encode()))
+        headers += (preflight if status == 204 else cors_headers)(self.scope)
         await self.send_response(status, text.encode(), headers=headers)
 
-    async def _refuse_for_now(self, reason: str) -> None:
-        await self.send_response(200, busy_block(reason), headers=list(HEADERS))
+    async def _end_at_once(self, block: bytes) -> None:
+        await self.send_response(200, block, headers=self._headers())
 
 
 def busy_block(reason: str) -> bytes:
@@ -239,26 +213,6 @@ async def _until_disconnect(
     while (await receive())["type"] != "http.disconnect":
         pass
     stream.subscription.close("disconnect")
-
-
-def _groups_of(request: ASGIRequest) -> tuple[str, ...]:
-    groups = tuple(dict.fromkeys(request.GET.getlist("group")))
-    most = settings().MAX_GROUPS
-    if not groups:
-        raise Refused(400, "Name the groups to listen to, for example ?group=orders.")
-    if len(groups) > most:
-        raise Refused(400, f"{len(groups)} groups are more than a stream can have: {most}.")
-    try:
-        return tuple(validate_group(group) for group in groups)
-    except ValueError as error:
-        raise Refused(400, str(error)) from error
-
-
-def _names_of(request: ASGIRequest) -> tuple[str, ...]:
-    try:
-        return tuple(validate_name(name) for name in request.GET.getlist("event"))
-    except ValueError as error:
-        raise Refused(400, str(error)) from error
 
 
 def _life(groups: Collection[str]) -> float:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Self
 
 from django.core.serializers.json import DjangoJSONEncoder
 
 from .cursors import validate_place
-from .groups import validate_group
+from .groups import CONTROL_GROUP, validate_group
 
 HEARTBEAT: Final = b":\n"
 DEFAULT_NAME: Final = "message"
@@ -25,8 +25,8 @@ BATCH_TYPE: Final = "sse.events"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z", re.ASCII)
 _RESERVED: Final = "sse."
-# Only these three end a line of an event stream; str.splitlines() knows eight more.
-_LINE_END: Final = re.compile(r"\r\n|\r|\n")
+# Made once: json.dumps() with arguments makes an encoder for every call.
+_JSON: Final = DjangoJSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def validate_name(name: object) -> str:
@@ -48,16 +48,10 @@ def to_text(data: object) -> str:
     `TypeError` for what can't be JSON and `ValueError` for NaN, infinity and lone surrogates.
     """
     if isinstance(data, str):
-        text = _LINE_END.sub("\n", data)
+        text = _with_line_feeds(data)
     else:
         try:
-            text = json.dumps(
-                data,
-                cls=DjangoJSONEncoder,
-                ensure_ascii=False,
-                allow_nan=False,
-                separators=(",", ":"),
-            )
+            text = _JSON.encode(data)
         except (TypeError, ValueError, RecursionError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(
@@ -67,6 +61,11 @@ def to_text(data: object) -> str:
             ) from error
     _refuse_surrogates(text)
     return text
+
+
+def _with_line_feeds(text: str) -> str:
+    """Only CR, LF and CRLF end a line of an event stream; str.splitlines() knows eight more."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _refuse_surrogates(text: str) -> None:
@@ -82,7 +81,7 @@ def _refuse_surrogates(text: str) -> None:
 def encode_block(name: str, text: str) -> bytes:
     """Return an event block without its `id:` line; `event: message` is left out."""
     head = "" if name == DEFAULT_NAME else f"event: {name}\n"
-    lines = "\ndata: ".join(_LINE_END.split(text))
+    lines = _with_line_feeds(text).replace("\n", "\ndata: ")
     return f"{head}data: {lines}\n\n".encode()
 
 
@@ -115,7 +114,8 @@ class Event:
     offset: int | None = None
 
     def __post_init__(self) -> None:
-        validate_group(self.group)
+        if self.group != CONTROL_GROUP:
+            validate_group(self.group)
         validate_name(self.name)
         if not isinstance(self.data, str):
             raise TypeError(f"Event.data must be a str, not {type(self.data).__name__}.")
@@ -134,10 +134,18 @@ class Event:
 
     def at(self, epoch: str, offset: int) -> Self:
         """Return the event at its place in the group's log."""
-        return replace(self, epoch=epoch, offset=offset)
+        validate_place(epoch, offset)
+        # A copy by its attributes: what was valid stays so, and need not be looked at again.
+        placed = object.__new__(type(self))
+        placed.__dict__.update(self.__dict__, epoch=epoch, offset=offset)
+        return placed
 
     def limited(self, most: int) -> Self:
         """Return the event if it has at most `most` bytes on the wire, else raise `ValueError`."""
+        # A line feed takes seven bytes ("\ndata: "), and no character more; most events are far
+        # from the limit and need not be encoded only to be measured.
+        if 7 * len(self.data) + 100 <= most:
+            return self
         size = len(self.block)
         if size > most:
             raise ValueError(
@@ -145,6 +153,10 @@ class Event:
                 f"more than SSE_APP['MAX_EVENT_BYTES'] = {most}. Publish a reference; let pages "
                 "fetch the rest."
             )
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # A value needs no copy; the in-memory layer makes one of all that a message holds.
         return self
 
     def json(self) -> Any:

@@ -12,6 +12,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}\Z", re.ASCII)
 _PATTERN: Final = re.compile(r"[A-Za-z0-9_.*-]{1,80}\Z", re.ASCII)
 
 RESERVED: Final = "sse."
+#: In which the processes tell each other what was revoked; nobody else may name it.
+CONTROL_GROUP: Final = "sse.control"
 
 
 def validate_group(name: object) -> str:

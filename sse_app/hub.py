@@ -19,14 +19,17 @@ from weakref import WeakKeyDictionary
 from channels.db import database_sync_to_async
 from channels.layers import InMemoryChannelLayer
 
-from . import layer
+from . import layer, leftovers
 from .conf import settings
+from .control import ControlSink
 from .cursors import Position
 from .eventlog import event_log
 from .events import Event
+from .groups import CONTROL_GROUP
 from .healing import GRACE_SECONDS, Healer
 from .mailbox import Mailbox
 from .reads import PAGE_EVENTS, SharedReads
+from .revalidation import Revalidator
 from .subscriptions import Subscription
 from .timers import every, logged
 from .topics import Topic
@@ -50,6 +53,8 @@ class Hub:
         self.subscriptions: set[Subscription] = set()
         self.tickers: set[Callable[[float], None]] = set()
         self._closed = False
+        self._control = Subscription(ControlSink(), [CONTROL_GROUP])
+        self.revalidator = Revalidator(self.loop)
         self._mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._reads = SharedReads()
@@ -57,7 +62,7 @@ class Hub:
         self._changed = asyncio.Event()
         layer.adopt(self.loop)
         self._stop_watch = event_log().watch(self._on_log_changed)
-        self._tasks = [
+        self._tasks: list[asyncio.Task[object]] = [
             self.loop.create_task(self._mailbox.receive()),
             self.loop.create_task(self._check_on_change()),
             self.loop.create_task(every(_check_interval, self.check)),
@@ -65,6 +70,7 @@ class Hub:
             self.loop.create_task(every(lambda: REJOIN_SECONDS, self._mailbox.join_all)),
             self.loop.create_task(every(_prune_interval, self._prune)),
             self.loop.create_task(every(_tick_interval, self._tick)),
+            self.loop.create_task(self.revalidator.run()),
         ]
 
     # --- subscriptions ---
@@ -75,16 +81,9 @@ class Hub:
         Raises what the event log raises; the subscription is then in no topic.
         """
         self.subscriptions.add(subscription)
-        for group in subscription.groups:
-            topic = self.topics.setdefault(group, Topic(group))
-            topic.subscriptions.add(subscription)
-            if topic.position is None and group not in self._starting:
-                self._starting[group] = self.loop.create_task(self._start(group))
         try:
-            for group in subscription.groups:
-                if group in self._starting:
-                    # Shielded: the first reader's disconnect must not take the others' start.
-                    await asyncio.shield(self._starting[group])
+            await self._listen_to_control()
+            await self._attach(subscription)
         except BaseException:
             await self.leave(subscription)
             raise
@@ -92,22 +91,53 @@ class Hub:
     async def leave(self, subscription: Subscription) -> None:
         """Take `subscription` out; the last one out closes the hub."""
         self.subscriptions.discard(subscription)
-        empty = []
+        empty = self._detach(subscription, subscription.groups)
+        if self.subscriptions:
+            await self._quit(empty)
+        else:
+            await self.close([*empty, CONTROL_GROUP])
+
+    async def drop(self, subscription: Subscription, group: str) -> None:
+        """Take one of its groups from `subscription`."""
+        subscription.drop(group)
+        await self._quit(self._detach(subscription, [group]))
+
+    async def _attach(self, subscription: Subscription) -> None:
         for group in subscription.groups:
+            topic = self.topics.setdefault(group, Topic(group))
+            topic.subscriptions.add(subscription)
+            if topic.position is None and group not in self._starting:
+                self._starting[group] = self.loop.create_task(self._start(group))
+        for group in subscription.groups:
+            if group in self._starting:
+                # Shielded: the first reader's disconnect must not take the others' start.
+                await asyncio.shield(self._starting[group])
+
+    def _detach(self, subscription: Subscription, groups: Collection[str]) -> list[str]:
+        """Take `subscription` from topics; return the groups in which it was the last."""
+        empty = []
+        for group in groups:
             topic = self.topics.get(group)
-            if topic is None:
-                continue
-            topic.subscriptions.discard(subscription)
-            if not topic.subscriptions:
-                del self.topics[group]
-                empty.append(group)
-        if not self.subscriptions:
-            await self.close(empty)
-            return
-        for group in empty:
+            if topic is not None:
+                topic.subscriptions.discard(subscription)
+                if not topic.subscriptions:
+                    del self.topics[group]
+                    empty.append(group)
+        return empty
+
+    async def _quit(self, groups: Collection[str]) -> None:
+        for group in groups:
             await self._mailbox.leave(group)
             if group in self.topics:  # Somebody came while the layer took its time.
                 await self._mailbox.join(group)
+
+    async def _listen_to_control(self) -> None:
+        """Hear of what is revoked elsewhere, for as long as anybody listens here."""
+        if not self._control.positions:
+            await self._attach(self._control)
+        if not self._control.positions:
+            self._control.move({CONTROL_GROUP: self.position(CONTROL_GROUP)})
+            self._tasks.append(self.loop.create_task(self._control.run_patiently(self)))
 
     def position(self, group: str) -> Position:
         """Return up to where the topic of a joined group was served."""
@@ -169,6 +199,7 @@ class Hub:
 
     async def _prune(self) -> None:
         """Delete what is beyond retention, in steps with pauses: nobody has to wait for it."""
+        await database_sync_to_async(leftovers.forget)()
         log = event_log()
         if log.prunes_itself:
             return

@@ -33,8 +33,9 @@ def on(event: str) -> Callable[[Handler], Handler]:
     """Register the decorated function, sync or async, for what pages send up as `event`.
 
     It is called with a `Message`; what it returns is the JSON answer (of several handlers, the
-    first answer that is not None). A `ValidationError` it raises is answered with 422. Raises
-    `ValueError` for an invalid event name.
+    first answer that is not None). A `ValidationError` it raises is answered with 422. For a
+    message with an idempotency key it runs inside `transaction.atomic()`. Raises `ValueError` for
+    an invalid event name.
     """
     validate_name(event)
 

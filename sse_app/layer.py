@@ -14,19 +14,25 @@ import os
 import threading
 from collections import deque
 from collections.abc import Sequence
+from multiprocessing.util import Finalize
 from typing import Any, Final
 
-from channels.layers import channel_layers
+from channels.layers import InMemoryChannelLayer, channel_layers
 from channels.layers import get_channel_layer as get_layer
 from django.core.exceptions import ImproperlyConfigured
 
 from . import signals
 from .conf import settings
 from .events import BATCH_TYPE, Event
+from .groups import CONTROL_GROUP
 
 GROUP_PREFIX: Final = "sse_app."
+#: Beyond these the oldest are dropped, and beyond those a publisher waits.
 WAITING_EVENTS: Final = 10_000
+ROOM_EVENTS: Final = 1_000
 BATCH_EVENTS: Final = 100
+#: After events have gone: those of the next moment then share a message, here and at every reader.
+PAUSE_SECONDS: Final = 0.002
 SEND_SECONDS: Final = 2.0
 
 logger = logging.getLogger("sse_app")
@@ -57,69 +63,121 @@ def layer_group(group: str) -> str:
 def send(events: Sequence[Event]) -> None:
     """Hand `events` to the channel layer and to the receivers of `event_published`.
 
-    Returns at once where this process has a hub; else when the layer has them, or after two
-    seconds without an answer.
+    Returns at once, but in plain sync code waits up to two seconds for the layer: the first time,
+    when it has to connect, and while more than a thousand events wait for it. What still waits
+    when the process ends is sent then, in a child of `multiprocessing` too. A process that is
+    killed, or ends by `os._exit()`, in that instant loses the quick way for it: streams get the
+    durable events by the check of the heads, and the others are gone.
     """
     if not events:
         return
     outbox = _outbox()
-    done = outbox.put(events)
-    if outbox.waited_for and not _in_a_loop():
-        done.wait(SEND_SECONDS)
+    outbox.put(events)
+    if _running_loop() is None:
+        outbox.wait_for_room()
     if signals.event_published.receivers:
         for event in events:
-            signals.event_published.send_robust(sender=Event, event=event)
+            if event.group != CONTROL_GROUP:
+                signals.event_published.send_robust(sender=Event, event=event)
+
+
+def flush(seconds: float = SEND_SECONDS) -> bool:
+    """Wait until the channel layer has what was sent to it; return whether it has.
+
+    For sync code: an event loop that waits here can't send.
+    """
+    with _lock:
+        outboxes = [*_home, *([_background] if _background else [])]
+    return all(outbox.flush(seconds) for outbox in outboxes)
 
 
 class Outbox:
-    """Events on their way to the channel layer, sent in order by one task of `loop`."""
+    """Events on their way to the channel layer, sent in order by one task of `loop`.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, waited_for: bool) -> None:
+    `connected`: can the layer be taken to answer at once, before anything has been sent?
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, connected: bool) -> None:
         self.loop = loop
-        self.waited_for = waited_for
-        self._waiting: deque[Event | threading.Event] = deque(maxlen=WAITING_EVENTS)
-        self._task: asyncio.Task[None] | None = None
+        self._connected = connected
+        self._waiting: deque[Event] = deque(maxlen=WAITING_EVENTS)
+        self._sending = False
+        self._hangs = False
+        self._progress = threading.Condition()
 
-    def put(self, events: Sequence[Event]) -> threading.Event:
-        """Queue `events`, from any thread; what it returns is set when they have been sent.
+    def put(self, events: Sequence[Event]) -> None:
+        """Queue `events`, from any thread; when ten thousand wait, the oldest are dropped."""
+        with self._progress:
+            waiting = len(self._waiting)
+            if waiting < WAITING_EVENTS < waiting + len(events):
+                logger.warning("More than %d events wait for the channel layer.", WAITING_EVENTS)
+            self._waiting.extend(events)
+            if self._sending:
+                return
+            self._sending = True
+        try:
+            if _running_loop() is self.loop:
+                self._start()
+            else:
+                self.loop.call_soon_threadsafe(self._start)
+        except RuntimeError:
+            # The loop was closed meanwhile; what is published next goes another way.
+            self._stopped()
 
-        When ten thousand wait, the oldest are dropped: the log heals them.
-        """
-        done = threading.Event()
-        if len(self._waiting) + len(events) >= WAITING_EVENTS:
-            logger.warning("More than %d events wait for the channel layer.", WAITING_EVENTS)
-        self._waiting.extend(events)
-        self._waiting.append(done)
-        if _running_loop() is self.loop:
-            self._wake()
-        else:
-            self.loop.call_soon_threadsafe(self._wake)
-        return done
+    def wait_for_room(self) -> None:
+        """Wait for the layer where it has to catch up; when it hangs, only one wait is in vain."""
+        with self._progress:
+            if not self._has_room() and not self._hangs:
+                self._hangs = not self._progress.wait_for(self._has_room, SEND_SECONDS)
 
-    def _wake(self) -> None:
-        if self._task is None or self._task.done():
-            self._task = self.loop.create_task(self._send_waiting())
+    def flush(self, seconds: float) -> bool:
+        """Wait, in another thread than the loop's, until nothing is left; return whether it is."""
+        with self._progress:
+            return self._progress.wait_for(lambda: not self._sending, seconds)
+
+    def _has_room(self) -> bool:
+        return self._connected and len(self._waiting) <= ROOM_EVENTS
+
+    def _start(self) -> None:
+        self._task = self.loop.create_task(self._send_waiting())
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # as all tasks are when their loop ends, even before the first step
+            self._stopped()
 
     async def _send_waiting(self) -> None:
-        while self._waiting:
-            batch: dict[str, list[Event]] = {}
-            done: list[threading.Event] = []
-            for _ in range(min(BATCH_EVENTS, len(self._waiting))):
-                item = self._waiting.popleft()
-                if isinstance(item, Event):
-                    batch.setdefault(item.group, []).append(item)
-                else:
-                    done.append(item)
+        while batch := self._take():
             for group, events in batch.items():
-                await self._send(group, events)
-            for item in done:
-                item.set()
+                taken = await self._send(group, events)
+                with self._progress:
+                    self._connected = True
+                    self._hangs = self._hangs and not taken
+                    self._progress.notify_all()
+            if len(self._waiting) < BATCH_EVENTS:
+                await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _send(self, group: str, events: list[Event]) -> None:
-        messages = [event.to_message() for event in events]
-        message = messages[0] if len(messages) == 1 else {"type": BATCH_TYPE, "events": messages}
+    def _take(self) -> dict[str, list[Event]]:
+        """Return the next events by group; if there are none, the next `put()` starts anew."""
+        batch: dict[str, list[Event]] = {}
+        with self._progress:
+            for _ in range(min(BATCH_EVENTS, len(self._waiting))):
+                event = self._waiting.popleft()
+                batch.setdefault(event.group, []).append(event)
+            if not batch:
+                self._stopped()
+        return batch
+
+    def _stopped(self) -> None:
+        with self._progress:
+            self._sending = False
+            self._progress.notify_all()
+
+    async def _send(self, group: str, events: list[Event]) -> bool:
         try:
-            await channel_layer().group_send(layer_group(group), message)
+            target = channel_layer()
+            await target.group_send(layer_group(group), _message(events, target))
+            return True
         except Exception as error:
             logger.warning(
                 "The channel layer did not take %d event(s) of group %s (%r); streams get the "
@@ -128,9 +186,19 @@ class Outbox:
                 group,
                 error,
             )
+            return False
 
 
-_lock = threading.Lock()
+def _message(events: list[Event], target: Any) -> dict[str, Any]:
+    if len(events) == 1:
+        return events[0].to_message()
+    # Within one process the events can go as they are, and each is encoded once for all of it.
+    as_they_are = isinstance(target, InMemoryChannelLayer)
+    parts = events if as_they_are else [event.to_message() for event in events]
+    return {"type": BATCH_TYPE, "events": parts}
+
+
+_lock = threading.RLock()
 _home: list[Outbox] = []
 _background: Outbox | None = None
 
@@ -138,7 +206,7 @@ _background: Outbox | None = None
 def adopt(loop: asyncio.AbstractEventLoop) -> None:
     """Send on `loop` from now on: a hub runs there."""
     with _lock:
-        _home.append(Outbox(loop, waited_for=False))
+        _home.append(Outbox(loop, connected=True))
 
 
 def release(loop: asyncio.AbstractEventLoop) -> None:
@@ -160,14 +228,16 @@ def _outbox() -> Outbox:
         if _background is None:
             loop = asyncio.new_event_loop()
             threading.Thread(target=loop.run_forever, name="sse_app-layer", daemon=True).start()
-            _background = Outbox(loop, waited_for=True)
+            _background = Outbox(loop, connected=False)
+            # At exit, also that of a multiprocessing child, where atexit has no say; not in forks.
+            Finalize(None, _background.flush, args=(SEND_SECONDS,), exitpriority=0)
         return _background
 
 
 def _forget() -> None:
     """In a forked child: the parent's loops do not run here."""
     global _background, _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _home.clear()
     _background = None
 
@@ -181,7 +251,3 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-def _in_a_loop() -> bool:
-    return _running_loop() is not None

@@ -104,4 +104,4 @@ def _events_of(message: Any) -> list[Event]:
     parts = message.get("events") if kind == BATCH_TYPE else [message]
     if kind not in (MESSAGE_TYPE, BATCH_TYPE) or not isinstance(parts, list):
         raise ValueError(f"the type is {kind!r}, not {MESSAGE_TYPE!r}")
-    return [Event.from_message(part) for part in parts]
+    return [part if isinstance(part, Event) else Event.from_message(part) for part in parts]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .conf import settings as sse_settings
 from .events import DEFAULT_NAME, Event, validate_name
-from .groups import validate_group
+from .groups import matches, validate_group
 
 
 class GroupHead(models.Model):
@@ -131,6 +132,11 @@ class Broadcast(models.Model):
             raise ValidationError({"data": str(error)}) from error
 
 
+def _permits(patterns: object, name: str) -> bool:
+    # The characters of a string would be patterns too, and one of them may be "*".
+    return isinstance(patterns, list) and matches(name, map(str, patterns))
+
+
 class AccessToken(models.Model):
     """What a program may do with a bearer token; of its secret only a digest is kept.
 
@@ -153,6 +159,18 @@ class AccessToken(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def is_live(self) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return self.revoked_at is None and self.expires_at > timezone.now()
+
+    def may_listen(self, group: str) -> bool:
+        """Whether it permits reading `group`; says nothing of whether it is live."""
+        return _permits(self.listen, group)
+
+    def may_publish(self, group: str, event: str) -> bool:
+        """Whether it permits publishing `event` to `group`; says nothing of whether it is live."""
+        return _permits(self.publish, group) and _permits(self.events, event)
 
 
 class Ticket(models.Model):
@@ -188,7 +206,9 @@ class Revocation(models.Model):
     class Meta:
         verbose_name = _("revocation")
         verbose_name_plural = _("revocations")
-        constraints = [models.UniqueConstraint(fields=["user", "group"], name="sse_app_revocation")]
+        constraints = [
+            models.UniqueConstraint(fields=["user", "group"], name="sse_app_revoked_once")
+        ]
 
     def __str__(self) -> str:
         return f"{self.user or '*'} {self.group or '*'} {self.at:%F %T}"

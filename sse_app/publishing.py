@@ -90,6 +90,11 @@ async def apublish_many(
     return await send(made, using=using, immediate=_checked(immediate, durable))
 
 
+def publish_events(events: list[Event], *, using: str | None = None) -> list[Event]:
+    """Publish events as they are, for the app's own: nothing is checked. See `publish()`."""
+    return _publish(events, using=using, immediate=False)
+
+
 def _make(group: str, name: str, data: object, *, durable: bool, key: str | None) -> Event:
     event = Event.of(group, name, data, durable=durable, key=key)
     return event.limited(settings().MAX_EVENT_BYTES)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from functools import partial
 from typing import Any, Final
 
 from .hub import Hub, running_hubs
+from .servers import daphne_of, warn_of_options
 
 FAREWELL_SECONDS: Final = 3.0
 
@@ -21,14 +21,13 @@ _installed: set[int] = set()
 
 def install(send: Any) -> None:
     """Install the hook, once per process, if `send` is Daphne's."""
-    server = sys.modules.get("daphne.server")
+    server = daphne_of(send)
     if server is None or _installed:
         return
-    if isinstance(send, partial) and isinstance(
-        getattr(send.func, "__self__", None), server.Server
-    ):
-        _installed.add(id(server))
-        server.reactor.addSystemEventTrigger("before", "shutdown", _close_streams)
+    _installed.add(id(server))
+    warn_of_options(send)
+    reactor: Any = sys.modules["daphne.server"].reactor
+    reactor.addSystemEventTrigger("before", "shutdown", _close_streams)
 
 
 def _close_streams() -> Any:

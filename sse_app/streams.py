@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Final
 
+from .admission import Access
 from .conf import settings
+from .control import Reader, Revocation, session_digest
 from .cursors import Cursor, Position
 from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
+from .fingerprints import Fingerprint
+from .hub import Hub
 from .subscriptions import Sink, Subscription
 from .transports import Transport
 
@@ -25,26 +30,31 @@ CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
 UNHEARD: Final = frozenset({"disconnect", "broken"})
 
 
-class Stream(Sink):
+class Stream(Sink, Reader):
     """What signals and the hub see of one client's response. Its subscription feeds it."""
 
     def __init__(
         self,
+        hub: Hub,
         transport: Transport,
-        groups: Collection[str],
+        access: Access,
         names: Collection[str] = (),
         *,
-        user: Any = None,
         address: str = "",
         ping: bool = False,
         life: float,
     ) -> None:
-        self.subscription = Subscription(self, groups, names)
-        self.groups = self.subscription.groups
-        self.user = user
+        self.subscription = Subscription(self, access.groups, names)
+        self.access = access
         self.address = address
         self.opened_at = time.time()
+        self.loop = hub.loop
+        self.user_key = access.user_key
+        self.session_key = access.session_key
+        self.session_digest = session_digest(access.session_key)
+        self._hub = hub
         self._transport = transport
+        self._revoked: list[str] = []
         self._ping = ping
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
@@ -59,6 +69,16 @@ class Stream(Sink):
         self._write(encode_control("sse.open", data, id=id, retry=retry))
 
     @property
+    def user(self) -> Any:
+        """Who listens; an `AnonymousUser` if nobody signed in."""
+        return self.access.user
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What it listens to."""
+        return self.subscription.groups
+
+    @property
     def close_reason(self) -> str | None:
         """Why the stream ended; None while it is open."""
         return self.subscription.close_reason
@@ -67,18 +87,69 @@ class Stream(Sink):
         """Write `sse.close` with the reason, unless it means that nobody reads it."""
         reason = self.close_reason or "error"
         if reason not in UNHEARD:
-            low, high = CLOSE_RETRY.get(reason, settings().RETRY)
             id = str(self.subscription.cursor) if self.subscription.positions else ""
-            retry = random.uniform(low, high)
-            self._write(encode_control("sse.close", {"reason": reason}, id=id, retry=retry))
+            self._write(farewell(reason, id))
 
     def tick(self, now: float) -> None:
         """Do what time asks for: a heartbeat, the end of life, giving up a stalled client."""
         self._transport.check(now)
         if now >= self._ends_at:
             self.subscription.close("age")
+        elif self.access.until is not None and time.time() >= self.access.until:
+            self.subscription.close("expired")
         elif now - self._written_at >= settings().HEARTBEAT and self._transport.ready:
             self._write(self._heartbeat())
+
+    # --- Reader ---
+
+    @property
+    def held(self) -> int:
+        return self.subscription.held
+
+    def revoke(self, revocation: Revocation) -> None:
+        if revocation.group and not revocation.review:
+            self._revoked.append(revocation.group)
+        if revocation.group or revocation.review:
+            self.subscription.hold()
+            then: Callable[[], None] = self._hub.revalidator.soon
+        else:
+            self.subscription.cut("auth")
+            then = partial(self.subscription.close, "auth")
+        try:
+            self.loop.call_soon_threadsafe(then)
+        except RuntimeError:
+            pass  # The loop has closed, and the stream with it.
+
+    async def lose_revoked(self) -> None:
+        while self._revoked:
+            await self._lose(self._revoked.pop())
+
+    async def readmit(self, fingerprint: Fingerprint) -> None:
+        before, self.access.fingerprint = self.access.fingerprint, fingerprint
+        if before is None or fingerprint.password != before.password:
+            self.close("auth")
+        elif fingerprint != before:
+            try:
+                await self.access.refresh()
+                lost = set(self.groups) - set(await self.access.permitted(self.groups))
+            except BaseException:
+                self.access.fingerprint = before  # Asked again in the next round.
+                raise
+            for group in lost:
+                await self._lose(group)
+
+    def release(self, mark: int) -> None:
+        self.subscription.release(mark)
+
+    def close(self, reason: str) -> None:
+        self.subscription.close(reason)
+
+    async def _lose(self, group: str) -> None:
+        if self.groups == (group,):
+            self.close("auth")
+        elif group in self.groups and self.close_reason is None:
+            await self._hub.drop(self.subscription, group)
+            self.reset(group, "unknown", self.subscription.cursor)
 
     # --- Sink ---
 
@@ -114,3 +185,9 @@ class Stream(Sink):
     def _write(self, chunk: bytes) -> None:
         self._written_at = time.monotonic()
         self._transport.write(chunk)
+
+
+def farewell(reason: str, id: str = "") -> bytes:
+    """Return `sse.close` with the reason and how long to stay away."""
+    retry = random.uniform(*CLOSE_RETRY.get(reason, settings().RETRY))
+    return encode_control("sse.close", {"reason": reason}, id=id, retry=retry)

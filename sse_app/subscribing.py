@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from .conf import settings
 from .cursors import Cursor
@@ -17,10 +16,6 @@ from .groups import validate_group
 from .hub import Hub, get_hub
 from .replay import Wanted, find_start
 from .subscriptions import Sink, Subscription
-
-RETRY_SECONDS: Final = 1.0
-
-logger = logging.getLogger("sse_app")
 
 
 class ContinuityLost(Exception):
@@ -103,7 +98,7 @@ class Subscriber:
         self._cursor = str(subscription.cursor)
         for group, (reason, head) in start.resets.items():
             subscription.begin_with_reset(group, reason, head)
-        self._running = asyncio.create_task(self._run(self._hub))
+        self._running = asyncio.create_task(subscription.run_patiently(self._hub))
         self._running.add_done_callback(self._inbox.end)
         return self
 
@@ -120,15 +115,6 @@ class Subscriber:
         self._running.cancel()
         await asyncio.wait([self._running])
         await self._hub.leave(self._subscription)
-
-    async def _run(self, hub: Hub) -> str:
-        while True:
-            try:
-                return await self._subscription.run(hub)
-            except Exception as error:
-                # It stands where it stood, so nothing is lost by waiting.
-                logger.warning("A subscriber can't read the event log: %r", error)
-                await asyncio.sleep(RETRY_SECONDS)
 
     def __aiter__(self) -> Self:
         return self

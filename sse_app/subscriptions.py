@@ -9,6 +9,9 @@ for a replay, and a reader that lags costs its cursor and one page.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -24,6 +27,13 @@ if TYPE_CHECKING:
 
 PASSED_EVENTS: Final = 500
 LATEST_EVENTS: Final = 256
+PATIENCE_SECONDS: Final = 1.0
+
+logger = logging.getLogger("sse_app")
+
+
+_holding = threading.Lock()
+_holds = itertools.count(1)
 
 
 class Sink(ABC):
@@ -60,11 +70,14 @@ class Subscription:
         self.names = frozenset(names)
         self.positions: dict[str, Position] = {}
         self.live = False
+        #: While not 0, nothing is shown: whether this reader still may is being asked.
+        self.held = 0
         self.close_reason: str | None = None
         self._resets: dict[str, tuple[Reason, Position]] = {}
         self._latest: dict[tuple[str, str, str | None], Event] = {}
         self._passed = 0
         self._wake = asyncio.Event()
+        self._released = asyncio.Event()
 
     @property
     def cursor(self) -> Cursor:
@@ -73,10 +86,28 @@ class Subscription:
 
     def close(self, reason: str) -> None:
         """End `run()`; the first reason counts."""
+        self.cut(reason)
+        self._wake.set()
+        self._released.set()
+
+    def cut(self, reason: str) -> None:
+        """Show nothing more. From any thread; `close()` must follow on the subscription's loop."""
         if self.close_reason is None:
             self.close_reason = reason
-            self.live = False
-            self._wake.set()
+        self.live = False
+
+    def hold(self) -> None:
+        """Show nothing until `release()`; nothing is lost. From any thread."""
+        with _holding:
+            self.held = next(_holds)
+
+    def release(self, held: int) -> None:
+        """Go on, unless it was held again since `held` was read."""
+        with _holding:
+            if self.held != held:
+                return
+            self.held = 0
+        self._released.set()
 
     async def run(self, hub: Hub) -> str:
         """Deliver until `close()`; return its reason."""
@@ -87,16 +118,28 @@ class Subscription:
                 await self._wake.wait()
         return self.close_reason
 
+    async def run_patiently(self, hub: Hub) -> str:
+        """See `run()`; where the event log can't be read, try again until it can."""
+        while True:
+            try:
+                return await self.run(hub)
+            except Exception as error:
+                # It stands where it stood, so nothing is lost by waiting.
+                logger.warning("The event log can't be read: %r", error)
+                await asyncio.sleep(PATIENCE_SECONDS)
+
     # --- from the topics, in the order of each group's log ---
 
     def offer(self, event: Event) -> None:
         """Take the next event of a topic, if live; a lagging reader keeps the latest per key."""
         place = place_of(event)
-        if self.live and not (self.sink.ready and self._is_next(event.group, place)):
+        if self.close_reason is not None or event.group not in self.groups:
+            return
+        if self.live and (self.held or not self.sink.ready or not self._is_next(place, event)):
             self._lag()
         if self.live:
             self._take(event, place)
-        elif place is None and self.close_reason is None and self._wanted(event):
+        elif place is None and self._wanted(event):
             kept = self._latest
             kept.pop(slot := (event.group, event.name, event.key), None)
             kept[slot] = event
@@ -108,10 +151,17 @@ class Subscription:
 
         One that is not live finds out by itself whether the log goes on from its own place.
         """
-        if self.live and self.sink.ready:
+        if self.live and self.sink.ready and not self.held:
             self._reset(group, reason, head)
         else:
             self._lag()
+
+    def drop(self, group: str) -> None:
+        """Read `group` no more; by way of `Hub.drop()`, which takes it from the topic too."""
+        self.groups = tuple(other for other in self.groups if other != group)
+        self.positions.pop(group, None)
+        self._resets.pop(group, None)
+        self._latest = {slot: event for slot, event in self._latest.items() if slot[0] != group}
 
     def begin_with_reset(self, group: str, reason: Reason, head: Position) -> None:
         """Say first that the place asked for can't be continued; before the subscription runs."""
@@ -125,6 +175,11 @@ class Subscription:
 
     async def _catch_up(self, hub: Hub) -> None:
         while self.close_reason is None:
+            if self.held:
+                self._released.clear()
+                if self.held:
+                    await self._released.wait()
+                continue
             if not self.sink.ready:
                 await self.sink.drained()
                 continue
@@ -138,18 +193,20 @@ class Subscription:
             try:
                 events = await hub.read(behind, self.positions[behind])
             except Discontinuity as lost:
-                self._reset(behind, lost.reason, lost.head)
+                if behind in self.positions:
+                    self._reset(behind, lost.reason, lost.head)
                 continue
             for event in events:
-                if self.close_reason is not None or not self.sink.ready:
+                if self.close_reason is not None or self.held or not self.sink.ready:
                     break  # The rest is read again from where this one stands.
-                self._take(event, place_of(event))
+                if behind in self.positions:
+                    self._take(event, place_of(event))
             if not events:
                 # The reader was served by a process that is ahead of this one.
                 await hub.heal(behind)
 
-    def _is_next(self, group: str, place: Position | None) -> bool:
-        return place is None or follows(place, self.positions[group])
+    def _is_next(self, place: Position | None, event: Event) -> bool:
+        return place is None or follows(place, self.positions[event.group])
 
     def _lag(self) -> None:
         self.live = False

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import views
+from . import passes, views
 
 app_name = "sse_app"
 
 urlpatterns = [
     path("", views.stream, name="stream"),
+    path("renew/", passes.renew, name="renew"),
+    path("ticket/", passes.ticket, name="ticket"),
     path("send/", views.send, name="send"),
+    path("publish/", views.publish, name="publish"),
 ]

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from typing import Any
+import math
+from typing import Any, Final
 
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.core.serializers.json import DjangoJSONEncoder
-from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.views.decorators.csrf import csrf_protect
+from django.db import Error, OperationalError, transaction
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST
 
-from . import authorization, inbox
+from . import authorization, inbox, publishing, rates, repeats, tokens
+from .bodies import Refusal, answers_refusals, json_response, read_object, to_json
 from .conf import settings
-from .events import to_text, validate_name
+from .events import Event, validate_name
 from .groups import validate_group
+from .models import AccessToken
 
 logger = logging.getLogger("sse_app")
+
+MAX_KEY: Final = 128
+RETRY_AFTER: Final = 5
 
 _NOT_WIRED = (
     "This URL is served by sse_app's consumer, and Django's own handler has been asked for it. "
@@ -27,67 +33,176 @@ _NOT_WIRED = (
 )
 
 
-class _Unusable(Exception):
-    def __init__(self, status: int, error: object) -> None:
-        super().__init__(error)
-        self.status = status
-        self.error = error
-
-
 def stream(request: HttpRequest) -> HttpResponse:
     """Say what is missing in `asgi.py`: the consumer serves this route, and no view can."""
     logger.error(_NOT_WIRED)
     return HttpResponse(_NOT_WIRED, status=501, content_type="text/plain; charset=utf-8")
 
 
+# --- pages ---
+
+
 @csrf_protect
 @require_POST
+@answers_refusals
 def send(request: HttpRequest) -> HttpResponse:
     """Take what a page sends up and answer what its handler returns, as JSON.
 
     The body is `{"group", "event", "data"}`. 400 is no such object, 403 not permitted, 404 no
-    such handler, 413 too long, 415 not JSON, 422 what the handler's `ValidationError` says.
+    such handler, 413 too long, 415 not JSON, 422 what the handler's `ValidationError` says, 429
+    too fast (`SPEAK_RATE`, `SPEAK_BURST`; per process), with `Retry-After`.
+
+    With a header `Idempotency-Key` the handlers run in a transaction, and a repeat by the same
+    speaker to the same group and event gets the first answer again, marked by
+    `Idempotency-Replayed: true`, and nothing acts; another body under the key is 422. Only what
+    was done is kept: after an error a repeat acts.
     """
-    try:
-        group, event, data = _message_of(request)
-        if not authorization.may_speak(request.user, group, event, request):
-            raise _Unusable(403, "Not permitted.")
-        if not inbox.has_handler(event):
-            raise _Unusable(404, f"No handler for the event {event!r}; register it with @on().")
-        message = inbox.Message(request.user, group, event, data, request)
-        return _answer(200, inbox.receive(message))
-    except _Unusable as unusable:
-        return _answer(unusable.status, {"error": unusable.error})
-    except ValidationError as error:
-        messages = error.message_dict if hasattr(error, "error_dict") else error.messages
-        return _answer(422, {"error": messages})
-    except PermissionDenied:
-        return _answer(403, {"error": "Not permitted."})
+    _slow_down(request)
+    group, event, body = _addressed(request)
+    if not authorization.may_speak(request.user, group, event, request):
+        raise Refusal(403, "Not permitted.")
+    if not inbox.has_handler(event):
+        raise Refusal(404, f"No handler for the event {event!r}; register it with @on().")
+    message = inbox.Message(request.user, group, event, body.get("data"), request)
+    key = request.headers.get("Idempotency-Key")
+    answer = _act(message) if key is None else _act_once(message, key)
+    response = json_response(answer.status, answer.text)
+    if answer.replayed:
+        response["Idempotency-Replayed"] = "true"
+    return response
 
 
-def _message_of(request: HttpRequest) -> tuple[str, str, Any]:
-    if request.content_type != "application/json":
-        raise _Unusable(415, f"Content-Type is {request.content_type!r}, not 'application/json'.")
-    most = settings().MAX_BODY_BYTES
+def _slow_down(request: HttpRequest) -> None:
+    # Before the body is read, and for what is refused too: asking costs as much as speaking.
+    wait = rates.speaking.take(
+        _bucket(request), rate=settings().SPEAK_RATE, burst=settings().SPEAK_BURST
+    )
+    if wait > 0:
+        raise Refusal(
+            429,
+            f"Too fast: {settings().SPEAK_RATE:g} messages per second are possible, "
+            f"{settings().SPEAK_BURST:g} at once.",
+            {"Retry-After": str(math.ceil(wait))},
+        )
+
+
+def _bucket(request: HttpRequest) -> str:
+    if request.user.is_authenticated:
+        return f"user {request.user.pk}"
+    session = getattr(request, "session", None)
+    # A forged session key has no data behind it, and must not be a bucket of its own.
+    if session is not None and session.session_key and list(session.keys()):
+        return f"session {session.session_key}"
+    return f"address {request.META.get('REMOTE_ADDR', '')}"
+
+
+def _addressed(request: HttpRequest) -> tuple[str, str, dict[str, Any]]:
+    body = read_object(request)
     try:
-        length = int(request.headers.get("Content-Length") or 0)
+        return validate_group(body.get("group")), validate_name(body.get("event")), body
     except ValueError as error:
-        raise _Unusable(400, "Content-Length is not a number.") from error
-    body = b"" if length > most else request.read(most + 1)
-    if length > most or len(body) > most:
-        raise _Unusable(413, f"The body is longer than {most} bytes.")
-    try:
-        message = json.loads(body)
-        to_text(message)  # JSON can spell lone surrogates, which nothing behind here can hold
-        if not isinstance(message, dict):
-            raise ValueError("it is no object")
-        group, event = validate_group(message.get("group")), validate_name(message.get("event"))
-    except (ValueError, RecursionError) as error:
-        raise _Unusable(
+        raise Refusal(
             400, f'The body must be JSON like {{"group": …, "event": …, "data": …}}: {error}'
         ) from error
-    return group, event, message.get("data")
 
 
-def _answer(status: int, data: Any) -> JsonResponse:
-    return JsonResponse(data, status=status, safe=False, encoder=DjangoJSONEncoder)
+def _act(message: inbox.Message) -> repeats.Answer:
+    try:
+        return repeats.Answer(200, to_json(inbox.receive(message)))
+    except ValidationError as error:
+        said = error.message_dict if hasattr(error, "error_dict") else error.messages
+        raise Refusal(422, said) from error
+    except PermissionDenied as error:
+        raise Refusal(403, "Not permitted.") from error
+
+
+def _act_once(message: inbox.Message, key: str) -> repeats.Answer:
+    try:
+        repeats.validate_key(key)
+    except ValueError as error:
+        raise Refusal(400, str(error)) from error
+    began = False
+
+    def act() -> repeats.Answer:
+        nonlocal began
+        began = True
+        return _act(message)
+
+    digest = repeats.digest_of(_speaker(message), key, message.group, message.event)
+    try:
+        return repeats.once(digest, repeats.digest_of(message.data), act)
+    except repeats.OtherBody as error:
+        raise Refusal(422, "This Idempotency-Key belongs to a message with other data.") from error
+    except OperationalError as error:
+        if began:
+            raise
+        logger.warning("An idempotency key could not be looked up: %r", error)
+        raise _away() from error
+
+
+def _speaker(message: inbox.Message) -> str:
+    # A stranger is told from others by the secret of the CSRF check that was just passed: no
+    # address, since whoever shares one would be given the other's answer.
+    if message.user.is_authenticated:
+        return f"user {message.user.pk}"
+    return f"csrf {message.request.META['CSRF_COOKIE']}"
+
+
+# --- programs ---
+
+
+@csrf_exempt
+@require_POST
+@transaction.non_atomic_requests  # the answer carries the offset, which a transaction would delay
+@answers_refusals
+def publish(request: HttpRequest) -> HttpResponse:
+    """Publish one event for a program with a bearer token; answer 202 with its offset.
+
+    The body is `{"group", "event", "data"}` and, if wanted, `"durable": false` and `"key"`, as
+    for `publish()`. 401 is no live token, 403 a group or event it may not publish, 400 no such
+    body, 413 a body or event too long, 415 not JSON, 503 the event log is away, with
+    `Retry-After`; what was sent may have been published then.
+    """
+    token = _token_of(request)
+    group, event, body = _addressed(request)
+    if not token.may_publish(group, event):
+        raise Refusal(403, f"This token may not publish {event!r} to {group!r}.")
+    options = _options(body)
+    data = body.get("data", "")
+    try:
+        Event.of(group, event, data).limited(settings().MAX_EVENT_BYTES)
+    except ValueError as error:
+        raise Refusal(413, str(error)) from error
+    try:
+        published = publishing.publish(group, event, data, **options)
+    except Exception as error:
+        logger.exception("The event log did not take an event of a program.")
+        raise _away() from error
+    return json_response(202, to_json({"group": group, "event": event, "offset": published.offset}))
+
+
+@sensitive_variables()
+def _token_of(request: HttpRequest) -> AccessToken:
+    text = tokens.bearer_of(request)
+    try:
+        token = None if text is None else tokens.verify_token(text)
+    except Error as error:
+        logger.exception("The database that keeps the access tokens did not answer.")
+        raise _away() from error
+    if token is None:
+        # One answer for all, so that it doesn't tell an expired token from a wrong one.
+        raise Refusal(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
+    return token
+
+
+def _options(body: dict[str, Any]) -> dict[str, Any]:
+    durable, key = body.get("durable", True), body.get("key")
+    if not isinstance(durable, bool):
+        raise Refusal(400, f'"durable" must be true or false in JSON, not {durable!r}.')
+    if key is not None and not (isinstance(key, str) and len(key) <= MAX_KEY):
+        raise Refusal(400, f'"key" must be a JSON string of at most {MAX_KEY} characters.')
+    return {"durable": durable, "key": key}
+
+
+def _away() -> Refusal:
+    return Refusal(503, "Not possible right now.", {"Retry-After": str(RETRY_AFTER)})

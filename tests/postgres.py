@@ -22,7 +22,12 @@ os.environ["TEST_POSTGRES_PORT"] = str(uri.port or 5432)
 os.environ["TEST_POSTGRES_USER"] = uri.username or "postgres"
 
 
-def pytest_unconfigure() -> None:
-    """Stop the server once pytest is done."""
+def stop() -> None:
+    """Stop the server and remove its data."""
     _server.cleanup()
     _folder.cleanup()
+
+
+def pytest_unconfigure() -> None:
+    """Stop the server once pytest is done."""
+    stop()

@@ -7,11 +7,17 @@ from typing import Any
 os.environ.setdefault("DEBUG", "1")
 
 from project.settings import *  # noqa: F403
-from project.settings import DATABASES, SSE_APP
+from project.settings import CHANNEL_LAYERS, DATABASES, SSE_APP
 
 ROOT_URLCONF = "tests.urls"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 SSE_APP = {**SSE_APP, **json.loads(os.environ.get("TEST_SSE_APP", "{}"))}
+
+if layer := os.environ.get("TEST_LAYER"):
+    CHANNEL_LAYERS["default"]["BACKEND"] = layer
+if _chaos := os.environ.get("TEST_CHAOS_LAYER"):
+    CHANNEL_LAYERS["default"]["BACKEND"] = "tests.layers.ChaosLayer"
+    CHANNEL_LAYERS["default"]["CONFIG"] |= json.loads(_chaos)
 
 
 def _postgresql(name: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Broadcasts from Django's admin."""
+"""Broadcasts and access tokens in Django's admin."""
 
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from django.test import Client, override_settings
 from project.models import Order
 from sse_app.admin import PERMISSION, BroadcastActionMixin
 from sse_app.events import Event
-from sse_app.models import Broadcast
+from sse_app.models import AccessToken, Broadcast
+from sse_app.tokens import create_token, verify_token
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LIST = "/admin/sse_app/broadcast/"
 ADD = f"{LIST}add/"
+TOKENS = "/admin/sse_app/accesstoken/"
 ORDERS = "/admin/project/order/"
 
 
@@ -200,3 +203,78 @@ def test_the_action_is_offered_to_those_only_who_may_send(
     act(unable, *orders)
     assert seen == []
     assert not LogEntry.objects.exists()
+
+
+# --- access tokens ---
+
+
+@pytest.fixture
+def text() -> str:
+    return create_token(
+        "importer", publish=["import.*"], events=["row.*"], lifetime=timedelta(days=1)
+    )[1]
+
+
+def act_on_tokens(client: Client, action: str, **fields: str) -> Any:
+    chosen = [str(pk) for pk in AccessToken.objects.values_list("pk", flat=True)]
+    return client.post(TOKENS, {"action": action, "_selected_action": chosen, **fields})
+
+
+def test_tokens_are_listed_with_rights_and_end_and_how_one_is_made(text: str) -> None:
+    viewer = staff("sse_app.view_accesstoken")
+    token = AccessToken.objects.get()
+    page = viewer.get(TOKENS).content.decode()
+    for said in ("importer", "import.*", "row.*", str(token.expires_at.year), "sse_token create"):
+        assert said in page
+    AccessToken.objects.all().delete()
+    assert "manage.py sse_token create" in viewer.get(TOKENS).content.decode()
+
+
+def test_no_page_shows_a_digest_or_a_secret(text: str) -> None:
+    root = Client()
+    root.force_login(User.objects.create_superuser("root"))
+    token = AccessToken.objects.get()
+    act_on_tokens(root, "revoke_selected")
+    for part in ("", f"{token.pk}/change/", f"{token.pk}/delete/", f"{token.pk}/history/"):
+        answer = root.get(TOKENS + part)
+        assert answer.status_code == 200
+        assert token.digest not in answer.content.decode()
+        assert text.split("_", 2)[2] not in answer.content.decode()
+    assert act_on_tokens(root, "delete_selected").status_code == 200
+
+
+def test_nobody_makes_a_token_there_or_changes_what_one_permits(text: str) -> None:
+    root = Client()
+    root.force_login(User.objects.create_superuser("root"))
+    token = AccessToken.objects.get()
+    assert root.get(f"{TOKENS}add/").status_code == 403
+    assert root.post(f"{TOKENS}add/", {"name": "x"}).status_code == 403
+    fields = {"name": "x", "publish": '["*"]', "events": '["*"]'}
+    assert root.post(f"{TOKENS}{token.pk}/change/", fields).status_code == 403
+    assert AccessToken.objects.get().publish == ["import.*"]
+
+
+def test_the_action_revokes_and_is_in_the_admins_log_once(text: str) -> None:
+    client = staff("sse_app.view_accesstoken", "sse_app.change_accesstoken")
+    assert act_on_tokens(client, "revoke_selected").status_code == 302
+    assert verify_token(text) is None
+    act_on_tokens(client, "revoke_selected")
+    entry = LogEntry.objects.get()
+    assert (entry.object_repr, entry.change_message) == ("importer", "Revoked.")
+
+
+def test_revoking_needs_the_permission_to_change(text: str) -> None:
+    viewer = staff("sse_app.view_accesstoken", "sse_app.delete_accesstoken")
+    assert b"revoke_selected" not in viewer.get(TOKENS).content
+    act_on_tokens(viewer, "revoke_selected")
+    assert verify_token(text) is not None
+
+
+def test_deleting_needs_its_permission_and_ends_the_token(text: str) -> None:
+    unable = staff("sse_app.view_accesstoken", "sse_app.change_accesstoken")
+    act_on_tokens(unable, "delete_selected", post="yes")
+    assert verify_token(text) is not None
+    able = staff("sse_app.view_accesstoken", "sse_app.delete_accesstoken")
+    act_on_tokens(able, "delete_selected", post="yes")
+    assert verify_token(text) is None
+    assert not AccessToken.objects.exists()

@@ -14,6 +14,7 @@ from django.contrib.auth.models import User
 from sse_app import publish
 from sse_app.asgi import guard, is_stream
 from sse_app.consumers import EventStreamConsumer
+from sse_app.eventlog import event_log
 from sse_app.hub import running_hubs
 from sse_app.routing import event_stream_urlpatterns
 
@@ -153,6 +154,27 @@ async def test_fixed_groups_are_open_to_whoever_reaches_the_consumer() -> None:
     await request.until("1")
     await request.leave()
     assert running_hubs() == []
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_log_that_goes_away_during_a_replay_closes_the_stream_and_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def away(*args: Any) -> Any:
+        raise ConnectionError("on purpose")
+
+    publish("open.a", "n", "1")
+    monkeypatch.setattr(type(event_log()), "asince", away)
+    consumer = guard(EventStreamConsumer.as_asgi(), busy=True)
+    request = Request(consumer, scope(query="group=open.a&from=earliest"))
+    assert await request.start() == 200
+    while not request.ended:
+        await request.body()
+    opened, closed = request.parser.events
+    assert (closed.name, closed.json()) == ("sse.close", {"reason": "log"})
+    assert closed.id == opened.id
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    await request.communicator.wait(5)
 
 
 def test_fixed_groups_must_be_group_names() -> None:

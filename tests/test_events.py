@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import datetime as dt
 import itertools
 import json
@@ -331,3 +333,32 @@ def test_json_of_text_that_is_none_raises_value_error() -> None:
     with pytest.raises(ValueError, match="Expecting value"):
         Event.of("g", "n", "plain").json()
     assert json.loads(Event.of("g", "n", None).data) is None
+
+
+@given(data=texts, most=st.integers(0, 1000))
+def test_the_limit_is_on_the_bytes_on_the_wire(data: str, most: int) -> None:
+    event = Event.of("g", "n", data)
+    if len(event.block) > most:
+        with pytest.raises(ValueError, match=f"has {len(event.block)} bytes"):
+            event.limited(most)
+    else:
+        assert event.limited(most) is event
+
+
+def test_an_event_at_its_place_differs_by_its_place_only() -> None:
+    event = Event.of("g", "n", "x", key="k")
+    placed = event.at("abc", 5)
+    assert placed == dataclasses.replace(event, epoch="abc", offset=5)
+    assert (event.epoch, event.offset) == (None, None)
+    assert placed.block == event.block
+
+
+@pytest.mark.parametrize(("epoch", "offset"), [("a b", 1), ("", 1), ("abc", 0), ("abc", 10**18)])
+def test_an_event_is_at_no_place_that_no_cursor_can_hold(epoch: str, offset: int) -> None:
+    with pytest.raises(ValueError, match=r"Invalid (epoch|offset)"):
+        Event.of("g", "n", "x").at(epoch, offset)
+
+
+def test_an_event_is_a_value_that_is_its_own_copy() -> None:
+    event = Event.of("g", "n", "x")
+    assert copy.deepcopy({"events": [event]})["events"][0] is event

@@ -89,7 +89,7 @@ async def test_lost_continuity_is_raised_once_and_what_follows_arrives() -> None
     publish("g", "n", "2")
     async with subscribe("g", after=position) as events:
         with pytest.raises(ContinuityLost, match=r"'g'.*epoch") as caught:
-            await anext(events)
+            await asyncio.wait_for(anext(events), 10)
         assert (caught.value.group, caught.value.reason) == ("g", "epoch")
         publish("g", "n", "3")
         assert await take(events, 1) == ["3"]
@@ -98,13 +98,13 @@ async def test_lost_continuity_is_raised_once_and_what_follows_arrives() -> None
 async def test_an_unreadable_position_is_lost_continuity() -> None:
     async with subscribe("g", after="nonsense") as events:
         with pytest.raises(ContinuityLost, match="unknown"):
-            await anext(events)
+            await asyncio.wait_for(anext(events), 10)
 
 
 async def test_a_log_that_is_away_for_a_moment_costs_a_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sse_app.subscribing.RETRY_SECONDS", 0)
+    monkeypatch.setattr("sse_app.subscriptions.PATIENCE_SECONDS", 0)
     real, failures = MemoryEventLog.asince, 0
 
     async def failing(self: MemoryEventLog, *args: Any) -> list[Event]:
@@ -162,7 +162,7 @@ async def test_a_cancelled_body_leaves() -> None:
     async def read() -> None:
         async with subscribe("g") as events:
             entered.set()
-            await anext(events)
+            await asyncio.wait_for(anext(events), 10)
 
     task = asyncio.create_task(read())
     await entered.wait()

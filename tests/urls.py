@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from django.contrib.auth import login
+from django.contrib.auth import login, logout
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.template import RequestContext, Template
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 
@@ -23,6 +24,13 @@ def publish_sync(request: HttpRequest) -> HttpResponse:
     if "fail" in request.POST:
         raise RuntimeError("on purpose")
     return JsonResponse({"offset": event.offset})
+
+
+@csrf_exempt
+def publish_passing(request: HttpRequest) -> HttpResponse:
+    data = request.POST
+    publish(data["group"], data["event"], data["data"], durable=False)
+    return JsonResponse({})
 
 
 @csrf_exempt
@@ -82,9 +90,31 @@ def connections(request: HttpRequest) -> HttpResponse:
 
 @csrf_exempt
 def log_in(request: HttpRequest) -> HttpResponse:
-    user, _ = User.objects.get_or_create(username=request.POST["name"])
+    user, made = User.objects.get_or_create(username=request.POST["name"])
+    if made:
+        user.set_password("secret")
+        user.save()
     login(request, user, "django.contrib.auth.backends.ModelBackend")
     return JsonResponse({"pk": user.pk})
+
+
+def page(request: HttpRequest) -> HttpResponse:
+    """Render a tag for this request, as a page would."""
+    template = Template("{% load sse %}" + request.GET["tag"])
+    return HttpResponse(template.render(RequestContext(request, autoescape=False)))
+
+
+@csrf_exempt
+def run(request: HttpRequest) -> HttpResponse:
+    """Execute code in the server's process, as one of its views would."""
+    names: dict[str, Any] = {"request": request}
+    exec(request.POST["code"], names)
+    return JsonResponse({"result": names.get("result")})
+
+
+def log_out(request: HttpRequest) -> HttpResponse:
+    logout(request)
+    return JsonResponse({})
 
 
 def whoami(request: HttpRequest) -> HttpResponse:
@@ -97,7 +127,11 @@ urlpatterns = [
     path("test/connections/", connections),
     path("test/login/", log_in),
     path("test/whoami/", whoami),
+    path("test/logout/", log_out),
+    path("test/page/", page),
+    path("test/run/", run),
     path("test/publish/", publish_sync),
+    path("test/publish-passing/", publish_passing),
     path("test/apublish/", publish_async),
     path("test/publish-in-thread/", publish_in_thread),
     path("test/failing/", failing_stream),

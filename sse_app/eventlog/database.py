@@ -27,6 +27,7 @@ from django.utils import timezone
 from ..cursors import START, Position, new_epoch
 from ..events import Event
 from .contract import Discontinuity, EventLog, goes_on
+from .postgresql import MOST_EVENTS, append_at_once
 from .sqlite import watch_file
 
 VENDORS: Final = ("postgresql", "sqlite")
@@ -49,7 +50,7 @@ class DatabaseEventLog(EventLog):
     def append(self, events: Sequence[Event]) -> list[Event]:
         if not events:
             return []
-        return self._retry(lambda: self._pass({e.group for e in events}, events))
+        return self._retry(lambda: self._append(events))
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
         return await _in_thread(self.append, events)
@@ -132,6 +133,14 @@ class DatabaseEventLog(EventLog):
         return watch_file(self._connection.settings_dict["NAME"], changed)
 
     # --- the pass ---
+
+    def _append(self, events: Sequence[Event]) -> list[Event]:
+        if self._connection.vendor == "postgresql" and len(events) <= MOST_EVENTS:
+            tables = self._heads, self._events
+            placed = append_at_once(self._connection, tables, events, self._now())
+            if placed is not None:
+                return placed
+        return self._pass({event.group for event in events}, events)
 
     def _pass(self, groups: Collection[str], events: Sequence[Event]) -> list[Event]:
         with transaction.atomic(using=self.alias):

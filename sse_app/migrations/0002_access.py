@@ -55,7 +55,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name': 'revocation',
                 'verbose_name_plural': 'revocations',
-                'constraints': [models.UniqueConstraint(fields=('user', 'group'), name='sse_app_revocation')],
+                'constraints': [models.UniqueConstraint(fields=('user', 'group'), name='sse_app_revoked_once')],
             },
         ),
         migrations.CreateModel(

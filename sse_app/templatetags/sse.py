@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlencode
 
 from django import template
@@ -9,28 +10,38 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from ..authorization import is_public
+from ..grants import Grant, reader_of
 from ..groups import validate_group
 
 register = template.Library()
 
 
-@register.simple_tag
-def sse_url(*groups: str, after: str = "") -> str:
+@register.simple_tag(takes_context=True)
+def sse_url(context: Any, *groups: str, after: str = "") -> str:
     """Return the URL of a stream of `groups`: `{% sse_url "orders" "clock" after=position %}`.
 
-    `after` is what `cursor()` returned in the view; without it the stream begins when it opens.
+    Groups that are not public are signed for the user of the context's `request` and expire after
+    `GRANT_AGE`: whoever gets this page may listen to them. `after` is what `cursor()` returned in
+    the view; without it the stream begins when it opens.
     """
-    query = [("group", validate_group(group)) for group in groups]
+    public = [validate_group(group) for group in groups if is_public([group])]
+    query = [("group", group) for group in public]
+    signed = [group for group in groups if group not in public]
+    if signed:
+        request = context.get("request")
+        user = None if request is None else reader_of(request)
+        query.append(("grant", Grant.to(user, signed).sign()))
     if after:
         query.append(("last_event_id", after))
     return f"{reverse('sse_app:stream')}?{urlencode(query)}"
 
 
-@register.simple_tag
-def sse_stream(*groups: str, after: str = "") -> SafeString:
+@register.simple_tag(takes_context=True)
+def sse_stream(context: Any, *groups: str, after: str = "") -> SafeString:
     """Return the element that carries a stream's URL: `{% sse_stream "orders" after=position %}`.
 
     `<sse-stream url="…"></sse-stream>` shows nothing; the page's script opens the stream with an
     `EventSource` on its `url`. The arguments are those of `sse_url`.
     """
-    return format_html('<sse-stream url="{}"></sse-stream>', sse_url(*groups, after=after))
+    return format_html('<sse-stream url="{}"></sse-stream>', sse_url(context, *groups, after=after))

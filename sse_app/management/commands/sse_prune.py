@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from sse_app import leftovers
 from sse_app.conf import settings
 from sse_app.eventlog import event_log
 
@@ -15,11 +16,13 @@ class Command(BaseCommand):
 
     help = (
         "Delete events beyond SSE_APP['RETENTION_SECONDS'] and ['RETENTION_EVENTS'] from the event "
-        "log. Server processes do so by themselves every PRUNE_INTERVAL; where none runs all the "
-        "time, or at once, this command does. It can run beside everything else, and twice."
+        "log, and with them unused tickets and the like. Server processes do so by themselves "
+        "every PRUNE_INTERVAL; where none runs all the time, or at once, this command does. It "
+        "can run beside everything else, and twice."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        leftovers.forget()
         pruned = event_log().prune()
         self.stdout.write(
             f"Deleted {pruned} event(s) older than {settings().RETENTION_SECONDS:g} s or beyond "

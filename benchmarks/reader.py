@@ -1,0 +1,71 @@
+"""A subscription that counts what arrives, and encodes it as a client's stream does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from sse_app.cursors import Cursor
+from sse_app.eventlog.contract import Reason
+from sse_app.events import Event
+from sse_app.hub import get_hub
+from sse_app.subscriptions import Sink, Subscription
+
+
+class Reader(Sink):
+    """Made by `start()`; used on its own loop only."""
+
+    def __init__(self, group: str) -> None:
+        self.count = 0
+        self.resets = 0
+        self._awaited = 0
+        self._arrived = asyncio.Event()
+        self._hub = get_hub()
+        self._subscription = Subscription(self, [group])
+        self._running: asyncio.Task[str] | None = None
+
+    @classmethod
+    async def start(cls, group: str) -> Self:
+        """Return a reader that gets what is published from now on."""
+        reader = cls(group)
+        await reader._hub.join(reader._subscription)
+        reader._subscription.move({group: reader._hub.position(group)})
+        reader._running = asyncio.create_task(reader._subscription.run(reader._hub))
+        return reader
+
+    async def until(self, count: int) -> None:
+        """Return when `count` events have arrived; raises `TimeoutError` after ten seconds."""
+        self._awaited = count
+        if self.count < count:
+            self._arrived.clear()
+            await asyncio.wait_for(self._arrived.wait(), 10)
+
+    async def stop(self) -> None:
+        """Leave the hub."""
+        self._subscription.close("done")
+        if self._running is not None:
+            await self._running
+        await self._hub.leave(self._subscription)
+        assert not self.resets, "the stream was reset"
+
+    @property
+    def ready(self) -> bool:
+        """See `Sink`."""
+        return True
+
+    async def drained(self) -> None:
+        """See `Sink`."""
+
+    def show(self, event: Event, cursor: Cursor | None) -> None:
+        """See `Sink`."""
+        event.encode("" if cursor is None else str(cursor))
+        self.count += 1
+        if self.count == self._awaited:
+            self._arrived.set()
+
+    def reset(self, group: str, reason: Reason, cursor: Cursor) -> None:
+        """See `Sink`."""
+        self.resets += 1
+
+    def passed(self, cursor: Cursor) -> None:
+        """See `Sink`."""

@@ -1,0 +1,242 @@
+"""Who asks for a stream, of which groups, and may they: everything before the stream opens.
+
+What needs no database is refused first. What is passing (a store that is away, a limit) is no
+refusal: browsers never come back after 4xx and 5xx, so the client is asked to come again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Final
+
+from channels.db import database_sync_to_async
+from django.conf import settings as django_settings
+from django.contrib.auth import get_user
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.sessions.backends.base import SessionBase
+from django.core.handlers.asgi import ASGIRequest
+
+from .conf import settings
+from .events import validate_name
+from .fingerprints import Fingerprint, read_fingerprints
+from .grants import BadGrant, Grant, was_revoked
+from .groups import validate_group
+from .tickets import redeem
+from .tokens import alive_token, averify_token, bearer_of, token_fingerprint, token_key
+
+logger = logging.getLogger("sse_app")
+
+FORBIDDEN: Final = "Not permitted."
+
+Policy = Callable[[Any, Collection[str]], Awaitable[bool]]
+
+
+class Refused(Exception):
+    """A request that gets an answer and no stream."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class Busy(Exception):
+    """A request that can't be served now and shall come again; the text is the reason."""
+
+
+class Over(Exception):
+    """A right that there was and is no more, such as an expired grant; the text is the reason."""
+
+
+@dataclass
+class Access:
+    """Who may listen to what, until when (Unix time), and how to ask again.
+
+    `granted` are the groups that a signed page named: they are the policy's to decide only once
+    the user's rights have changed. `fingerprint` is the user's when it was decided.
+    """
+
+    user: Any
+    groups: tuple[str, ...]
+    policy: Policy
+    granted: frozenset[str] = frozenset()
+    until: float | None = None
+    session_key: str = ""
+    fingerprint: Fingerprint | None = field(default=None, repr=False)
+    token_key: str = ""
+
+    @property
+    def user_key(self) -> str:
+        """The user's primary key as text, a token's name for it, empty for an anonymous reader."""
+        return self.token_key or (str(self.user.pk) if self.user.is_authenticated else "")
+
+    async def refresh(self) -> None:
+        """Read the user anew, without what was remembered of permissions."""
+        if self.user.is_authenticated:
+            manager = type(self.user)._default_manager
+            self.user = await database_sync_to_async(manager.get)(pk=self.user.pk)
+
+    async def permitted(self, groups: Collection[str]) -> list[str]:
+        """Return which of `groups` the policy permits now."""
+        return [group for group in groups if await self.policy(self.user, [group])]
+
+
+async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = ()) -> Access:
+    """Return the access that `request` has; `fixed` are the groups of the URL itself.
+
+    Raises `Refused`, `Over` or `Busy`. Gives the request its session and user.
+    """
+    if not fixed and (bearer := bearer_of(request)) is not None:
+        return await _admit_by_token(request, bearer)
+    if not fixed and "ticket" in request.GET:
+        return await _admit_by_ticket(request, policy)
+    asked = tuple(fixed) or _names(request, "group", validate_group)
+    grant = _grant_of(request)
+    groups = tuple(dict.fromkeys([*asked, *(grant.groups if grant else ())]))
+    _limit(groups)
+    fingerprint = await _identify(request)
+    access = Access(request.user, groups, policy, fingerprint=fingerprint)
+    if fingerprint is not None:
+        access.session_key = request.session.session_key or ""
+    if grant is not None:
+        await _use(grant, access)
+    if not fixed:
+        await _decide(access)
+    return access
+
+
+def names_of(request: ASGIRequest) -> tuple[str, ...]:
+    """Return the event names that the request filters by; raises `Refused`."""
+    return _names(request, "event", validate_name)
+
+
+def _names(request: ASGIRequest, key: str, valid: Callable[[object], str]) -> tuple[str, ...]:
+    try:
+        return tuple(valid(name) for name in dict.fromkeys(request.GET.getlist(key)))
+    except ValueError as error:
+        raise Refused(400, str(error)) from error
+
+
+def _limit(groups: Collection[str]) -> None:
+    most = settings().MAX_GROUPS
+    if not groups:
+        raise Refused(400, "Name the groups to listen to, for example ?group=orders.")
+    if len(groups) > most:
+        raise Refused(400, f"{len(groups)} groups are more than a stream can have: {most}.")
+
+
+def _grant_of(request: ASGIRequest) -> Grant | None:
+    text = request.GET.get("grant")
+    try:
+        return None if text is None else Grant.read(text)
+    except BadGrant as error:
+        raise Refused(403, FORBIDDEN) from error
+
+
+async def _identify(request: ASGIRequest) -> Fingerprint | None:
+    """Give the request its session and user; return the user's fingerprint, if there is a user."""
+    engine = import_module(django_settings.SESSION_ENGINE)
+    key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
+    request.session = request.scope.get("session") or engine.SessionStore(key)
+    if key is None and "user" not in request.scope:
+        request.user = AnonymousUser()
+        return None
+    try:
+        fingerprint: Fingerprint | None = await database_sync_to_async(_load_user)(request)
+    except Exception as error:
+        logger.warning("The session store did not answer: %r", error)
+        raise Busy("session") from error
+    return fingerprint
+
+
+def _load_user(request: ASGIRequest) -> Fingerprint | None:
+    # The fingerprint first: what changes while the policy is asked must show later.
+    user: Any = request.scope.get("user") or get_user(request)
+    request.user = user
+    return _fingerprint(user)
+
+
+def _fingerprint(user: Any) -> Fingerprint | None:
+    if not user.is_authenticated:
+        return None
+    return read_fingerprints([str(user.pk)]).get(str(user.pk))
+
+
+async def _use(grant: Grant, access: Access) -> None:
+    if not grant.fits(access.user):
+        raise Refused(403, FORBIDDEN)
+    access.until = grant.expires
+    if grant.is_over():
+        raise Over("expired")
+    try:
+        revoked = await database_sync_to_async(was_revoked)(grant)
+    except Exception as error:
+        logger.warning("Whether a grant was revoked can't be read: %r", error)
+        raise Busy("grant") from error
+    if revoked:
+        raise Over("expired")
+    if not grant.user or (access.fingerprint and grant.rights == access.fingerprint.seal):
+        access.granted = frozenset(grant.groups)
+
+
+async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
+    groups = _names(request, "group", validate_group)
+    _limit(groups)
+    try:
+        token = await averify_token(text)
+    except Exception as error:
+        logger.warning("An access token can't be looked up: %r", error)
+        raise Busy("token") from error
+    if token is None or not all(token.may_listen(group) for group in groups):
+        raise Refused(403, FORBIDDEN)
+    request.user, request.session = AnonymousUser(), SessionBase()
+    number = token.pk
+
+    async def policy(user: Any, groups: Collection[str]) -> bool:
+        live = await alive_token(number)
+        return live is not None and all(live.may_listen(group) for group in groups)
+
+    access = Access(request.user, groups, policy, token_key=token_key(token))
+    access.until, access.fingerprint = token.expires_at.timestamp(), token_fingerprint(token)
+    return access
+
+
+async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
+    try:
+        ticket = await database_sync_to_async(redeem)(request.GET["ticket"])
+        if ticket is None:
+            raise Over("expired")
+        request.user = ticket.user or AnonymousUser()
+        fingerprint = await database_sync_to_async(_fingerprint)(request.user)
+    except Over:
+        raise
+    except Exception as error:
+        logger.warning("A ticket can't be looked up: %r", error)
+        raise Busy("ticket") from error
+    request.session = SessionBase()
+    access = Access(request.user, tuple(ticket.groups), policy, frozenset(ticket.granted))
+    access.session_key, access.fingerprint = ticket.session_key, fingerprint
+    if access.user_key and not (fingerprint and fingerprint.active):
+        raise Refused(403, FORBIDDEN)
+    await _decide(access)
+    return access
+
+
+async def _decide(access: Access) -> None:
+    open_groups = [group for group in access.groups if group not in access.granted]
+    try:
+        allowed = not open_groups or await access.policy(access.user, open_groups)
+    except Exception as error:
+        logger.exception("The policy that decides who may listen failed.")
+        raise Busy("policy") from error
+    if not allowed:
+        logger.info(
+            "Refused %s the groups %s: add them to SSE_APP['PUBLIC_GROUPS'], sign them for the "
+            "page with {%% sse_url %%}, or let SSE_APP['MAY_LISTEN'] permit them.",
+            access.user,
+            ", ".join(open_groups),
+        )
+        raise Refused(403, FORBIDDEN)

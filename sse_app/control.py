@@ -1,0 +1,185 @@
+"""Who listens in this process, and word of what ends that: held at once, in the caller's thread.
+
+A `Revocation` says whose right to listen to what has ended, or must be looked at again. It is
+applied here to the streams of this process before the call that revokes returns, and travels to
+the other processes as a durable event of the reserved group `CONTROL_GROUP`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Final, Self
+
+from .cursors import Cursor
+from .eventlog.contract import Reason
+from .events import Event
+from .fingerprints import Fingerprint
+from .groups import CONTROL_GROUP, validate_group
+from .subscriptions import Sink
+
+CONTROL_EVENT: Final = "revoked"
+#: Revocations that a stream may have to know of that was being opened meanwhile.
+RECENT: Final = 1000
+
+logger = logging.getLogger("sse_app")
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """Whose streams it concerns: those of `user` (a primary key as text) or of one `session`.
+
+    Neither means everybody's. `group`: only this group is lost. `review`: nothing is lost yet, but
+    what permitted it must be asked again. `session` is a digest, never the session's key.
+    """
+
+    user: str = ""
+    session: str = ""
+    group: str = ""
+    review: bool = False
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """Return what a control event says. Raises `ValueError` or `TypeError` if nothing."""
+        fields = event.json()
+        revocation = cls(**fields)
+        texts = (revocation.user, revocation.session, revocation.group)
+        if not all(isinstance(text, str) for text in texts) or type(revocation.review) is not bool:
+            raise TypeError(f"{fields!r} is no revocation")
+        if revocation.group:
+            validate_group(revocation.group)
+        return revocation
+
+    def to_event(self) -> Event:
+        """Return the control event that says so."""
+        return Event.of(CONTROL_GROUP, CONTROL_EVENT, asdict(self))
+
+    def concerns(self, reader: Reader) -> bool:
+        """Whether it is about this reader."""
+        if self.user and self.user != reader.user_key:
+            return False
+        if self.session and self.session != reader.session_digest:
+            return False
+        if self.group and self.group not in reader.groups:
+            return False
+        return bool(reader.user_key) or not self.review
+
+
+class Reader(ABC):
+    """A stream, as far as a revocation is concerned. `user_key` is empty for an anonymous one."""
+
+    loop: asyncio.AbstractEventLoop
+    user_key: str
+    session_key: str
+    session_digest: str
+
+    @property
+    @abstractmethod
+    def groups(self) -> tuple[str, ...]:
+        """What it listens to."""
+
+    @property
+    @abstractmethod
+    def held(self) -> int:
+        """Which revocation holds it, 0 if none does."""
+
+    @abstractmethod
+    def revoke(self, revocation: Revocation) -> None:
+        """Show nothing more of what is lost or in doubt, from now on. Called from any thread."""
+
+    @abstractmethod
+    async def lose_revoked(self) -> None:
+        """Leave the groups that were revoked."""
+
+    @abstractmethod
+    async def readmit(self, fingerprint: Fingerprint) -> None:
+        """Ask the policy again if the user's rights are others than they were."""
+
+    @abstractmethod
+    def release(self, mark: int) -> None:
+        """Go on, unless something else than `mark` holds it by now."""
+
+    @abstractmethod
+    def close(self, reason: str) -> None:
+        """End the stream."""
+
+
+def session_digest(key: str | None) -> str:
+    """Return what stands for a session's key where others may read it; empty for none."""
+    return hashlib.sha256(f"sse_app.session:{key}".encode()).hexdigest()[:32] if key else ""
+
+
+_readers: set[Reader] = set()
+_recent: deque[tuple[int, Revocation]] = deque(maxlen=RECENT)
+_count = itertools.count(1)
+_last = 0
+
+
+def mark() -> int:
+    """Return a place in the order of revocations, for `enter()`."""
+    return _last
+
+
+def enter(reader: Reader, since: int) -> bool:
+    """Let `reader` be told of revocations; return False if one concerned it after `since`.
+
+    It was admitted after `since`, and by what was true then.
+    """
+    _readers.add(reader)
+    forgotten = len(_recent) == RECENT and _recent[0][0] > since + 1
+    return not forgotten and not any(
+        number > since and revocation.concerns(reader) for number, revocation in list(_recent)
+    )
+
+
+def leave(reader: Reader) -> None:
+    """Tell `reader` nothing more. Safe to call twice."""
+    _readers.discard(reader)
+
+
+def readers() -> list[Reader]:
+    """Return the readers of this process."""
+    return list(_readers)
+
+
+def apply(revocation: Revocation) -> None:
+    """Hold or end the streams of this process that `revocation` concerns. From any thread."""
+    global _last
+    # First noted, then told: a stream that enters between the two learns of it from the note.
+    number = next(_count)
+    _recent.append((number, revocation))
+    _last = number
+    for reader in readers():
+        if revocation.concerns(reader):
+            reader.revoke(revocation)
+
+
+class ControlSink(Sink):
+    """Reads the control group for one hub, in which other processes say what they revoked."""
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    async def drained(self) -> None:
+        """It always takes more."""
+
+    def show(self, event: Event, cursor: Cursor | None) -> None:
+        try:
+            revocation = Revocation.of(event)
+        except (TypeError, ValueError) as error:
+            logger.error("Skipped a malformed revocation: %s", error)
+            return
+        apply(revocation)
+
+    def reset(self, group: str, reason: Reason, cursor: Cursor) -> None:
+        logger.warning("Revocations may have been missed (%s): everybody is looked at.", reason)
+        apply(Revocation(review=True))
+
+    def passed(self, cursor: Cursor) -> None:
+        """Nothing is filtered here."""

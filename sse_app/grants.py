@@ -1,0 +1,126 @@
+"""A grant: what a page may hear, signed for the one it was rendered for.
+
+What the server rendered, the page may hear: the grant in its stream's URL names the groups, and no
+policy is asked for them. It is bound to the user by primary key and session auth hash, so it ends
+with a password change, and to the rights the user had; and to nobody on a page rendered for an
+anonymous visitor, so that such a page can be cached: whoever has the URL may then listen until it
+expires.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+from django.conf import settings as django_settings
+from django.core import signing
+from django.http import HttpRequest
+from django.utils.crypto import constant_time_compare, salted_hmac
+from django.utils.functional import SimpleLazyObject
+
+from .conf import settings
+from .fingerprints import read_fingerprints
+from .groups import validate_group
+from .models import Revocation
+
+SALT: Final = "sse_app.grant"
+
+
+class BadGrant(ValueError):
+    """The text is no grant that this site signed."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """`groups` for `user` (a primary key as text, empty: anybody), given at Unix time `issued`.
+
+    `seal` stands for the user's session auth hash at that time, `rights` for what the user then
+    had of rights.
+    """
+
+    groups: tuple[str, ...]
+    user: str
+    seal: str
+    rights: str
+    issued: float
+
+    @classmethod
+    def to(cls, user: Any, groups: Iterable[str]) -> Self:
+        """Return a grant of `groups` to `user`, made now. Raises `ValueError` for a bad name.
+
+        Reads the user's rights by one query.
+        """
+        names = tuple(validate_group(group) for group in dict.fromkeys(groups))
+        if user is None or not user.is_authenticated:
+            return cls(names, "", "", "", time.time())
+        return cls(names, str(user.pk), _seals(user)[0], _rights_of(user), time.time())
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Return the grant that `sign()` wrote, expired or not. Raises `BadGrant`."""
+        try:
+            groups, user, seal, rights, issued = signing.Signer(salt=SALT).unsign_object(text)
+        except (signing.BadSignature, ValueError, TypeError) as error:
+            raise BadGrant(f"No grant of this site: {text[:40]!r}.") from error
+        return cls(tuple(groups), user, seal, rights, issued / 1000)
+
+    def sign(self) -> str:
+        """Return the text for the URL; it can be read by anybody and made by nobody else."""
+        fields = [self.groups, self.user, self.seal, self.rights, int(self.issued * 1000)]
+        return signing.Signer(salt=SALT).sign_object(fields)
+
+    @property
+    def expires(self) -> float:
+        """The Unix time at which it ends."""
+        return self.issued + settings().GRANT_AGE
+
+    def is_over(self) -> bool:
+        """Whether it has expired."""
+        return time.time() >= self.expires
+
+    def still_right(self, user: Any) -> bool:
+        """Whether the user's rights are those of then. One query."""
+        return not self.user or self.rights == _rights_of(user)
+
+    def fits(self, user: Any) -> bool:
+        """Whether it was made for `user`, who has the same password as then, or for anybody."""
+        if not self.user:
+            return True
+        if not user.is_authenticated or str(user.pk) != self.user:
+            return False
+        return any(constant_time_compare(self.seal, seal) for seal in _seals(user))
+
+
+def _rights_of(user: Any) -> str:
+    key = str(user.pk)
+    found = read_fingerprints([key]).get(key)
+    return found.seal if found else ""
+
+
+def was_revoked(grant: Grant) -> bool:
+    """Whether `disconnect()` took back such grants after this one was given. One query."""
+    issued = datetime.fromtimestamp(grant.issued, tz=UTC)
+    rows = Revocation.objects.filter(at__gte=issued, user__in=["", grant.user])
+    return rows.filter(group__in=["", *grant.groups]).exists()
+
+
+def _seals(user: Any) -> list[str]:
+    """Return the seal, and those by the keys in `SECRET_KEY_FALLBACKS`."""
+    hashes = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
+    return [salted_hmac(SALT, text, algorithm="sha256").hexdigest()[:20] for text in hashes]
+
+
+def reader_of(request: HttpRequest) -> Any:
+    """Return the user of a page's request, None for an anonymous one.
+
+    Without a session cookie the session is not touched, since that would make the page vary by
+    cookie and no cache could keep it.
+    """
+    user = getattr(request, "user", None)
+    untouched = isinstance(user, SimpleLazyObject) and not hasattr(request, "_cached_user")
+    if untouched and django_settings.SESSION_COOKIE_NAME not in request.COOKIES:
+        return None
+    return user if user is not None and user.is_authenticated else None

@@ -1,0 +1,144 @@
+"""`manage.py sse_token`: make, list and revoke the bearer tokens of programs."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from sse_app.models import AccessToken
+from sse_app.tokens import all_tokens, create_token, revoke_token
+
+_EXAMPLES = """
+examples:
+  manage.py sse_token create importer --publish 'import.*' --event 'row.*' --days 90
+  manage.py sse_token create dashboard --listen orders --listen 'chat.*'
+  TOKEN=$(manage.py sse_token create nightly --publish orders --event '*' --days 1)
+  curl -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
+       -d '{"group": "orders", "event": "message", "data": 1}' https://example.org/events/publish/
+  manage.py sse_token list
+  manage.py sse_token revoke importer
+"""
+
+
+class Command(BaseCommand):
+    """Makes tokens: here, so that a secret is shown where somebody asked for it, and once."""
+
+    # Wrapped by hand, since the examples below it are to stay as they are.
+    help = (
+        "Bearer tokens for programs that are not Django: what they may publish (POST publish/)\n"
+        "and which groups they may read, until when. A token permits what it names and nothing\n"
+        "else. The database keeps only a digest: a lost token can't be shown again, only revoked."
+    )
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
+        """Show the examples as they are written."""
+        parser = super().create_parser(*args, **kwargs)
+        parser.epilog = _EXAMPLES
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        return parser
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+        create = actions.add_parser(
+            "create", help="make a token and print it, alone on stdout, this once"
+        )
+        create.add_argument("name", help="what it is for, such as importer")
+        for option, text in (
+            ("listen", "a group it may read; '*' stands for any characters; can be repeated"),
+            ("publish", "a group it may publish to; likewise"),
+            ("event", "an event it may publish there; likewise"),
+        ):
+            create.add_argument(
+                f"--{option}", action="append", default=[], metavar="PATTERN", help=text
+            )
+        create.add_argument(
+            "--days", type=float, default=90.0, help="how long it is good for (default: 90)"
+        )
+        actions.add_parser("list", help="show every token's rights and state, never a secret")
+        revoke = actions.add_parser("revoke", help="end a token now; it can't be taken back")
+        revoke.add_argument("token", metavar="NAME_OR_ID", help="as shown by list")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        {"create": self._create, "list": self._list, "revoke": self._revoke}[options["action"]](
+            options
+        )
+
+    def _create(self, options: dict[str, Any]) -> None:
+        listen, publish, events = options["listen"], options["publish"], options["event"]
+        if not listen and not publish:
+            raise CommandError("It would permit nothing: give --listen or --publish and --event.")
+        if bool(publish) != bool(events):
+            raise CommandError(
+                "To publish it needs both --publish (groups) and --event (names, '*' for any)."
+            )
+        try:
+            token, text = create_token(
+                options["name"],
+                listen=listen,
+                publish=publish,
+                events=events,
+                lifetime=_lifetime(options["days"]),
+            )
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(text)
+        # On stderr, so that stdout can be caught into a variable.
+        self.stderr.write(
+            f"Token {_line(token)}. It is not shown again.", style_func=lambda said: said
+        )
+
+    def _list(self, options: dict[str, Any]) -> None:
+        for token in all_tokens().order_by("pk"):
+            self.stdout.write(_line(token))
+        if not all_tokens().exists():
+            self.stderr.write("There are no tokens.", style_func=lambda said: said)
+
+    def _revoke(self, options: dict[str, Any]) -> None:
+        token = self._find(options["token"])
+        if revoke_token(token):
+            self.stdout.write(f"Token {token.pk} {token.name!r} is revoked.")
+        else:
+            self.stdout.write(f"Token {token.pk} {token.name!r} was revoked before.")
+
+    def _find(self, wanted: str) -> AccessToken:
+        """Return the token of that number, or the one token of that name that is live."""
+        by_number = wanted.isascii() and wanted.isdecimal() and len(wanted) <= 18
+        found = list(
+            all_tokens().filter(**({"pk": int(wanted)} if by_number else {"name": wanted}))
+        )
+        if len(found) > 1:
+            found = [token for token in found if token.is_live()] or found[:1]
+        if len(found) > 1:
+            numbers = ", ".join(str(token.pk) for token in found)
+            raise CommandError(f"Several tokens are named {wanted!r}; give one's id: {numbers}.")
+        if not found:
+            raise CommandError(f"There is no token {wanted!r}; sse_token list shows all.")
+        return found[0]
+
+
+def _lifetime(days: float) -> timedelta:
+    try:
+        return timedelta(days=days)
+    except (ValueError, OverflowError) as error:  # NaN, infinity, more than a timedelta holds
+        raise ValueError(f"--days is {days}; it must be a number of days, such as 90.") from error
+
+
+def _line(token: AccessToken) -> str:
+    rights = [
+        f"{verb} {', '.join(patterns)}"
+        for verb, patterns in (
+            ("listens to", token.listen),
+            ("publishes to", token.publish),
+            ("events", token.events),
+        )
+        if patterns
+    ]
+    if token.revoked_at is not None:
+        state = f"revoked {token.revoked_at.isoformat(' ', 'minutes')}"
+    else:
+        verb = "expires" if token.is_live() else "expired"
+        state = f"{verb} {token.expires_at.isoformat(' ', 'minutes')}"
+    return "; ".join([f"{token.pk} {token.name!r}", *rights, state])

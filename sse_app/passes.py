@@ -1,0 +1,95 @@
+"""The endpoints by which a page gets what opens a stream: a fresh grant, or a ticket."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_POST
+
+from . import authorization, tickets
+from .bodies import Refusal, answers_refusals, json_response, read_object, to_json
+from .conf import settings
+from .grants import BadGrant, Grant, was_revoked
+from .groups import validate_group
+
+_FORBIDDEN = "Not permitted."
+
+
+@csrf_protect
+@require_POST
+@answers_refusals
+def renew(request: HttpRequest) -> HttpResponse:
+    """Give a fresh grant for `{"grant": "…"}`, expired or not, as `{"grant", "url"}`.
+
+    The page that had it may be long gone, so the policy is asked for each of its groups again:
+    403 where it refuses one, or where the grant was made for somebody else.
+    """
+    grant = _grant_of(read_object(request), request)
+    _ask_policy(request, grant.groups)
+    fresh = Grant.to(request.user, grant.groups).sign()
+    return json_response(200, to_json({"grant": fresh, "url": _url("grant", fresh)}))
+
+
+@csrf_protect
+@require_POST
+@answers_refusals
+def ticket(request: HttpRequest) -> HttpResponse:
+    """Give a stream's URL that opens once, within 30 s, without a cookie.
+
+    The answer is `{"url", "expires_in"}`. The body names what the page may listen to:
+    `{"groups": […]}`, `{"grant": "…"}` or both. 403 for what is not permitted, 400 for an invalid
+    or missing name.
+    """
+    body = read_object(request)
+    granted = _granted(body, request) if "grant" in body else ()
+    asked = _groups_of(body)
+    groups = list(dict.fromkeys([*asked, *granted]))
+    if not groups or len(groups) > settings().MAX_GROUPS:
+        raise Refusal(400, f'Name 1 to {settings().MAX_GROUPS} groups: {{"groups": ["orders"]}}.')
+    _ask_policy(request, [group for group in asked if group not in granted])
+    session = getattr(request, "session", None)
+    key = session.session_key if session is not None and request.user.is_authenticated else ""
+    text = tickets.issue(request.user, groups, granted=granted, session_key=key or "")
+    seconds = int(tickets.LIFETIME.total_seconds())
+    return json_response(200, to_json({"url": _url("ticket", text), "expires_in": seconds}))
+
+
+def _groups_of(body: dict[str, Any]) -> list[str]:
+    groups = body.get("groups", [])
+    if not isinstance(groups, list):
+        raise Refusal(400, f'"groups" must be a JSON array of names, not {type(groups).__name__}.')
+    try:
+        return [validate_group(group) for group in groups]
+    except ValueError as error:
+        raise Refusal(400, str(error)) from error
+
+
+def _grant_of(body: dict[str, Any], request: HttpRequest) -> Grant:
+    try:
+        grant = Grant.read(str(body.get("grant")))
+    except BadGrant as error:
+        raise Refusal(403, _FORBIDDEN) from error
+    if not grant.fits(request.user):
+        raise Refusal(403, _FORBIDDEN)
+    return grant
+
+
+def _granted(body: dict[str, Any], request: HttpRequest) -> tuple[str, ...]:
+    """Return the groups of a grant that holds; one that is over is for `renew()`."""
+    grant = _grant_of(body, request)
+    if grant.is_over() or was_revoked(grant) or not grant.still_right(request.user):
+        raise Refusal(403, "The grant is over: renew it.")
+    return grant.groups
+
+
+def _ask_policy(request: HttpRequest, groups: Any) -> None:
+    if not authorization.may_listen_from_sync(request.user, groups, request):
+        raise Refusal(403, _FORBIDDEN)
+
+
+def _url(key: str, value: str) -> str:
+    return f"{reverse('sse_app:stream')}?{urlencode({key: value})}"

@@ -1,0 +1,117 @@
+"""`Revalidator`: asks again, for as long as a stream is open, whether it may be.
+
+Two batched queries a round find the users whose rights changed and the sessions that ended; only
+for those users the policy is asked again. A round is due every `REVALIDATE_INTERVAL`, and at once
+when a revocation holds streams that wait to be looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Collection
+from typing import Final
+
+from channels.db import database_sync_to_async
+
+from .conf import settings
+from .control import Reader, readers
+from .fingerprints import Fingerprint, live_sessions, read_fingerprints
+from .tokens import is_token_key, read_token_fingerprints
+
+#: Rounds in a row without an answer, after which nobody's right can be taken for granted.
+FAILED_ROUNDS: Final = 3
+RETRY_SECONDS: Final = 1.0
+
+logger = logging.getLogger("sse_app")
+
+
+class Revalidator:
+    """Looks after the streams of one loop; owned by its hub."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._wake = asyncio.Event()
+        self._failures = 0
+        self._due = time.monotonic()
+
+    def soon(self) -> None:
+        """Look at the streams that are held; on the loop."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Do rounds for ever."""
+        self._plan()
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, self._due - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._plan()
+                await self.round(self._mine())
+                continue
+            self._wake.clear()
+            if not await self.round([reader for reader in self._mine() if reader.held]):
+                self._loop.call_later(RETRY_SECONDS, self._wake.set)
+
+    async def round(self, due: Collection[Reader]) -> bool:
+        """Look at the streams that are due; return whether the database answered."""
+        marks = {reader: reader.held for reader in due}
+        for reader in due:
+            await reader.lose_revoked()
+        known = [reader for reader in due if reader.user_key]
+        try:
+            users, sessions = await database_sync_to_async(_read)(
+                {reader.user_key for reader in known},
+                {reader.session_key for reader in known if reader.session_key},
+            )
+        except Exception as error:
+            self._fail(error)
+            return False
+        self._failures = 0
+        answers = [
+            await self._judge(reader, mark, users.get(reader.user_key), sessions)
+            for reader, mark in marks.items()
+        ]
+        return all(answers)
+
+    async def _judge(
+        self, reader: Reader, mark: int, found: Fingerprint | None, sessions: set[str]
+    ) -> bool:
+        if reader.user_key:
+            gone = bool(reader.session_key) and reader.session_key not in sessions
+            try:
+                if gone or found is None or not found.active:
+                    reader.close("auth")
+                else:
+                    await reader.readmit(found)
+            except Exception:
+                logger.exception("Whether a stream may go on could not be decided; it waits.")
+                return False
+        reader.release(mark)
+        return True
+
+    def _fail(self, error: Exception) -> None:
+        self._failures += 1
+        logger.warning(
+            "Who may still listen can't be read (%d times now): %r", self._failures, error
+        )
+        if self._failures >= FAILED_ROUNDS:
+            for reader in self._mine():
+                if reader.user_key:
+                    reader.close("unverified")
+
+    def _mine(self) -> list[Reader]:
+        return [reader for reader in readers() if reader.loop is self._loop]
+
+    def _plan(self) -> None:
+        interval = settings().REVALIDATE_INTERVAL * random.uniform(0.8, 1.0)
+        self._due = time.monotonic() + interval
+
+
+def _read(users: set[str], sessions: set[str]) -> tuple[dict[str, Fingerprint], set[str]]:
+    tokens = read_token_fingerprints(users)
+    people = {key for key in users if not is_token_key(key)}
+    return {**read_fingerprints(people), **tokens}, live_sessions(sessions)

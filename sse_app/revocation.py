@@ -1,0 +1,127 @@
+"""Ending streams whose right to exist has ended: `disconnect()`, and what Django's signals tell.
+
+When such a call returns, or the transaction in which it was made has committed, the streams of this
+process show nothing of what was revoked any more. The other processes follow by the control group
+of the event log, also when the channel layer loses the message.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any, Final
+
+from asgiref.sync import sync_to_async
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group
+from django.contrib.auth.signals import user_logged_out
+from django.db import models, router, transaction
+from django.db.models.signals import m2m_changed, post_delete, post_save
+from django.utils import timezone
+
+from . import control, publishing
+from .control import session_digest
+from .groups import validate_group
+from .models import AccessToken, Revocation
+from .tokens import token_key
+
+#: What `login()` writes on every login; no right hangs on it.
+_HARMLESS: Final = frozenset({"last_login"})
+
+logger = logging.getLogger("sse_app")
+
+
+def disconnect(*, user: Any = None, group: str | None = None) -> None:
+    """End the streams of `user`, or take `group` from everybody's, or `group` from the user's.
+
+    `user`: a user or a primary key. When it returns, nothing published afterwards reaches them
+    from this process; the other processes follow within `CHECK_INTERVAL`. Inside a transaction all
+    of that happens after its commit. Pages that were rendered before can't open such a stream
+    again; whoever a policy or `PUBLIC_GROUPS` permits, can.
+
+    Raises `ValueError` for neither or an invalid name, and what the event log raises.
+    """
+    if user is None and group is None:
+        raise ValueError(
+            "disconnect() needs a user, a group or both: disconnect(user=request.user)."
+        )
+    key = "" if user is None else str(getattr(user, "pk", user))
+    name = "" if group is None else validate_group(group)
+    with transaction.atomic(using=router.db_for_write(Revocation)):
+        Revocation.objects.update_or_create(user=key, group=name, defaults={"at": timezone.now()})
+        _revoke(control.Revocation(user=key, group=name), using=router.db_for_write(Revocation))
+
+
+async def adisconnect(*, user: Any = None, group: str | None = None) -> None:
+    """See `disconnect()`."""
+    await sync_to_async(disconnect)(user=user, group=group)
+
+
+def connect_signals() -> None:
+    """Follow what Django tells of users and their rights; called once the apps are ready."""
+    model: Any = get_user_model()
+    user_logged_out.connect(_logged_out, dispatch_uid="sse_app")
+    post_save.connect(_user_saved, sender=model, dispatch_uid="sse_app")
+    post_delete.connect(_user_deleted, sender=model, dispatch_uid="sse_app")
+    for name in ("groups", "user_permissions"):
+        field = next((f for f in model._meta.many_to_many if f.name == name), None)
+        if field is not None:
+            through = field.remote_field.through
+            m2m_changed.connect(_rights_changed, sender=through, dispatch_uid="sse_app")
+    post_save.connect(_token_saved, sender=AccessToken, dispatch_uid="sse_app")
+    post_delete.connect(_token_deleted, sender=AccessToken, dispatch_uid="sse_app")
+    m2m_changed.connect(_rights_changed, sender=Group.permissions.through, dispatch_uid="sse_app")
+
+
+def _logged_out(sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
+    key = getattr(getattr(request, "session", None), "session_key", None)
+    if key and user is not None:
+        _follow(control.Revocation(session=session_digest(key)), using=None)
+
+
+def _user_saved(
+    sender: Any, instance: models.Model, created: bool, using: str, **kwargs: Any
+) -> None:
+    only = kwargs.get("update_fields")
+    if created or (only is not None and set(only) <= _HARMLESS):
+        return
+    ended = not getattr(instance, "is_active", True)
+    _follow(control.Revocation(user=str(instance.pk), review=not ended), using=using)
+
+
+def _user_deleted(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
+    _follow(control.Revocation(user=str(instance.pk)), using=using)
+
+
+def _token_saved(
+    sender: Any, instance: AccessToken, created: bool, using: str, **kwargs: Any
+) -> None:
+    if not created:
+        live = instance.is_live()
+        _follow(control.Revocation(user=token_key(instance), review=live), using=using)
+
+
+def _token_deleted(sender: Any, instance: AccessToken, using: str, **kwargs: Any) -> None:
+    _follow(control.Revocation(user=token_key(instance)), using=using)
+
+
+def _rights_changed(sender: Any, instance: models.Model, action: str, **kwargs: Any) -> None:
+    if not action.startswith("post_"):
+        return
+    # Seen from a group or a permission, it is about users whom only a query could name.
+    user = str(instance.pk) if isinstance(instance, get_user_model()) else ""
+    _follow(control.Revocation(user=user, review=True), using=kwargs.get("using"))
+
+
+def _follow(revocation: control.Revocation, using: str | None) -> None:
+    """Revoke, and let the caller, who only wanted to log out, never fail for it."""
+    try:
+        _revoke(revocation, using)
+    except Exception:
+        logger.exception("Other processes learn of %s only by their next round.", revocation)
+        control.apply(revocation)
+
+
+def _revoke(revocation: control.Revocation, using: str | None) -> None:
+    publishing.publish_events([revocation.to_event()], using=using)
+    transaction.on_commit(partial(control.apply, revocation), using=using)

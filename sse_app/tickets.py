@@ -1,0 +1,58 @@
+"""Tickets: one stream, once, within half a minute, for a client that can't send cookies.
+
+A page that is signed in asks for one and hands its URL to the client. Only a digest is kept, and
+using a ticket up is deleting its row, so it opens one stream whatever process it comes to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Collection
+from datetime import timedelta
+from typing import Any, Final
+
+from django.utils import timezone
+
+from .models import Ticket
+
+LIFETIME: Final = timedelta(seconds=30)
+
+
+def issue(
+    user: Any, groups: Collection[str], *, granted: Collection[str] = (), session_key: str = ""
+) -> str:
+    """Return a ticket for `groups`, which the caller has seen to be permitted to `user`.
+
+    `granted` are those of them that only a signed page permitted. The stream ends with the session.
+    """
+    text = secrets.token_urlsafe(32)
+    Ticket.objects.create(
+        digest=_digest(text),
+        user=user if user.is_authenticated else None,
+        session_key=session_key,
+        groups=list(groups),
+        granted=list(granted),
+        expires_at=timezone.now() + LIFETIME,
+    )
+    return text
+
+
+def redeem(text: str) -> Ticket | None:
+    """Use up the ticket and return it with its user; None if there is none, or not any more."""
+    ticket = Ticket.objects.select_related("user").filter(digest=_digest(text)).first()
+    if ticket is None:
+        return None
+    deleted, _ = Ticket.objects.filter(digest=ticket.digest).delete()
+    in_time = ticket.expires_at > timezone.now()
+    # Of two that come at once, one finds nothing left to delete.
+    return ticket if deleted == 1 and in_time else None
+
+
+def forget_old() -> int:
+    """Delete what nobody used in time; return how many."""
+    return int(Ticket.objects.filter(expires_at__lt=timezone.now()).delete()[0])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

@@ -1,0 +1,181 @@
+"""Bearer tokens, with which programs publish and listen: made, verified, revoked.
+
+A token reads `sse_<number>_<secret>`. The row of that number keeps a SHA-256 digest of the secret
+and never the secret: with 256 random bits there is nothing for a slow hash to slow down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Collection, Iterable
+from datetime import timedelta
+from typing import Any, Final, cast
+
+from channels.db import database_sync_to_async
+from django.db import router
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from .fingerprints import Fingerprint
+from .groups import validate_pattern
+from .models import AccessToken
+
+SECRET_BYTES: Final = 32
+
+# Eighteen digits: what no row can have as its number must not reach the database.
+_TOKEN: Final = re.compile(r"sse_([0-9]{1,18})_([A-Za-z0-9_-]{43})\Z", re.ASCII)
+_BEARER: Final = re.compile(r"bearer +(\S+) *\Z", re.ASCII | re.IGNORECASE)
+_EVENT_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:*-]{1,64}\Z", re.ASCII)
+_NOBODY: Final = "0" * 64
+_KEY: Final = "token:"
+
+
+def validate_event_pattern(pattern: object) -> str:
+    """Return `pattern` if it is an event-name pattern such as `row.*`, else raise `ValueError`."""
+    if not isinstance(pattern, str) or not _EVENT_PATTERN.match(pattern):
+        raise ValueError(
+            f"Invalid event pattern {pattern!r}: an event name in which '*' stands for any "
+            "characters, for example 'row.*'."
+        )
+    return pattern
+
+
+@sensitive_variables("secret")
+def create_token(
+    name: str,
+    *,
+    listen: Iterable[str] = (),
+    publish: Iterable[str] = (),
+    events: Iterable[str] = (),
+    lifetime: timedelta,
+) -> tuple[AccessToken, str]:
+    """Make a token; return its row and its text, which can't be had again.
+
+    `listen`: patterns of the groups it may read; `publish` and `events`: patterns of the groups
+    it may publish to and of the event names it may use there. None of a kind permits nothing.
+    Raises `ValueError` for an invalid pattern, for a name that is empty, unprintable, longer than
+    100 characters or a number, and for a lifetime that is not above 0 or ends beyond year 9999.
+    """
+    secret = secrets.token_urlsafe(SECRET_BYTES)
+    token = all_tokens().create(
+        name=_validate_name(name),
+        digest=_digest(secret),
+        listen=[validate_pattern(pattern) for pattern in listen],
+        publish=[validate_pattern(pattern) for pattern in publish],
+        events=[validate_event_pattern(pattern) for pattern in events],
+        expires_at=_end(lifetime),
+    )
+    return token, f"sse_{token.pk}_{secret}"
+
+
+@sensitive_variables()
+def verify_token(text: str) -> AccessToken | None:
+    """Return the token whose text is `text`, None unless it is known, live and genuine.
+
+    One query, none for what is no token's text; never raises for any `text`. How long it takes
+    tells nothing about the secret, nor whether there is such a number. Raises `django.db.Error`
+    where the database is away.
+    """
+    match = _TOKEN.match(text)
+    if match is None:
+        return None
+    token = all_tokens().filter(pk=int(match[1])).first()
+    genuine = hmac.compare_digest(_digest(match[2]), _NOBODY if token is None else token.digest)
+    return token if token is not None and genuine and token.is_live() else None
+
+
+async def averify_token(text: str) -> AccessToken | None:
+    """See `verify_token()`."""
+    return cast("AccessToken | None", await database_sync_to_async(verify_token)(text))
+
+
+def live_token(pk: int) -> AccessToken | None:
+    """Return the token numbered `pk` if it is live still: for who has verified it before."""
+    token = all_tokens().filter(pk=pk).first()
+    return token if token is not None and token.is_live() else None
+
+
+async def alive_token(pk: int) -> AccessToken | None:
+    """See `live_token()`."""
+    return cast("AccessToken | None", await database_sync_to_async(live_token)(pk))
+
+
+def token_key(token: AccessToken) -> str:
+    """Return what stands for `token` where a stream's user would stand."""
+    return f"{_KEY}{token.pk}"
+
+
+def is_token_key(key: str) -> bool:
+    """Whether `key` stands for a token."""
+    return key.startswith(_KEY)
+
+
+def token_fingerprint(token: AccessToken) -> Fingerprint:
+    """Return what a stream opened with `token` hangs on, to compare later."""
+    return Fingerprint(token.is_live(), token.digest[:16], (tuple(token.listen),))
+
+
+def read_token_fingerprints(keys: Collection[str]) -> dict[str, Fingerprint]:
+    """Return the fingerprints of the tokens among `keys`, by key. One query, or none."""
+    numbers = [int(key.removeprefix(_KEY)) for key in keys if is_token_key(key)]
+    found = all_tokens().filter(pk__in=numbers) if numbers else ()
+    return {token_key(token): token_fingerprint(token) for token in found}
+
+
+@sensitive_variables()
+def bearer_of(request: HttpRequest) -> str | None:
+    """Return the bearer token in the Authorization header, None where there is none.
+
+    Never from the query: URLs end up in logs, histories and referrers.
+    """
+    match = _BEARER.match(request.headers.get("Authorization", ""))
+    return match[1] if match else None
+
+
+def revoke_token(token: AccessToken) -> bool:
+    """End `token` now; return whether it was not revoked before. It is saved, with signals."""
+    if token.revoked_at is not None:
+        return False
+    token.revoked_at = timezone.now()
+    token.save(using=_alias(), update_fields=["revoked_at"])
+    return True
+
+
+def all_tokens() -> QuerySet[AccessToken]:
+    """Return every token, from the database that is written to.
+
+    Never from a replica: a token revoked a moment ago must be found revoked.
+    """
+    return AccessToken.objects.using(_alias())
+
+
+def _alias() -> str:
+    return router.db_for_write(AccessToken)
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _validate_name(name: Any) -> str:
+    usable = isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= 100
+    if not usable or name.isdecimal():
+        raise ValueError(
+            f"Invalid token name {name!r}: 1 to 100 printable characters, not a number alone, "
+            "for example 'importer'."
+        )
+    return cast("str", name)
+
+
+def _end(lifetime: timedelta) -> Any:
+    if lifetime <= timedelta(0):
+        raise ValueError(f"A token's lifetime must be above 0, not {lifetime}.")
+    try:
+        return timezone.now() + lifetime
+    except OverflowError as error:
+        raise ValueError(f"A token's lifetime of {lifetime} ends beyond the year 9999.") from error

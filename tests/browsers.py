@@ -1,0 +1,274 @@
+"""A client as a browser is one: it keeps the last id, loses its connection, and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from django.test import RequestFactory
+
+from sse_app.cursors import START, Cursor, Position
+from sse_app.events import Event
+from sse_app.hub import Hub, get_hub
+from sse_app.replay import Wanted, find_start
+from sse_app.subscriptions import Sink, Subscription
+
+from .ledger import Ledger
+
+
+class PageSink(Sink):
+    """Keeps what arrives; takes as much as it has room for."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[Any, ...]] = []
+        self.room: int | None = None
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def lag(self, room: int) -> None:
+        """Take `room` more items and then no more."""
+        self.room = room
+        if not room:
+            self._open.clear()
+
+    def recover(self) -> None:
+        """Take everything again."""
+        self.room = None
+        self._open.set()
+
+    @property
+    def ready(self) -> bool:
+        return self._open.is_set()
+
+    async def drained(self) -> None:
+        await self._open.wait()
+
+    def show(self, event: Event, cursor: Cursor | None) -> None:
+        self._take("event", event, cursor)
+
+    def reset(self, group: str, reason: str, cursor: Cursor) -> None:
+        self._take("reset", group, reason, cursor)
+
+    def passed(self, cursor: Cursor) -> None:
+        self._take("passed", cursor)
+
+    def _take(self, *item: Any) -> None:
+        self.items.append(item)
+        if self.room:
+            self.lag(self.room - 1)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the page has after one more item: all of it is lost with what the network loses."""
+
+    item: tuple[Any, ...] = ("new",)
+    id: str | None = None
+    #: Where the page stands in each group, by what it was shown; and how often the group had been
+    #: forgotten when it was last told where it stands.
+    positions: Mapping[str, Position] = field(default_factory=dict)
+    told: Mapping[str, int] = field(default_factory=dict)
+    #: The events it was shown.
+    seen: frozenset[str] = frozenset()
+
+
+class Browser:
+    """One page with its stream; checks each thing that arrives against the ledger."""
+
+    def __init__(self, ledger: Ledger, groups: Collection[str], names: Collection[str]) -> None:
+        self.ledger = ledger
+        self.groups = tuple(groups)
+        self.names = frozenset(names)
+        self.sights = [Sight()]
+        self.sink: PageSink | None = None
+        self._hub: Hub
+        self._subscription: Subscription
+        self._task: asyncio.Task[str]
+        self._examined = 0
+        self._opened = 0
+        self._kept = 0
+        self._heard = 0
+
+    def __repr__(self) -> str:
+        return f"Browser({'+'.join(self.groups)}, {self.sights[-1]})"
+
+    @property
+    def now(self) -> Sight:
+        """What the page has."""
+        return self.sights[-1]
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has a stream."""
+        return self.sink is not None
+
+    @property
+    def lags(self) -> bool:
+        """Whether its stream can't take everything."""
+        return self.sink is not None and self.sink.room is not None
+
+    # --- the connection ---
+
+    async def connect(self, id: str | None = None) -> None:
+        """Open a stream as the consumer does, with the id that it kept unless another is given."""
+        given = self.now.id if id is None else id
+        self.sink, self._examined, self._opened = PageSink(), 0, len(self.sights)
+        self._heard = len(self.ledger.delivered)
+        self._hub = get_hub()
+        self._subscription = Subscription(self.sink, self.groups, self.names)
+        await self._hub.join(self._subscription)
+        headers = {} if given is None else {"Last-Event-ID": given}
+        request = RequestFactory().get("/events/", headers=headers)
+        start = await find_start(self._hub, self.groups, Wanted.by(request))
+        self._subscription.move(start.positions)
+        self._open(given, start.positions, start.resets)
+        self._kept = self._opened
+        if start.resets:
+            # Their ids already say where the page stands after all of them.
+            self._kept += 1 + len(start.resets)
+        for group, (reason, head) in start.resets.items():
+            self._subscription.begin_with_reset(group, reason, head)
+        self._task = asyncio.create_task(self._subscription.run(self._hub))
+
+    async def drop(self, lost: int = 0) -> None:
+        """End the stream; the last `lost` things that were written to it never arrived."""
+        assert self.sink is not None
+        self._subscription.close("disconnect")
+        self.sink.recover()  # As a broken transport does: nothing waits for it any more.
+        self.sink = None
+        assert await self._task == "disconnect"
+        await self._hub.leave(self._subscription)
+        del self.sights[max(self._kept, len(self.sights) - lost) :]
+
+    def stands(self) -> dict[str, Position]:
+        """Return where the subscription is, which a filter lets run ahead of what was shown."""
+        return dict(self._subscription.positions)
+
+    # --- what arrives ---
+
+    def examine(self) -> None:
+        """Check what arrived since the last time."""
+        if self.sink is None:
+            return
+        assert not self._task.done(), f"the stream ended: {self._task}"
+        for item in self.sink.items[self._examined :]:
+            self._examined += 1
+            if item[0] == "event" and item[2] is None:
+                self._passing(item[1])
+            elif item[0] == "event":
+                self._shown(item[1], item[2])
+            elif item[0] == "reset":
+                self._reset(*item[1:])
+            else:
+                self._move(item[1], item)
+
+    def _open(self, given: str | None, start: dict[str, Position], resets: Collection[str]) -> None:
+        """Take the first event of a stream, whose id is the place before the replay."""
+        cursor, now = self._subscription.cursor, self.now
+        if given is None:
+            assert not resets
+            assert all(self.ledger[group].knows(place) for group, place in start.items())
+            told = {group: self.ledger[group].forgotten for group in self.groups}
+            now = replace(now, positions=start, told=told)
+        elif given == now.id:
+            for group in self.groups:
+                stays = start[group] == cursor.get(group) == now.positions.get(group)
+                assert stays or group in resets, "it does not begin where the page stands"
+        else:
+            assert set(resets) == set(self.groups), "an id that can't be read says nothing"
+        self.sights.append(replace(now, item=("open",), id=str(cursor)))
+
+    def _passing(self, event: Event) -> None:
+        assert event.data in self.ledger.passing, "it was never published"
+        assert event.group in self.groups
+        assert not self.names or event.name in self.names
+        later = self.ledger.delivered[self._heard :]
+        assert event.data in later, "it came out of order"
+        self._heard += later.index(event.data) + 1
+        self.sights.append(replace(self.now, item=("passing", event.data)))
+
+    def _shown(self, event: Event, cursor: Cursor) -> None:
+        place = cursor.get(event.group)
+        assert place is not None
+        known = self.ledger[event.group].epochs.get(place.epoch, [])
+        assert place.offset <= len(known), "it was never committed"
+        entry = known[place.offset - 1]
+        assert (event.name, event.data) == (entry.name, entry.data), "another event stands there"
+        assert not self.names or event.name in self.names
+        assert event.data not in self.now.seen, "it came twice"
+        self._move(cursor, ("event", event.group, event.data), shown=entry.data)
+
+    def _move(self, cursor: Cursor, item: tuple[Any, ...], shown: str | None = None) -> None:
+        """Go on in the groups' logs, over nothing that the page wanted to see but `shown`."""
+        now = self.now
+        for group, before in now.positions.items():
+            after = cursor.get(group)
+            assert after is not None, "the id does not mention a group"
+            if after == before:
+                continue
+            ledger = self.ledger[group]
+            assert before in (START, Position(after.epoch, before.offset)), "no reset came first"
+            assert after.offset > before.offset, "it went backwards"
+            if before == START:
+                assert self._told(group, after), "the group was forgotten, and no reset came first"
+            for entry in ledger.epochs[after.epoch][before.offset : after.offset]:
+                wanted = not self.names or entry.name in self.names
+                assert not wanted or entry.data == shown, f"{entry.data} was left out"
+            assert self.names or shown is not None
+        seen = now.seen if shown is None else now.seen | {shown}
+        places = {group: cursor.get(group) or START for group in now.positions}
+        self.sights.append(replace(now, item=item, id=str(cursor), positions=places, seen=seen))
+
+    def _told(self, group: str, after: Position) -> bool:
+        ledger = self.ledger[group]
+        return self.now.told[group] >= ledger.forgotten_before.get(after.epoch, ledger.forgotten)
+
+    def _reset(self, group: str, reason: str, cursor: Cursor) -> None:
+        place, ledger = cursor.get(group), self.ledger[group]
+        assert place is not None
+        assert ledger.knows(place)
+        before = self.now.positions.get(group)
+        if reason != "unknown" and before is not None:
+            told = before != START or self._told(group, place)
+            lost = not (told and ledger.continues(before))
+            # Behind a filter the stream may stand where the page was shown nothing of.
+            lost = lost or bool(self.names) or self._saw_empty_too_long_ago(group)
+            assert lost, "nothing was lost"
+        seen = self.now.seen
+        if place == START:
+            # What was sent before the log was lost may still arrive: nothing at this place says
+            # that it is of another log. It is told again, and then reset again.
+            known = itertools.chain.from_iterable(ledger.epochs.values())
+            seen -= {entry.data for entry in known}
+        # Of the other groups it says nothing: one of them may have to be reset yet.
+        self.sights.append(
+            replace(
+                self.now,
+                item=("reset", group, reason),
+                id=str(cursor),
+                positions={**self.now.positions, group: place},
+                told={**self.now.told, group: ledger.forgotten},
+                seen=seen,
+            )
+        )
+
+    def _saw_empty_too_long_ago(self, group: str) -> bool:
+        """Whether a whole log may have come and gone since the page saw the group empty."""
+        cursor = Cursor.parse(self.sights[self._opened - 1].id or "")
+        seen = cursor.seen_empty_at(group) if cursor else None
+        return seen is not None and self.ledger.clock.now - seen > self.ledger.age
+
+    def arrived(self) -> None:
+        """Check that the page has everything: it stands where the logs do."""
+        stands = self.stands()
+        for group in self.groups:
+            ledger = self.ledger[group]
+            assert stands[group] == ledger.head, f"{self!r} stands at {stands[group]} of {group}"
+            shown = self.now.positions[group]
+            assert shown.epoch == ledger.head.epoch or shown == START
+            for entry in ledger.entries[shown.offset :]:
+                wanted = not self.names or entry.name in self.names
+                assert not wanted, f"{entry.data} never came"

@@ -1,0 +1,26 @@
+"""A database log that notes every reading of the heads: the server's own account of its checks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection
+
+from sse_app.cursors import Position
+from sse_app.eventlog import DatabaseEventLog
+
+
+class ObservedLog(DatabaseEventLog):
+    """Adds one line to the file `facts` for each reading of the heads: when, and what it found."""
+
+    def __init__(self, facts: str, alias: str = "default") -> None:
+        super().__init__(alias)
+        self._facts = facts
+
+    async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
+        """See `EventLog.heads()`."""
+        heads = await super().aheads(groups)
+        offsets = {group: head.offset for group, head in heads.items()}
+        with open(self._facts, "a") as facts:  # noqa: ASYNC230 - one line, and only in tests
+            facts.write(json.dumps([time.monotonic(), offsets]) + "\n")
+        return heads

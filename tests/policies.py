@@ -1,0 +1,27 @@
+"""Policies that tests name in `SSE_APP`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def by_permission(user: Any, group: str, request: Any) -> bool:
+    """`team.<name>` is for members of the Django group of that name, `staff` for staff."""
+    kind, _, name = group.partition(".")
+    if kind == "team":
+        return bool(user.is_authenticated and user.groups.filter(name=name).exists())
+    if kind == "perm":
+        return bool(user.has_perm("project.view_order"))
+    return bool(group == "staff" and user.is_staff)
+
+
+async def by_permission_async(user: Any, group: str, request: Any) -> bool:
+    """The same, from async code."""
+    from channels.db import database_sync_to_async
+
+    return bool(await database_sync_to_async(by_permission)(user, group, request))
+
+
+def raising(user: Any, group: str, request: Any) -> bool:
+    """A policy with a bug."""
+    raise RuntimeError("on purpose")

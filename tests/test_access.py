@@ -1,0 +1,302 @@
+"""Who may listen: users, groups and ways in, every cell of it, over a real Daphne."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from .conftest import Daphne, eventually
+from .parser import Parser
+
+POLICY = "tests.policies.by_permission"
+USERS = ("anonymous", "ann", "bob", "staff")
+CODE = """
+from django.contrib.auth.models import Group
+from django.test import RequestFactory
+from django.contrib.auth.models import User
+ann, bob = (User.objects.get(username=name) for name in ("ann", "bob"))
+Group.objects.get_or_create(name="red")[0].user_set.add(ann)
+User.objects.filter(username="staff").update(is_staff=True)
+"""
+
+
+class Site:
+    """A server, and its visitors with their cookies."""
+
+    def __init__(self, daphne: Daphne) -> None:
+        self.daphne = daphne
+        self.visitors: dict[str, httpx.Client] = {}
+        self.keys: dict[str, int] = {}
+        for name in USERS:
+            self.visitors[name] = httpx.Client(base_url=daphne.url, timeout=20)
+            if name != "anonymous":
+                form = {"name": name}
+                self.keys[name] = self.visitors[name].post("/test/login/", data=form).json()["pk"]
+
+    def run(self, code: str) -> Any:
+        answer = self.visitors["anonymous"].post("/test/run/", data={"code": code})
+        assert answer.status_code == 200, answer.text[:300]
+        return answer.json()["result"]
+
+    def url(self, name: str, *groups: str) -> str:
+        """Return the stream's URL as a page has it that was rendered for the visitor."""
+        quoted = " ".join(f'"{group}"' for group in groups)
+        page = self.visitors[name].get("/test/page/", params={"tag": f"{{% sse_url {quoted} %}}"})
+        assert page.status_code == 200, page.text[:300]
+        return page.text
+
+    def post(self, name: str, path: str, body: Any, **options: Any) -> httpx.Response:
+        visitor = self.visitors[name]
+        if "csrftoken" not in visitor.cookies:
+            visitor.get("/")
+        headers = {"X-CSRFToken": visitor.cookies["csrftoken"], "Referer": self.daphne.url}
+        return visitor.post(f"/events/{path}/", json=body, headers=headers, **options)
+
+    def listen(self, name: str, url: str, **options: Any) -> tuple[int, str]:
+        """Return the status, and the name and reason of the first event if there is one."""
+        with self.visitors[name].stream("GET", url, **options) as answer:
+            if answer.status_code != 200:
+                return answer.status_code, ""
+            parser = Parser()
+            for chunk in answer.iter_raw():
+                parser.feed(chunk)
+                if parser.events:
+                    first = parser.events[0]
+                    return 200, first.json().get("reason", first.name)
+        return 200, "nothing"
+
+    def close(self) -> None:
+        for visitor in self.visitors.values():
+            visitor.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("access")
+    environment = {"DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}", "REDIS_URL": ""}
+    limits = {"STREAMS_PER_SESSION": None, "STREAMS_PER_USER": None}
+    daphne = Daphne(folder, environment, MAY_LISTEN=POLICY, **limits)
+    daphne.manage("migrate", "--verbosity", "0")
+    site = Site(daphne.start())
+    site.run(CODE)
+    yield site
+    site.close()
+    daphne.close()
+
+
+def may(site: Site, name: str, group: str) -> bool:
+    """The expected right, told apart from how the app decides it."""
+    rights = {
+        "anonymous": {"clock", "chat.a"},
+        "ann": {"clock", "chat.a", f"user.{site.keys['ann']}", "team.red"},
+        "bob": {"clock", "chat.a", f"user.{site.keys['bob']}"},
+        "staff": {"clock", "chat.a", f"user.{site.keys['staff']}", "staff"},
+    }
+    return group in rights[name]
+
+
+def groups_of(site: Site) -> list[str]:
+    own = [f"user.{key}" for key in site.keys.values()]
+    return ["clock", "chat.a", *own, "user.0", "team.red", "team.blue", "staff", "order.42"]
+
+
+def test_by_name_each_user_hears_what_is_public_theirs_or_permitted(site: Site) -> None:
+    for name in USERS:
+        for group in groups_of(site):
+            expected = (200, "sse.open") if may(site, name, group) else (403, "")
+            assert site.listen(name, f"/events/?group={group}") == expected, (name, group)
+
+
+def test_one_forbidden_group_forbids_the_stream(site: Site) -> None:
+    for name in USERS:
+        for group in groups_of(site):
+            expected = 200 if may(site, name, group) else 403
+            assert site.listen(name, f"/events/?group=clock&group={group}")[0] == expected
+
+
+def test_a_signed_page_is_for_the_one_it_was_rendered_for(site: Site) -> None:
+    for owner in USERS:
+        for group in ("order.42", "team.red", "staff", f"user.{site.keys['ann']}"):
+            url = site.url(owner, group)
+            assert "grant=" in url
+            for name in USERS:
+                # What the server rendered for a stranger, whoever has the URL may hear.
+                expected = 200 if owner in ("anonymous", name) else 403
+                assert site.listen(name, url)[0] == expected, (owner, group, name)
+
+
+def test_a_ticket_opens_one_stream_for_whoever_has_it(site: Site) -> None:
+    for owner in USERS:
+        for group in ("clock", "order.42", "team.red", "staff"):
+            answer = site.post(owner, "ticket", {"groups": [group]})
+            permitted = may(site, owner, group)
+            assert answer.status_code == (200 if permitted else 403), (owner, group)
+            if permitted:
+                url = answer.json()["url"]
+                assert site.listen("anonymous", url) == (200, "sse.open")
+                assert site.listen("anonymous", url) == (200, "expired")
+                assert site.listen(owner, url) == (200, "expired")
+
+
+def test_a_ticket_for_a_signed_page(site: Site) -> None:
+    grant = re.search(r"grant=([^&]+)", site.url("ann", "order.42"))
+    assert grant is not None
+    text = httpx.URL(f"http://x/?{grant[0]}").params["grant"]
+    body = {"grant": text, "groups": ["clock", "team.red"]}
+    url = site.post("ann", "ticket", body).json()["url"]
+    assert site.listen("anonymous", url) == (200, "sse.open")
+    assert site.post("bob", "ticket", {"grant": text}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 400),
+        ({"groups": []}, 400),
+        ({"groups": "clock"}, 400),
+        ({"groups": ["a b"]}, 400),
+        ({"groups": [5]}, 400),
+        ({"groups": ["sse.control"]}, 400),
+        ({"groups": [f"clock{n}" for n in range(21)]}, 400),
+        ({"grant": "forged"}, 403),
+        ({"grant": None}, 403),
+        ([], 400),
+    ],
+)
+def test_a_ticket_asked_for_badly(site: Site, body: Any, status: int) -> None:
+    assert site.post("ann", "ticket", body).status_code == status
+
+
+def test_tickets_and_renewals_need_the_csrf_token(site: Site) -> None:
+    for path in ("ticket", "renew"):
+        answer = site.visitors["ann"].post(f"/events/{path}/", json={"groups": ["clock"]})
+        assert answer.status_code == 403
+
+
+def test_a_program_hears_what_its_token_names(site: Site) -> None:
+    text = site.run(
+        "from datetime import timedelta\n"
+        "from sse_app.tokens import create_token\n"
+        "result = create_token('reader', listen=['order.*', 'clock'], "
+        "lifetime=timedelta(days=1))[1]"
+    )
+    headers = {"Authorization": f"Bearer {text}"}
+    for name in ("anonymous", "ann"):
+        for group, status in (("order.42", 200), ("clock", 200), ("chat.a", 403), ("staff", 403)):
+            url = f"/events/?group={group}"
+            assert site.listen(name, url, headers=headers)[0] == status
+    for wrong in (text[:-1], f"{text}x", "sse_1_x", "x" * 5000):
+        headers = {"Authorization": f"Bearer {wrong}"}
+        assert site.listen("staff", "/events/?group=clock", headers=headers)[0] == 403
+
+
+@pytest.mark.parametrize("change", ["x", "", "aGVsbG8", "=", "\u0663"])
+def test_a_grant_that_was_changed_is_no_grant(site: Site, change: str) -> None:
+    url = site.url("anonymous", "order.42")
+    assert site.listen("anonymous", url)[0] == 200
+    start, _, rest = url.partition("grant=")
+    for forged in (f"{start}grant={change}", f"{url}{change or 'x'}", f"{start}grant={rest[1:]}"):
+        assert site.listen("anonymous", forged)[0] == 403, forged
+
+
+def test_public_groups_stay_readable_in_the_url(site: Site) -> None:
+    assert site.url("ann", "clock", "chat.a") == "/events/?group=clock&group=chat.a"
+
+
+def test_a_page_for_strangers_makes_no_session_and_can_be_cached(site: Site) -> None:
+    with httpx.Client(base_url=site.daphne.url) as stranger:
+        page = stranger.get("/test/page/", params={"tag": '{% sse_url "order.42" %}'})
+        assert "grant=" in page.text
+        assert "set-cookie" not in page.headers
+        assert "cookie" not in page.headers.get("vary", "").lower()
+
+
+def test_the_control_group_is_nobodys(site: Site) -> None:
+    for name in USERS:
+        assert site.listen(name, "/events/?group=sse.control")[0] == 400
+    page = site.visitors["ann"].get("/test/page/", params={"tag": '{% sse_url "sse.control" %}'})
+    assert page.status_code == 500
+
+
+# --- a right that ends by itself ---
+
+
+@pytest.fixture
+def short(make_daphne: Callable[..., Daphne]) -> Iterator[Site]:
+    site = Site(make_daphne(GRANT_AGE=1.5, MAY_LISTEN=POLICY, HEARTBEAT=0.2))
+    site.run(CODE)
+    yield site
+    site.close()
+
+
+def last_event(site: Site, name: str, url: str) -> tuple[str, int]:
+    """Listen to the end; return the reason of the farewell and its retry."""
+    with site.visitors[name].stream("GET", url) as answer:
+        assert answer.status_code == 200
+        parser = Parser()
+        for chunk in answer.iter_raw():
+            parser.feed(chunk)
+    assert parser.events[-1].name == "sse.close"
+    return parser.events[-1].json()["reason"], parser.retry or 0
+
+
+def test_a_grant_expires_is_told_so_and_is_renewed_if_the_policy_permits(short: Site) -> None:
+    url = short.url("ann", "team.red", "order.42")
+    red = short.url("ann", "team.red")
+    assert last_event(short, "ann", url) == ("expired", 3_600_000)
+    assert last_event(short, "ann", url) == ("expired", 3_600_000)
+    assert short.listen("bob", url)[0] == 403, "expired or not, it is not bob's"
+    text = httpx.URL(f"http://x{red}").params["grant"]
+    renewed = short.post("ann", "renew", {"grant": text})
+    assert renewed.status_code == 200
+    assert short.listen("ann", renewed.json()["url"]) == (200, "sse.open")
+    assert short.post("bob", "renew", {"grant": text}).status_code == 403
+    both = httpx.URL(f"http://x{url}").params["grant"]
+    # The policy knows nothing of order.42: only a page can grant it again.
+    assert short.post("ann", "renew", {"grant": both}).status_code == 403
+
+
+# --- secrets and logs ---
+
+
+def test_tickets_and_grants_stay_out_of_the_access_log(
+    make_daphne: Callable[..., Daphne], tmp_path: Any
+) -> None:
+    log = tmp_path / "access.log"
+    # Daphne logs what it ends itself.
+    daphne = make_daphne(access_log=log, STREAM_LIFE=0.3, PUBLIC_STREAM_LIFE=0.3, HEARTBEAT=0.2)
+    site = Site(daphne)
+    ticket = site.post("ann", "ticket", {"groups": ["clock"]}).json()["url"]
+    grant = site.url("ann", "order.42")
+    for url in (f"{ticket}&event=a", f"{grant}&last_event_id=b", "/events/?group=clock"):
+        assert last_event(site, "ann", url)[0] == "age"
+    text = eventually(
+        lambda: log.read_text() if log.read_text().count("GET /events/?") == 3 else ""
+    )
+    assert "ticket=hidden&event=a" in text
+    assert "grant=hidden&last_event_id=b" in text
+    assert "GET /events/?group=clock" in text
+    for url in (ticket, grant):
+        assert url.split("=", 1)[1] not in text
+    site.close()
+
+
+@pytest.mark.parametrize("policy", ["tests.policies.by_permission_async", "tests.policies.raising"])
+def test_an_async_policy_and_one_that_fails(
+    make_daphne: Callable[..., Daphne], policy: str
+) -> None:
+    site = Site(make_daphne(MAY_LISTEN=policy))
+    site.run(CODE)
+    fails = policy.endswith("raising")
+    assert site.listen("ann", "/events/?group=team.red") == (
+        (200, "policy") if fails else (200, "sse.open")
+    )
+    assert site.listen("bob", "/events/?group=team.red") == (
+        (200, "policy") if fails else (403, "")
+    )
+    assert site.listen("bob", "/events/?group=clock") == (200, "sse.open")
+    site.close()
