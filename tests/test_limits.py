@@ -341,6 +341,24 @@ async def test_of_many_at_once_as_many_are_taken_as_there_are_places(members: Me
     assert members.counted() == {"user:1": 50, "address:a": 50}
 
 
+async def test_when_everybody_comes_at_once_no_round_trip_is_long(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_limits, "RENEW_SECONDS", 3600)
+    counts = members()
+    real, lengths = counts._send, []
+
+    async def send(commands: Any) -> list[Any]:
+        lengths.append(len(commands))
+        return await real(commands)
+
+    monkeypatch.setattr(counts, "_send", send)
+    async with asyncio.timeout(PATIENCE):
+        full = await asyncio.gather(*(counts.take({"user:1": 1200}) for _ in range(1300)))
+    assert full.count("user:1") == 100
+    assert max(lengths) <= shared_limits.ASKED_AT_ONCE + 1
+
+
 async def test_nothing_is_left_in_redis_when_all_is_given_back(members: Members) -> None:
     one, two = members(), members()
     for counts in (one, two, two):
