@@ -21,9 +21,10 @@ from django.core.handlers.asgi import ASGIRequest
 
 from .conf import settings
 from .events import validate_name
-from .fingerprints import Fingerprint, read_fingerprints
-from .grants import BadGrant, Grant, was_revoked
+from .fingerprints import Fingerprint, live_sessions, read_fingerprints
+from .grants import BadGrant, Grant, has_seal, was_revoked
 from .groups import validate_group
+from .models import Ticket
 from .tickets import redeem
 from .tokens import alive_token, averify_token, bearer_of, token_fingerprint, token_key
 
@@ -94,7 +95,7 @@ async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = (
     if not fixed and "ticket" in request.GET:
         return await _admit_by_ticket(request, policy)
     asked = tuple(fixed) or _names(request, "group", validate_group)
-    grant = _grant_of(request)
+    grant = None if fixed else _grant_of(request)
     groups = tuple(dict.fromkeys([*asked, *(grant.groups if grant else ())]))
     _limit(groups)
     fingerprint = await _identify(request)
@@ -148,7 +149,7 @@ async def _identify(request: ASGIRequest) -> Fingerprint | None:
         fingerprint: Fingerprint | None = await database_sync_to_async(_load_user)(request)
     except Exception as error:
         logger.warning("The session store did not answer: %r", error)
-        raise Busy("session") from error
+        raise Busy("store") from error
     return fingerprint
 
 
@@ -206,23 +207,35 @@ async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
 
 async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     try:
-        ticket = await database_sync_to_async(redeem)(request.GET["ticket"])
-        if ticket is None:
-            raise Over("expired")
-        request.user = ticket.user or AnonymousUser()
-        fingerprint = await database_sync_to_async(_fingerprint)(request.user)
-    except Over:
-        raise
+        found = await database_sync_to_async(_redeem)(request.GET["ticket"])
     except Exception as error:
         logger.warning("A ticket can't be looked up: %r", error)
         raise Busy("ticket") from error
+    if found is None:
+        raise Over("expired")
+    ticket, fingerprint = found
+    request.user = ticket.user or AnonymousUser()
     request.session = SessionBase()
-    access = Access(request.user, tuple(ticket.groups), policy, frozenset(ticket.granted))
+    grant = Grant.read(ticket.grant) if ticket.grant else None
+    groups = tuple(dict.fromkeys([*ticket.groups, *(grant.groups if grant else ())]))
+    access = Access(request.user, groups, policy)
     access.session_key, access.fingerprint = ticket.session_key, fingerprint
-    if access.user_key and not (fingerprint and fingerprint.active):
-        raise Refused(403, FORBIDDEN)
+    if grant is not None:
+        await _use(grant, access)
     await _decide(access)
     return access
+
+
+def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
+    """Use up a ticket; None also where its user has logged out, or has another password."""
+    ticket = redeem(text)
+    if ticket is None or ticket.user is None:
+        return None if ticket is None else (ticket, None)
+    fingerprint = _fingerprint(ticket.user)
+    gone = ticket.session_key and ticket.session_key not in live_sessions([ticket.session_key])
+    if gone or not has_seal(ticket.user, ticket.seal) or not (fingerprint and fingerprint.active):
+        return None
+    return ticket, fingerprint
 
 
 async def _decide(access: Access) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 from django.urls import Resolver404, resolve
 
-from . import layer, secrecy, shutdown
-from .consumers import HEADERS, EventStreamConsumer, busy_block
+from . import layer, secrecy, servers, shutdown
+from .consumers import EXTENSION, HEADERS, EventStreamConsumer, busy_block
+from .origins import cors_headers
 
 logger = logging.getLogger("sse_app")
 
@@ -78,6 +79,10 @@ def guard(application: Application, *, busy: bool) -> Application:
 
         shutdown.install(send)
         scope = secrecy.hide(scope, send)
+        request = servers.daphne_request(send)
+        if request is not None:
+            # Here, since what is inside wraps `send`, and nothing leads from there to the server.
+            scope = {**scope, "extensions": {**scope.get("extensions", {}), EXTENSION: request}}
         try:
             await application(scope, receive, sending)
         except Exception:
@@ -85,9 +90,8 @@ def guard(application: Application, *, busy: bool) -> Application:
                 raise
             logger.exception("An exception ended the response to %s.", scope["path"])
             if not started:
-                await sending(
-                    {"type": "http.response.start", "status": 200, "headers": list(HEADERS)}
-                )
+                headers = [*HEADERS, *cors_headers(scope)]
+                await sending({"type": "http.response.start", "status": 200, "headers": headers})
                 await sending(
                     {
                         "type": "http.response.body",

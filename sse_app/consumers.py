@@ -21,6 +21,7 @@ from . import authorization, control, signals
 from .addresses import Address, client_address
 from .admission import Access, Busy, Over, Policy, Refused, admit, names_of
 from .conf import settings
+from .daphne_transport import DaphneTransport
 from .events import encode_control
 from .groups import validate_group
 from .hub import Hub, get_hub
@@ -32,6 +33,8 @@ from .transports import AsgiTransport, Transport
 
 logger = logging.getLogger("sse_app")
 
+#: Under which the outermost guard hands down Daphne's request.
+EXTENSION: Final = "sse_app.daphne"
 BUSY_RETRY: Final = (15.0, 60.0)
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
 HEADERS: Final = (
@@ -136,6 +139,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
             start = await self._join(hub, stream, request)
             await self.send_headers(headers=self._headers())
             opened = True
+            await transport.start()
             await self._serve(hub, stream, start)
         except asyncio.CancelledError:
             # The server is stopping and cancels once: what `finally` awaits still runs.
@@ -155,7 +159,10 @@ class EventStreamConsumer(AsyncHttpConsumer):
                     await signals.stream_closed.asend_robust(sender=type(self), stream=stream)
 
     def make_transport(self) -> Transport:
-        """Return the transport of this response."""
+        """Return the transport of this response: Daphne's own, or that of any ASGI server."""
+        request = self.scope.get("extensions", {}).get(EXTENSION)
+        if request is not None:
+            return DaphneTransport(self.base_send, request)
         return AsgiTransport(self.base_send)
 
     async def _join(self, hub: Hub, stream: Stream, request: ASGIRequest) -> Start:

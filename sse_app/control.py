@@ -74,6 +74,7 @@ class Reader(ABC):
     """A stream, as far as a revocation is concerned. `user_key` is empty for an anonymous one."""
 
     loop: asyncio.AbstractEventLoop
+    opened_at: float
     user_key: str
     session_key: str
     session_digest: str

@@ -44,7 +44,8 @@ def read_fingerprints(keys: Collection[str]) -> dict[str, Fingerprint]:
     One query for a thousand users; who does not exist is left out.
     """
     model = get_user_model()
-    connection = connections[router.db_for_read(model)]
+    # Never from a replica, where a right taken a moment ago may still be seen.
+    connection = connections[router.db_for_write(model)]
     found = {}
     for part in _parts(list(keys)):
         with connection.cursor() as cursor:
@@ -68,7 +69,9 @@ def live_sessions(keys: Collection[str]) -> set[str]:
         return set(keys)
     if not hasattr(store, "get_model_class"):
         return {key for key in keys if store().exists(key)}
-    sessions = store.get_model_class()._default_manager.filter(expire_date__gt=timezone.now())
+    model = store.get_model_class()
+    all_sessions = model._default_manager.using(router.db_for_write(model))
+    sessions = all_sessions.filter(expire_date__gt=timezone.now())
     live: set[str] = set()
     for part in _parts(list(keys)):
         live.update(sessions.filter(pk__in=part).values_list("pk", flat=True))

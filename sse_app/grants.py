@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from django.conf import settings as django_settings
 from django.core import signing
+from django.db import router
 from django.http import HttpRequest
 from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.functional import SimpleLazyObject
@@ -56,7 +57,7 @@ class Grant:
         names = tuple(validate_group(group) for group in dict.fromkeys(groups))
         if user is None or not user.is_authenticated:
             return cls(names, "", "", "", time.time())
-        return cls(names, str(user.pk), _seals(user)[0], _rights_of(user), time.time())
+        return cls(names, str(user.pk), seal_of(user), _rights_of(user), time.time())
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -91,7 +92,17 @@ class Grant:
             return True
         if not user.is_authenticated or str(user.pk) != self.user:
             return False
-        return any(constant_time_compare(self.seal, seal) for seal in _seals(user))
+        return has_seal(user, self.seal)
+
+
+def seal_of(user: Any) -> str:
+    """Return what stands for the user's session auth hash, which itself is not shown."""
+    return _seals(user)[0]
+
+
+def has_seal(user: Any, seal: str) -> bool:
+    """Whether `seal` is the user's still; the keys in `SECRET_KEY_FALLBACKS` count."""
+    return any(constant_time_compare(seal, own) for own in _seals(user))
 
 
 def _rights_of(user: Any) -> str:
@@ -103,7 +114,9 @@ def _rights_of(user: Any) -> str:
 def was_revoked(grant: Grant) -> bool:
     """Whether `disconnect()` took back such grants after this one was given. One query."""
     issued = datetime.fromtimestamp(grant.issued, tz=UTC)
-    rows = Revocation.objects.filter(at__gte=issued, user__in=["", grant.user])
+    # Never from a replica: what was taken back a moment ago must be found.
+    revoked = Revocation.objects.using(router.db_for_write(Revocation))
+    rows = revoked.filter(at__gte=issued, user__in=["", grant.user])
     return rows.filter(group__in=["", *grant.groups]).exists()
 
 

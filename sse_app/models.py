@@ -174,15 +174,20 @@ class AccessToken(models.Model):
 
 
 class Ticket(models.Model):
-    """Opens one stream, once, for a client that can't send cookies; used up by being deleted."""
+    """Opens one stream, once, for a client that can't send cookies; used up by being deleted.
+
+    `groups` are the policy's to permit, `grant` is the signed page's; `seal` stands for the user's
+    session auth hash. All three are looked at again when the ticket is used.
+    """
 
     digest = models.CharField(max_length=64, primary_key=True)
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+"
     )
     session_key = models.CharField(max_length=64, blank=True)
+    seal = models.CharField(max_length=20, blank=True)
     groups = models.JSONField()
-    granted = models.JSONField(default=list)
+    grant = models.TextField(blank=True)
     expires_at = models.DateTimeField(db_index=True)
 
     class Meta:

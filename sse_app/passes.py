@@ -13,8 +13,9 @@ from django.views.decorators.http import require_POST
 from . import authorization, tickets
 from .bodies import Refusal, answers_refusals, json_response, read_object, to_json
 from .conf import settings
-from .grants import BadGrant, Grant, was_revoked
+from .grants import BadGrant, Grant, seal_of, was_revoked
 from .groups import validate_group
+from .throttle import slow_down
 
 _FORBIDDEN = "Not permitted."
 
@@ -28,6 +29,7 @@ def renew(request: HttpRequest) -> HttpResponse:
     The page that had it may be long gone, so the policy is asked for each of its groups again:
     403 where it refuses one, or where the grant was made for somebody else.
     """
+    slow_down(request)
     grant = _grant_of(read_object(request), request)
     _ask_policy(request, grant.groups)
     fresh = Grant.to(request.user, grant.groups).sign()
@@ -44,16 +46,24 @@ def ticket(request: HttpRequest) -> HttpResponse:
     `{"groups": […]}`, `{"grant": "…"}` or both. 403 for what is not permitted, 400 for an invalid
     or missing name.
     """
+    slow_down(request)
     body = read_object(request)
-    granted = _granted(body, request) if "grant" in body else ()
+    grant = _valid_grant(body, request) if "grant" in body else None
+    granted = grant.groups if grant else ()
     asked = _groups_of(body)
     groups = list(dict.fromkeys([*asked, *granted]))
     if not groups or len(groups) > settings().MAX_GROUPS:
         raise Refusal(400, f'Name 1 to {settings().MAX_GROUPS} groups: {{"groups": ["orders"]}}.')
-    _ask_policy(request, [group for group in asked if group not in granted])
-    session = getattr(request, "session", None)
-    key = session.session_key if session is not None and request.user.is_authenticated else ""
-    text = tickets.issue(request.user, groups, granted=granted, session_key=key or "")
+    own = [group for group in asked if group not in granted]
+    _ask_policy(request, own)
+    signed_in = request.user.is_authenticated
+    text = tickets.issue(
+        request.user,
+        own,
+        grant=grant.sign() if grant else "",
+        seal=seal_of(request.user) if signed_in else "",
+        session_key=(request.session.session_key or "") if signed_in else "",
+    )
     seconds = int(tickets.LIFETIME.total_seconds())
     return json_response(200, to_json({"url": _url("ticket", text), "expires_in": seconds}))
 
@@ -78,12 +88,12 @@ def _grant_of(body: dict[str, Any], request: HttpRequest) -> Grant:
     return grant
 
 
-def _granted(body: dict[str, Any], request: HttpRequest) -> tuple[str, ...]:
-    """Return the groups of a grant that holds; one that is over is for `renew()`."""
+def _valid_grant(body: dict[str, Any], request: HttpRequest) -> Grant:
+    """Return the body's grant if it holds; one that is over is for `renew()`."""
     grant = _grant_of(body, request)
     if grant.is_over() or was_revoked(grant) or not grant.still_right(request.user):
         raise Refusal(403, "The grant is over: renew it.")
-    return grant.groups
+    return grant
 
 
 def _ask_policy(request: HttpRequest, groups: Any) -> None:

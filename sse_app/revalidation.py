@@ -12,18 +12,23 @@ import logging
 import random
 import time
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Final
 
 from channels.db import database_sync_to_async
+from django.db import router
 
+from . import models
 from .conf import settings
-from .control import Reader, readers
+from .control import Reader, Revocation, readers
 from .fingerprints import Fingerprint, live_sessions, read_fingerprints
 from .tokens import is_token_key, read_token_fingerprints
 
 #: Rounds in a row without an answer, after which nobody's right can be taken for granted.
 FAILED_ROUNDS: Final = 3
 RETRY_SECONDS: Final = 1.0
+#: By how much the clocks of the processes may differ.
+CLOCKS_SECONDS: Final = 60.0
 
 logger = logging.getLogger("sse_app")
 
@@ -36,6 +41,7 @@ class Revalidator:
         self._wake = asyncio.Event()
         self._failures = 0
         self._due = time.monotonic()
+        self._looked_at = time.time()
 
     def soon(self) -> None:
         """Look at the streams that are held; on the loop."""
@@ -58,19 +64,26 @@ class Revalidator:
 
     async def round(self, due: Collection[Reader]) -> bool:
         """Look at the streams that are due; return whether the database answered."""
-        marks = {reader: reader.held for reader in due}
-        for reader in due:
-            await reader.lose_revoked()
         known = [reader for reader in due if reader.user_key]
+        began = time.time()
+        marks = {reader: reader.held for reader in due}
         try:
-            users, sessions = await database_sync_to_async(_read)(
+            users, sessions, revoked = await database_sync_to_async(_read)(
                 {reader.user_key for reader in known},
                 {reader.session_key for reader in known if reader.session_key},
+                self._looked_at - CLOCKS_SECONDS,
             )
         except Exception as error:
             self._fail(error)
             return False
         self._failures = 0
+        self._looked_at = began
+        for revocation, at in revoked:
+            for reader in self._mine():
+                if reader.opened_at < at and revocation.concerns(reader):
+                    reader.revoke(revocation)
+        for reader in due:
+            await reader.lose_revoked()
         answers = [
             await self._judge(reader, mark, users.get(reader.user_key), sessions)
             for reader, mark in marks.items()
@@ -111,7 +124,13 @@ class Revalidator:
         self._due = time.monotonic() + interval
 
 
-def _read(users: set[str], sessions: set[str]) -> tuple[dict[str, Fingerprint], set[str]]:
+def _read(
+    users: set[str], sessions: set[str], since: float
+) -> tuple[dict[str, Fingerprint], set[str], list[tuple[Revocation, float]]]:
     tokens = read_token_fingerprints(users)
     people = {key for key in users if not is_token_key(key)}
-    return {**read_fingerprints(people), **tokens}, live_sessions(sessions)
+    # What `disconnect()` wrote down: its word to the processes may have been lost with the log.
+    rows = models.Revocation.objects.using(router.db_for_write(models.Revocation))
+    recent = rows.filter(at__gt=datetime.fromtimestamp(since, tz=UTC))
+    revoked = [(Revocation(user=row.user, group=row.group), row.at.timestamp()) for row in recent]
+    return {**read_fingerprints(people), **tokens}, live_sessions(sessions), revoked

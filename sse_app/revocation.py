@@ -47,9 +47,12 @@ def disconnect(*, user: Any = None, group: str | None = None) -> None:
         )
     key = "" if user is None else str(getattr(user, "pk", user))
     name = "" if group is None else validate_group(group)
-    with transaction.atomic(using=router.db_for_write(Revocation)):
-        Revocation.objects.update_or_create(user=key, group=name, defaults={"at": timezone.now()})
-        _revoke(control.Revocation(user=key, group=name), using=router.db_for_write(Revocation))
+    alias = router.db_for_write(Revocation)
+    Revocation.objects.using(alias).update_or_create(
+        user=key, group=name, defaults={"at": timezone.now()}
+    )
+    # Past here the other processes find the row in their next round, whatever happens.
+    _revoke(control.Revocation(user=key, group=name), using=alias)
 
 
 async def adisconnect(*, user: Any = None, group: str | None = None) -> None:

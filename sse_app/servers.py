@@ -21,6 +21,15 @@ def daphne_of(send: Any) -> Any | None:
     return server if isinstance(server, module.Server) else None
 
 
+def daphne_request(send: Any) -> Any | None:
+    """Return Daphne's request object if `send` leads to one that can be written to, else None."""
+    if daphne_of(send) is None or not send.args:
+        return None
+    request = send.args[0]
+    needed = ("channel", "write", "registerProducer", "unregisterProducer", "sentLength")
+    return request if all(hasattr(request, name) for name in needed) else None
+
+
 def warn_of_options(send: Any) -> None:
     """Log, once per process, the options of a Daphne that do not go with streams.
 

@@ -15,6 +15,7 @@ from .hub import Hub, running_hubs
 from .servers import daphne_of, warn_of_options
 
 FAREWELL_SECONDS: Final = 3.0
+LAST_BYTES_SECONDS: Final = 0.05
 
 _installed: set[int] = set()
 
@@ -47,3 +48,5 @@ async def _streams_ended() -> None:
         if asyncio.get_running_loop().time() > deadline:
             return
         await asyncio.sleep(0.01)
+    # The ends of the responses are Twisted's to write, in its next turns.
+    await asyncio.sleep(LAST_BYTES_SECONDS)

@@ -12,6 +12,8 @@ from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, Final
 
+from django.db import router
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from .models import Ticket
@@ -20,19 +22,21 @@ LIFETIME: Final = timedelta(seconds=30)
 
 
 def issue(
-    user: Any, groups: Collection[str], *, granted: Collection[str] = (), session_key: str = ""
+    user: Any, groups: Collection[str], *, grant: str = "", seal: str = "", session_key: str = ""
 ) -> str:
-    """Return a ticket for `groups`, which the caller has seen to be permitted to `user`.
+    """Return a ticket for `groups` and those of a signed page's `grant`.
 
-    `granted` are those of them that only a signed page permitted. The stream ends with the session.
+    Whether `user` may listen to them is asked when it is used, too. The stream ends with the
+    session.
     """
     text = secrets.token_urlsafe(32)
-    Ticket.objects.create(
+    _all().create(
         digest=_digest(text),
         user=user if user.is_authenticated else None,
         session_key=session_key,
+        seal=seal,
         groups=list(groups),
-        granted=list(granted),
+        grant=grant,
         expires_at=timezone.now() + LIFETIME,
     )
     return text
@@ -40,10 +44,10 @@ def issue(
 
 def redeem(text: str) -> Ticket | None:
     """Use up the ticket and return it with its user; None if there is none, or not any more."""
-    ticket = Ticket.objects.select_related("user").filter(digest=_digest(text)).first()
+    ticket = _all().select_related("user").filter(digest=_digest(text)).first()
     if ticket is None:
         return None
-    deleted, _ = Ticket.objects.filter(digest=ticket.digest).delete()
+    deleted, _ = _all().filter(digest=ticket.digest).delete()
     in_time = ticket.expires_at > timezone.now()
     # Of two that come at once, one finds nothing left to delete.
     return ticket if deleted == 1 and in_time else None
@@ -51,7 +55,12 @@ def redeem(text: str) -> Ticket | None:
 
 def forget_old() -> int:
     """Delete what nobody used in time; return how many."""
-    return int(Ticket.objects.filter(expires_at__lt=timezone.now()).delete()[0])
+    return int(_all().filter(expires_at__lt=timezone.now()).delete()[0])
+
+
+def _all() -> QuerySet[Ticket]:
+    # Never from a replica, which may not have it yet, or still.
+    return Ticket.objects.using(router.db_for_write(Ticket))
 
 
 def _digest(text: str) -> str:

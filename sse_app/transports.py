@@ -1,4 +1,7 @@
-"""How a stream's bytes leave. `AsgiTransport` uses ASGI's `send` alone, so it fits any server."""
+"""How a stream's bytes leave. `AsgiTransport` uses ASGI's `send` alone, so it fits any server.
+
+`daphne_transport` has the one that Daphne deserves.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,9 @@ class Transport(ABC):
     """
 
     on_broken: Callable[[], None] = staticmethod(lambda: None)
+
+    async def start(self) -> None:  # noqa: B027 - most have nothing to do
+        """Begin, once the response has started."""
 
     @property
     @abstractmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any, Final
 
 from django.core.exceptions import PermissionDenied, ValidationError
@@ -13,12 +12,13 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST
 
-from . import authorization, inbox, publishing, rates, repeats, tokens
+from . import authorization, inbox, publishing, repeats, tokens
 from .bodies import Refusal, answers_refusals, json_response, read_object, to_json
 from .conf import settings
 from .events import Event, validate_name
 from .groups import validate_group
 from .models import AccessToken
+from .throttle import slow_down
 
 logger = logging.getLogger("sse_app")
 
@@ -57,7 +57,7 @@ def send(request: HttpRequest) -> HttpResponse:
     `Idempotency-Replayed: true`, and nothing acts; another body under the key is 422. Only what
     was done is kept: after an error a repeat acts.
     """
-    _slow_down(request)
+    slow_down(request)
     group, event, body = _addressed(request)
     if not authorization.may_speak(request.user, group, event, request):
         raise Refusal(403, "Not permitted.")
@@ -70,30 +70,6 @@ def send(request: HttpRequest) -> HttpResponse:
     if answer.replayed:
         response["Idempotency-Replayed"] = "true"
     return response
-
-
-def _slow_down(request: HttpRequest) -> None:
-    # Before the body is read, and for what is refused too: asking costs as much as speaking.
-    wait = rates.speaking.take(
-        _bucket(request), rate=settings().SPEAK_RATE, burst=settings().SPEAK_BURST
-    )
-    if wait > 0:
-        raise Refusal(
-            429,
-            f"Too fast: {settings().SPEAK_RATE:g} messages per second are possible, "
-            f"{settings().SPEAK_BURST:g} at once.",
-            {"Retry-After": str(math.ceil(wait))},
-        )
-
-
-def _bucket(request: HttpRequest) -> str:
-    if request.user.is_authenticated:
-        return f"user {request.user.pk}"
-    session = getattr(request, "session", None)
-    # A forged session key has no data behind it, and must not be a bucket of its own.
-    if session is not None and session.session_key and list(session.keys()):
-        return f"session {session.session_key}"
-    return f"address {request.META.get('REMOTE_ADDR', '')}"
 
 
 def _addressed(request: HttpRequest) -> tuple[str, str, dict[str, Any]]:

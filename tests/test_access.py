@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from django.template import Context, Template
 
 from .conftest import Daphne, eventually
 from .parser import Parser
@@ -140,6 +141,43 @@ def test_a_ticket_opens_one_stream_for_whoever_has_it(site: Site) -> None:
                 assert site.listen("anonymous", url) == (200, "sse.open")
                 assert site.listen("anonymous", url) == (200, "expired")
                 assert site.listen(owner, url) == (200, "expired")
+
+
+ENDS = {
+    "disconnect": "from sse_app import disconnect\ndisconnect(user=user)",
+    "another password": "user.set_password('x')\nuser.save()",
+    "another right": "user.groups.clear()",
+    "deactivated": "user.is_active = False\nuser.save()",
+    "session gone": (
+        "from django.contrib.sessions.models import Session\nSession.objects.all().delete()"
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_ticket_is_worth_no_more_than_the_right_it_was_given_for(
+    make_daphne: Callable[..., Daphne], how: str
+) -> None:
+    site = Site(make_daphne(MAY_LISTEN=POLICY))
+    site.run(CODE)
+    text = httpx.URL(f"http://x{site.url('ann', 'order.42')}").params["grant"]
+    tickets = [
+        site.post("ann", "ticket", body).json()["url"]
+        for body in ({"grant": text}, {"groups": ["team.red"]})
+    ]
+    user = f"user = User.objects.get(pk={site.keys['ann']})"
+    site.run(f"from django.contrib.auth.models import User\n{user}\n{ENDS[how]}")
+    for url, policy_decides in zip(tickets, (False, True), strict=True):
+        if policy_decides and how == "disconnect":
+            continue  # It takes back what was given, and not what the policy permits.
+        status, first = site.listen("anonymous", url)
+        assert (status, first) in ((200, "expired"), (403, "")), url
+    site.close()
+
+
+def test_a_page_without_a_request_can_sign_nothing() -> None:
+    with pytest.raises(ValueError, match=r"order\.42 .* `request` in the context"):
+        Template('{% load sse %}{% sse_url "order.42" %}').render(Context())
 
 
 def test_a_ticket_for_a_signed_page(site: Site) -> None:

@@ -15,6 +15,7 @@ from sse_app import publish
 from sse_app.asgi import guard, is_stream
 from sse_app.consumers import EventStreamConsumer
 from sse_app.eventlog import event_log
+from sse_app.grants import Grant
 from sse_app.hub import running_hubs
 from sse_app.routing import event_stream_urlpatterns
 
@@ -146,7 +147,9 @@ def test_the_stream_is_found_by_its_route(path: str, root: str, expected: bool) 
 @pytest.mark.usefixtures("memory")
 async def test_fixed_groups_are_open_to_whoever_reaches_the_consumer() -> None:
     consumer = EventStreamConsumer.as_asgi(groups=["internal"])
-    request = Request(consumer, scope(query="group=ignored"))
+    # Neither a name nor a signed page adds to them.
+    grant = Grant.to(None, ["secret"]).sign()
+    request = Request(consumer, scope(query=f"group=ignored&grant={grant}"))
     assert await request.start() == 200
     await request.body()
     assert request.parser.events[0].json()["groups"] == ["internal"]

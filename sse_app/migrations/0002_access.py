@@ -63,8 +63,9 @@ class Migration(migrations.Migration):
             fields=[
                 ('digest', models.CharField(max_length=64, primary_key=True, serialize=False)),
                 ('session_key', models.CharField(blank=True, max_length=64)),
+                ('seal', models.CharField(blank=True, max_length=20)),
                 ('groups', models.JSONField()),
-                ('granted', models.JSONField(default=list)),
+                ('grant', models.TextField(blank=True)),
                 ('expires_at', models.DateTimeField(db_index=True)),
                 ('user', models.ForeignKey(null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
             ],

@@ -30,8 +30,14 @@ def sse_url(context: Any, *groups: str, after: str = "") -> str:
     signed = [group for group in groups if group not in public]
     if signed:
         request = context.get("request")
-        user = None if request is None else reader_of(request)
-        query.append(("grant", Grant.to(user, signed).sign()))
+        if request is None:
+            # Without a user the grant would be everybody's.
+            raise ValueError(
+                f"{{% sse_url %}} signs {', '.join(signed)} for the page's user, so it needs "
+                "`request` in the context: render(request, …), or "
+                "'django.template.context_processors.request' in TEMPLATES."
+            )
+        query.append(("grant", Grant.to(reader_of(request), signed).sign()))
     if after:
         query.append(("last_event_id", after))
     return f"{reverse('sse_app:stream')}?{urlencode(query)}"

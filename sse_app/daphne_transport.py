@@ -1,0 +1,210 @@
+"""Writing to Daphne's own request: with flow control, and straight to the socket.
+
+Daphne's `send` never waits and bounds nothing, but its request is Twisted's, which tells a producer
+when its reader takes no more. And Twisted arms and disarms its writer for every write, which costs
+more than the write: so where it has nothing buffered, bytes go past it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import deque
+from typing import Any, Final
+from weakref import WeakKeyDictionary, ref
+
+from .conf import settings
+from .transports import Send, Transport
+
+#: Beyond these, what was written goes at once and not at the end of the turn.
+FLUSH_BYTES: Final = 64 * 1024
+FLUSH_STREAMS: Final = 1000
+SEND_BUFFER_BYTES: Final = 128 * 1024
+
+logger = logging.getLogger("sse_app")
+
+
+class DaphneTransport(Transport):
+    """Writes to a Daphne request; a push producer, in Twisted's words, that Twisted pauses.
+
+    What is written within one turn of the event loop leaves together. Past Twisted it goes only
+    on plain TCP in HTTP/1.1 chunks, and only while Twisted has nothing buffered.
+    """
+
+    def __init__(self, send: Send, request: Any) -> None:
+        self._send = send
+        self._request = request
+        self._flushes = flushes_of(asyncio.get_running_loop())
+        self._pending: list[bytes] = []
+        self._size = 0
+        self._socket: Any = None
+        self._tcp: Any = None
+        self._paused_at = 0.0
+        self._resumed = asyncio.Event()
+        self._broken = self._finished = False
+
+    async def start(self) -> None:
+        # The headers go with the first body message, and only then it is known how bodies go.
+        await self._send({"type": "http.response.body", "body": b"", "more_body": True})
+        if self._request.channel is None:
+            self._break()
+            return
+        self._request.registerProducer(self, True)
+        self._tcp = plain_tcp(self._request)
+        if self._tcp is not None:
+            self._socket = self._tcp.getHandle()
+            bound(self._socket)
+
+    @property
+    def ready(self) -> bool:
+        return not self._paused_at
+
+    def write(self, chunk: bytes) -> None:
+        if self._broken or self._finished:
+            return
+        if not self._pending:
+            self._flushes.add(self)
+        self._pending.append(chunk)
+        self._size += len(chunk)
+        if self._size > FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Let go what was written."""
+        pending = self._pending
+        if not pending or self._broken:
+            return
+        chunk = pending[0] if len(pending) == 1 else b"".join(pending)
+        pending.clear()
+        self._size = 0
+        try:
+            self._write(chunk)
+        except Exception as error:
+            logger.debug("A stream could not be written to: %r", error)
+            self._break()
+
+    def _write(self, chunk: bytes) -> None:
+        tcp = self._tcp
+        if tcp is None or tcp.dataBuffer or tcp._tempDataLen or not tcp.connected:
+            self._request.write(chunk)
+            return
+        framed = self._flushes.framed(chunk)
+        try:
+            sent = self._socket.send(framed)
+        except BlockingIOError:
+            sent = 0
+        self._request.sentLength += len(chunk)
+        if sent < len(framed):
+            tcp.write(framed[sent:])
+
+    async def drained(self) -> None:
+        while self._paused_at and not self._broken:
+            self._resumed.clear()
+            await self._resumed.wait()
+
+    async def finish(self) -> None:
+        if self._finished:
+            return
+        self.flush()
+        self._finished = True
+        if self._broken or self._request.channel is None:
+            return
+        try:
+            self._request.unregisterProducer()
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        except Exception as error:
+            self._broken = True
+            logger.debug("The response could not be ended: %r", error)
+
+    def check(self, now: float) -> None:
+        if self._paused_at and now - self._paused_at > settings().STALL_SECONDS:
+            if self._request.channel is not None:
+                self._request.transport.abortConnection()
+            self._break()
+
+    # --- IPushProducer, called by Twisted ---
+
+    def pauseProducing(self) -> None:
+        """The client takes no more for now."""
+        self._paused_at = self._paused_at or time.monotonic()
+
+    def resumeProducing(self) -> None:
+        """What waited has left."""
+        self._paused_at = 0.0
+        self._resumed.set()
+
+    def stopProducing(self) -> None:
+        """The connection is gone."""
+        self._break()
+
+    def _break(self) -> None:
+        if not self._broken:
+            self._broken = True
+            self._pending.clear()
+            self._resumed.set()
+            self.on_broken()
+
+
+class Flushes:
+    """What the streams of one loop wrote in this turn, let go at its end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Held weakly by the table of them, so not held strongly here.
+        self._call_soon = ref(loop)
+        self._waiting: deque[DaphneTransport] = deque()
+        self._chunk = self._framed = b""
+
+    def add(self, transport: DaphneTransport) -> None:
+        """Flush `transport` at the end of this turn."""
+        if not self._waiting:
+            self._soon()
+        self._waiting.append(transport)
+
+    def framed(self, chunk: bytes) -> bytes:
+        """Return `chunk` as an HTTP/1.1 chunk: made once for all streams that get the same."""
+        if chunk is not self._chunk:
+            self._chunk, self._framed = chunk, b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        return self._framed
+
+    def _run(self) -> None:
+        # In slices, so that a flush to thousands delays nothing else for long.
+        for _ in range(min(FLUSH_STREAMS, len(self._waiting))):
+            self._waiting.popleft().flush()
+        if self._waiting:
+            self._soon()
+
+    def _soon(self) -> None:
+        loop = self._call_soon()
+        if loop is not None:
+            loop.call_soon(self._run)
+
+
+_flushes: WeakKeyDictionary[asyncio.AbstractEventLoop, Flushes] = WeakKeyDictionary()
+
+
+def flushes_of(loop: asyncio.AbstractEventLoop) -> Flushes:
+    """Return the flushes of `loop`."""
+    flushes = _flushes.get(loop)
+    if flushes is None:
+        flushes = _flushes[loop] = Flushes(loop)
+    return flushes
+
+
+def plain_tcp(request: Any) -> Any:
+    """Return the Twisted transport under a request if it may be written past, else None."""
+    channel = request.channel
+    tcp: Any = getattr(channel, "transport", None)
+    known = all(hasattr(tcp, name) for name in ("dataBuffer", "_tempDataLen", "connected"))
+    plain = known and not getattr(tcp, "TLS", False) and hasattr(tcp, "getHandle")
+    chunked = getattr(request, "chunked", 0) == 1 and not hasattr(request, "stream_id")
+    return tcp if plain and chunked and isinstance(tcp.getHandle(), socket.socket) else None
+
+
+def bound(handle: socket.socket) -> None:
+    """Bound what the kernel keeps for a reader, and for how long one that is gone may be silent."""
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT") and handle.family in (socket.AF_INET, socket.AF_INET6):
+        milliseconds = int(settings().STALL_SECONDS * 1000)
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
