@@ -151,7 +151,7 @@ def test_limits_are_asked_before_the_database(
     )
     assert ann.open() == "address"
     ann.client.headers["X-Forwarded-For"] = "8.8.8.8"
-    assert ann.open() == "session"  # It was looked for, and is not there.
+    assert ann.open() == "store"  # The session was looked for, and is not there.
     ann.leave()
     until_empty(daphne)
 
