@@ -161,7 +161,7 @@ def _normalized(listed: tuple[object, ...]) -> frozenset[str]:
 
 def _is_own(origin: str, own: str) -> bool:
     try:
-        return origin != "null" and normalize(origin) == normalize(own)
+        return normalize(origin) == normalize(own)
     except ValueError:
         return False
 

@@ -38,6 +38,8 @@ RENEW_SECONDS: float = 3.0
 #: Seconds that a request waits for Redis before its process counts alone.
 PATIENCE_SECONDS: Final = 0.5
 SAID_AT_ONCE: Final = 500
+#: Asks in one round trip: when everybody comes back at once, none shall take longer than patience.
+ASKED_AT_ONCE: Final = 500
 
 logger = logging.getLogger("sse_app")
 
@@ -133,9 +135,11 @@ class SharedCounts:
 
     async def _turn(self) -> None:
         """Renew the lease, say what changed and ask for what is asked for, in one round trip."""
-        asked = [ask for ask in self._asked if not ask.full.done()]
+        asked, self._asked = self._asked[:ASKED_AT_ONCE], self._asked[ASKED_AT_ONCE:]
+        if self._asked:
+            self._wake.set()
         unsaid = self._unsaid if self._member else set(self._held)
-        self._asked, self._unsaid = [], set()
+        self._unsaid = set()
         commands = [self._renewal(), *self._sayings(unsaid), *map(self._taking, asked)]
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -171,11 +175,9 @@ class SharedCounts:
             )
         self._retry_at = time.monotonic() + RENEW_SECONDS
         self._former, self._member = self._member or self._former, ""
-        self._unsaid.clear()
-        for ask in [*asked, *self._asked]:
-            if not ask.full.done():
-                self._answer(ask, 0)
-        self._asked = []
+        asked, self._asked = [*asked, *self._asked], []
+        for ask in asked:
+            self._answer(ask, 0)
         await self._hang_up()
 
     def _find(self) -> None:

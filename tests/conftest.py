@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,10 @@ class Daphne:
         environment: dict[str, str],
         *,
         access_log: str | Path = os.devnull,
+        options: Sequence[str] = (),
         **sse_app: Any,
     ) -> None:
-        self.access_log = str(access_log)
+        self.options = ["--access-log", str(access_log), *options]
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "SSE_EVENT_LOG"},
             "DJANGO_SETTINGS_MODULE": "tests.settings",
@@ -91,7 +92,7 @@ class Daphne:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Daphne:
-        command = [sys.executable, "-m", "daphne", "--access-log", self.access_log]
+        command = [sys.executable, "-m", "daphne", *self.options]
         fd = self.socket.fileno()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 
@@ -25,3 +26,9 @@ async def by_permission_async(user: Any, group: str, request: Any) -> bool:
 def raising(user: Any, group: str, request: Any) -> bool:
     """A policy with a bug."""
     raise RuntimeError("on purpose")
+
+
+async def slow(user: Any, group: str, request: Any) -> bool:
+    """A policy that takes its time, `slow.<seconds>`."""
+    await asyncio.sleep(float(group.rpartition(".")[2]))
+    return True

@@ -150,6 +150,7 @@ def test_ipv6_clients_are_counted_by_their_network_of_64_bits() -> None:
         seen(scope(peer)).key for peer in ("2a00:1450::1", "2a00:1450::ffff:1", "2a00:1450:0:1::1")
     )
     assert one == two == "2a00:1450::/64"
+    assert seen(scope("fe80::1%eth0")).text == "fe80::1"
     assert other == "2a00:1450:0:1::/64"
     assert seen(scope("8.8.8.8")).key == seen(scope("::ffff:8.8.8.8")).key == "8.8.8.8"
 

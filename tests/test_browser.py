@@ -181,3 +181,60 @@ def test_the_pages_fit_a_phone(open_page: Callable[..., Page]) -> None:
     is_live(page)
     wider = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     assert wider <= 0
+
+
+LISTEN = """url => new Promise(done => {
+    window.seen = [];
+    window.source = new EventSource(url, {withCredentials: true});
+    source.addEventListener('n', event => window.seen.push(event.data));
+    source.addEventListener('sse.open', () => done('open'), {once: true});
+    source.addEventListener('error', () => done(source.readyState));
+})"""
+CLOSED = 2  # EventSource.CLOSED: it never comes back by itself
+RESUME = """async url => {
+    const headers = {'Last-Event-ID': 'x', 'Cache-Control': 'no-cache'};
+    const answer = await fetch(url, {headers, credentials: 'include'});
+    const {value} = await answer.body.getReader().read();
+    return new TextDecoder().decode(value);
+}"""
+
+
+def test_a_page_of_a_listed_origin_hears_its_users_groups_and_comes_back_to_them(
+    browser: Browser, site: Daphne, make_daphne: Callable[..., Daphne]
+) -> None:
+    """The same host has the same cookies at every port, and each port is an origin."""
+    other = make_daphne(RETRY=[0.2, 0.3], ALLOWED_ORIGINS=[site.url])
+    context = browser.new_context(base_url=site.url, bypass_csp=True)
+    page = context.new_page()
+    key = page.request.post("/test/login/", form={"name": "ann"}).json()["pk"]
+    page.goto("/")
+    url = f"{other.url}/events/?group=user.{key}"
+    assert page.evaluate(LISTEN, url) == "open"
+    other.publish(f"user.{key}", "n", "before")
+    page.wait_for_function("() => window.seen.length === 1")
+    other.stop()
+    other.start()
+    other.publish(f"user.{key}", "n", "after")
+    page.wait_for_function("() => window.seen.length === 2", timeout=30_000)
+    assert page.evaluate("window.seen") == ["before", "after"]
+    assert "sse.reset" in page.evaluate(RESUME, url)  # With headers that need a preflight.
+    context.close()
+
+
+def test_a_page_of_another_origin_hears_nothing(browser: Browser, site: Daphne) -> None:
+    site.shell("from sse_app import publish; publish('orders', 'n', '1')")
+    context = browser.new_context(bypass_csp=True)
+    page = context.new_page()
+    page.goto(f"http://localhost:{site.port}/")
+    url = f"{site.url}/events/?group=orders&from=earliest"
+    assert page.evaluate(LISTEN, url) == CLOSED
+    assert page.evaluate("window.seen") == []
+    embed = """url => new Promise(done => {
+        const script = document.createElement('script');
+        script.src = url;
+        script.onload = () => done('loaded');
+        script.onerror = () => done('refused');
+        document.head.append(script);
+    })"""
+    assert page.evaluate(embed, url) == "refused"
+    context.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
+import httpx
 import pytest
 from django.core.handlers.asgi import ASGIRequest
 from django.test import override_settings
@@ -12,6 +14,8 @@ from django.test import override_settings
 from sse_app import origins
 from sse_app.checks import check_settings
 from sse_app.origins import Forbidden
+
+from .conftest import Daphne
 
 OWN = "https://www.example.com"
 LISTED = "https://app.example.org:8443"
@@ -240,3 +244,113 @@ def test_origins_of_all_kinds_can_be_listed() -> None:
         assert check_settings(None) == []
         for origin in listed:
             assert origins.is_allowed(origin)
+
+
+# --- over a real server ---
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daphne]:
+    """A server that lets one other origin in, and has a place for one stranger."""
+    folder = tmp_path_factory.mktemp("origins")
+    environment = {"DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}", "REDIS_URL": ""}
+    server = Daphne(
+        folder,
+        environment,
+        HEARTBEAT=0.4,
+        ALLOWED_ORIGINS=[LISTED],
+        STREAMS_PER_ANONYMOUS_ADDRESS=1,
+        TRUSTED_PROXIES=["127.0.0.1"],
+    )
+    server.manage("migrate", "--verbosity", "0")
+    yield server.start()
+    server.close()
+
+
+def asked(server: Daphne, method: str = "GET", query: str = "group=clock", **headers: str) -> Any:
+    """Return the answer without the rest of its stream."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    url = f"{server.url}/events/?{query}"
+    with httpx.stream(method, url, headers=named, timeout=20) as answer:
+        return answer
+
+
+SECURE = {
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+def test_every_kind_of_answer_has_the_security_headers_and_what_cors_needs(
+    server: Daphne,
+) -> None:
+    """Also those that are no stream: without, a browser would never come back."""
+    kinds = {
+        "stream": ({}, 200),
+        "forbidden": ({"query": "group=secret"}, 403),
+        "malformed": ({"query": "group=a%20b"}, 400),
+        "head": ({"method": "HEAD"}, 200),
+        "options": ({"method": "OPTIONS"}, 204),
+        "other": ({"method": "POST"}, 405),
+    }
+    for kind, (given, status) in kinds.items():
+        for origin, allowed in ((LISTED, LISTED), (server.url, None)):
+            answer = asked(server, origin=origin, **given)
+            assert answer.status_code == status, kind
+            assert SECURE.items() <= dict(answer.headers).items(), kind
+            assert answer.headers["vary"] == "Origin", kind
+            assert answer.headers.get("access-control-allow-origin") == allowed, kind
+            credentials = answer.headers.get("access-control-allow-credentials")
+            assert credentials == ("true" if allowed else None), kind
+
+
+def test_a_page_of_another_origin_that_is_asked_to_come_again_hears_it(server: Daphne) -> None:
+    url = f"{server.url}/events/?group=clock"
+    # From an address of their own, so that nobody else's stream is in the way.
+    headers = {"Origin": LISTED, "X-Forwarded-For": "9.9.9.9"}
+    with httpx.stream("GET", url, headers=headers, timeout=20) as held:
+        assert held.status_code == 200
+        busy = httpx.get(url, headers=headers, timeout=20)
+        assert "event: sse.busy" in busy.text
+        assert busy.headers["access-control-allow-origin"] == LISTED
+
+
+def test_a_browsers_preflight_of_a_resuming_stream_is_answered(server: Daphne) -> None:
+    preflight = {
+        "access_control_request_method": "GET",
+        "access_control_request_headers": "cache-control,last-event-id",
+        "sec_fetch_mode": "cors",
+        "sec_fetch_site": "cross-site",
+    }
+    answer = asked(server, "OPTIONS", origin=LISTED, **preflight)
+    assert answer.status_code == 204
+    assert answer.headers["access-control-allow-origin"] == LISTED
+    assert answer.headers["access-control-allow-methods"] == "GET"
+    allowed = answer.headers["access-control-allow-headers"].lower().split(", ")
+    assert {"last-event-id", "cache-control"} <= set(allowed)
+    refused = asked(server, "OPTIONS", origin=OTHER, **preflight)
+    assert refused.status_code == 403
+    assert "access-control-allow-origin" not in refused.headers
+
+
+def test_the_rules_hold_for_streams(server: Daphne) -> None:
+    for headers, status in (
+        ({}, 200),
+        ({"origin": server.url}, 200),
+        ({"origin": LISTED, "sec_fetch_site": "cross-site"}, 200),
+        ({"sec_fetch_site": "same-origin"}, 200),
+        ({"sec_fetch_site": "cross-site"}, 403),
+        ({"sec_fetch_site": "same-site"}, 403),
+        ({"origin": OTHER}, 403),
+        ({"origin": "null"}, 403),
+        ({"host": "evil.example"}, 400),
+    ):
+        assert asked(server, **headers).status_code == status
+
+
+def test_without_configuration_no_answer_speaks_of_cors(shared_daphne: Daphne) -> None:
+    for method, headers in (("GET", {}), ("GET", {"origin": shared_daphne.url}), ("OPTIONS", {})):
+        answer = asked(shared_daphne, method, **headers)
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+        assert "vary" not in answer.headers
