@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -71,8 +72,11 @@ class Connection:
         self._socket: socket.socket | None = None
         self._buffer = b""
 
-    def ask(self, request: Request) -> Answer | None:
-        """Return the answer; None where the server hung up without a word."""
+    def ask(self, request: Request, *, keep: bool = False) -> Answer | None:
+        """Return the answer; None where the server hung up without a word.
+
+        `keep`: a stream stays open until `close()` or `reset()`.
+        """
         connection = self._socket or self._connect()
         self._socket = connection
         answer = None
@@ -83,12 +87,19 @@ class Connection:
             answer = self._read(request.method)
         except (ConnectionError, EOFError):
             pass  # What it had said before counts; mostly it closed on reading nonsense.
-        if answer is None or answer.last or request.cut:
+        if answer is None or request.cut or (answer.last and not keep):
             self.close()
         return answer
 
+    def reset(self) -> None:
+        """Hang up by RST, as the system does for a process that was killed."""
+        if self._socket is not None:
+            linger = struct.pack("ii", 1, 0)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close()
+
     def close(self) -> None:
-        """Hang up."""
+        """Hang up by FIN."""
         if self._socket is not None:
             self._socket.close()
         self._socket, self._buffer = None, b""
