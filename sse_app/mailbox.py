@@ -18,6 +18,8 @@ from .events import BATCH_TYPE, MESSAGE_TYPE, Event
 RETRY_SECONDS: Final = (0.2, 5.0)
 #: After so many the event loop turns: some ten milliseconds.
 DELIVERIES: Final = 5000
+#: Messages in a row that can't be decoded, after which the channel itself is to blame.
+UNREADABLE: Final = 100
 
 logger = logging.getLogger("sse_app")
 
@@ -52,7 +54,7 @@ class Mailbox:
                 await self.join_all()
                 await self._reopened()
                 while True:
-                    message = await layer.channel_layer().receive(self._channel)
+                    message = await _next(self._channel)
                     delay = RETRY_SECONDS[0]
                     await self._open(message)
             except asyncio.CancelledError:
@@ -104,6 +106,23 @@ class Mailbox:
             if self._delivered >= DELIVERIES:
                 self._delivered = 0
                 await asyncio.sleep(0)
+
+
+async def _next(channel: str | None) -> Any:
+    """Return the next message that can be decoded; the others are logged and skipped.
+
+    A new channel for each of them would be a gap for everybody, and what the pub/sub layer queues
+    for the old one is never taken.
+    """
+    skipped = 0
+    while True:
+        try:
+            return await layer.channel_layer().receive(channel)
+        except ValueError as error:
+            skipped += 1
+            if skipped == UNREADABLE:
+                raise
+            logger.warning("Skipped a message that is none of the channel layer's: %r", error)
 
 
 def _events_of(message: Any) -> list[Event]:
