@@ -12,8 +12,6 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
-from channels.db import database_sync_to_async
-
 from .cursors import Position
 from .eventlog import Discontinuity, event_log
 from .events import Event
@@ -121,7 +119,7 @@ class Healer:
 
     async def _renew(self, topic: Topic, epoch: str) -> None:
         log = event_log()
-        if await database_sync_to_async(log.renew_epoch)([topic.group], only=epoch):
+        if await log.arenew_epoch([topic.group], only=epoch):
             logger.error(
                 "The log of group %s is an older one than it was; it got a new epoch.", topic.group
             )

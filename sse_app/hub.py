@@ -207,7 +207,7 @@ class Hub:
             return
         pruned = PRUNE_EVENTS
         while pruned == PRUNE_EVENTS:
-            pruned = await database_sync_to_async(log.prune)(PRUNE_EVENTS)
+            pruned = await log.aprune(PRUNE_EVENTS)
             await asyncio.sleep(PRUNE_PAUSE)
 
     async def _tick(self) -> None:

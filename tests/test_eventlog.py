@@ -321,6 +321,11 @@ async def test_the_async_twins_do_the_same(log: EventLog) -> None:
         await log.asince("g", Position("other", 1), 10)
     await log.aclose()
     assert (await log.aheads(["h"]))["h"].offset == 1, "it opens again what it needs"
+    assert await log.arenew_epoch(["h"]) == 1
+    assert (await log.aheads(["h"]))["h"].epoch != both[1].epoch
+    with override_settings(SSE_APP={"RETENTION_EVENTS": 1}):
+        assert await log.aprune(1) == 1
+        assert await log.aprune() == 1
     await log.aclose()
 
 

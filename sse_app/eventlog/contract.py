@@ -6,6 +6,7 @@ changes whenever the group's history is lost. `(epoch, offset)` is a `Position`.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, Final, Literal
@@ -109,6 +110,12 @@ class EventLog(ABC):
         groups got one.
         """
 
+    async def arenew_epoch(
+        self, groups: Collection[str] | None = None, *, only: str | None = None
+    ) -> int:
+        """See `renew_epoch()`."""
+        return await asyncio.to_thread(self.renew_epoch, groups, only=only)
+
     @abstractmethod
     def prune(self, limit: int | None = None) -> int:
         """Delete what is beyond retention by age or count; return how many events went.
@@ -116,6 +123,10 @@ class EventLog(ABC):
         At most `limit` of them (None: all), so that nobody has to wait for it long. The head of
         an idle group stays `HEAD_LIVES` times as long as its events: it says that there were some.
         """
+
+    async def aprune(self, limit: int | None = None) -> int:
+        """See `prune()`."""
+        return await asyncio.to_thread(self.prune, limit)
 
     async def aclose(self) -> None:  # noqa: B027 - most logs hold nothing open
         """Close what the running loop holds open; it is opened again when it is needed."""

@@ -17,7 +17,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Final, TypeVar
 
 from channels.db import database_sync_to_async
@@ -122,10 +122,18 @@ class DatabaseEventLog(EventLog):
                 head.save(using=self.alias, update_fields=["epoch"])
             return len(heads)
 
+    async def arenew_epoch(
+        self, groups: Collection[str] | None = None, *, only: str | None = None
+    ) -> int:
+        return await _in_thread(partial(self.renew_epoch, groups, only=only))
+
     def prune(self, limit: int | None = None) -> int:
         from .retention import prune_rows
 
         return prune_rows(self.alias, limit)
+
+    async def aprune(self, limit: int | None = None) -> int:
+        return await _in_thread(self.prune, limit)
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None] | None:
         if self._connection.vendor != "sqlite":
