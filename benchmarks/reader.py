@@ -56,7 +56,7 @@ class Reader(Sink):
     async def drained(self) -> None:
         """See `Sink`."""
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
+    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
         """See `Sink`."""
         event.encode("" if cursor is None else str(cursor))
         self.count += 1

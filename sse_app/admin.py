@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.options import get_content_type_for_model
 from django.db import models
+from django.forms.fields import InvalidJSONInput
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
@@ -24,6 +26,17 @@ else:
 PERMISSION = "sse_app.send_broadcast"
 
 
+class TypedJSONField(forms.JSONField):
+    """Shows what was typed again as it was typed.
+
+    Django's own shows it decoded, and a page can't hold the lone surrogate that JSON can spell.
+    """
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        """Return the text itself."""
+        return initial if self.disabled or data is None else InvalidJSONInput(data)
+
+
 @admin.register(Broadcast)
 class BroadcastAdmin(admin.ModelAdmin):
     """Send by adding; what was sent can be looked at and not be changed."""
@@ -32,6 +45,7 @@ class BroadcastAdmin(admin.ModelAdmin):
     list_filter = ["group", "event"]
     date_hierarchy = "sent_at"
     readonly_fields = ["sent_by", "sent_at"]
+    formfield_overrides = {models.JSONField: {"form_class": TypedJSONField}}
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Only holders of `sse_app.send_broadcast` send."""

@@ -17,6 +17,7 @@ from django.conf import settings as django_settings
 from django.contrib.auth import get_user
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.backends.base import SessionBase
+from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
 
 from .conf import settings
@@ -117,7 +118,8 @@ def names_of(request: ASGIRequest) -> tuple[str, ...]:
 def _names(request: ASGIRequest, key: str, valid: Callable[[object], str]) -> tuple[str, ...]:
     try:
         return tuple(valid(name) for name in dict.fromkeys(request.GET.getlist(key)))
-    except ValueError as error:
+    except (ValueError, SuspiciousOperation) as error:
+        # Suspicious: more parameters than DATA_UPLOAD_MAX_NUMBER_FIELDS, as Django's views say it.
         raise Refused(400, str(error)) from error
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from django.core.handlers.asgi import ASGIHandler
 from django.urls import Resolver404, resolve
 
 from . import layer, secrecy, servers, shutdown
@@ -34,7 +35,10 @@ def event_stream_application(
     rest = guard(application, busy=False)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "websocket" and isinstance(application, ASGIHandler):
+            # Django raises, and whoever asks would get a 500 and a traceback into the log.
+            await send({"type": "websocket.close"})
+        elif scope["type"] != "http":
             await application(scope, receive, send)
         elif is_stream(scope):
             await streams(scope, receive, send)

@@ -170,7 +170,7 @@ class ControlSink(Sink):
     async def drained(self) -> None:
         """It always takes more."""
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
+    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
         try:
             revocation = Revocation.of(event)
         except (TypeError, ValueError) as error:

@@ -17,6 +17,7 @@ from channels.db import database_sync_to_async
 from .cursors import Position
 from .eventlog import Discontinuity, event_log
 from .events import Event
+from .mailbox import DELIVERIES
 from .reads import PAGE_EVENTS, SharedReads
 from .topics import Topic
 
@@ -96,7 +97,10 @@ class Healer:
             else:
                 self._restart(topic, lost)
             return False
-        topic.advance(events)
+        at_once = max(1, DELIVERIES // (len(topic.subscriptions) or 1))
+        for start in range(0, len(events), at_once):
+            topic.advance(events[start : start + at_once])
+            await asyncio.sleep(0)
         if len(events) < PAGE_EVENTS:
             topic.forget_ahead(ahead)
             return topic.has_gap

@@ -170,12 +170,14 @@ class Hub:
         """Compare the log's heads with the topics, and heal those that differ."""
         await self._healer.check()
 
-    def _deliver(self, event: Event) -> None:
+    def _deliver(self, event: Event) -> int:
         topic = self.topics.get(event.group)
-        if topic is not None:
-            topic.offer(event)
-            if topic.is_ill:
-                self._healer.soon(event.group)
+        if topic is None:
+            return 0
+        topic.offer(event)
+        if topic.is_ill:
+            self._healer.soon(event.group)
+        return len(topic.subscriptions)
 
     async def _start(self, group: str) -> None:
         """Join the group on the layer, then read its head: what comes between is kept."""

@@ -16,6 +16,10 @@ from . import layer
 from .events import BATCH_TYPE, MESSAGE_TYPE, Event
 
 RETRY_SECONDS: Final = (0.2, 5.0)
+#: After so many the event loop turns: some ten milliseconds.
+DELIVERIES: Final = 5000
+#: Messages in a row that can't be decoded, after which the channel itself is to blame.
+UNREADABLE: Final = 100
 
 logger = logging.getLogger("sse_app")
 
@@ -23,13 +27,14 @@ logger = logging.getLogger("sse_app")
 class Mailbox:
     """Calls `deliver` for each event that arrives, and `reopened` whenever some may be missing.
 
-    `groups` says what to be a member of; used on the hub's own loop only.
+    `deliver` returns to how many it went, so that everything else gets its turn between. `groups`
+    says what to be a member of; used on the hub's own loop only.
     """
 
     def __init__(
         self,
         groups: Callable[[], Collection[str]],
-        deliver: Callable[[Event], None],
+        deliver: Callable[[Event], int],
         reopened: Callable[[], Awaitable[None]],
     ) -> None:
         self._groups = groups
@@ -37,6 +42,7 @@ class Mailbox:
         self._reopened = reopened
         self._channel: str | None = None
         self._tried = asyncio.Event()
+        self._delivered = 0
 
     async def receive(self) -> None:
         """Deliver what arrives, for ever."""
@@ -48,9 +54,9 @@ class Mailbox:
                 await self.join_all()
                 await self._reopened()
                 while True:
-                    message = await layer.channel_layer().receive(self._channel)
+                    message = await _next(self._channel)
                     delay = RETRY_SECONDS[0]
-                    self._open(message)
+                    await self._open(message)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -88,7 +94,7 @@ class Mailbox:
         except Exception as error:
             logger.warning("%s of group %s failed (%r); the log serves it.", name, group, error)
 
-    def _open(self, message: Any) -> None:
+    async def _open(self, message: Any) -> None:
         """Deliver what one message holds; anything malformed is logged and skipped."""
         try:
             events = _events_of(message)
@@ -96,7 +102,27 @@ class Mailbox:
             logger.warning("Skipped a malformed message on the channel layer: %s", error)
             return
         for event in events:
-            self._deliver(event)
+            self._delivered += self._deliver(event)
+            if self._delivered >= DELIVERIES:
+                self._delivered = 0
+                await asyncio.sleep(0)
+
+
+async def _next(channel: str | None) -> Any:
+    """Return the next message that can be decoded; the others are logged and skipped.
+
+    A new channel for each of them would be a gap for everybody, and what the pub/sub layer queues
+    for the old one is never taken.
+    """
+    skipped = 0
+    while True:
+        try:
+            return await layer.channel_layer().receive(channel)
+        except ValueError as error:
+            skipped += 1
+            if skipped == UNREADABLE:
+                raise
+            logger.warning("Skipped a message that is none of the channel layer's: %r", error)
 
 
 def _events_of(message: Any) -> list[Event]:

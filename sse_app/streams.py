@@ -160,8 +160,8 @@ class Stream(Sink, Reader):
     async def drained(self) -> None:
         await self._transport.drained()
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
-        self._write(event.encode("" if cursor is None else str(cursor)))
+    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
+        self._write(block)
 
     def reset(self, group: str, reason: Reason, cursor: Cursor) -> None:
         data = {"group": group, "reason": reason}

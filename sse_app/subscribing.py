@@ -171,7 +171,7 @@ class _Inbox(Sink):
             self._changed.clear()
             await self._changed.wait()
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
+    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
         self._put((event, cursor))
 
     def reset(self, group: str, reason: Reason, cursor: Cursor) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from .cursors import Cursor, Position
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
-from .topics import follows, place_of
+from .topics import Told, follows, place_of
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -49,8 +49,11 @@ class Sink(ABC):
         """Return when it can take more again."""
 
     @abstractmethod
-    def show(self, event: Event, cursor: Cursor | None) -> None:
-        """Take an event; `cursor` is the place after it, None for a non-durable one."""
+    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
+        """Take an event; `cursor` is the place after it, None for a non-durable one.
+
+        `block` is both on the wire, the same object for all who get the same.
+        """
 
     @abstractmethod
     def reset(self, group: str, reason: Reason, cursor: Cursor) -> None:
@@ -130,15 +133,18 @@ class Subscription:
 
     # --- from the topics, in the order of each group's log ---
 
-    def offer(self, event: Event) -> None:
-        """Take the next event of a topic, if live; a lagging reader keeps the latest per key."""
+    def offer(self, event: Event, told: Told) -> None:
+        """Take the next event of a topic, if live; a lagging reader keeps the latest per key.
+
+        `told` is what others were told of this event, and is added to.
+        """
         place = place_of(event)
         if self.close_reason is not None or event.group not in self.groups:
             return
         if self.live and (self.held or not self.sink.ready or not self._is_next(place, event)):
             self._lag()
         if self.live:
-            self._take(event, place)
+            self._take(event, place, told)
         elif place is None and self._wanted(event):
             kept = self._latest
             kept.pop(slot := (event.group, event.name, event.key), None)
@@ -200,7 +206,7 @@ class Subscription:
                 if self.close_reason is not None or self.held or not self.sink.ready:
                     break  # The rest is read again from where this one stands.
                 if behind in self.positions:
-                    self._take(event, place_of(event))
+                    self._take(event, place_of(event), {})
             if not events:
                 # The reader was served by a process that is ahead of this one.
                 await hub.heal(behind)
@@ -212,12 +218,19 @@ class Subscription:
         self.live = False
         self._wake.set()
 
-    def _take(self, event: Event, place: Position | None) -> None:
+    def _take(self, event: Event, place: Position | None, told: Told) -> None:
         if place is not None:
             self.positions[event.group] = place
         if self._wanted(event):
             self._passed = 0
-            self.sink.show(event, None if place is None else self.cursor)
+            known = told.get(self.groups)
+            if known is None:
+                cursor = None if place is None else self.cursor
+                known = told[self.groups] = (
+                    cursor,
+                    event.encode("" if cursor is None else str(cursor)),
+                )
+            self.sink.show(event, *known)
         elif place is not None:
             self._passed += 1
             if self._passed >= PASSED_EVENTS:
@@ -226,7 +239,7 @@ class Subscription:
 
     def _show_latest(self) -> None:
         for event in self._latest.values():
-            self.sink.show(event, None)
+            self.sink.show(event, None, event.block)
         self._latest.clear()
 
     def _reset(self, group: str, reason: Reason, head: Position) -> None:

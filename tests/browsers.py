@@ -46,7 +46,7 @@ class PageSink(Sink):
     async def drained(self) -> None:
         await self._open.wait()
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
+    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
         self._take("event", event, cursor)
 
     def reset(self, group: str, reason: str, cursor: Cursor) -> None:
@@ -260,6 +260,14 @@ class Browser:
         cursor = Cursor.parse(self.sights[self._opened - 1].id or "")
         seen = cursor.seen_empty_at(group) if cursor else None
         return seen is not None and self.ledger.clock.now - seen > self.ledger.age
+
+    def has_come_to(self, event: Event) -> None:
+        """Check that the stream does not stay behind `event`, if that is still in the log."""
+        assert event.offset is not None
+        ledger, stands = self.ledger[event.group], self.stands()[event.group]
+        if event.epoch == ledger.epoch:
+            assert stands.epoch == event.epoch, "it stayed behind"
+            assert stands.offset >= event.offset, "it stayed behind"
 
     def arrived(self) -> None:
         """Check that the page has everything: it stands where the logs do."""

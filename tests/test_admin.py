@@ -114,6 +114,15 @@ def test_a_broadcast_with_a_lone_surrogate_is_not_valid() -> None:
         Broadcast(group="orders", event="n", data="\ud800").full_clean()
 
 
+def test_a_lone_surrogate_in_the_form_is_an_error_shown_with_what_was_typed(
+    sender: Client, seen: list[Event]
+) -> None:
+    answer = sender.post("/admin/sse_app/broadcast/add/", form('"a\\ud800"'))
+    assert "surrogate" in str(errors(answer)["data"])
+    assert "a\\ud800" in answer.content.decode()
+    assert seen == []
+
+
 def test_data_over_the_size_limit_is_an_error_of_the_form(
     sender: Client, seen: list[Event]
 ) -> None:

@@ -72,7 +72,7 @@ RANKS = {
     "fingerprints": 0,
     "admission": 6,
     "revalidation": 9,
-    "healing": 7,
+    "healing": 9,
     "hub": 10,
     "replay": 11,
     "subscribing": 12,

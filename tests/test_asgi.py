@@ -10,9 +10,10 @@ from asgiref.testing import ApplicationCommunicator
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.contrib.auth.models import User
+from django.core.asgi import get_asgi_application
 
 from sse_app import publish
-from sse_app.asgi import guard, is_stream
+from sse_app.asgi import event_stream_application, guard, is_stream
 from sse_app.consumers import EventStreamConsumer
 from sse_app.eventlog import event_log
 from sse_app.grants import Grant
@@ -106,6 +107,24 @@ async def test_an_exception_after_the_start_ends_the_response_and_escapes_nobody
     await request.body()
     assert request.ended
     await request.communicator.wait(5)
+
+
+async def test_a_websocket_is_refused_where_django_would_raise() -> None:
+    application = event_stream_application(get_asgi_application())
+    asked = ApplicationCommunicator(application, scope() | {"type": "websocket"})
+    await asked.send_input({"type": "websocket.connect"})
+    assert await asked.receive_output(5) == {"type": "websocket.close"}
+    await asked.wait(5)
+
+
+async def test_a_websocket_goes_to_an_application_of_the_projects_own() -> None:
+    async def accepts(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+
+    application = event_stream_application(ProtocolTypeRouter({"websocket": accepts}))
+    asked = ApplicationCommunicator(application, scope() | {"type": "websocket"})
+    assert await asked.receive_output(5) == {"type": "websocket.accept"}
+    await asked.wait(5)
 
 
 async def test_a_cancelled_response_is_ended_too() -> None:

@@ -52,7 +52,7 @@ class ListSink(Sink):
     async def drained(self) -> None:
         await self.open.wait()
 
-    def show(self, event: Event, cursor: Cursor | None) -> None:
+    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
         self.seen.append(event.data)
         self.grown.set()
 
@@ -384,7 +384,7 @@ async def test_a_reader_that_fails_is_closed_alone(monkeypatch: pytest.MonkeyPat
     for reader in readers:
         await reader.sink.until("0")
 
-    def fail(event: Event, cursor: Cursor | None) -> None:
+    def fail(event: Event, cursor: Cursor | None, block: bytes) -> None:
         raise RuntimeError("on purpose")
 
     monkeypatch.setattr(readers[0].sink, "show", fail)

@@ -281,6 +281,7 @@ async def test_sigterm_says_farewell_to_all_in_spite_of_a_half_sent_request(
         ("group=sse.x", 400, "reserved"),
         ("group=orders&event=a%20b", 400, "'a b'"),
         ("&".join(f"group=g{n}" for n in range(21)), 400, "21 groups"),
+        ("group=orders&" + "a&" * 2000, 400, "number of GET/POST parameters"),
         ("group=secret", 403, "Not permitted"),
         ("group=user.1", 403, "Not permitted"),
         ("group=orders&group=secret", 403, "Not permitted"),

@@ -15,6 +15,7 @@ from django.views.decorators.csrf import csrf_exempt
 from project.urls import urlpatterns as demo
 from sse_app import apublish, publish
 from sse_app.hub import running_hubs
+from sse_app.limits import LIMITS
 from sse_app.responses import EventStreamResponse
 
 
@@ -77,6 +78,11 @@ def streams(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"streams": sum(len(hub.subscriptions) for hub in running_hubs())})
 
 
+def counts(request: HttpRequest) -> HttpResponse:
+    """Say what is counted of open streams, by key."""
+    return JsonResponse(dict(LIMITS.counts))
+
+
 def connections(request: HttpRequest) -> HttpResponse:
     """Say how many finished connections Daphne has not reaped."""
     import gc
@@ -124,6 +130,7 @@ def whoami(request: HttpRequest) -> HttpResponse:
 urlpatterns = [
     path("test/escaping/", escaping),
     path("test/streams/", streams),
+    path("test/counts/", counts),
     path("test/connections/", connections),
     path("test/login/", log_in),
     path("test/whoami/", whoami),

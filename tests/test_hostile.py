@@ -1,0 +1,198 @@
+"""Thousands of bad requests against a real Daphne as in production, and a server as before."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import local
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from .conftest import Daphne, eventually
+from .hostility import Secrets, fixed_list, requests
+from .parser import Parser
+from .raw_http import Answer, Connection, Request
+
+AT_LEAST = 5000
+EXAMPLES = 1500
+STATUSES = {200, 204, 400, 401, 403, 404, 405, 413, 415, 422}
+MOST_MEMORY = 20 * 1024  # KiB
+TRACES = ("Traceback", 'File "/', "sse_app/", "site-packages")
+SETUP = """
+from datetime import timedelta
+from django.contrib.auth.models import User
+from sse_app.grants import Grant
+from sse_app.tickets import issue
+from sse_app.tokens import create_token
+ann = User.objects.get(username="ann")
+day = timedelta(days=1)
+token = create_token("t", listen=["clock"], publish=["chat.*"], events=["n"], lifetime=day)[1]
+result = [Grant.to(ann, ["order.1"]).sign(), issue(ann, ["clock"]), token]
+"""
+
+
+class Target:
+    """A server, what it keeps secret, and everything that was sent there."""
+
+    def __init__(self, daphne: Daphne) -> None:
+        self.daphne = daphne
+        self.sent = self.answered = 0
+        self.statuses: set[int] = set()
+        self._mine = local()
+        with httpx.Client(base_url=daphne.url, timeout=20) as client:
+            client.post("/test/login/", data={"name": "ann"})
+            client.get("/")
+            self.secrets = self._secrets(client)
+
+    def _secrets(self, client: httpx.Client) -> Secrets:
+        session, csrf = client.cookies["sessionid"], client.cookies["csrftoken"]
+        cookie = f"sessionid={session}; csrftoken={csrf}".encode()
+        made = client.post("/test/run/", data={"code": SETUP}).json()["result"]
+        return Secrets(((b"Cookie", cookie), (b"X-CSRFToken", csrf.encode())), *made)
+
+    def get(self, path: str) -> Any:
+        return httpx.get(f"{self.daphne.url}/test/{path}/", timeout=20).json()
+
+    def memory(self) -> int:
+        """Return the server's resident memory in KiB."""
+        assert self.daphne.process is not None
+        with open(f"/proc/{self.daphne.process.pid}/status") as status:
+            return int(re.findall(r"VmRSS:\s+(\d+)", status.read())[0])
+
+    def ask(self, request: Request) -> Answer | None:
+        """Send it on this thread's connection, and look at what comes back."""
+        if not hasattr(self._mine, "connection"):
+            self._mine.connection = Connection(self.daphne.port)
+        answer: Answer | None = self._mine.connection.ask(request)
+        self.sent += 1
+        if answer is not None:
+            self.answered += 1
+            self.statuses.add(answer.status)
+            check(request, answer)
+        return answer
+
+    def ask_all(self, many: list[Request]) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(self.ask, many))
+
+
+def check(request: Request, answer: Answer) -> None:
+    """Nothing of ours is a 5xx or shows its inside, and every stream begins with a word of ours."""
+    told = f"{request.raw[:300]!r}: {answer.status} {answer.body[:300]!r}"
+    assert 200 <= answer.status < 500, told
+    assert not any(trace.encode() in answer.body for trace in TRACES), told
+    assert "\n" not in "".join(answer.headers.values()), told
+    if answer.is_stream and answer.body:
+        parser = Parser()
+        parser.feed(answer.body)
+        first = parser.events[0].name
+        assert first in ("sse.open", "sse.busy", "sse.close", "tick"), told
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    folder = tmp_path_factory.mktemp("hostile")
+    environment = {
+        "DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}",
+        "REDIS_URL": "",
+        "DEBUG": "0",
+        "SECRET_KEY": "only-of-this-test-" + "x" * 40,
+    }
+    # So fast nobody speaks, and the bodies are to be read.
+    fast = {"SPEAK_RATE": 1e6, "SPEAK_BURST": 1_000_000}
+    server = Daphne(folder, environment, TRUSTED_PROXIES=["127.0.0.1"], **fast)
+    server.manage("migrate", "--verbosity", "0")
+    yield Target(server.start())
+    server.close()
+
+
+def test_five_thousand_bad_requests_leave_the_server_as_it_was(target: Target) -> None:
+    secrets = target.secrets
+    listed = [*fixed_list(), *secrets.mutated()]
+    signed_in = [
+        request.having(*secrets.signed_in)
+        for number, request in enumerate(listed)
+        if number % 2 or request.method == b"POST"
+    ]
+    target.ask_all(listed[::8])
+    before = target.memory()
+    target.ask_all(listed[::2] + signed_in)
+    send_examples(target)
+    assert target.sent >= AT_LEAST
+    assert target.answered > 0.9 * target.sent
+    assert target.statuses >= STATUSES, "not every check was reached"
+    eventually(lambda: target.get("counts") == {}, "places of streams are still taken")
+    assert target.memory() - before <= MOST_MEMORY
+    assert "Traceback" not in target.daphne.text(), target.daphne.text()[-3000:]
+
+
+def send_examples(target: Target) -> None:
+    count = 0
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(request=requests)
+    def send(request: Request) -> None:
+        nonlocal count
+        count += 1
+        target.ask(request.having(*target.secrets.signed_in) if count % 2 else request)
+
+    send()
+
+
+def test_what_daphne_answers_by_itself_with_500_harms_nothing(target: Target) -> None:
+    """Daphne decodes this header as ASCII before there is an application to ask."""
+    asked = Request(headers=((b"Daphne-Root-Path", b"\xff"),))
+    answer = Connection(target.daphne.port).ask(asked)
+    assert answer is not None
+    assert answer.status == 500
+    assert b"Daphne HTTP processing error" in answer.body
+    assert "UnicodeDecodeError" in target.daphne.text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (b"multipart/form-data; boundary=b; charset=hex", b"Server Error (500)"),
+        (b"application/x-www-form-urlencoded; charset=latin1", b"Exception inside application"),
+    ],
+)
+def test_what_djangos_csrf_check_makes_of_a_forms_charset(
+    target: Target, kind: bytes, said: bytes
+) -> None:
+    """At every URL of every Django site: the check decodes the form before any view is asked."""
+    headers = ((b"Cookie", b"csrftoken=" + b"a" * 32), (b"Content-Type", kind))
+    body = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nab\r\n--b--\r\n'
+    for path in (b"/login/", b"/events/send/"):
+        answer = Connection(target.daphne.port).ask(Request(b"POST", path, headers, body))
+        assert answer is not None
+        assert (answer.status, said in answer.body) == (500, True)
+
+
+async def test_the_server_then_serves_and_stops_as_ever(target: Target) -> None:
+    daphne = target.daphne
+    async with daphne.stream("group=chat.smoke") as stream:
+        assert (await stream.next()).name == "sse.open"
+        daphne.publish("chat.smoke", "n", "still here")
+        event = await stream.next()
+        assert (event.name, event.data) == ("n", "still here")
+        assert target.get("counts")["process"] == 1
+    eventually(lambda: target.get("streams") == {"streams": 0})
+    eventually(lambda: target.get("counts") == {})
+    async with daphne.stream("group=chat.smoke") as stream:
+        assert (await stream.next()).name == "sse.open"
+        assert daphne.process is not None
+        daphne.process.send_signal(signal.SIGTERM)
+        *_, last = await stream.until_end()
+        assert (last.name, last.json()["reason"]) == ("sse.close", "shutdown")
+    assert daphne.process.wait(10) == 0
