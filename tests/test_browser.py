@@ -194,8 +194,15 @@ CLOSED = 2  # EventSource.CLOSED: it never comes back by itself
 RESUME = """async url => {
     const headers = {'Last-Event-ID': 'x', 'Cache-Control': 'no-cache'};
     const answer = await fetch(url, {headers, credentials: 'include'});
-    const {value} = await answer.body.getReader().read();
-    return new TextDecoder().decode(value);
+    const reader = answer.body.getReader();
+    const decoder = new TextDecoder();
+    let text = '';
+    while (!text.includes('sse.reset')) {
+        const {done, value} = await reader.read();
+        if (done) break;
+        text += decoder.decode(value, {stream: true});
+    }
+    return text;
 }"""
 
 
