@@ -13,7 +13,7 @@ import socket
 import time
 from collections import deque
 from typing import Any, Final
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from .conf import settings
 from .transports import Send, Transport
@@ -114,6 +114,8 @@ class DaphneTransport(Transport):
         try:
             self._request.unregisterProducer()
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            if self._tcp is not None:
+                _ending.add(self._tcp)
         except Exception as error:
             self._broken = True
             logger.debug("The response could not be ended: %r", error)
@@ -190,6 +192,15 @@ def flushes_of(loop: asyncio.AbstractEventLoop) -> Flushes:
     if flushes is None:
         flushes = _flushes[loop] = Flushes(loop)
     return flushes
+
+
+#: The connections of streams that have ended, whose last bytes are Twisted's to write.
+_ending: WeakSet[Any] = WeakSet()
+
+
+def is_sending() -> bool:
+    """Whether the end of some stream has not left yet."""
+    return any(tcp.connected and (tcp.dataBuffer or tcp._tempDataLen) for tcp in list(_ending))
 
 
 def plain_tcp(request: Any) -> Any:

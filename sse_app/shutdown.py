@@ -11,11 +11,11 @@ import asyncio
 import sys
 from typing import Any, Final
 
+from .daphne_transport import is_sending
 from .hub import Hub, running_hubs
 from .servers import daphne_of, warn_of_options
 
 FAREWELL_SECONDS: Final = 3.0
-LAST_BYTES_SECONDS: Final = 0.05
 
 _installed: set[int] = set()
 
@@ -44,9 +44,7 @@ def _close_streams() -> Any:
 
 async def _streams_ended() -> None:
     deadline = asyncio.get_running_loop().time() + FAREWELL_SECONDS
-    while any(hub.subscriptions for hub in running_hubs()):
+    while any(hub.subscriptions for hub in running_hubs()) or is_sending():
         if asyncio.get_running_loop().time() > deadline:
             return
         await asyncio.sleep(0.01)
-    # The ends of the responses are Twisted's to write, in its next turns.
-    await asyncio.sleep(LAST_BYTES_SECONDS)
