@@ -173,7 +173,7 @@ def phase(server: Server, rate: float, seconds: float, size: int = SIZE, mute: i
     events = found["events"]
     return {
         "rate": events / max(found["seconds"], seconds),
-        "asked": rate,
+        "kept": published / (rate * seconds) * 100,
         "waited": waited / max(waited + cpu, 0.001) * 100,
         "per_cpu": events / max(cpu, 1 / TICKS),
         "micros": cpu / max(events, 1) * 1e6,
@@ -227,7 +227,8 @@ def table(measured: list[Case]) -> str:
     """Return the results as a Markdown table."""
     raw = measured[1]  # what the others are compared with
     columns = [
-        ("paced: CPU µs", "paced", "micros", "{:.1f}"),
+        ("paced: kept %", "paced", "kept", "{:.0f}"),
+        ("CPU µs", "paced", "micros", "{:.1f}"),
         ("events per read", "paced", "per_read", "{:.2f}"),
         ("p50 ms", "paced", "p50", "{:.1f}"),
         ("p99 ms", "paced", "p99", "{:.1f}"),
@@ -241,10 +242,11 @@ def table(measured: list[Case]) -> str:
         ("p99 ms", "most", "p99", "{:.0f}"),
         ("lost %", "most", "lost", "{:.1f}"),
         ("client CPU %", "most", "client", "{:.0f}"),
-        ("slow readers: MiB", "slow", "grown", "{:.0f}"),
+        ("slow readers: kept %", "slow", "kept", "{:.0f}"),
+        ("MiB", "slow", "grown", "{:.0f}"),
         ("p99 ms", "slow", "p99", "{:.0f}"),
         ("lost %", "slow", "lost", "{:.1f}"),
-        ("paced: core missed %", "paced", "waited", "{:.0f}"),
+        ("core missed %", "paced", "waited", "{:.0f}"),
         ("bytes per event", "paced", "bytes", "{:.0f}"),
     ]
     heads = " | ".join(column[0] for column in columns)

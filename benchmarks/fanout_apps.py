@@ -32,7 +32,7 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 HEADERS: Final = [(b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-store")]
 HELLO: Final = b"event: hello\ndata:\n\n"
 #: As long as the ids of this app, so that all send about as many bytes.
-ID: Final = "1" * 43
+ID: Final = "1" * 22
 
 
 def paced(application: Application, publish: Callable[[str], Awaitable[Any]]) -> Application:
@@ -58,8 +58,8 @@ async def pace(
     count, began = 0, time.monotonic()
     while (now := time.monotonic()) < began + seconds:
         await asyncio.sleep(max(0.0, began + count / rate - now))
-        # The wire has about a hundred bytes more than the data.
-        await publish(f"t={time.monotonic_ns()}.".ljust(size - 90, "x"))
+        # The id, the name and the chunk's frame are the rest.
+        await publish(f"t={time.monotonic_ns()}.".ljust(size - 62, "x"))
         count += 1
     return count
 
