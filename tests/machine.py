@@ -318,6 +318,17 @@ class Streams(RuleBasedStateMachine):
         else:
             self.restore(*self.copied, by_hand=how != "restored")
 
+    @precondition(lambda self: self.store.can_copy and not self.staged)
+    @rule(group=groups, names=runs, by_hand=st.booleans())
+    def restore_what_was_a_moment_ago(self, group: str, names: list[str], by_hand: bool) -> None:
+        """So that streams stand after the head of the copy."""
+        self.store_is("copied")
+        self.publish_one_by_one(group, names)
+        self.deliver_all()
+        self.examine()
+        assert self.copied is not None
+        self.restore(*self.copied, by_hand=by_hand)
+
     def lose_log(self) -> None:
         self.store.lose()
         if not self.store.outlives_process:

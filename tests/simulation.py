@@ -32,6 +32,7 @@ from sse_app.hub import running_hubs
 
 PATIENCE = 20.0
 TURN_SECONDS = 0.5
+MOST_STEPS = 20_000
 
 _Result = TypeVar("_Result")
 
@@ -40,6 +41,8 @@ class _Selector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
     loop: TurnedLoop
 
     def select(self, timeout: float | None = None) -> list[Any]:
+        self.loop.steps += 1
+        assert self.loop.steps < MOST_STEPS, "the loop spins"
         if timeout is not None and timeout <= 0:
             return super().select(0)
         if self.loop.busy:
@@ -58,6 +61,8 @@ class TurnedLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self.now = 0.0
+        #: Steps since the test last said what happens.
+        self.steps = 0
         #: How many calls are under way in threads and on sockets.
         self.busy = 0
         selector = _Selector()
@@ -75,6 +80,10 @@ class TurnedLoop(asyncio.SelectorEventLoop):
 
     def _answered(self, _: object) -> None:
         self.busy -= 1
+
+    def run_until_complete(self, future: Any) -> Any:
+        self.steps = 0
+        return super().run_until_complete(future)
 
     def turn(self) -> None:
         """Let happen what can."""

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "post
 BOUNDS = {"PAGE_EVENTS": 3, "RECENT_EVENTS": 4, "AHEAD_EVENTS": 4, "KEPT_PAGES": 2}
 
 #: Examples in the normal run; FUZZ_EXAMPLES asks for as many random ones, twice as long.
-EXAMPLES = {"memory": 300, "sqlite": 120, "postgresql": 60, "redis": 100}
+EXAMPLES = {"memory": 250, "sqlite": 100, "postgresql": 40, "redis": 80}
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 
 
