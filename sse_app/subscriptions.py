@@ -133,12 +133,11 @@ class Subscription:
 
     # --- from the topics, in the order of each group's log ---
 
-    def offer(self, event: Event, told: Told) -> None:
+    def offer(self, event: Event, place: Position | None, told: Told) -> None:
         """Take the next event of a topic, if live; a lagging reader keeps the latest per key.
 
-        `told` is what others were told of this event, and is added to.
+        `place` is the event's, and `told` what others were told of it, and is added to.
         """
-        place = place_of(event)
         if self.close_reason is not None or event.group not in self.groups:
             return
         if self.live and (self.held or not self.sink.ready or not self._is_next(place, event)):

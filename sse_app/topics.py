@@ -75,7 +75,7 @@ class Topic:
         """Take an event from the channel layer: deliver it, drop a repeat, or keep it for later."""
         place = place_of(event)
         if place is None:
-            self._fan_out(event)
+            self._fan_out(event, None)
         elif self.position is not None and follows(place, self.position):
             self._deliver(event, place)
             self._deliver_ahead()
@@ -160,7 +160,7 @@ class Topic:
         self._recent_bytes += len(event.block)
         while self._recent_bytes > RECENT_BYTES or len(self._recent) > RECENT_EVENTS:
             self._recent_bytes -= len(self._recent.popleft().block)
-        self._fan_out(event)
+        self._fan_out(event, place)
 
     def _deliver_ahead(self) -> None:
         while self._ahead and self.position is not None:
@@ -185,11 +185,11 @@ class Topic:
             or self._recent_bytes + len(event.block) > RECENT_BYTES
         )
 
-    def _fan_out(self, event: Event) -> None:
+    def _fan_out(self, event: Event, place: Position | None) -> None:
         told: Told = {}
         for subscription in list(self.subscriptions):
             try:
-                subscription.offer(event, told)
+                subscription.offer(event, place, told)
             except Exception:
                 _end(subscription)
 
