@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 
@@ -21,6 +22,18 @@ async def by_permission_async(user: Any, group: str, request: Any) -> bool:
     from channels.db import database_sync_to_async
 
     return bool(await database_sync_to_async(by_permission)(user, group, request))
+
+
+gate = threading.Event()
+asked = threading.Event()
+
+
+async def held(user: Any, group: str, request: Any) -> bool:
+    """Permit it, once the test opens the gate."""
+    asked.set()
+    while not gate.is_set():
+        await asyncio.sleep(0.005)
+    return True
 
 
 def raising(user: Any, group: str, request: Any) -> bool:

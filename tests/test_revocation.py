@@ -322,6 +322,25 @@ async def test_a_database_that_is_away_for_three_rounds_ends_what_it_can_not_ans
 
 # --- no leak, however it falls ---
 
+
+async def test_a_stream_that_is_being_admitted_learns_of_what_was_revoked_meanwhile(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    """What permitted it was true when it was asked, and is not when the stream opens."""
+    site = make_daphne(MAY_LISTEN="tests.policies.held", REVALIDATE_INTERVAL=NEVER)
+    ann = await Visitor(site, "ann").sign_in()
+
+    async def open_stream() -> list[tuple[str, Any]]:
+        async with ann.client.stream("GET", "/events/?group=secret") as response:
+            return [(e.name, e.json()) for e in await StreamReader(response).until_end()]
+
+    opening = asyncio.create_task(open_stream())
+    await run(site, "from tests import policies\nassert policies.asked.wait(20)")
+    await run(site, f"from sse_app import disconnect\ndisconnect(user={ann.pk})")
+    await run(site, "from tests import policies\npolicies.gate.set()")
+    assert await opening == [("sse.busy", {"reason": "revoked"})]
+
+
 RACE = """
 import random, threading
 from django.db import connection

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from .conftest import Daphne, eventually
 from .parser import Parser
@@ -114,6 +115,10 @@ def test_a_reader_that_takes_nothing_for_too_long_is_let_go(
 
     eventually(lambda: streams() == 0, "it is still there")
     eventually(lambda: httpx.get(f"{daphne.url}/test/connections/").json()["waiting"] == 0)
+    # Not left with what is buffered for it: nobody would ever take that.
+    with pytest.raises(ConnectionResetError):
+        while sleeper.recv(65536):
+            pass
     sleeper.close()
 
 
