@@ -72,6 +72,11 @@ def read_until(connection: socket.socket, last: str, *, chunked: bool = True) ->
     return [event.data for event in parser.events if event.name == "n"]
 
 
+def drain(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
 FLOOD = """
 from sse_app import publish_many
 for n in range({start}, {stop}, 100):
@@ -117,8 +122,7 @@ def test_a_reader_that_takes_nothing_for_too_long_is_let_go(
     eventually(lambda: httpx.get(f"{daphne.url}/test/connections/").json()["waiting"] == 0)
     # Not left with what is buffered for it: nobody would ever take that.
     with pytest.raises(ConnectionResetError):
-        while sleeper.recv(65536):
-            pass
+        drain(sleeper)
     sleeper.close()
 
 
