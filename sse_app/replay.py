@@ -11,12 +11,16 @@ from typing import Final, Self
 from django.http import HttpRequest
 
 from .conf import settings
-from .cursors import Cursor, Position
+from .cursors import START, Cursor, Position
 from .eventlog import Discontinuity
 from .eventlog.contract import Reason
 from .hub import Hub
 
 _LAST: Final = re.compile(r"-([1-9][0-9]{0,8})\Z", re.ASCII)
+#: Where a group stands until its reset has been written. The id of `sse.open`, and of the reset of
+#: another group, has to say so: a client that loses the rest comes back with it. It reads as a
+#: group seen empty before all retention, which is always refused.
+LOST: Final = Position(START.epoch, 1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ async def find_start(hub: Hub, groups: Collection[str], wanted: Wanted) -> Start
         return await _from_history(hub, now, wanted.history)
     cursor = Cursor.parse(wanted.cursor)
     if cursor is None:
-        return Start(now, {group: ("unknown", head) for group, head in now.items()})
+        resets: dict[str, tuple[Reason, Position]]
+        resets = {group: ("unknown", head) for group, head in now.items()}
+        return Start(dict.fromkeys(now, LOST), resets)
     return await _from_cursor(hub, now, cursor)
 
 
@@ -78,6 +84,7 @@ async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor) -> St
             _refuse_if_forgotten(cursor, group, now[group])
             missed += await _count(hub, group, place)
         except Discontinuity as lost:
+            positions[group] = LOST
             resets[group] = lost.reason, hub.position(group)
     return Start(positions, resets, recovered=not resets and bool(known), missed=missed)
 

@@ -89,7 +89,6 @@ class Browser:
         self._task: asyncio.Task[str]
         self._examined = 0
         self._opened = 0
-        self._kept = 0
         self._heard = 0
 
     def __repr__(self) -> str:
@@ -125,10 +124,6 @@ class Browser:
         start = await find_start(self._hub, self.groups, Wanted.by(request))
         self._subscription.move(start.positions)
         self._open(given, start.positions, start.resets)
-        self._kept = self._opened
-        if start.resets:
-            # Their ids already say where the page stands after all of them.
-            self._kept += 1 + len(start.resets)
         for group, (reason, head) in start.resets.items():
             self._subscription.begin_with_reset(group, reason, head)
         self._task = asyncio.create_task(self._subscription.run(self._hub))
@@ -141,7 +136,7 @@ class Browser:
         self.sink = None
         assert await self._task == "disconnect"
         await self._hub.leave(self._subscription)
-        del self.sights[max(self._kept, len(self.sights) - lost) :]
+        del self.sights[max(self._opened, len(self.sights) - lost) :]
 
     def stands(self) -> dict[str, Position]:
         """Return where the subscription is, which a filter lets run ahead of what was shown."""
@@ -198,7 +193,7 @@ class Browser:
         entry = known[place.offset - 1]
         assert (event.name, event.data) == (entry.name, entry.data), "another event stands there"
         assert not self.names or event.name in self.names
-        assert event.data not in self.now.seen, "it came twice"
+        assert event.data not in self.now.seen - self.ledger.again, "it came twice"
         self._move(cursor, ("event", event.group, event.data), shown=entry.data)
 
     def _move(self, cursor: Cursor, item: tuple[Any, ...], shown: str | None = None) -> None:

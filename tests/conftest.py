@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -182,8 +183,9 @@ class StreamReader:
 
     async def next(self) -> Parsed:
         """Return the next event; raises `StopAsyncIteration` at the end of the stream."""
-        while self._taken >= len(self.parser.events):
-            self.parser.feed(await anext(self._chunks))
+        async with asyncio.timeout(PATIENCE):  # Heartbeats would keep it waiting for ever.
+            while self._taken >= len(self.parser.events):
+                self.parser.feed(await anext(self._chunks))
         self._taken += 1
         return self.parser.events[self._taken - 1]
 

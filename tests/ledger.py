@@ -42,6 +42,8 @@ class GroupLedger:
     first: int = 1
     due: int = 1
     changed_at: float = 0.0
+    #: Is it a copy that was put back, and nothing new since? Then it is older than it seems to be.
+    put_back: bool = False
 
     @property
     def head(self) -> Position:
@@ -53,6 +55,7 @@ class GroupLedger:
         self.waiting.clear()
         self.entries += entries
         self.changed_at = now
+        self.put_back = False
 
     def renew(self) -> None:
         """Go on under a new epoch, which `learn()` will see."""
@@ -71,7 +74,7 @@ class GroupLedger:
 
     def forget(self) -> None:
         """Note that the group was forgotten; a page that saw it empty before has to be told."""
-        self.forgotten += 1
+        self.forgotten += not self.put_back
         self.lose()
 
     def may_trim(self, keep: int, before: float) -> None:
@@ -117,6 +120,8 @@ class Ledger:
         self.age = age
         #: Events that are not durable, once they have left.
         self.passing: set[str] = set()
+        #: Events that a copy has as not numbered: when it is put back, they are published again.
+        self.again: set[str] = set()
         #: What the layer delivered, in that order.
         self.delivered: list[str] = []
         self.clock = clock
@@ -176,6 +181,7 @@ class Ledger:
         """Put the logs back to where they stood; what came since is lost, and known to be."""
         for group, then in deepcopy(copy).items():
             now = self.groups[group]
+            self.again.update(entry.data for _, entry in then.waiting)
             if then.epoch is None:
                 waiting = then.waiting
                 now.lose()
@@ -183,3 +189,4 @@ class Ledger:
                 continue
             now.entries, now.waiting, now.epoch = then.entries, then.waiting, then.epoch
             now.first, now.due, now.changed_at = then.first, then.due, then.changed_at
+            now.put_back = True

@@ -38,6 +38,8 @@ names = st.sampled_from(NAMES)
 runs = st.lists(names, min_size=1, max_size=6)
 batches = st.lists(st.tuples(groups, names), min_size=1, max_size=4)
 some_groups = st.sets(groups, min_size=1).map(sorted)
+ends = st.sampled_from(["commit", "die", "roll back"])
+keys = st.sampled_from([None, "k"])
 filters = st.sampled_from([(), (), ("one",)])
 #: What a page comes back with: None is the id that it kept.
 ids = st.sampled_from([None, None, None, "?", "1.x", "2.aaaaaaaa-0-0"])
@@ -104,11 +106,12 @@ class Streams(RuleBasedStateMachine):
         self.ledger.append(entries)
         self.learn()
 
-    @rule(group=groups, name=names, key=st.sampled_from([None, "k"]))
-    def publish_passing(self, group: str, name: str, key: str | None) -> None:
-        entry = self.make(group, name)
-        publish(group, name, entry.data, durable=False, key=key)
-        self.ledger.passing.add(entry.data)
+    @rule(passing=st.lists(st.tuples(groups, names, keys), min_size=1, max_size=4))
+    def publish_passing(self, passing: list[tuple[str, str, str | None]]) -> None:
+        for group, name, key in passing:
+            entry = self.make(group, name)
+            publish(group, name, entry.data, durable=False, key=key)
+            self.ledger.passing.add(entry.data)
 
     def make(self, group: str, name: str) -> Entry:
         return self.ledger.make(group, name)
@@ -160,9 +163,7 @@ class Streams(RuleBasedStateMachine):
         self.staged_passing[writer].append(entry.data)
 
     @precondition(lambda self: self.staged)
-    @rule(
-        writer=pick(lambda self: self.staged), how=st.sampled_from(["commit", "die", "roll back"])
-    )
+    @rule(writer=pick(lambda self: self.staged), how=ends)
     def end(self, writer: Writer, how: str) -> None:
         """Commit, commit and not live to number what was committed, or roll back."""
         if how == "roll back":
@@ -176,6 +177,15 @@ class Streams(RuleBasedStateMachine):
         else:
             writer.commit()
             self.committed(writer)
+
+    @precondition(lambda self: self.idle_writers())
+    @rule(writer=pick(idle_writers), batch=batches, how=ends)
+    def publish_in_short_transaction(
+        self, writer: Writer, batch: list[tuple[str, str]], how: str
+    ) -> None:
+        self.begin(writer)
+        self.publish_in_transaction(writer, batch, "none")
+        self.end(writer, how)
 
     def committed(self, writer: Writer, *, numbered: bool = True) -> None:
         rows = self.staged.pop(writer)
@@ -259,12 +269,23 @@ class Streams(RuleBasedStateMachine):
         self.process.run(browser.connect(id))
 
     @precondition(lambda self: self.connected() and self.may_write)
-    @rule(browser=pick(connected), lost=losses, group=groups, names=runs)
+    @rule(
+        browser=pick(connected),
+        lost=losses,
+        group=groups,
+        names=runs,
+        others=st.sampled_from(["get nothing", "get it all", "get it all of a new epoch"]),
+    )
     def be_away_while_events_come(
-        self, browser: Browser, lost: int, group: str, names: list[str]
+        self, browser: Browser, lost: int, group: str, names: list[str], others: str
     ) -> None:
         self.drop(browser, lost)
+        if others == "get it all of a new epoch":
+            self.renew_epoch([group])
+            self.check()
         self.publish_one_by_one(group, names)
+        if others != "get nothing":
+            self.deliver_all()
         self.come_back(browser, None)
 
     @precondition(lambda self: self.connected())

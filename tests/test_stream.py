@@ -330,3 +330,22 @@ async def test_a_log_that_is_away_is_busy_and_no_error(
     assert stream.response.status_code == 200
     assert (busy.name, busy.json()) == ("sse.busy", {"reason": "log"})
     assert 15_000 <= (stream.parser.retry or 0) <= 60_000
+
+
+async def test_a_page_that_lost_its_reset_is_reset_again(daphne: Daphne) -> None:
+    """The id of `sse.open` must not say that the page stands where it was about to be put."""
+    daphne.publish("orders", "n", "1")
+    daphne.publish("chat.a", "n", "1")
+    query = "group=orders&group=chat.a"
+    async with daphne.stream(query, {"Last-Event-ID": "unreadable"}) as stream:
+        opened, first = await stream.take(2)
+    told = first.json()["group"]
+    other = "chat.a" if told == "orders" else "orders"
+    async with daphne.stream(query, {"Last-Event-ID": opened.id}) as stream:
+        _, *resets = await stream.take(3)
+        assert {event.json()["group"] for event in resets} == {"orders", "chat.a"}
+    async with daphne.stream(query, {"Last-Event-ID": first.id}) as stream:
+        _, reset = await stream.take(2)
+        assert (reset.name, reset.json()["group"]) == ("sse.reset", other)
+    async with daphne.stream(query, {"Last-Event-ID": reset.id}) as stream:
+        assert (await stream.next()).json()["recovered"] is True
