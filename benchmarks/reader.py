@@ -1,11 +1,10 @@
-"""A subscription that counts what arrives, and encodes it as a client's stream does."""
+"""A subscription that counts what arrives, encoded as a client's stream gets it."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Self
 
-from sse_app.cursors import Cursor
 from sse_app.eventlog.contract import Reason
 from sse_app.events import Event
 from sse_app.hub import get_hub
@@ -17,6 +16,7 @@ class Reader(Sink):
 
     def __init__(self, group: str) -> None:
         self.count = 0
+        self.size = 0
         self.resets = 0
         self._awaited = 0
         self._arrived = asyncio.Event()
@@ -56,16 +56,16 @@ class Reader(Sink):
     async def drained(self) -> None:
         """See `Sink`."""
 
-    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
+    def show(self, event: Event, cursor: str, block: bytes) -> None:
         """See `Sink`."""
-        event.encode("" if cursor is None else str(cursor))
         self.count += 1
+        self.size += len(block)
         if self.count == self._awaited:
             self._arrived.set()
 
-    def reset(self, group: str, reason: Reason, cursor: Cursor) -> None:
+    def reset(self, group: str, reason: Reason, cursor: str) -> None:
         """See `Sink`."""
         self.resets += 1
 
-    def passed(self, cursor: Cursor) -> None:
+    def passed(self, cursor: str) -> None:
         """See `Sink`."""

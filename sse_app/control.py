@@ -16,7 +16,6 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Final, Self
 
-from .cursors import Cursor
 from .eventlog.contract import Reason
 from .events import Event
 from .fingerprints import Fingerprint
@@ -170,7 +169,7 @@ class ControlSink(Sink):
     async def drained(self) -> None:
         """It always takes more."""
 
-    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
+    def show(self, event: Event, cursor: str, block: bytes) -> None:
         try:
             revocation = Revocation.of(event)
         except (TypeError, ValueError) as error:
@@ -178,9 +177,9 @@ class ControlSink(Sink):
             return
         apply(revocation)
 
-    def reset(self, group: str, reason: Reason, cursor: Cursor) -> None:
+    def reset(self, group: str, reason: Reason, cursor: str) -> None:
         logger.warning("Revocations may have been missed (%s): everybody is looked at.", reason)
         apply(Revocation(review=True))
 
-    def passed(self, cursor: Cursor) -> None:
+    def passed(self, cursor: str) -> None:
         """Nothing is filtered here."""

@@ -1,4 +1,4 @@
-"""`Cursor`: where a stream stands in each of its groups, to and from the opaque event id.
+"""Where a stream stands in each of its groups, to and from the opaque event id.
 
 Pure: no I/O and no Django settings. The id is ASCII, has no space, and stays below 1 KiB for
 twenty groups, since over-long ids make browsers send a CORS preflight on reconnect:
@@ -58,22 +58,20 @@ def group_hash(group: str) -> str:
     return b32encode(blake2b(group.encode(), digest_size=5).digest()).decode("ascii").lower()
 
 
+def encode_cursor(positions: Mapping[str, Position], now: float) -> str:
+    """Return the id of who stands at `positions`, given by group name, at Unix time `now`."""
+    parts = [_VERSION]
+    for group, position in positions.items():
+        epoch, offset = position
+        parts.append(f"{group_hash(group)}-{epoch}-{int(now) if position == START else offset}")
+    return ".".join(parts)
+
+
 @dataclass(frozen=True)
 class Cursor:
-    """Positions by group hash. Immutable."""
+    """What an id says: positions by group hash. Immutable."""
 
     positions: Mapping[str, Position] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, positions: Mapping[str, Position], now: float) -> Self:
-        """Return the cursor that stands at `positions`, given by group name, at Unix time `now`."""
-        empty = Position(START.epoch, int(now))
-        return cls(
-            {
-                group_hash(group): empty if position == START else position
-                for group, position in positions.items()
-            }
-        )
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -100,12 +98,3 @@ class Cursor:
         """Return the Unix time at which `group` was seen empty, None if it was not."""
         position = self.positions.get(group_hash(group))
         return position.offset if position and position.epoch == START.epoch else None
-
-    def __str__(self) -> str:
-        return encode_positions(self.positions)
-
-
-def encode_positions(positions: Mapping[str, Position]) -> str:
-    """Return the id for `positions`, given by group hash."""
-    parts = [f"{name}-{epoch}-{offset}" for name, (epoch, offset) in positions.items()]
-    return ".".join([_VERSION, *parts])

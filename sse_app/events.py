@@ -10,35 +10,36 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final, Self
 
 from django.core.serializers.json import DjangoJSONEncoder
 
 from .cursors import validate_place
-from .groups import CONTROL_GROUP, validate_group
+from .groups import CONTROL_GROUP, RESERVED, validate_group
 
 HEARTBEAT: Final = b":\n"
 DEFAULT_NAME: Final = "message"
 MESSAGE_TYPE: Final = "sse.event"
 BATCH_TYPE: Final = "sse.events"
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z", re.ASCII)
-_RESERVED: Final = "sse."
+_NAME: Final = re.compile(r"(?!sse\.)[A-Za-z0-9_.:-]{1,64}\Z", re.ASCII)
 # Made once: json.dumps() with arguments makes an encoder for every call.
 _JSON: Final = DjangoJSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def validate_name(name: object) -> str:
     """Return `name` if it is an event's name, else raise `ValueError` that shows it."""
-    if not isinstance(name, str) or not _NAME.match(name):
-        raise ValueError(
-            f"Invalid event name {name!r}: 1 to 64 ASCII letters, digits, '_', '.', ':' and '-', "
-            "for example 'order.updated'."
-        )
-    if name.startswith(_RESERVED):
-        raise ValueError(f"Invalid event name {name!r}: names beginning with 'sse.' are reserved.")
-    return name
+    if isinstance(name, str):
+        if _NAME.match(name):
+            return name
+        if name.startswith(RESERVED):
+            raise ValueError(
+                f"Invalid event name {name!r}: names beginning with {RESERVED!r} are reserved."
+            )
+    raise ValueError(
+        f"Invalid event name {name!r}: 1 to 64 ASCII letters, digits, '_', '.', ':' and '-', "
+        "for example 'order.updated'."
+    )
 
 
 def to_text(data: object) -> str:
@@ -163,10 +164,14 @@ class Event:
         """Return the data parsed as JSON; raises `ValueError` if it isn't."""
         return json.loads(self.data)
 
-    @cached_property
+    @property
     def block(self) -> bytes:
         """The event on the wire without its `id:` line, encoded once for all streams."""
-        return encode_block(self.name, self.data)
+        # As functools.cached_property, which before Python 3.12 takes a lock each time.
+        known: bytes | None = self.__dict__.get("_block")
+        if known is None:
+            known = self.__dict__["_block"] = encode_block(self.name, self.data)
+        return known
 
     def encode(self, id: str = "") -> bytes:
         """Return the event on the wire, after the line `id:` unless `id` is empty."""

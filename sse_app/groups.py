@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 # Channels' own check lets "a\n" and non-ASCII digits through, so this one is exact.
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}\Z", re.ASCII)
+_NAME: Final = re.compile(r"(?!sse\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,79}\Z", re.ASCII)
 _PATTERN: Final = re.compile(r"[A-Za-z0-9_.*-]{1,80}\Z", re.ASCII)
 
 RESERVED: Final = "sse."
@@ -22,14 +22,17 @@ def validate_group(name: object) -> str:
     A name is 1 to 80 ASCII letters, digits, `_`, `.` and `-`, the first a letter or digit,
     as in `order.42`. Names that begin with `sse.` are the app's own.
     """
-    if not isinstance(name, str) or not _NAME.match(name):
-        raise ValueError(
-            f"Invalid group name {name!r}: 1 to 80 ASCII letters, digits, '_', '.' and '-', "
-            "beginning with a letter or digit, for example 'order.42'."
-        )
-    if name.startswith(RESERVED):
-        raise ValueError(f"Invalid group name {name!r}: names beginning with 'sse.' are reserved.")
-    return name
+    if isinstance(name, str):
+        if _NAME.match(name):
+            return name
+        if name.startswith(RESERVED):
+            raise ValueError(
+                f"Invalid group name {name!r}: names beginning with {RESERVED!r} are reserved."
+            )
+    raise ValueError(
+        f"Invalid group name {name!r}: 1 to 80 ASCII letters, digits, '_', '.' and '-', "
+        "beginning with a letter or digit, for example 'order.42'."
+    )
 
 
 def validate_pattern(pattern: object) -> str:

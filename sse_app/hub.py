@@ -246,6 +246,7 @@ class Hub:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._healer.close()
         await self._reads.close()
+        await self._mailbox.close()
         for group in joined:
             await self._mailbox.leave(group)
         await logged(event_log().aclose)

@@ -8,7 +8,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 
 from . import layer
-from .cursors import Cursor
+from .cursors import encode_cursor
 from .eventlog import event_log
 from .groups import validate_group
 
@@ -28,7 +28,7 @@ def cursor(*groups: str) -> str:
     if log.alias is not None and not connections[log.alias].in_atomic_block:
         # What has been committed is on the page, so it must stand before the page's position.
         layer.send(log.number(names))
-    return str(Cursor.of(log.heads(names), now))
+    return encode_cursor(log.heads(names), now)
 
 
 async def acursor(*groups: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from .admission import Access
 from .conf import settings
 from .control import Reader, Revocation, session_digest
-from .cursors import Cursor, Position
+from .cursors import Position
 from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
 from .fingerprints import Fingerprint
@@ -65,7 +65,7 @@ class Stream(Sink, Reader):
         """Write `sse.open`; its id is the position before the replay."""
         data = {"recovered": recovered, "missed": missed, "groups": list(self.groups)}
         self._pinged = dict(self.subscription.positions)
-        id, retry = str(self.subscription.cursor), random.uniform(*settings().RETRY)
+        id, retry = self.subscription.cursor, random.uniform(*settings().RETRY)
         self._write(encode_control("sse.open", data, id=id, retry=retry))
 
     @property
@@ -87,7 +87,7 @@ class Stream(Sink, Reader):
         """Write `sse.close` with the reason, unless it means that nobody reads it."""
         reason = self.close_reason or "error"
         if reason not in UNHEARD:
-            id = str(self.subscription.cursor) if self.subscription.positions else ""
+            id = self.subscription.cursor if self.subscription.positions else ""
             self._write(farewell(reason, id))
 
     def tick(self, now: float) -> None:
@@ -160,15 +160,15 @@ class Stream(Sink, Reader):
     async def drained(self) -> None:
         await self._transport.drained()
 
-    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
+    def show(self, event: Event, cursor: str, block: bytes) -> None:
         self._write(block)
 
-    def reset(self, group: str, reason: Reason, cursor: Cursor) -> None:
+    def reset(self, group: str, reason: Reason, cursor: str) -> None:
         data = {"group": group, "reason": reason}
-        self._write(encode_control("sse.reset", data, id=str(cursor)))
+        self._write(encode_control("sse.reset", data, id=cursor))
 
-    def passed(self, cursor: Cursor) -> None:
-        self._write(encode_control("sse.cursor", {}, id=str(cursor)))
+    def passed(self, cursor: str) -> None:
+        self._write(encode_control("sse.cursor", {}, id=cursor))
 
     def start_at(self, positions: Mapping[str, Position]) -> None:
         """Stand at `positions` before anything is written."""
@@ -179,7 +179,7 @@ class Stream(Sink, Reader):
             return HEARTBEAT
         positions = self.subscription.positions
         moved, self._pinged = positions != self._pinged, dict(positions)
-        id = str(self.subscription.cursor) if moved else ""
+        id = self.subscription.cursor if moved else ""
         return encode_control("sse.ping", {}, id=id)
 
     def _write(self, chunk: bytes) -> None:

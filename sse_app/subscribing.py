@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Self
 
 from .conf import settings
-from .cursors import Cursor
 from .eventlog.contract import Reason
 from .events import Event, validate_name
 from .groups import validate_group
@@ -95,7 +94,7 @@ class Subscriber:
             await self._hub.leave(subscription)
             raise
         subscription.move(start.positions)
-        self._cursor = str(subscription.cursor)
+        self._cursor = subscription.cursor
         for group, (reason, head) in start.resets.items():
             subscription.begin_with_reset(group, reason, head)
         self._running = asyncio.create_task(subscription.run_patiently(self._hub))
@@ -123,14 +122,14 @@ class Subscriber:
         if self._running is None:
             raise RuntimeError("Enter it first: async with subscribe(...) as events.")
         item, cursor = await self._inbox.take(self._running)
-        if cursor is not None:
-            self._cursor = str(cursor)
+        if cursor:
+            self._cursor = cursor
         if isinstance(item, ContinuityLost):
             raise item
         return item
 
 
-_Item = tuple[Event | ContinuityLost, Cursor | None]
+_Item = tuple[Event | ContinuityLost, str]
 
 
 class _Inbox(Sink):
@@ -171,13 +170,13 @@ class _Inbox(Sink):
             self._changed.clear()
             await self._changed.wait()
 
-    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
+    def show(self, event: Event, cursor: str, block: bytes) -> None:
         self._put((event, cursor))
 
-    def reset(self, group: str, reason: Reason, cursor: Cursor) -> None:
+    def reset(self, group: str, reason: Reason, cursor: str) -> None:
         self._put((ContinuityLost(group, reason), cursor))
 
-    def passed(self, cursor: Cursor) -> None:
+    def passed(self, cursor: str) -> None:
         """Nothing to show; the next event's cursor says it."""
 
     def _put(self, item: _Item) -> None:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
-from .cursors import Cursor, Position
+from .cursors import Position, encode_cursor
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
 from .topics import Told, follows, place_of
@@ -49,18 +49,18 @@ class Sink(ABC):
         """Return when it can take more again."""
 
     @abstractmethod
-    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
-        """Take an event; `cursor` is the place after it, None for a non-durable one.
+    def show(self, event: Event, cursor: str, block: bytes) -> None:
+        """Take an event; `cursor` is the id of the place after it, "" for a non-durable one.
 
         `block` is both on the wire, the same object for all who get the same.
         """
 
     @abstractmethod
-    def reset(self, group: str, reason: Reason, cursor: Cursor) -> None:
+    def reset(self, group: str, reason: Reason, cursor: str) -> None:
         """Continuity of `group` can't be proved; go on from `cursor`."""
 
     @abstractmethod
-    def passed(self, cursor: Cursor) -> None:
+    def passed(self, cursor: str) -> None:
         """Many events were passed over without showing one; the place is now `cursor`."""
 
 
@@ -83,9 +83,9 @@ class Subscription:
         self._released = asyncio.Event()
 
     @property
-    def cursor(self) -> Cursor:
-        """The place after everything that was shown or passed over."""
-        return Cursor.of(self.positions, time.time())
+    def cursor(self) -> str:
+        """The id of the place after everything that was shown or passed over."""
+        return encode_cursor(self.positions, time.time())
 
     def close(self, reason: str) -> None:
         """End `run()`; the first reason counts."""
@@ -224,11 +224,8 @@ class Subscription:
             self._passed = 0
             known = told.get(self.groups)
             if known is None:
-                cursor = None if place is None else self.cursor
-                known = told[self.groups] = (
-                    cursor,
-                    event.encode("" if cursor is None else str(cursor)),
-                )
+                cursor = "" if place is None else self.cursor
+                known = told[self.groups] = cursor, event.encode(cursor)
             self.sink.show(event, *known)
         elif place is not None:
             self._passed += 1
@@ -238,7 +235,7 @@ class Subscription:
 
     def _show_latest(self) -> None:
         for event in self._latest.values():
-            self.sink.show(event, None, event.block)
+            self.sink.show(event, "", event.block)
         self._latest.clear()
 
     def _reset(self, group: str, reason: Reason, head: Position) -> None:

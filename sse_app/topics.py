@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from .cursors import START, Cursor, Position
+from .cursors import START, Position
 from .eventlog.contract import Reason
 from .events import Event
 
 if TYPE_CHECKING:
     from .subscriptions import Subscription
 
-#: What streams of the same groups get for one event: the place after it, and its bytes. Who is
+#: What streams of the same groups get for one event: the id after it, and its bytes. Who is
 #: live stands where the topics stand, so it is the same for all who have the same groups.
-Told = dict[tuple[str, ...], tuple[Cursor | None, bytes]]
+Told = dict[tuple[str, ...], tuple[str, bytes]]
 
 logger = logging.getLogger("sse_app")
 

@@ -46,13 +46,13 @@ class PageSink(Sink):
     async def drained(self) -> None:
         await self._open.wait()
 
-    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
+    def show(self, event: Event, cursor: str, block: bytes) -> None:
         self._take("event", event, cursor)
 
-    def reset(self, group: str, reason: str, cursor: Cursor) -> None:
+    def reset(self, group: str, reason: str, cursor: str) -> None:
         self._take("reset", group, reason, cursor)
 
-    def passed(self, cursor: Cursor) -> None:
+    def passed(self, cursor: str) -> None:
         self._take("passed", cursor)
 
     def _take(self, *item: Any) -> None:
@@ -151,7 +151,7 @@ class Browser:
         assert not self._task.done(), f"the stream ended: {self._task}"
         for item in self.sink.items[self._examined :]:
             self._examined += 1
-            if item[0] == "event" and item[2] is None:
+            if item[0] == "event" and not item[2]:
                 self._passing(item[1])
             elif item[0] == "event":
                 self._shown(item[1], item[2])
@@ -162,7 +162,8 @@ class Browser:
 
     def _open(self, given: str | None, start: dict[str, Position], resets: Collection[str]) -> None:
         """Take the first event of a stream, whose id is the place before the replay."""
-        cursor, now = self._subscription.cursor, self.now
+        id, now = self._subscription.cursor, self.now
+        cursor = _read(id)
         if given is None:
             assert not resets
             assert all(self.ledger[group].knows(place) for group, place in start.items())
@@ -174,7 +175,7 @@ class Browser:
                 assert stays or group in resets, "it does not begin where the page stands"
         else:
             assert set(resets) == set(self.groups), "an id that can't be read says nothing"
-        self.sights.append(replace(now, item=("open",), id=str(cursor)))
+        self.sights.append(replace(now, item=("open",), id=id))
 
     def _passing(self, event: Event) -> None:
         assert event.data in self.ledger.passing, "it was never published"
@@ -185,8 +186,8 @@ class Browser:
         self._heard += later.index(event.data) + 1
         self.sights.append(replace(self.now, item=("passing", event.data)))
 
-    def _shown(self, event: Event, cursor: Cursor) -> None:
-        place = cursor.get(event.group)
+    def _shown(self, event: Event, id: str) -> None:
+        place = _read(id).get(event.group)
         assert place is not None
         known = self.ledger[event.group].epochs.get(place.epoch, [])
         assert place.offset <= len(known), "it was never committed"
@@ -194,11 +195,11 @@ class Browser:
         assert (event.name, event.data) == (entry.name, entry.data), "another event stands there"
         assert not self.names or event.name in self.names
         assert event.data not in self.now.seen - self.ledger.again, "it came twice"
-        self._move(cursor, ("event", event.group, event.data), shown=entry.data)
+        self._move(id, ("event", event.group, event.data), shown=entry.data)
 
-    def _move(self, cursor: Cursor, item: tuple[Any, ...], shown: str | None = None) -> None:
+    def _move(self, id: str, item: tuple[Any, ...], shown: str | None = None) -> None:
         """Go on in the groups' logs, over nothing that the page wanted to see but `shown`."""
-        now = self.now
+        cursor, now = _read(id), self.now
         for group, before in now.positions.items():
             after = cursor.get(group)
             assert after is not None, "the id does not mention a group"
@@ -215,14 +216,14 @@ class Browser:
             assert self.names or shown is not None
         seen = now.seen if shown is None else now.seen | {shown}
         places = {group: cursor.get(group) or START for group in now.positions}
-        self.sights.append(replace(now, item=item, id=str(cursor), positions=places, seen=seen))
+        self.sights.append(replace(now, item=item, id=id, positions=places, seen=seen))
 
     def _told(self, group: str, after: Position) -> bool:
         ledger = self.ledger[group]
         return self.now.told[group] >= ledger.forgotten_before.get(after.epoch, ledger.forgotten)
 
-    def _reset(self, group: str, reason: str, cursor: Cursor) -> None:
-        place, ledger = cursor.get(group), self.ledger[group]
+    def _reset(self, group: str, reason: str, id: str) -> None:
+        place, ledger = _read(id).get(group), self.ledger[group]
         assert place is not None
         assert ledger.knows(place)
         before = self.now.positions.get(group)
@@ -243,7 +244,7 @@ class Browser:
             replace(
                 self.now,
                 item=("reset", group, reason),
-                id=str(cursor),
+                id=id,
                 positions={**self.now.positions, group: place},
                 told={**self.now.told, group: ledger.forgotten},
                 seen=seen,
@@ -275,3 +276,9 @@ class Browser:
             for entry in ledger.entries[shown.offset :]:
                 wanted = not self.names or entry.name in self.names
                 assert not wanted, f"{entry.data} never came"
+
+
+def _read(id: str) -> Cursor:
+    cursor = Cursor.parse(id)
+    assert cursor is not None, f"the id {id!r} can't be read"
+    return cursor

@@ -12,7 +12,7 @@ import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 
 from sse_app import publish
-from sse_app.cursors import Cursor, Position
+from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.hub import Hub, get_hub, running_hubs
@@ -52,15 +52,15 @@ class ListSink(Sink):
     async def drained(self) -> None:
         await self.open.wait()
 
-    def show(self, event: Event, cursor: Cursor | None, block: bytes) -> None:
+    def show(self, event: Event, cursor: str, block: bytes) -> None:
         self.seen.append(event.data)
         self.grown.set()
 
-    def reset(self, group: str, reason: str, cursor: Cursor) -> None:
+    def reset(self, group: str, reason: str, cursor: str) -> None:
         self.notices.append((group, reason))
         self.grown.set()
 
-    def passed(self, cursor: Cursor) -> None:
+    def passed(self, cursor: str) -> None:
         self.notices.append(("", "passed"))
 
     async def until(self, last: str) -> None:
@@ -356,6 +356,32 @@ async def test_a_group_left_and_joined_again_at_once_stays_joined() -> None:
     await other.stop()
 
 
+@pytest.mark.usefixtures("slow_layer")
+async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sse_app.mailbox.JOIN_SECONDS", 0.01)
+    SlowLayer.gate = asyncio.Event()
+    asyncio.get_running_loop().call_later(10, SlowLayer.gate.set)
+    reader = await Reader().start("g")
+    assert not SlowLayer.gate.is_set(), "it began when the layer did"
+    publish("g", "n", "logged")
+    await reader.hub.check()
+    await reader.sink.until("logged")
+    SlowLayer.gate.set()
+    await turns()
+    assert "sse_app.g" in channel_layers["default"].groups
+    publish("g", "n", "passing", durable=False)
+    await reader.sink.until("passing")
+    SlowLayer.gate.clear()
+    monkeypatch.setattr(SlowLayer, "group_discard", InMemoryChannelLayer.group_discard)
+    await (await Reader().start("h")).stop()
+    SlowLayer.gate.set()
+    await turns()
+    assert "sse_app.h" not in channel_layers["default"].groups
+    await reader.stop()
+
+
 @pytest.mark.usefixtures("memory")
 async def test_a_reader_that_leaves_twice_takes_nothing_from_the_next_hub() -> None:
     first = await Reader().start("g")
@@ -384,7 +410,7 @@ async def test_a_reader_that_fails_is_closed_alone(monkeypatch: pytest.MonkeyPat
     for reader in readers:
         await reader.sink.until("0")
 
-    def fail(event: Event, cursor: Cursor | None, block: bytes) -> None:
+    def fail(event: Event, cursor: str, block: bytes) -> None:
         raise RuntimeError("on purpose")
 
     monkeypatch.setattr(readers[0].sink, "show", fail)

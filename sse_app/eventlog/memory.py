@@ -70,8 +70,9 @@ class MemoryEventLog(EventLog):
                 log.changed_at = now
                 log.events.append((now, event))
                 log.head += 1
-                log.trim(keep, before)
                 placed.append(event)
+            for group in {event.group for event in placed}:
+                self._logs[group].trim(keep, before)
         return placed
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
