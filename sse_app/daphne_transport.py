@@ -16,6 +16,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet, ref
 
 from .conf import settings
+from .counters import COUNTS
 from .transports import Send, Transport
 
 #: Beyond these, what was written goes at once and not at the end of the turn.
@@ -124,7 +125,8 @@ class DaphneTransport(Transport):
         if self._paused_at and now - self._paused_at > settings().STALL_SECONDS:
             if self._request.channel is not None:
                 self._request.transport.abortConnection()
-            self._break()
+            COUNTS.stalled += 1
+            self._break("stalled")
 
     # --- IPushProducer, called by Twisted ---
 
@@ -141,12 +143,12 @@ class DaphneTransport(Transport):
         """The connection is gone."""
         self._break()
 
-    def _break(self) -> None:
+    def _break(self, reason: str = "broken") -> None:
         if not self._broken:
             self._broken = True
             self._pending.clear()
             self._resumed.set()
-            self.on_broken()
+            self.on_broken(reason)
 
 
 class Flushes:

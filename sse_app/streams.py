@@ -27,7 +27,7 @@ CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
     "auth": (3600.0, 3600.0),
 }
 #: Reasons that end a stream without a farewell: nobody can read it.
-UNHEARD: Final = frozenset({"disconnect", "broken"})
+UNHEARD: Final = frozenset({"disconnect", "broken", "stalled"})
 
 
 class Stream(Sink, Reader):
@@ -59,7 +59,7 @@ class Stream(Sink, Reader):
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
         self._pinged: dict[str, Position] = {}
-        transport.on_broken = lambda: self.subscription.close("broken")
+        transport.on_broken = self.subscription.close
 
     def open(self, *, recovered: bool, missed: int) -> None:
         """Write `sse.open`; its id is the position before the replay."""

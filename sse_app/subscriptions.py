@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
+from .counters import COUNTS
 from .cursors import Position, encode_cursor
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
@@ -73,6 +74,8 @@ class Subscription:
         self.names = frozenset(names)
         self.positions: dict[str, Position] = {}
         self.live = False
+        #: Could its sink take no more, and does it still read what came meanwhile?
+        self.lagging = False
         #: While not 0, nothing is shown: whether this reader still may is being asked.
         self.held = 0
         self.close_reason: str | None = None
@@ -146,10 +149,12 @@ class Subscription:
             self._take(event, place, told)
         elif place is None and self._wanted(event):
             kept = self._latest
-            kept.pop(slot := (event.group, event.name, event.key), None)
+            slot = event.group, event.name, event.key
+            COUNTS.superseded += kept.pop(slot, None) is not None
             kept[slot] = event
             if len(kept) > LATEST_EVENTS:
                 del kept[next(iter(kept))]
+                COUNTS.superseded += 1
 
     def restart(self, group: str, reason: Reason, head: Position) -> None:
         """Go on from `head` in `group`, and say that what came before is lost.
@@ -192,7 +197,8 @@ class Subscription:
                 self._reset(group, *self._resets.pop(group))
             behind = next((g for g in self.groups if self.positions[g] != hub.position(g)), None)
             if behind is None:
-                self.live = True
+                COUNTS.caught_up += self.lagging
+                self.live, self.lagging = True, False
                 self._show_latest()
                 return
             try:
@@ -214,6 +220,9 @@ class Subscription:
         return place is None or follows(place, self.positions[event.group])
 
     def _lag(self) -> None:
+        if not self.lagging and not self.sink.ready:
+            self.lagging = True
+            COUNTS.lagged += 1
         self.live = False
         self._wake.set()
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .conf import settings
+from .counters import COUNTS
 
 logger = logging.getLogger("sse_app")
 
@@ -23,11 +24,11 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 class Transport(ABC):
     """Takes whole event blocks after the response has started. Never blocks its caller.
 
-    `on_broken` is called once when nothing can be written any more, or nothing could be for
-    `STALL_SECONDS`.
+    `on_broken` is called once when nothing can be written any more: with `"broken"`, or with
+    `"stalled"` if nothing has left for `STALL_SECONDS`.
     """
 
-    on_broken: Callable[[], None] = staticmethod(lambda: None)
+    on_broken: Callable[[str], None] = staticmethod(lambda reason: None)
 
     async def start(self) -> None:  # noqa: B027 - most have nothing to do
         """Begin, once the response has started."""
@@ -101,7 +102,8 @@ class AsgiTransport(Transport):
 
     def check(self, now: float) -> None:
         if self._writer is not None and now - self._since > settings().STALL_SECONDS:
-            self._break()
+            COUNTS.stalled += 1
+            self._break("stalled")
 
     async def _write(self) -> None:
         while self._waiting:
@@ -120,11 +122,11 @@ class AsgiTransport(Transport):
             # Servers raise their own kinds of errors from send() when the client has gone.
             self._break()
 
-    def _break(self) -> None:
+    def _break(self, reason: str = "broken") -> None:
         if not self._broken:
             self._broken = True
             self._waiting.clear()
             self._bytes = 0
             if self._writer is not None:
                 self._writer.cancel()
-            self.on_broken()
+            self.on_broken(reason)

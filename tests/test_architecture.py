@@ -16,6 +16,7 @@ ROOT = Path(sse_app.__file__).parent
 RANKS = {
     "conf": 0,
     "cursors": 0,
+    "counters": 0,
     "groups": 0,
     "signals": 0,
     "rates": 0,

@@ -104,7 +104,7 @@ def test_every_reason_that_the_code_gives_is_documented() -> None:
     closed = set(re.findall(r"(?:\bclose|\bOver|\bcut)\(\"(\w+)\"", code))
     busy = set(re.findall(r"(?:\bBusy|\bbusy_block|\bLimit)\(\"(\w+)\"", code)) | {"address"}
     # Nobody is told: the client has gone, or it is no client at all.
-    assert reasons("sse.close") == closed - {"disconnect", "broken", "left"}
+    assert reasons("sse.close") == closed - {"disconnect", "broken", "stalled", "left"}
     assert reasons("sse.busy") == busy
 
 

@@ -12,6 +12,7 @@ import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 
 from sse_app import publish
+from sse_app.counters import COUNTS, Counts
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
@@ -202,6 +203,7 @@ async def test_a_reader_that_lags_reads_the_log_and_gets_the_latest_per_key() ->
     publish("g", "n", "both are live")
     for reader in (slow, quick):
         await reader.sink.until("both are live")
+    COUNTS.clear()
     slow.sink.seen.clear()
     slow.sink.open.clear()
     for n in range(700):
@@ -214,6 +216,14 @@ async def test_a_reader_that_lags_reads_the_log_and_gets_the_latest_per_key() ->
     slow.sink.open.set()
     await slow.sink.until("bob 49")
     assert slow.sink.seen == [*map(str, range(700)), "ann 49", "bob 49"]
+    assert Counts(lagged=1, caught_up=1, superseded=98) == COUNTS
+    COUNTS.clear()
+    slow.subscription.hold()
+    publish("g", "n", "held")
+    await quick.sink.until("held")
+    slow.subscription.release(slow.subscription.held)
+    await slow.sink.until("held")
+    assert Counts() == COUNTS, "one that was only held is not slow"
     await slow.stop()
     await quick.stop()
 

@@ -77,6 +77,15 @@ def drain(connection: socket.socket) -> None:
         pass
 
 
+def counts(daphne: Daphne) -> Any:
+    return run(
+        daphne,
+        "from dataclasses import asdict\n"
+        "from sse_app.counters import COUNTS\n"
+        "result = asdict(COUNTS)",
+    )
+
+
 FLOOD = """
 from sse_app import publish_many
 for n in range({start}, {stop}, 100):
@@ -102,8 +111,10 @@ async def test_readers_that_never_read_cost_little_and_delay_nobody(
     assert told == [str(n) for n in range(4500)]
     assert grown < 16 * MIB, f"{grown / MIB:.0f} MiB"
     # And whoever wakes up gets it all, from the log.
+    assert counts(daphne)["lagged"] == 50
     caught_up = await asyncio.to_thread(read_until, sleepers[0], "4499 ")
     assert [data.split()[0] for data in caught_up] == [str(n) for n in range(4500)]
+    eventually(lambda: counts(daphne)["caught_up"] == 1)
     for sleeper in sleepers:
         sleeper.close()
 
@@ -119,6 +130,7 @@ def test_a_reader_that_takes_nothing_for_too_long_is_let_go(
         return int(httpx.get(f"{daphne.url}/test/streams/").json()["streams"])
 
     eventually(lambda: streams() == 0, "it is still there")
+    assert counts(daphne)["stalled"] == 1
     eventually(lambda: httpx.get(f"{daphne.url}/test/connections/").json()["waiting"] == 0)
     # Not left with what is buffered for it: nobody would ever take that.
     with pytest.raises(ConnectionResetError):

@@ -58,8 +58,9 @@ async def test_a_failing_send_is_told_once() -> None:
     server = Server()
     server.gone = True
     transport = AsgiTransport(server.send)
-    told = asyncio.Event()
-    transport.on_broken = told.set
+    told: asyncio.Queue[str] = asyncio.Queue()
+    transport.on_broken = told.put_nowait
     transport.write(b"a")
-    await asyncio.wait_for(told.wait(), 5)
+    assert await asyncio.wait_for(told.get(), 5) == "broken"
+    assert told.empty()
     await transport.finish()
