@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 from .conf import settings
 from .counters import COUNTS
 from .transports import Send, Transport
+from .wakes import Wake
 
 #: Beyond these, what was written goes at once and not at the end of the turn.
 FLUSH_BYTES: Final = 64 * 1024
@@ -43,7 +44,7 @@ class DaphneTransport(Transport):
         self._socket: Any = None
         self._tcp: Any = None
         self._paused_at = 0.0
-        self._resumed = asyncio.Event()
+        self._resumed = Wake()
         self._broken = self._finished = False
 
     async def start(self) -> None:
@@ -102,7 +103,6 @@ class DaphneTransport(Transport):
 
     async def drained(self) -> None:
         while self._paused_at and not self._broken:
-            self._resumed.clear()
             await self._resumed.wait()
 
     async def finish(self) -> None:

@@ -22,6 +22,7 @@ from .cursors import Position, encode_cursor
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
 from .topics import Told, follows, place_of
+from .wakes import Wake
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -82,8 +83,7 @@ class Subscription:
         self._resets: dict[str, tuple[Reason, Position]] = {}
         self._latest: dict[tuple[str, str, str | None], Event] = {}
         self._passed = 0
-        self._wake = asyncio.Event()
-        self._released = asyncio.Event()
+        self._wake = Wake()
 
     @property
     def cursor(self) -> str:
@@ -94,7 +94,6 @@ class Subscription:
         """End `run()`; the first reason counts."""
         self.cut(reason)
         self._wake.set()
-        self._released.set()
 
     def cut(self, reason: str) -> None:
         """Show nothing more. From any thread; `close()` must follow on the subscription's loop."""
@@ -113,14 +112,13 @@ class Subscription:
             if self.held != held:
                 return
             self.held = 0
-        self._released.set()
+        self._wake.set()
 
     async def run(self, hub: Hub) -> str:
         """Deliver until `close()`; return its reason."""
         while self.close_reason is None:
             await self._catch_up(hub)
             if self.live:
-                self._wake.clear()
                 await self._wake.wait()
         return self.close_reason
 
@@ -186,9 +184,7 @@ class Subscription:
     async def _catch_up(self, hub: Hub) -> None:
         while self.close_reason is None:
             if self.held:
-                self._released.clear()
-                if self.held:
-                    await self._released.wait()
+                await self._wake.wait()
                 continue
             if not self.sink.ready:
                 await self.sink.drained()

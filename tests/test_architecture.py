@@ -17,6 +17,7 @@ RANKS = {
     "conf": 0,
     "cursors": 0,
     "counters": 0,
+    "wakes": 0,
     "groups": 0,
     "signals": 0,
     "rates": 0,
