@@ -33,7 +33,8 @@ logger = logging.getLogger("sse_app")
 
 FORBIDDEN: Final = "Not permitted."
 
-Policy = Callable[[Any, Collection[str]], Awaitable[bool]]
+#: Whether a user may listen to groups; the request is None when it is asked again, long after.
+Policy = Callable[[Any, Collection[str], ASGIRequest | None], Awaitable[bool]]
 
 
 class Refused(Exception):
@@ -83,7 +84,7 @@ class Access:
 
     async def permitted(self, groups: Collection[str]) -> list[str]:
         """Return which of `groups` the policy permits now."""
-        return [group for group in groups if await self.policy(self.user, [group])]
+        return [group for group in groups if await self.policy(self.user, [group], None)]
 
 
 async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = ()) -> Access:
@@ -106,7 +107,7 @@ async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = (
     if grant is not None:
         await _use(grant, access)
     if not fixed:
-        await _decide(access)
+        await _decide(access, request)
     return access
 
 
@@ -141,10 +142,8 @@ def _grant_of(request: ASGIRequest) -> Grant | None:
 
 async def _identify(request: ASGIRequest) -> Fingerprint | None:
     """Give the request its session and user; return the user's fingerprint, if there is a user."""
-    engine = import_module(django_settings.SESSION_ENGINE)
-    key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
-    request.session = request.scope.get("session") or engine.SessionStore(key)
-    if key is None and "user" not in request.scope:
+    request.session = session_of(request)
+    if django_settings.SESSION_COOKIE_NAME not in request.COOKIES and "user" not in request.scope:
         request.user = AnonymousUser()
         return None
     try:
@@ -153,6 +152,13 @@ async def _identify(request: ASGIRequest) -> Fingerprint | None:
         logger.warning("The session store did not answer: %r", error)
         raise Busy("store") from error
     return fingerprint
+
+
+def session_of(request: ASGIRequest) -> Any:
+    """Return the request's session, not read yet; that of a middleware, if there is one."""
+    engine = import_module(django_settings.SESSION_ENGINE)
+    key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
+    return request.scope.get("session") or engine.SessionStore(key)
 
 
 def _load_user(request: ASGIRequest) -> Fingerprint | None:
@@ -198,7 +204,7 @@ async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
     request.user, request.session = AnonymousUser(), SessionBase()
     number = token.pk
 
-    async def policy(user: Any, groups: Collection[str]) -> bool:
+    async def policy(user: Any, groups: Collection[str], request: ASGIRequest | None) -> bool:
         live = await alive_token(number)
         return live is not None and all(live.may_listen(group) for group in groups)
 
@@ -224,7 +230,7 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     access.session_key, access.fingerprint = ticket.session_key, fingerprint
     if grant is not None:
         await _use(grant, access)
-    await _decide(access)
+    await _decide(access, request)
     return access
 
 
@@ -240,10 +246,10 @@ def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
     return ticket, fingerprint
 
 
-async def _decide(access: Access) -> None:
+async def _decide(access: Access, request: ASGIRequest) -> None:
     open_groups = [group for group in access.groups if group not in access.granted]
     try:
-        allowed = not open_groups or await access.policy(access.user, open_groups)
+        allowed = not open_groups or await access.policy(access.user, open_groups, request)
     except Exception as error:
         logger.exception("The policy that decides who may listen failed.")
         raise Busy("policy") from error

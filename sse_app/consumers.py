@@ -18,13 +18,13 @@ from django.conf import settings as django_settings
 from django.core.handlers.asgi import ASGIRequest
 
 from . import authorization, control, signals
-from .addresses import Address, client_address
-from .admission import Access, Busy, Over, Policy, Refused, admit, names_of
+from .addresses import client_address
+from .admission import Busy, Over, Refused, admit, names_of, session_of
 from .conf import settings
 from .daphne_transport import DaphneTransport
 from .events import encode_control
 from .groups import validate_group
-from .hub import Hub, get_hub
+from .hub import get_hub
 from .limits import LIMITS, Full
 from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
 from .replay import Start, Wanted, find_start
@@ -71,14 +71,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
         self.base_send = send
         try:
             since = control.mark()
-            request = ASGIRequest(scope, BytesIO())
-            self._accept(request)
-            address = client_address(scope)
-            key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
-            with await LIMITS.admit(address, key) as places:
-                access = await admit(request, self._policy(request), self.fixed_groups)
-                await places.identify(access.user)
-                await self._stream(request, receive, access, address, since)
+            stream, wanted = await self._admit()
+            with stream.places:
+                await self._stream(stream, wanted, receive, since)
         except (Refused, Forbidden) as refused:
             await self._answer(refused.status, refused.text)
         except Full as full:
@@ -94,6 +89,37 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     # --- before the stream ---
 
+    async def _admit(self) -> tuple[Stream, Wanted]:
+        """Return a stream that may be opened, and where it is to begin.
+
+        The request ends here: there are thousands of streams, and it is larger than all the rest.
+        """
+        request = self._request()
+        self._accept(request)
+        address = client_address(self.scope)
+        key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
+        places = await LIMITS.admit(address, key)
+        try:
+            access = await admit(request, self._may_listen, self.fixed_groups)
+            await places.identify(access.user)
+        except BaseException:
+            places.release()
+            raise
+        stream = Stream(
+            get_hub(),
+            self.make_transport(),
+            access,
+            names_of(request),
+            places=places,
+            address=address.text,
+            ping=request.GET.get("ping") == "1",
+            life=_life(access.groups),
+        )
+        return stream, Wanted.by(request)
+
+    def _request(self) -> ASGIRequest:
+        return ASGIRequest(self.scope, BytesIO())
+
     def _accept(self, request: ASGIRequest) -> None:
         """Refuse what needs no database to be refused, and answer what asks for no stream."""
         if request.method not in METHODS:
@@ -103,59 +129,43 @@ class EventStreamConsumer(AsyncHttpConsumer):
             raise Refused(200 if request.method == "HEAD" else 204, "")
         names_of(request)
 
-    def _policy(self, request: ASGIRequest) -> Policy:
-        async def policy(user: Any, groups: Collection[str]) -> bool:
-            request.user = user  # When it is asked again, the user has been read anew.
-            return await self.authorize(user, groups, request)
-
-        return policy
+    async def _may_listen(
+        self, user: Any, groups: Collection[str], request: ASGIRequest | None
+    ) -> bool:
+        if request is None:  # Asked again, long after.
+            request = self._request()
+            request.session = session_of(request)
+        request.user = user
+        return await self.authorize(user, groups, request)
 
     # --- the stream ---
 
     async def _stream(
         self,
-        request: ASGIRequest,
+        stream: Stream,
+        wanted: Wanted,
         receive: Callable[[], Awaitable[dict[str, Any]]],
-        access: Access,
-        address: Address,
         since: int,
     ) -> None:
-        hub = get_hub()
-        transport = self.make_transport()
-        stream = Stream(
-            hub,
-            transport,
-            access,
-            names_of(request),
-            address=address.text,
-            ping=request.GET.get("ping") == "1",
-            life=_life(access.groups),
-        )
         watching = asyncio.ensure_future(_until_disconnect(receive, stream))
-        opened = False
         try:
             if not control.enter(stream, since):
                 raise Busy("revoked")  # While it was being admitted, and by what was true before.
-            start = await self._join(hub, stream, request)
-            await self.send_headers(headers=self._headers())
-            opened = True
-            await transport.start()
-            await self._serve(hub, stream, start)
+            await self._open(stream, await self._join(stream, wanted))
+            await signals.stream_opened.asend_robust(sender=type(self), stream=stream)
+            await stream.run()
         except asyncio.CancelledError:
             # The server is stopping and cancels once: what `finally` awaits still runs.
-            stream.subscription.close("shutdown")
+            stream.close("shutdown")
             raise
         finally:
             watching.cancel()
-            hub.tickers.discard(stream.tick)
             try:
-                if opened:
-                    stream.farewell()
-                    await transport.finish()
+                await stream.end()
             finally:
                 control.leave(stream)
-                await hub.leave(stream.subscription)
-                if opened:
+                await stream.leave()
+                if stream.opened:
                     await signals.stream_closed.asend_robust(sender=type(self), stream=stream)
 
     def make_transport(self) -> Transport:
@@ -165,29 +175,21 @@ class EventStreamConsumer(AsyncHttpConsumer):
             return DaphneTransport(self.base_send, request)
         return AsgiTransport(self.base_send)
 
-    async def _join(self, hub: Hub, stream: Stream, request: ASGIRequest) -> Start:
+    async def _join(self, stream: Stream, wanted: Wanted) -> Start:
+        hub = stream.hub
         if hub.draining:
             raise Busy("shutdown")
         try:
             await hub.join(stream.subscription)
-            return await find_start(hub, stream.groups, Wanted.by(request))
+            return await find_start(hub, stream.groups, wanted)
         except Exception as error:
             logger.warning("The event log did not answer: %r", error)
             raise Busy("log") from error
 
-    async def _serve(self, hub: Hub, stream: Stream, start: Start) -> None:
-        stream.start_at(start.positions)
-        stream.open(recovered=start.recovered, missed=start.missed)
-        for group, (reason, head) in start.resets.items():
-            stream.subscription.begin_with_reset(group, reason, head)
-        hub.tickers.add(stream.tick)
-        await signals.stream_opened.asend_robust(sender=type(self), stream=stream)
-        try:
-            await stream.subscription.run(hub)
-        except Exception as error:
-            # What ends a stream that was behind: nothing is lost, the client comes back.
-            logger.warning("The event log did not answer a stream: %r", error)
-            stream.subscription.close("log")
+    async def _open(self, stream: Stream, start: Start) -> None:
+        await self.send_headers(headers=self._headers())
+        stream.opened = True
+        await stream.open(start)
 
     # --- answers that are no stream ---
 

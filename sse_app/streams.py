@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -16,8 +17,12 @@ from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
 from .fingerprints import Fingerprint
 from .hub import Hub
+from .limits import Places
+from .replay import Start
 from .subscriptions import Sink, Subscription
 from .transports import Transport
+
+logger = logging.getLogger("sse_app")
 
 #: Seconds after which a client that was told to close comes back, by the reason, at random.
 CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
@@ -40,19 +45,23 @@ class Stream(Sink, Reader):
         access: Access,
         names: Collection[str] = (),
         *,
+        places: Places,
         address: str = "",
         ping: bool = False,
         life: float,
     ) -> None:
         self.subscription = Subscription(self, access.groups, names)
         self.access = access
+        self.places = places
         self.address = address
+        #: Has the response begun?
+        self.opened = False
         self.opened_at = time.time()
         self.loop = hub.loop
         self.user_key = access.user_key
         self.session_key = access.session_key
         self.session_digest = session_digest(access.session_key)
-        self._hub = hub
+        self.hub = hub
         self._transport = transport
         self._revoked: list[str] = []
         self._ping = ping
@@ -61,12 +70,42 @@ class Stream(Sink, Reader):
         self._pinged: dict[str, Position] = {}
         transport.on_broken = self.subscription.close
 
-    def open(self, *, recovered: bool, missed: int) -> None:
-        """Write `sse.open`; its id is the position before the replay."""
-        data = {"recovered": recovered, "missed": missed, "groups": list(self.groups)}
-        self._pinged = dict(self.subscription.positions)
+    async def open(self, start: Start) -> None:
+        """Write `sse.open`, once the response has begun; its id is the place before the replay."""
+        await self._transport.start()
+        self.subscription.move(start.positions)
+        data = {
+            "recovered": start.recovered,
+            "missed": start.missed,
+            "groups": list(self.groups),
+        }
+        if self._ping:
+            self._pinged = dict(start.positions)
         id, retry = self.subscription.cursor, random.uniform(*settings().RETRY)
         self._write(encode_control("sse.open", data, id=id, retry=retry))
+        for group, (reason, head) in start.resets.items():
+            self.subscription.begin_with_reset(group, reason, head)
+        self.hub.tickers.add(self.tick)
+
+    async def run(self) -> None:
+        """Serve until it is closed."""
+        try:
+            await self.subscription.run(self.hub)
+        except Exception as error:
+            # What ends a stream that was behind: nothing is lost, the client comes back.
+            logger.warning("The event log did not answer a stream: %r", error)
+            self.close("log")
+
+    async def end(self) -> None:
+        """Write what is to be said at the end, and end the response."""
+        self.hub.tickers.discard(self.tick)
+        if self.opened:
+            self._farewell()
+            await self._transport.finish()
+
+    async def leave(self) -> None:
+        """Leave the hub."""
+        await self.hub.leave(self.subscription)
 
     @property
     def user(self) -> Any:
@@ -83,8 +122,7 @@ class Stream(Sink, Reader):
         """Why the stream ended; None while it is open."""
         return self.subscription.close_reason
 
-    def farewell(self) -> None:
-        """Write `sse.close` with the reason, unless it means that nobody reads it."""
+    def _farewell(self) -> None:
         reason = self.close_reason or "error"
         if reason not in UNHEARD:
             id = self.subscription.cursor if self.subscription.positions else ""
@@ -111,7 +149,7 @@ class Stream(Sink, Reader):
             self._revoked.append(revocation.group)
         if revocation.group or revocation.review:
             self.subscription.hold()
-            then: Callable[[], None] = self._hub.revalidator.soon
+            then: Callable[[], None] = self.hub.revalidator.soon
         else:
             self.subscription.cut("auth")
             then = partial(self.subscription.close, "auth")
@@ -148,7 +186,7 @@ class Stream(Sink, Reader):
         if self.groups == (group,):
             self.close("auth")
         elif group in self.groups and self.close_reason is None:
-            await self._hub.drop(self.subscription, group)
+            await self.hub.drop(self.subscription, group)
             self.reset(group, "unknown", self.subscription.cursor)
 
     # --- Sink ---
@@ -169,10 +207,6 @@ class Stream(Sink, Reader):
 
     def passed(self, cursor: str) -> None:
         self._write(encode_control("sse.cursor", {}, id=cursor))
-
-    def start_at(self, positions: Mapping[str, Position]) -> None:
-        """Stand at `positions` before anything is written."""
-        self.subscription.move(positions)
 
     def _heartbeat(self) -> bytes:
         if not self._ping:
