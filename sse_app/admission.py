@@ -64,7 +64,7 @@ class Access:
 
     user: Any
     groups: tuple[str, ...]
-    policy: Policy
+    policy: Policy | None = None
     granted: frozenset[str] = frozenset()
     until: float | None = None
     session_key: str = ""
@@ -84,7 +84,8 @@ class Access:
 
     async def permitted(self, groups: Collection[str]) -> list[str]:
         """Return which of `groups` the policy permits now."""
-        return [group for group in groups if await self.policy(self.user, [group], None)]
+        ask = self.policy
+        return [group for group in groups if ask and await ask(self.user, [group], None)]
 
 
 async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = ()) -> Access:
@@ -101,13 +102,14 @@ async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = (
     groups = tuple(dict.fromkeys([*asked, *(grant.groups if grant else ())]))
     _limit(groups)
     fingerprint = await _identify(request)
-    access = Access(request.user, groups, policy, fingerprint=fingerprint)
+    access = Access(request.user, groups, fingerprint=fingerprint)
     if fingerprint is not None:
+        access.policy = policy
         access.session_key = request.session.session_key or ""
     if grant is not None:
         await _use(grant, access)
     if not fixed:
-        await _decide(access, request)
+        await _decide(access, policy, request)
     return access
 
 
@@ -230,7 +232,7 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     access.session_key, access.fingerprint = ticket.session_key, fingerprint
     if grant is not None:
         await _use(grant, access)
-    await _decide(access, request)
+    await _decide(access, policy, request)
     return access
 
 
@@ -246,10 +248,10 @@ def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
     return ticket, fingerprint
 
 
-async def _decide(access: Access, request: ASGIRequest) -> None:
+async def _decide(access: Access, policy: Policy, request: ASGIRequest) -> None:
     open_groups = [group for group in access.groups if group not in access.granted]
     try:
-        allowed = not open_groups or await access.policy(access.user, open_groups, request)
+        allowed = not open_groups or await policy(access.user, open_groups, request)
     except Exception as error:
         logger.exception("The policy that decides who may listen failed.")
         raise Busy("policy") from error

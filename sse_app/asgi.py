@@ -10,8 +10,9 @@ from django.core.handlers.asgi import ASGIHandler
 from django.urls import Resolver404, resolve
 
 from . import layer, secrecy, servers, shutdown
-from .consumers import EXTENSION, HEADERS, EventStreamConsumer, busy_block
+from .consumers import HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, busy_block
 from .origins import cors_headers
+from .streams import Stream
 
 logger = logging.getLogger("sse_app")
 
@@ -41,7 +42,9 @@ def event_stream_application(
         elif scope["type"] != "http":
             await application(scope, receive, send)
         elif is_stream(scope):
-            await streams(scope, receive, send)
+            streaming = streams(scope, receive, send)
+            del scope, receive  # As in `guard()`.
+            await streaming
         else:
             await rest(scope, receive, send)
 
@@ -71,43 +74,83 @@ def guard(application: Application, *, busy: bool) -> Application:
     """
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        started = ended = False
-
-        async def sending(message: dict[str, Any]) -> None:
-            nonlocal started, ended
-            if ended:
-                return
-            started = started or message["type"] == "http.response.start"
-            ended = message["type"] == "http.response.body" and not message.get("more_body")
-            await send(message)
-
-        shutdown.install(send)
-        scope = secrecy.hide(scope, send)
-        request = servers.daphne_request(send)
-        if request is not None:
-            # Here, since what is inside wraps `send`, and nothing leads from there to the server.
-            scope = {**scope, "extensions": {**scope.get("extensions", {}), EXTENSION: request}}
+        response = Response(send)
         try:
-            await application(scope, receive, sending)
+            await response.begin(application, scope, receive, busy=busy)
+            # A stream lives long, and a scope is larger than all that it needs.
+            del scope, receive
+        finally:
+            await response.end()
+
+    return guarded
+
+
+class Response:
+    """One response under the guard: what has been sent, and the stream that it has become."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._started = self._ended = False
+        self._stream: Stream | None = None
+
+    async def begin(
+        self, application: Application, scope: Scope, receive: Receive, *, busy: bool
+    ) -> None:
+        """Let the application answer, or only begin if it hands over a stream."""
+        shutdown.install(self._send)
+        own = secrecy.hide(scope, self._send)
+        # Here, since what is inside wraps `send`, and nothing leads from there to the server.
+        found = {REQUEST: servers.daphne_request(self._send), TAKE_OVER: self._take_over}
+        own = {**own, "extensions": {**(own.get("extensions") or {}), **found}}
+        try:
+            await application(own, receive, self._sending)
         except Exception:
-            if not (busy or started):
+            self._close("error")
+            if not (busy or self._started):
                 raise
             logger.exception("An exception ended the response to %s.", scope["path"])
-            if not started:
+            if not self._started:
                 headers = [*HEADERS, *cors_headers(scope)]
-                await sending({"type": "http.response.start", "status": 200, "headers": headers})
-                await sending(
+                await self._sending(
+                    {"type": "http.response.start", "status": 200, "headers": headers}
+                )
+                await self._sending(
                     {
                         "type": "http.response.body",
                         "body": busy_block("error"),
                         "more_body": True,
                     }
                 )
+        except BaseException:
+            self._close("shutdown")
+            raise
+
+    async def end(self) -> None:
+        """Serve the stream, if there is one, and see to it that the response ends."""
+        try:
+            if self._stream is not None:
+                await self._stream.run()
+        except Exception:
+            logger.exception("An exception ended a stream.")
         finally:
-            if started and not ended:
+            if self._started and not self._ended:
                 try:
-                    await sending({"type": "http.response.body", "body": b"", "more_body": False})
+                    await self._sending(
+                        {"type": "http.response.body", "body": b"", "more_body": False}
+                    )
                 except Exception as error:
                     logger.debug("The response could not be ended: %r", error)
 
-    return guarded
+    def _take_over(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def _close(self, reason: str) -> None:
+        if self._stream is not None:
+            self._stream.close(reason)
+
+    async def _sending(self, message: dict[str, Any]) -> None:
+        if self._ended:
+            return
+        self._started = self._started or message["type"] == "http.response.start"
+        self._ended = message["type"] == "http.response.body" and not message.get("more_body")
+        await self._send(message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from io import BytesIO
 from typing import Any, ClassVar, Final
 
@@ -17,7 +17,7 @@ from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings as django_settings
 from django.core.handlers.asgi import ASGIRequest
 
-from . import authorization, control, signals
+from . import authorization, control
 from .addresses import client_address
 from .admission import Busy, Over, Refused, admit, names_of, session_of
 from .conf import settings
@@ -29,12 +29,13 @@ from .limits import LIMITS, Full
 from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
 from .replay import Start, Wanted, find_start
 from .streams import Stream, farewell
-from .transports import AsgiTransport, Transport
+from .transports import AsgiTransport, Receive, Send, Transport
 
 logger = logging.getLogger("sse_app")
 
-#: Under which the outermost guard hands down Daphne's request.
-EXTENSION: Final = "sse_app.daphne"
+#: Under which the outermost guard hands down Daphne's request, and what takes over a stream.
+REQUEST: Final = "sse_app.daphne"
+TAKE_OVER: Final = "sse_app.take_over"
 BUSY_RETRY: Final = (15.0, 60.0)
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
 HEADERS: Final = (
@@ -62,8 +63,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
     async def __call__(
         self,
         scope: dict[str, Any],
-        receive: Callable[[], Awaitable[dict[str, Any]]],
-        send: Callable[[dict[str, Any]], Awaitable[None]],
+        receive: Receive,
+        send: Send,
     ) -> None:
         # In place of Channels' dispatch loop, which answers nothing while a handler runs, and
         # costs a thread hop per message.
@@ -71,9 +72,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
         self.base_send = send
         try:
             since = control.mark()
-            stream, wanted = await self._admit()
-            with stream.places:
-                await self._stream(stream, wanted, receive, since)
+            stream, wanted = await self._admit(receive)
+            await self._open(stream, wanted, since)
         except (Refused, Forbidden) as refused:
             await self._answer(refused.status, refused.text)
         except Full as full:
@@ -82,6 +82,12 @@ class EventStreamConsumer(AsyncHttpConsumer):
             await self._end_at_once(busy_block(str(busy)))
         except Over as over:
             await self._end_at_once(farewell(str(over)))
+        else:
+            take_over = self._extensions.get(TAKE_OVER)
+            if take_over is None:
+                await stream.run()
+            else:
+                take_over(stream)
 
     async def authorize(self, user: Any, groups: Collection[str], request: ASGIRequest) -> bool:
         """Return whether `user` may listen to `groups`; groups given to `as_asgi()` always."""
@@ -89,7 +95,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     # --- before the stream ---
 
-    async def _admit(self) -> tuple[Stream, Wanted]:
+    async def _admit(self, receive: Receive) -> tuple[Stream, Wanted]:
         """Return a stream that may be opened, and where it is to begin.
 
         The request ends here: there are thousands of streams, and it is larger than all the rest.
@@ -107,9 +113,10 @@ class EventStreamConsumer(AsyncHttpConsumer):
             raise
         stream = Stream(
             get_hub(),
-            self.make_transport(),
+            self.make_transport(receive),
             access,
             names_of(request),
+            sender=type(self),
             places=places,
             address=address.text,
             ping=request.GET.get("ping") == "1",
@@ -140,56 +147,38 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     # --- the stream ---
 
-    async def _stream(
-        self,
-        stream: Stream,
-        wanted: Wanted,
-        receive: Callable[[], Awaitable[dict[str, Any]]],
-        since: int,
-    ) -> None:
-        watching = asyncio.ensure_future(_until_disconnect(receive, stream))
+    async def _open(self, stream: Stream, wanted: Wanted, since: int) -> None:
         try:
             if not control.enter(stream, since):
                 raise Busy("revoked")  # While it was being admitted, and by what was true before.
-            await self._open(stream, await self._join(stream, wanted))
-            await signals.stream_opened.asend_robust(sender=type(self), stream=stream)
-            await stream.run()
-        except asyncio.CancelledError:
-            # The server is stopping and cancels once: what `finally` awaits still runs.
-            stream.close("shutdown")
+            start = await self._join(stream, wanted)
+            await self.send_headers(headers=self._headers())
+            await stream.open(start)
+        except BaseException as error:
+            stream.close("shutdown" if isinstance(error, asyncio.CancelledError) else "error")
+            await stream.end()
             raise
-        finally:
-            watching.cancel()
-            try:
-                await stream.end()
-            finally:
-                control.leave(stream)
-                await stream.leave()
-                if stream.opened:
-                    await signals.stream_closed.asend_robust(sender=type(self), stream=stream)
-
-    def make_transport(self) -> Transport:
-        """Return the transport of this response: Daphne's own, or that of any ASGI server."""
-        request = self.scope.get("extensions", {}).get(EXTENSION)
-        if request is not None:
-            return DaphneTransport(self.base_send, request)
-        return AsgiTransport(self.base_send)
 
     async def _join(self, stream: Stream, wanted: Wanted) -> Start:
-        hub = stream.hub
-        if hub.draining:
+        if stream.hub.draining:
             raise Busy("shutdown")
         try:
-            await hub.join(stream.subscription)
-            return await find_start(hub, stream.groups, wanted)
+            await stream.hub.join(stream.subscription)
+            return await find_start(stream.hub, stream.groups, wanted)
         except Exception as error:
             logger.warning("The event log did not answer: %r", error)
             raise Busy("log") from error
 
-    async def _open(self, stream: Stream, start: Start) -> None:
-        await self.send_headers(headers=self._headers())
-        stream.opened = True
-        await stream.open(start)
+    def make_transport(self, receive: Receive) -> Transport:
+        """Return the transport of this response: Daphne's own, or that of any ASGI server."""
+        request = self._extensions.get(REQUEST)
+        if request is not None:
+            return DaphneTransport(self.base_send, receive, request)
+        return AsgiTransport(self.base_send, receive)
+
+    @property
+    def _extensions(self) -> Mapping[str, Any]:
+        return self.scope.get("extensions") or {}
 
     # --- answers that are no stream ---
 
@@ -214,14 +203,6 @@ class EventStreamConsumer(AsyncHttpConsumer):
 def busy_block(reason: str) -> bytes:
     """Return the body that asks a client to come again: browsers give up for good on a 503."""
     return encode_control("sse.busy", {"reason": reason}, retry=random.uniform(*BUSY_RETRY))
-
-
-async def _until_disconnect(
-    receive: Callable[[], Awaitable[dict[str, Any]]], stream: Stream
-) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    stream.subscription.close("disconnect")
 
 
 def _life(groups: Collection[str]) -> float:

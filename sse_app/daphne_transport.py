@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from .conf import settings
 from .counters import COUNTS
-from .transports import Send, Transport
+from .transports import Receive, Send, Transport
 from .wakes import Wake
 
 #: Beyond these, what was written goes at once and not at the end of the turn.
@@ -35,17 +35,18 @@ class DaphneTransport(Transport):
     on plain TCP in HTTP/1.1 chunks, and only while Twisted has nothing buffered.
     """
 
-    def __init__(self, send: Send, request: Any) -> None:
-        self._send = send
+    def __init__(self, send: Send, receive: Receive, request: Any) -> None:
+        super().__init__(send, receive)
         self._request = request
         self._flushes = flushes_of(asyncio.get_running_loop())
         self._pending: list[bytes] = []
         self._size = 0
         self._socket: Any = None
         self._tcp: Any = None
+        self._registered = False
         self._paused_at = 0.0
         self._resumed = Wake()
-        self._broken = self._finished = False
+        self._finished = False
 
     async def start(self) -> None:
         # The headers go with the first body message, and only then it is known how bodies go.
@@ -53,11 +54,18 @@ class DaphneTransport(Transport):
         if self._request.channel is None:
             self._break()
             return
-        self._request.registerProducer(self, True)
         self._tcp = plain_tcp(self._request)
-        if self._tcp is not None:
-            self._socket = self._tcp.getHandle()
-            bound(self._socket)
+        if self._tcp is None:
+            self._register()
+            self._watch()
+            return
+        self._socket = self._tcp.getHandle()
+        bound(self._socket)
+        # In place of `receive()`, for which a task would have to wait.
+        self._request.notifyFinish().addBoth(self._gone)
+        # The headers leave, and what is kept of them goes: it is a kilobyte.
+        self._tcp.doWrite()
+        self._request.responseHeaders = type(self._request.responseHeaders)()
 
     @property
     def ready(self) -> bool:
@@ -90,6 +98,7 @@ class DaphneTransport(Transport):
     def _write(self, chunk: bytes) -> None:
         tcp = self._tcp
         if tcp is None or tcp.dataBuffer or tcp._tempDataLen or not tcp.connected:
+            self._register()
             self._request.write(chunk)
             return
         framed = self._flushes.framed(chunk)
@@ -99,21 +108,30 @@ class DaphneTransport(Transport):
             sent = 0
         self._request.sentLength += len(chunk)
         if sent < len(framed):
+            self._register()
             tcp.write(framed[sent:])
+
+    def _register(self) -> None:
+        """Let Twisted pause us. Only who was slow once is: it makes Twisted's channel larger."""
+        if not self._registered:
+            self._registered = True
+            self._request.registerProducer(self, True)
 
     async def drained(self) -> None:
         while self._paused_at and not self._broken:
-            await self._resumed.wait()
+            await self._resumed.next()
 
     async def finish(self) -> None:
         if self._finished:
             return
         self.flush()
         self._finished = True
+        self._unwatch()
         if self._broken or self._request.channel is None:
             return
         try:
-            self._request.unregisterProducer()
+            if self._registered:
+                self._request.unregisterProducer()
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
             if self._tcp is not None:
                 _ending.add(self._tcp)
@@ -141,7 +159,11 @@ class DaphneTransport(Transport):
 
     def stopProducing(self) -> None:
         """The connection is gone."""
-        self._break()
+        self._break("disconnect")
+
+    def _gone(self, reason: object) -> None:
+        if not self._finished:
+            self._break("disconnect")
 
     def _break(self, reason: str = "broken") -> None:
         if not self._broken:

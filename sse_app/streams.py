@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Final
 
+from . import control, signals
 from .admission import Access
 from .conf import settings
 from .control import Reader, Revocation, session_digest
@@ -45,6 +47,7 @@ class Stream(Sink, Reader):
         access: Access,
         names: Collection[str] = (),
         *,
+        sender: type,
         places: Places,
         address: str = "",
         ping: bool = False,
@@ -52,10 +55,10 @@ class Stream(Sink, Reader):
     ) -> None:
         self.subscription = Subscription(self, access.groups, names)
         self.access = access
-        self.places = places
+        self._sender = sender
+        self._places = places
         self.address = address
-        #: Has the response begun?
-        self.opened = False
+        self._opened = False
         self.opened_at = time.time()
         self.loop = hub.loop
         self.user_key = access.user_key
@@ -72,6 +75,7 @@ class Stream(Sink, Reader):
 
     async def open(self, start: Start) -> None:
         """Write `sse.open`, once the response has begun; its id is the place before the replay."""
+        self._opened = True
         await self._transport.start()
         self.subscription.move(start.positions)
         data = {
@@ -86,26 +90,36 @@ class Stream(Sink, Reader):
         for group, (reason, head) in start.resets.items():
             self.subscription.begin_with_reset(group, reason, head)
         self.hub.tickers.add(self.tick)
+        await signals.stream_opened.asend_robust(sender=self._sender, stream=self)
 
     async def run(self) -> None:
-        """Serve until it is closed."""
+        """Serve an open stream until it is closed, and end it."""
         try:
             await self.subscription.run(self.hub)
+        except asyncio.CancelledError:
+            # The server is stopping and cancels once: what `finally` awaits still runs.
+            self.close("shutdown")
+            raise
         except Exception as error:
             # What ends a stream that was behind: nothing is lost, the client comes back.
             logger.warning("The event log did not answer a stream: %r", error)
             self.close("log")
+        finally:
+            await self.end()
 
     async def end(self) -> None:
-        """Write what is to be said at the end, and end the response."""
+        """Write what is to be said at the end, end the response, and give back what it had."""
         self.hub.tickers.discard(self.tick)
-        if self.opened:
-            self._farewell()
-            await self._transport.finish()
-
-    async def leave(self) -> None:
-        """Leave the hub."""
-        await self.hub.leave(self.subscription)
+        try:
+            if self._opened:
+                self._farewell()
+                await self._transport.finish()
+        finally:
+            self._places.release()
+            control.leave(self)
+            await self.hub.leave(self.subscription)
+            if self._opened:
+                await signals.stream_closed.asend_robust(sender=self._sender, stream=self)
 
     @property
     def user(self) -> Any:

@@ -34,6 +34,8 @@ PATIENCE_SECONDS: Final = 1.0
 logger = logging.getLogger("sse_app")
 
 
+#: An empty frozenset is an object of its own each time, and thousands of readers have one.
+_ALL: Final[frozenset[str]] = frozenset()
 _holding = threading.Lock()
 _holds = itertools.count(1)
 
@@ -72,7 +74,7 @@ class Subscription:
     def __init__(self, sink: Sink, groups: Collection[str], names: Collection[str] = ()) -> None:
         self.sink = sink
         self.groups = tuple(dict.fromkeys(groups))
-        self.names = frozenset(names)
+        self.names = frozenset(names) if names else _ALL
         self.positions: dict[str, Position] = {}
         self.live = False
         #: Could its sink take no more, and does it still read what came meanwhile?
@@ -119,7 +121,7 @@ class Subscription:
         while self.close_reason is None:
             await self._catch_up(hub)
             if self.live:
-                await self._wake.wait()
+                await self._wake.next()
         return self.close_reason
 
     async def run_patiently(self, hub: Hub) -> str:
@@ -184,7 +186,7 @@ class Subscription:
     async def _catch_up(self, hub: Hub) -> None:
         while self.close_reason is None:
             if self.held:
-                await self._wake.wait()
+                await self._wake.next()
                 continue
             if not self.sink.ready:
                 await self.sink.drained()

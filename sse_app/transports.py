@@ -18,19 +18,27 @@ from .counters import COUNTS
 
 logger = logging.getLogger("sse_app")
 
+Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Transport(ABC):
     """Takes whole event blocks after the response has started. Never blocks its caller.
 
-    `on_broken` is called once when nothing can be written any more: with `"broken"`, or with
-    `"stalled"` if nothing has left for `STALL_SECONDS`.
+    `on_broken` is called once when nothing can be written any more: with `"disconnect"` when the
+    client has gone, `"stalled"` if nothing has left for `STALL_SECONDS`, else `"broken"`.
     """
 
     on_broken: Callable[[str], None] = staticmethod(lambda reason: None)
 
-    async def start(self) -> None:  # noqa: B027 - most have nothing to do
+    def __init__(self, send: Send, receive: Receive) -> None:
+        self._send = send
+        self._receive = receive
+        self._broken = False
+        self._watching: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    async def start(self) -> None:
         """Begin, once the response has started."""
 
     @property
@@ -54,17 +62,37 @@ class Transport(ABC):
     def check(self, now: float) -> None:
         """Look for a stall; `now` is `time.monotonic()`."""
 
+    @abstractmethod
+    def _break(self, reason: str = "broken") -> None:
+        """Give up: nothing can be written any more."""
+
+    def _watch(self) -> None:
+        """Let the server say when the client has gone."""
+        self._watching = asyncio.ensure_future(self._until_disconnect())
+
+    def _unwatch(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _until_disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._break("disconnect")
+
 
 class AsgiTransport(Transport):
     """A bounded queue, and a task that sends what waits as one body message."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, receive: Receive) -> None:
+        super().__init__(send, receive)
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._writer: asyncio.Task[None] | None = None
         self._since = 0.0
-        self._broken = self._finished = False
+        self._finished = False
+
+    async def start(self) -> None:
+        self._watch()
 
     @property
     def ready(self) -> bool:
@@ -89,6 +117,7 @@ class AsgiTransport(Transport):
         if self._finished:
             return
         self._finished = True
+        self._unwatch()
         writer = self._writer
         if writer is not None:
             await asyncio.wait([writer], timeout=1.0)

@@ -21,10 +21,7 @@ class Wake:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def wait(self) -> None:
-        """Return after the next `set()`; what was set before does not count."""
+    def next(self) -> asyncio.Future[None]:
+        """Return what to await for the next `set()`; what was set before does not count."""
         self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter

@@ -21,10 +21,13 @@ class Server:
         self.sent += message["body"]
         self.ended = not message["more_body"]
 
+    async def receive(self) -> Any:
+        await asyncio.Future()
+
 
 async def test_what_is_written_right_after_a_send_leaves_too() -> None:
     server = Server()
-    transport = AsgiTransport(server.send)
+    transport = AsgiTransport(server.send, server.receive)
     transport.write(b"a")
 
     async def in_the_same_turn() -> None:
@@ -37,7 +40,7 @@ async def test_what_is_written_right_after_a_send_leaves_too() -> None:
 
 async def test_a_farewell_right_after_a_send_is_not_lost() -> None:
     server = Server()
-    transport = AsgiTransport(server.send)
+    transport = AsgiTransport(server.send, server.receive)
     transport.write(b"a")
 
     async def in_the_same_turn() -> None:
@@ -51,13 +54,13 @@ async def test_a_farewell_right_after_a_send_is_not_lost() -> None:
 async def test_the_end_of_a_response_whose_client_has_gone_is_no_error() -> None:
     server = Server()
     server.gone = True
-    await AsgiTransport(server.send).finish()
+    await AsgiTransport(server.send, server.receive).finish()
 
 
 async def test_a_failing_send_is_told_once() -> None:
     server = Server()
     server.gone = True
-    transport = AsgiTransport(server.send)
+    transport = AsgiTransport(server.send, server.receive)
     told: asyncio.Queue[str] = asyncio.Queue()
     transport.on_broken = told.put_nowait
     transport.write(b"a")
