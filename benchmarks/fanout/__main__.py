@@ -74,7 +74,7 @@ def surroundings(streams: int) -> Iterator[Surroundings]:
     ):
         found = Servers(Path(folder), valkey.connection_url, "")
         found.migrate("sqlite")
-        around = Surroundings(found, Path(folder) / "cookies")
+        around = Surroundings(found, Path(folder) / "cookies", Path(folder) / "errors")
         command = [sys.executable, "-m", "benchmarks.fanout.sessions", str(streams)]
         subprocess.run(
             [*command, str(around.cookies)],
@@ -102,7 +102,8 @@ def measure(
                 said = f"{time.monotonic() - began:.0f} s"
             except (OSError, ValueError, RuntimeError) as error:
                 # The others are measured all the same; this one has a dash.
-                said = f"failed: {error!r}"
+                words = around.errors.read_text(errors="replace").strip().splitlines()
+                said = f"failed: {error!r}; {words[-1] if words else 'no word of the server'}"
                 if server:
                     server.stuck = True
             print(f"{case.title}: {phase.name}, {said}", file=sys.stderr, flush=True)
@@ -127,7 +128,7 @@ def machine() -> str:
 
 
 def prepare() -> None:
-    """Let this process and its children have many files, away from the servers' core."""
+    """Let this process and its children have many open files, and keep off the servers' core."""
     # Ends by way of the code that stops the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -63,7 +63,7 @@ SQLITE: Final = Case("this app on Daphne, SQLite log", "daphne", "own", log=SQLI
 TEXTBOOK: Final = Case("textbook consumer on Daphne", "daphne", "textbook")
 EVENTSTREAM: Final = Case("django-eventstream on Daphne", "daphne", "eventstream")
 RAW_DAPHNE: Final = Case("raw ASGI on Daphne", "daphne", "raw", primary=True)
-RAW_UVICORN: Final = Case("raw ASGI on uvicorn", "uvicorn", "raw", primary=True)
+RAW_UVICORN: Final = Case("raw ASGI on uvicorn", "uvicorn", "raw")
 
 CASES: Final = (
     OWN,

@@ -19,6 +19,7 @@ import socket
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,7 @@ class Stream:
     """One connection; what has come on it before its first event, or since its last stamp."""
 
     socket: socket.socket
+    receive: Callable[[bytearray], int]
     request: bytes
     sampled: bool
     open: bool = False
@@ -98,7 +100,9 @@ class Client:
         connection.setblocking(False)
         connection.connect_ex(("127.0.0.1", self.port))
         descriptor = connection.fileno()
-        self.streams[descriptor] = Stream(connection, self._request(n), n % self.every == 0)
+        sampled = n % self.every == 0
+        stream = Stream(connection, connection.recv_into, self._request(n), sampled)
+        self.streams[descriptor] = stream
         self._epoll.register(descriptor, select.EPOLLOUT)
 
     def until_asked(self) -> dict[str, Any]:
@@ -128,16 +132,31 @@ class Client:
     def _read(self, seconds: float) -> bool:
         """Read what there is; return whether stdin had a line."""
         asked, before = False, self.events
+        buffer, streams = self.buffer, self.streams
         for descriptor, ready in self._epoll.poll(seconds):
-            stream = self.streams.get(descriptor)
+            stream = streams.get(descriptor)
             if stream is None:
                 if not sys.stdin.readline():
                     sys.exit()
                 asked = True
-            elif ready & select.EPOLLOUT:
+                continue
+            if ready & select.EPOLLOUT:
                 self._send(descriptor, stream)
+                continue
+            try:
+                size = stream.receive(buffer)
+            except OSError:
+                size = 0
+            if not size:
+                self._end(descriptor)
+            elif stream.open:
+                self.events += buffer.count(64, 0, size)  # of @
+                self.reads += 1
+                self.size += size
+                if stream.sampled:
+                    self._sample(stream, size)
             else:
-                self._receive(descriptor, stream)
+                self._open(descriptor, stream, size)
         if self.events > before:
             self._last = time.monotonic()
         return asked
@@ -149,23 +168,6 @@ class Client:
             self._end(descriptor)
         else:
             self._epoll.modify(descriptor, select.EPOLLIN)
-
-    def _receive(self, descriptor: int, stream: Stream) -> None:
-        try:
-            size = stream.socket.recv_into(self.buffer)
-        except OSError:
-            size = 0
-        if not size:
-            self._end(descriptor)
-            return
-        if not stream.open:
-            self._open(descriptor, stream, size)
-            return
-        self.events += self.buffer.count(b"@", 0, size)
-        self.reads += 1
-        self.size += size
-        if stream.sampled:
-            self._sample(stream, size)
 
     def _open(self, descriptor: int, stream: Stream, size: int) -> None:
         stream.rest += self.buffer[:size]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,9 @@ def plot(results: Results, file: Path) -> bool:
             len(panels), 1, figsize=(10, len(panels) * (0.36 * rows + 1.3)), squeeze=False
         )
         for axis, (phase, name, title, sense, form) in zip(axes.flat, panels, strict=True):
-            bars = {one: results.median(one, phase, name) or 0.0 for one in results.titles(phase)}
+            found = {one: results.median(one, phase, name) for one in results.titles(phase)}
+            # On a log scale is neither nothing nor what never came.
+            bars = {one: value for one, value in found.items() if value and isfinite(value)}
             _bars(axis, bars, form, best_first=sense.startswith("more"))
             axis.set_title(f"{title} ({sense}, log scale)", loc="left", fontsize=13, pad=10)
         figure.tight_layout(h_pad=2)

@@ -26,10 +26,11 @@ BUSY: Final = 0.3
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is there for all servers: folders and URLs, and a file with session cookies."""
+    """What is there for all servers: folders and URLs, files with session cookies and errors."""
 
     found: Servers
     cookies: Path
+    errors: Path
 
     def environment(self, case: Case) -> dict[str, str]:
         """Return the environment of the server of `case`."""
@@ -49,12 +50,14 @@ class Server:
         self.stuck = False
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
-        self._process = subprocess.Popen(
-            command(case, self.port),
-            cwd=ROOT,
-            env=around.environment(case),
-            preexec_fn=lambda: os.sched_setaffinity(0, {0}),
-        )
+        with around.errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                command(case, self.port),
+                cwd=ROOT,
+                env=around.environment(case),
+                stderr=errors,
+                preexec_fn=lambda: os.sched_setaffinity(0, {0}),
+            )
         # What clock_getcpuclockid(3) returns: the time of all threads, in nanoseconds.
         self._clock = (~self._process.pid << 3) | 2
         try:
