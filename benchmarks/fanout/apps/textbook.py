@@ -24,7 +24,7 @@ class Textbook(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
     """A consumer of one stream."""
 
     async def http_request(self, message: Any) -> None:
-        """Begin the response and join; messages and the disconnect are dispatched after it."""
+        """Join, begin the response; messages and the disconnect are dispatched after it."""
         await self.channel_layer.group_add(GROUP, self.channel_name)
         await self.send_headers(status=200, headers=HEADERS)
         await self.send_body(HELLO, more_body=True)
