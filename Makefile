@@ -40,9 +40,17 @@ types: $(INSTALLED)
 pytest: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-# Figures of this machine; nothing here fails for being slow.
-bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.fanout
+# Figures of this machine; nothing here fails for being slow. `make bench BENCH=--quick` takes minutes.
+BENCH ?=
+RIVALS := $(VENV)/.installed-rivals
+
+$(RIVALS): benchmarks/requirements.txt $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	    --requirement requirements.txt --requirement benchmarks/requirements.txt
+	touch $@
+
+bench: $(RIVALS)
+	$(BIN)/python -m benchmarks.fanout $(BENCH)
 
 bench-publish: $(INSTALLED)
 	$(BIN)/python -m benchmarks.publish

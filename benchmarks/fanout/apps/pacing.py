@@ -1,0 +1,63 @@
+"""Lets an application publish within its own process, at a pace that a request asks for.
+
+`GET /pace/?rate=&seconds=&size=` answers with the number of events when the last has been
+published. An event's data is `@`, the publisher's monotonic clock in nanoseconds, `.`, padding;
+nothing else on the wire has an `@`, so that counting these is counting events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+Publish = Callable[[str], Awaitable[Any]]
+
+NAME: Final = "order.updated"
+HEADERS: Final = [(b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-store")]
+HELLO: Final = b"event: hello\ndata:\n\n"
+#: As long as the ids of this app, so that all send about as many bytes.
+ID: Final = "1" * 22
+#: How long one that does not come back from publishing is waited for.
+BLOCKED_SECONDS: Final = 2.0
+
+
+def paced(application: Application, publish: Publish, frame: int = 62) -> Application:
+    """Return `application` with `/pace/`; `frame` is what its events have besides their data."""
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] != "/pace/":
+            await application(scope, receive, send)
+            return
+        query = {name: float(values[0]) for name, values in parse_qs(scope["query_string"]).items()}
+        length = int(query[b"size"]) - frame
+        count = await pace(publish, query[b"rate"], query[b"seconds"], length)
+        body = json.dumps({"published": count}).encode()
+        headers = [(b"Content-Length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return serve
+
+
+async def pace(publish: Publish, rate: float, seconds: float, length: int) -> int:
+    """Publish `rate` events a second, or as many as the process can; return how many it were."""
+    count, most, began = 0, round(rate * seconds), time.monotonic()
+    try:
+        async with asyncio.timeout(seconds + BLOCKED_SECONDS):
+            while count < most and (now := time.monotonic()) < began + seconds:
+                await asyncio.sleep(max(0.0, began + count / rate - now))
+                await publish(f"@{time.monotonic_ns()}.".ljust(length, "x"))
+                count += 1
+    except TimeoutError:
+        pass  # A reader that does not read holds up the publisher: what `kept` in the tables shows.
+    return count
+
+
+def block(text: str) -> bytes:
+    """Return an event as this app sends it."""
+    return f"id: {ID}\nevent: {NAME}\ndata: {text}\n\n".encode()

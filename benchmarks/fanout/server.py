@@ -1,0 +1,134 @@
+"""`Server`: the process of one case on core 0, and what it has used."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from ..servers import ROOT, Servers
+from .cases import Case
+
+PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+BACKLOG: Final = 4096
+START_SECONDS: Final = 30.0
+BUSY: Final = 0.3
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is there for all servers: folders and URLs, files with session cookies and errors."""
+
+    found: Servers
+    cookies: Path
+    errors: Path
+
+    def environment(self, case: Case) -> dict[str, str]:
+        """Return the environment of the server of `case`."""
+        return {
+            **self.found.environment("sqlite", redis=case.layer != "memory", log=case.log),
+            "DJANGO_SETTINGS_MODULE": "benchmarks.fanout.settings",
+            "BENCH_LAYER": case.layer,
+        }
+
+
+class Server:
+    """Runs from its creation until `stop()`. `stuck`: it had more to do than it was waited for."""
+
+    def __init__(self, case: Case, around: Surroundings) -> None:
+        self.case = case
+        self.cookies = around.cookies if case.signed_in else None
+        self.stuck = False
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        with around.errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                command(case, self.port),
+                cwd=ROOT,
+                env=around.environment(case),
+                stderr=errors,
+                preexec_fn=lambda: os.sched_setaffinity(0, {0}),
+            )
+        # What clock_getcpuclockid(3) returns: the time of all threads, in nanoseconds.
+        self._clock = (~self._process.pid << 3) | 2
+        try:
+            self._until_it_answers()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _until_it_answers(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.pace(1, 1, 200)
+            except URLError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+    def pace(self, rate: float, seconds: float, size: int) -> int:
+        """Let it publish; return how many events it were."""
+        query = f"rate={rate}&seconds={seconds}&size={size}"
+        url = f"http://127.0.0.1:{self.port}/pace/?{query}"
+        with urlopen(url, timeout=seconds + 60) as answer:
+            return int(json.load(answer)["published"])
+
+    def settle(self, seconds: float = 4.0) -> None:
+        """Return when it has nothing more to do, or after `seconds`: then it is `stuck`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            before, began = self.cpu, time.monotonic()
+            time.sleep(0.15)
+            if self.cpu - before < BUSY * (time.monotonic() - began):
+                return
+        self.stuck = True
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time so far."""
+        return time.clock_gettime(self._clock)
+
+    @property
+    def waited(self) -> float:
+        """Seconds so far in which it could have run, but other processes had its core."""
+        threads = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return sum(int((one / "schedstat").read_text().split()[1]) for one in threads) / 1e9
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it has now."""
+        return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * PAGE
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def command(case: Case, port: int) -> list[str]:
+    """Return how each server is started by its own documentation: one process, no access log."""
+    application = f"benchmarks.fanout.apps.{case.application}:{case.application}"
+    if case.server == "daphne":
+        endpoint = f"tcp:port={port}:interface=127.0.0.1:backlog={BACKLOG}"
+        options = ["--endpoint", endpoint, "--verbosity", "0", "--access-log", os.devnull]
+    else:
+        # With uvloop and httptools, which it takes when they are installed.
+        options = ["--host", "127.0.0.1", "--port", str(port), "--backlog", str(BACKLOG)]
+        options += ["--log-level", "error", "--no-access-log", "--lifespan", "off"]
+    return [sys.executable, "-m", case.server, *options, application]
