@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,8 +11,9 @@ from django.core.handlers.asgi import ASGIHandler
 from django.urls import Resolver404, resolve
 
 from . import layer, secrecy, servers, shutdown
-from .consumers import EXTENSION, HEADERS, EventStreamConsumer, busy_block
+from .consumers import ABORT, HEADERS, REQUEST, EventStreamConsumer, busy_block
 from .origins import cors_headers
+from .transports import END, END_SECONDS
 
 logger = logging.getLogger("sse_app")
 
@@ -83,10 +85,10 @@ def guard(application: Application, *, busy: bool) -> Application:
 
         shutdown.install(send)
         scope = secrecy.hide(scope, send)
-        request = servers.daphne_request(send)
-        if request is not None:
-            # Here, since what is inside wraps `send`, and nothing leads from there to the server.
-            scope = {**scope, "extensions": {**scope.get("extensions", {}), EXTENSION: request}}
+        # Here, since what is inside wraps `send`, and nothing leads from there to the server.
+        found = {REQUEST: servers.daphne_request(send), ABORT: servers.abort_of(send, scope)}
+        extensions = {name: value for name, value in found.items() if value is not None}
+        scope = {**scope, "extensions": {**(scope.get("extensions") or {}), **extensions}}
         try:
             await application(scope, receive, sending)
         except Exception:
@@ -106,7 +108,8 @@ def guard(application: Application, *, busy: bool) -> Application:
         finally:
             if started and not ended:
                 try:
-                    await sending({"type": "http.response.body", "body": b"", "more_body": False})
+                    async with asyncio.timeout(END_SECONDS):
+                        await sending(dict(END))
                 except Exception as error:
                     logger.debug("The response could not be ended: %r", error)
 

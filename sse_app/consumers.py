@@ -33,8 +33,9 @@ from .transports import AsgiTransport, Transport
 
 logger = logging.getLogger("sse_app")
 
-#: Under which the outermost guard hands down Daphne's request.
-EXTENSION: Final = "sse_app.daphne"
+#: Under which the outermost guard hands down Daphne's request, and what drops a connection.
+REQUEST: Final = "sse_app.daphne"
+ABORT: Final = "sse_app.abort"
 BUSY_RETRY: Final = (15.0, 60.0)
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
 HEADERS: Final = (
@@ -170,10 +171,11 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     def make_transport(self) -> Transport:
         """Return the transport of this response: Daphne's own, or that of any ASGI server."""
-        request = self.scope.get("extensions", {}).get(EXTENSION)
+        extensions = self.scope.get("extensions") or {}
+        request = extensions.get(REQUEST)
         if request is not None:
             return DaphneTransport(self.base_send, request)
-        return AsgiTransport(self.base_send)
+        return AsgiTransport(self.base_send, extensions.get(ABORT))
 
     async def _join(self, stream: Stream, wanted: Wanted) -> Start:
         hub = stream.hub

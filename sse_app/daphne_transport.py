@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from .conf import settings
 from .counters import COUNTS
-from .transports import Send, Transport
+from .transports import END, END_SECONDS, Send, Transport
 from .wakes import Wake
 
 #: Beyond these, what was written goes at once and not at the end of the turn.
@@ -110,11 +110,16 @@ class DaphneTransport(Transport):
             return
         self.flush()
         self._finished = True
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await self.drained()
+        except TimeoutError:
+            self._abort("stalled")
         if self._broken or self._request.channel is None:
             return
         try:
             self._request.unregisterProducer()
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send(dict(END))
             if self._tcp is not None:
                 _ending.add(self._tcp)
         except Exception as error:
@@ -123,10 +128,8 @@ class DaphneTransport(Transport):
 
     def check(self, now: float) -> None:
         if self._paused_at and now - self._paused_at > settings().STALL_SECONDS:
-            if self._request.channel is not None:
-                self._request.transport.abortConnection()
             COUNTS.stalled += 1
-            self._break("stalled")
+            self._abort("stalled")
 
     # --- IPushProducer, called by Twisted ---
 
@@ -142,6 +145,11 @@ class DaphneTransport(Transport):
     def stopProducing(self) -> None:
         """The connection is gone."""
         self._break()
+
+    def _abort(self, reason: str) -> None:
+        if self._request.channel is not None:
+            self._request.transport.abortConnection()
+        self._break(reason)
 
     def _break(self, reason: str = "broken") -> None:
         if not self._broken:

@@ -23,8 +23,9 @@ class Wake:
 
     async def wait(self) -> None:
         """Return after the next `set()`; what was set before does not count."""
-        self._waiter = asyncio.get_running_loop().create_future()
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
         try:
-            await self._waiter
+            await waiter
         finally:
-            self._waiter = None
+            if self._waiter is waiter:  # Not that of a task that came after a cancelled one.
+                self._waiter = None

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
-from .conftest import Server, StreamReader
+from .conftest import Server, StreamReader, eventually
 from .parser import Parser
 
 MIB = 1024 * 1024
@@ -113,3 +114,13 @@ async def flood_past(server: Server, healthy: StreamReader, events: int, size: i
         before = before or (memory_of(server) if start == 500 else 0)
     assert told == [str(n) for n in range(events)]
     return memory_of(server) - before
+
+
+def end_while_stalled(server: Server, sleeper: socket.socket) -> None:
+    """End the stream of a reader that takes nothing: it is gone long before `STALL_SECONDS`."""
+    run(server, MORE_THAN_THE_SYSTEM_KEEPS)
+    run(server, "from sse_app import disconnect\ndisconnect(group='orders')")
+    eventually(lambda: server.streams() == 0, "it is still there")
+    with pytest.raises(ConnectionResetError):
+        drain(sleeper)
+    sleeper.close()

@@ -14,7 +14,7 @@ from django.core.asgi import get_asgi_application
 
 from sse_app import publish
 from sse_app.asgi import event_stream_application, guard, is_stream
-from sse_app.consumers import EventStreamConsumer
+from sse_app.consumers import ABORT, EventStreamConsumer
 from sse_app.eventlog import event_log
 from sse_app.grants import Grant
 from sse_app.hub import running_hubs
@@ -125,6 +125,47 @@ async def test_a_websocket_goes_to_an_application_of_the_projects_own() -> None:
     asked = ApplicationCommunicator(application, scope() | {"type": "websocket"})
     assert await asked.receive_output(5) == {"type": "websocket.accept"}
     await asked.wait(5)
+
+
+async def test_an_end_that_nobody_takes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def begins(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("sse_app.asgi.END_SECONDS", 0.01)
+    await asyncio.wait_for(guard(begins, busy=True)(scope(), None, send), 5)
+
+
+@pytest.mark.parametrize(("version", "dropped"), [("1.1", 1), ("2", 0)])
+async def test_what_drops_the_connection_is_handed_down_unless_others_share_it(
+    version: str, dropped: int
+) -> None:
+    class Transport:
+        aborted = 0
+
+        def get_extra_info(self, name: str) -> None:
+            return None
+
+        def abort(self) -> None:
+            self.aborted += 1
+
+    class Cycle:
+        """As in uvicorn: what has the transport also has `send`."""
+
+        transport = Transport()
+
+        async def send(self, message: Any) -> None:
+            pass
+
+    async def drops(scope: Any, receive: Any, send: Any) -> None:
+        scope["extensions"].get(ABORT, lambda: None)()
+
+    cycle = Cycle()
+    await guard(guard(drops, busy=True), busy=True)(scope(http_version=version), None, cycle.send)
+    assert cycle.transport.aborted == dropped
 
 
 async def test_a_cancelled_response_is_ended_too() -> None:

@@ -16,6 +16,7 @@ from .sleepers import (
     connect,
     counts,
     drain,
+    end_while_stalled,
     flood_past,
     read_until,
     run,
@@ -54,6 +55,12 @@ def test_a_reader_that_takes_nothing_for_too_long_is_let_go(
     with pytest.raises(ConnectionResetError):
         drain(sleeper)
     sleeper.close()
+
+
+def test_a_reader_that_takes_nothing_is_not_waited_for_when_its_stream_ends(
+    daphne: Daphne,
+) -> None:
+    end_while_stalled(daphne, connect(daphne))
 
 
 def test_the_kernel_keeps_little_and_gives_up_on_who_is_gone(daphne: Daphne) -> None:
