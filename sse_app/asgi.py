@@ -40,6 +40,8 @@ def event_stream_application(
         if scope["type"] == "websocket" and isinstance(application, ASGIHandler):
             # Django raises, and whoever asks would get a 500 and a traceback into the log.
             await send({"type": "websocket.close"})
+        elif scope["type"] == "lifespan" and isinstance(application, ASGIHandler):
+            await shutdown.lifespan(receive, send)
         elif scope["type"] != "http":
             await application(scope, receive, send)
         elif is_stream(scope):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -61,6 +62,16 @@ def drop(transport: Any) -> None:
         linger = struct.pack("ii", 1, 0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     transport.abort()
+
+
+def stopped_of(send: Any) -> Callable[[], Awaitable[Any]] | None:
+    """Return what to await for the stop of the server, if `send` is hypercorn's, else None.
+
+    Its workers get no signal: their parent tells them, and they set an event that requests share.
+    """
+    context = getattr(getattr(send, "__self__", None), "context", None)
+    wait: Any = getattr(getattr(context, "terminated", None), "wait", None)
+    return wait if inspect.iscoroutinefunction(wait) else None
 
 
 def warn_of_options(send: Any) -> None:
