@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,9 +11,10 @@ from django.core.handlers.asgi import ASGIHandler
 from django.urls import Resolver404, resolve
 
 from . import layer, secrecy, servers, shutdown
-from .consumers import HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, busy_block
+from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, busy_block
 from .origins import cors_headers
 from .streams import Stream
+from .transports import END, END_SECONDS
 
 logger = logging.getLogger("sse_app")
 
@@ -39,6 +41,8 @@ def event_stream_application(
         if scope["type"] == "websocket" and isinstance(application, ASGIHandler):
             # Django raises, and whoever asks would get a 500 and a traceback into the log.
             await send({"type": "websocket.close"})
+        elif scope["type"] == "lifespan" and isinstance(application, ASGIHandler):
+            await shutdown.lifespan(receive, send)
         elif scope["type"] != "http":
             await application(scope, receive, send)
         elif is_stream(scope):
@@ -100,8 +104,13 @@ class Response:
         shutdown.install(self._send)
         own = secrecy.hide(scope, self._send)
         # Here, since what is inside wraps `send`, and nothing leads from there to the server.
-        found = {REQUEST: servers.daphne_request(self._send), TAKE_OVER: self._take_over}
-        own = {**own, "extensions": {**(own.get("extensions") or {}), **found}}
+        found = {
+            REQUEST: servers.daphne_request(self._send),
+            ABORT: servers.abort_of(self._send, scope),
+            TAKE_OVER: self._take_over,
+        }
+        extensions = {name: value for name, value in found.items() if value is not None}
+        own = {**own, "extensions": {**(own.get("extensions") or {}), **extensions}}
         try:
             await application(own, receive, self._sending)
         except Exception:
@@ -135,9 +144,8 @@ class Response:
         finally:
             if self._started and not self._ended:
                 try:
-                    await self._sending(
-                        {"type": "http.response.body", "body": b"", "more_body": False}
-                    )
+                    async with asyncio.timeout(END_SECONDS):
+                        await self._sending(dict(END))
                 except Exception as error:
                     logger.debug("The response could not be ended: %r", error)
 

@@ -33,8 +33,10 @@ from .transports import AsgiTransport, Receive, Send, Transport
 
 logger = logging.getLogger("sse_app")
 
-#: Under which the outermost guard hands down Daphne's request, and what takes over a stream.
+#: Under which the outermost guard hands down Daphne's request, what drops a connection, and what
+#: takes over a stream.
 REQUEST: Final = "sse_app.daphne"
+ABORT: Final = "sse_app.abort"
 TAKE_OVER: Final = "sse_app.take_over"
 BUSY_RETRY: Final = (15.0, 60.0)
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
@@ -174,7 +176,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
         request = self._extensions.get(REQUEST)
         if request is not None:
             return DaphneTransport(self.base_send, receive, request)
-        return AsgiTransport(self.base_send, receive)
+        return AsgiTransport(self.base_send, receive, self._extensions.get(ABORT))
 
     @property
     def _extensions(self) -> Mapping[str, Any]:

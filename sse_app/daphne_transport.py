@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from .conf import settings
 from .counters import COUNTS
-from .transports import Receive, Send, Transport
+from .transports import END, END_SECONDS, Receive, Send, Transport
 from .wakes import Wake
 
 #: Beyond these, what was written goes at once and not at the end of the turn.
@@ -127,12 +127,17 @@ class DaphneTransport(Transport):
         self.flush()
         self._finished = True
         self._unwatch()
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await self.drained()
+        except TimeoutError:
+            self._abort("stalled")
         if self._broken or self._request.channel is None:
             return
         try:
             if self._registered:
                 self._request.unregisterProducer()
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send(dict(END))
             if self._tcp is not None:
                 _ending.add(self._tcp)
         except Exception as error:
@@ -141,10 +146,8 @@ class DaphneTransport(Transport):
 
     def check(self, now: float) -> None:
         if self._paused_at and now - self._paused_at > settings().STALL_SECONDS:
-            if self._request.channel is not None:
-                self._request.transport.abortConnection()
             COUNTS.stalled += 1
-            self._break("stalled")
+            self._abort("stalled")
 
     # --- IPushProducer, called by Twisted ---
 
@@ -164,6 +167,11 @@ class DaphneTransport(Transport):
     def _gone(self, reason: object) -> None:
         if not self._finished:
             self._break("disconnect")
+
+    def _abort(self, reason: str) -> None:
+        if self._request.channel is not None:
+            self._request.transport.abortConnection()
+        self._break(reason)
 
     def _break(self, reason: str = "broken") -> None:
         if not self._broken:

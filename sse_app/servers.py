@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import socket
+import struct
 import sys
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
+
+#: From hypercorn's `send` to its connection it is three steps.
+STEPS: Final = 3
 
 logger = logging.getLogger("sse_app")
 
@@ -28,6 +35,43 @@ def daphne_request(send: Any) -> Any | None:
     request = send.args[0]
     needed = ("channel", "write", "registerProducer", "unregisterProducer", "sentLength")
     return request if all(hasattr(request, name) for name in needed) else None
+
+
+def abort_of(send: Any, scope: Mapping[str, Any]) -> Callable[[], None] | None:
+    """Return what drops the connection of a request, if `send` leads to its `asyncio.Transport`.
+
+    uvicorn's `send` is a method of an object that has it; hypercorn's is one of an object with a
+    `send` of its own, and so on to the connection's `writer`. None over HTTP/2, where other
+    responses share the connection.
+    """
+    if not str(scope.get("http_version", "")).startswith("1"):
+        return None
+    for _ in range(STEPS):
+        owner = getattr(send, "__self__", None)
+        transport = getattr(getattr(owner, "writer", owner), "transport", None)
+        if callable(getattr(transport, "abort", None)):
+            return partial(drop, transport)
+        send = getattr(owner, "send", None)
+    return None
+
+
+def drop(transport: Any) -> None:
+    """Close a connection at once, with what the system keeps for a reader that takes nothing."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None and not transport.is_closing():
+        linger = struct.pack("ii", 1, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    transport.abort()
+
+
+def stopped_of(send: Any) -> Callable[[], Awaitable[Any]] | None:
+    """Return what to await for the stop of the server, if `send` is hypercorn's, else None.
+
+    Its workers get no signal: their parent tells them, and they set an event that requests share.
+    """
+    context = getattr(getattr(send, "__self__", None), "context", None)
+    wait: Any = getattr(getattr(context, "terminated", None), "wait", None)
+    return wait if inspect.iscoroutinefunction(wait) else None
 
 
 def warn_of_options(send: Any) -> None:

@@ -86,6 +86,7 @@ class Subscription:
         self._latest: dict[tuple[str, str, str | None], Event] = {}
         self._passed = 0
         self._wake = Wake()
+        self._draining: asyncio.Future[None] | None = None
 
     @property
     def cursor(self) -> str:
@@ -96,6 +97,8 @@ class Subscription:
         """End `run()`; the first reason counts."""
         self.cut(reason)
         self._wake.set()
+        if self._draining is not None:
+            self._draining.cancel()
 
     def cut(self, reason: str) -> None:
         """Show nothing more. From any thread; `close()` must follow on the subscription's loop."""
@@ -189,7 +192,7 @@ class Subscription:
                 await self._wake.next()
                 continue
             if not self.sink.ready:
-                await self.sink.drained()
+                await self._sink_drained()
                 continue
             for group in list(self._resets):
                 self._reset(group, *self._resets.pop(group))
@@ -213,6 +216,17 @@ class Subscription:
             if not events:
                 # The reader was served by a process that is ahead of this one.
                 await hub.heal(behind)
+
+    async def _sink_drained(self) -> None:
+        """Return when the sink can take more, or the subscription is closed before it can."""
+        draining = self._draining = asyncio.ensure_future(self.sink.drained())
+        try:
+            await asyncio.wait([draining])
+        finally:
+            self._draining = None
+            draining.cancel()
+        if not draining.cancelled():
+            draining.result()
 
     def _is_next(self, place: Position | None, event: Event) -> bool:
         return place is None or follows(place, self.positions[event.group])

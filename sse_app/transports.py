@@ -11,15 +11,22 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from .conf import settings
 from .counters import COUNTS
+
+#: What one body message holds at the most, so that a slow reader is seen to take some of it.
+SEND_BYTES: Final = 64 * 1024
+#: How long the end of a response may take; whoever has not taken it then never would.
+END_SECONDS: Final = 1.0
 
 logger = logging.getLogger("sse_app")
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class Transport(ABC):
@@ -81,10 +88,17 @@ class Transport(ABC):
 
 
 class AsgiTransport(Transport):
-    """A bounded queue, and a task that sends what waits as one body message."""
+    """A bounded queue, and a task that sends what waits in body messages.
 
-    def __init__(self, send: Send, receive: Receive) -> None:
+    `abort` drops the connection. ASGI has no word for that, and a server waits for ever until its
+    client has taken the rest of a response. Without `abort`, what it has buffered stays until then.
+    """
+
+    def __init__(
+        self, send: Send, receive: Receive, abort: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(send, receive)
+        self._abort = abort
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._writer: asyncio.Task[None] | None = None
@@ -118,16 +132,17 @@ class AsgiTransport(Transport):
             return
         self._finished = True
         self._unwatch()
-        writer = self._writer
-        if writer is not None:
-            await asyncio.wait([writer], timeout=1.0)
-            writer.cancel()
-        if not self._broken:
-            try:
-                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-            except Exception as error:
-                self._broken = True
-                logger.debug("The response could not be ended: %r", error)
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await self.drained()
+                if not self._broken:
+                    await self._send(dict(END))
+        except Exception as error:
+            logger.debug("The response could not be ended: %r", error)
+            self._break()
+        except asyncio.CancelledError:
+            self._break()
+            raise
 
     def check(self, now: float) -> None:
         if self._writer is not None and now - self._since > settings().STALL_SECONDS:
@@ -136,14 +151,20 @@ class AsgiTransport(Transport):
 
     async def _write(self) -> None:
         while self._waiting:
-            body = b"".join(self._waiting)
-            self._waiting.clear()
-            self._bytes = len(body)
+            body = self._next_body()
             self._since = time.monotonic()
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
-            self._bytes = sum(map(len, self._waiting))
+            self._bytes -= len(body)
         # Here and not when the task is seen to be done: what is written between needs a writer.
         self._writer = None
+
+    def _next_body(self) -> bytes:
+        chunks = [self._waiting.popleft()]
+        size = len(chunks[0])
+        while self._waiting and size + len(self._waiting[0]) <= SEND_BYTES:
+            chunks.append(self._waiting.popleft())
+            size += len(chunks[-1])
+        return b"".join(chunks)
 
     def _written(self, writer: asyncio.Task[None]) -> None:
         if writer.cancelled() or writer.exception() is not None:
@@ -158,4 +179,6 @@ class AsgiTransport(Transport):
             self._bytes = 0
             if self._writer is not None:
                 self._writer.cancel()
+            if self._abort is not None:
+                self._abort()
             self.on_broken(reason)

@@ -1,10 +1,11 @@
-"""Real servers for the tests: Daphne on a socket of the test's own, Valkey, PostgreSQL."""
+"""Real servers for the tests: ASGI servers on a socket of the test's own, Valkey, PostgreSQL."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +13,10 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import httpx
 import psycopg
@@ -66,19 +68,20 @@ def empty_database() -> Iterator[str]:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
 
 
-class Daphne:
-    """A real `daphne` process on a listening socket that the test made, so no port is guessed."""
+class Server:
+    """A real server process on a listening socket that the test made, so no port is guessed."""
+
+    module: ClassVar[str]
 
     def __init__(
         self,
         folder: Path,
         environment: dict[str, str],
         *,
-        access_log: str | Path = os.devnull,
         options: Sequence[str] = (),
         **sse_app: Any,
     ) -> None:
-        self.options = ["--access-log", str(access_log), *options]
+        self.options = options
         self.environment = {
             **{name: value for name, value in os.environ.items() if name != "SSE_EVENT_LOG"},
             "DJANGO_SETTINGS_MODULE": "tests.settings",
@@ -86,30 +89,36 @@ class Daphne:
             "PYTHONUNBUFFERED": "1",
             **environment,
         }
-        self.log = folder / f"daphne-{uuid.uuid4().hex[:6]}.log"
-        self.socket = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.log = folder / f"{self.module}-{uuid.uuid4().hex[:6]}.log"
+        self.socket = self.listen()
         self.port = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Daphne:
-        command = [sys.executable, "-m", "daphne", *self.options]
-        fd = self.socket.fileno()
+    def listen(self) -> socket.socket:
+        return socket.create_server(("127.0.0.1", 0), backlog=4096)
+
+    def where(self) -> list[str]:
+        """The options that hand over the socket."""
+        return ["--fd", str(self.socket.fileno())]
+
+    def start(self) -> Self:
+        command = [sys.executable, "-m", self.module, *self.options, *self.where()]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--fd", str(fd), "project.asgi:application"],
+                [*command, "project.asgi:application"],
                 cwd=ROOT,
                 env=self.environment,
-                pass_fds=[fd],
+                pass_fds=[self.socket.fileno()],
                 stdout=log,
                 stderr=log,
             )
-        eventually(self._answers, f"daphne did not start: {self.text()}")
+        eventually(self._answers, f"{self.module} did not start: {self.text()}")
         return self
 
     def _answers(self) -> bool:
         assert self.process is not None
-        assert self.process.poll() is None, f"daphne ended: {self.text()}"
+        assert self.process.poll() is None, f"{self.module} ended: {self.text()}"
         try:
             return httpx.get(f"{self.url}/test/streams/", timeout=5).status_code == 200
         except httpx.TransportError:
@@ -123,15 +132,28 @@ class Daphne:
         try:
             self.process.wait(within)
         finally:
-            self.process.kill()
-            self.process.wait()
+            self._kill()
         return time.monotonic() - began
 
     def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        self._kill()
         self.socket.close()
+
+    def _kill(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        # Some servers are a parent with workers, which would outlive it.
+        pid = self.process.pid
+        workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        self.process.kill()
+        self.process.wait()
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(int(worker), signal.SIGKILL)
+
+    def streams(self) -> int:
+        """How many streams are open."""
+        return int(httpx.get(f"{self.url}/test/streams/", timeout=PATIENCE).json()["streams"])
 
     def text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
@@ -170,6 +192,24 @@ class Daphne:
         finally:
             if client is None:
                 await own.aclose()
+
+
+class Daphne(Server):
+    """A real `daphne` process."""
+
+    module = "daphne"
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *,
+        access_log: str | Path = os.devnull,
+        options: Sequence[str] = (),
+        **sse_app: Any,
+    ) -> None:
+        options = ["--access-log", str(access_log), *options]
+        super().__init__(folder, environment, options=options, **sse_app)
 
 
 class StreamReader:
@@ -221,16 +261,27 @@ def valkey_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield start_cluster(stack, tmp_path_factory.mktemp("cluster"))
 
 
-@pytest.fixture
-def make_daphne(tmp_path: Path) -> Iterator[Callable[..., Daphne]]:
-    """Start real Daphne processes that share one SQLite file; `make_daphne(HEARTBEAT=0.2)`."""
-    servers: list[Daphne] = []
-    environment = {"DATABASE_URL": f"sqlite:///{tmp_path / 'db.sqlite3'}", "REDIS_URL": ""}
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with all tables, to be copied: migrating takes longer than a whole test."""
+    file = tmp_path_factory.mktemp("migrated") / "db.sqlite3"
+    server = Daphne(file.parent, {"DATABASE_URL": f"sqlite:///{file}"})
+    server.manage("migrate", "--verbosity", "0")
+    server.close()
+    return file
 
-    def make(environ: dict[str, str] | None = None, **sse_app: Any) -> Daphne:
-        server = Daphne(tmp_path, {**environment, **(environ or {})}, **sse_app)
-        if not servers:
-            server.manage("migrate", "--verbosity", "0")
+
+@pytest.fixture
+def make_server(tmp_path: Path, migrated: Path) -> Iterator[Callable[..., Any]]:
+    """Start real servers that share one SQLite file; `make_server(Daphne, HEARTBEAT=0.2)`."""
+    servers: list[Server] = []
+    database = shutil.copy(migrated, tmp_path)
+    environment = {"DATABASE_URL": f"sqlite:///{database}", "REDIS_URL": ""}
+
+    def make(kind: type[Server], environ: dict[str, str] | None = None, **sse_app: Any) -> Server:
+        server = kind(tmp_path, {**environment, **(environ or {})}, **sse_app)
+        if not servers and environ:
+            server.manage("migrate", "--verbosity", "0")  # It may be another database.
         servers.append(server)
         return server.start()
 
@@ -239,13 +290,18 @@ def make_daphne(tmp_path: Path) -> Iterator[Callable[..., Daphne]]:
         server.close()
 
 
+@pytest.fixture
+def make_daphne(make_server: Callable[..., Daphne]) -> Callable[..., Daphne]:
+    """Start real Daphne processes that share one SQLite file; `make_daphne(HEARTBEAT=0.2)`."""
+    return partial(make_server, Daphne)
+
+
 @pytest.fixture(scope="module")
-def shared_daphne(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daphne]:
+def shared_daphne(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Daphne]:
     """One Daphne for the tests of a module that leave nothing behind."""
     folder = tmp_path_factory.mktemp("shared")
-    environment = {"DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}", "REDIS_URL": ""}
+    environment = {"DATABASE_URL": f"sqlite:///{shutil.copy(migrated, folder)}", "REDIS_URL": ""}
     server = Daphne(folder, environment, HEARTBEAT=0.4)
-    server.manage("migrate", "--verbosity", "0")
     yield server.start()
     server.close()
 

@@ -14,10 +14,10 @@ from django.core.asgi import get_asgi_application
 
 from sse_app import publish
 from sse_app.asgi import event_stream_application, guard, is_stream
-from sse_app.consumers import EventStreamConsumer
+from sse_app.consumers import ABORT, EventStreamConsumer
 from sse_app.eventlog import event_log
 from sse_app.grants import Grant
-from sse_app.hub import running_hubs
+from sse_app.hub import Hub, running_hubs
 from sse_app.routing import event_stream_urlpatterns
 
 from .parser import Parser
@@ -125,6 +125,80 @@ async def test_a_websocket_goes_to_an_application_of_the_projects_own() -> None:
     asked = ApplicationCommunicator(application, scope() | {"type": "websocket"})
     assert await asked.receive_output(5) == {"type": "websocket.accept"}
     await asked.wait(5)
+
+
+async def test_an_end_that_nobody_takes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def begins(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("sse_app.asgi.END_SECONDS", 0.01)
+    await asyncio.wait_for(guard(begins, busy=True)(scope(), None, send), 5)
+
+
+@pytest.mark.parametrize(("version", "dropped"), [("1.1", 1), ("2", 0)])
+async def test_what_drops_the_connection_is_handed_down_unless_others_share_it(
+    version: str, dropped: int
+) -> None:
+    class Transport:
+        aborted = 0
+
+        def get_extra_info(self, name: str) -> None:
+            return None
+
+        def abort(self) -> None:
+            self.aborted += 1
+
+    class Cycle:
+        """As in uvicorn: what has the transport also has `send`."""
+
+        transport = Transport()
+
+        async def send(self, message: Any) -> None:
+            pass
+
+    async def drops(scope: Any, receive: Any, send: Any) -> None:
+        scope["extensions"].get(ABORT, lambda: None)()
+
+    cycle = Cycle()
+    await guard(guard(drops, busy=True), busy=True)(scope(http_version=version), None, cycle.send)
+    assert cycle.transport.aborted == dropped
+
+
+@pytest.mark.usefixtures("memory")
+async def test_the_end_of_the_lifespan_is_the_end_of_all_streams(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Hub, "draining", False)  # What it is set to is for the whole process.
+    application = event_stream_application(get_asgi_application())
+    life = ApplicationCommunicator(application, {"type": "lifespan"})
+    await life.send_input({"type": "lifespan.startup"})
+    assert await life.receive_output(5) == {"type": "lifespan.startup.complete"}
+    request = Request(application, scope(query="group=open.a"))
+    assert await request.start() == 200
+    await request.body()
+    await life.send_input({"type": "lifespan.shutdown"})
+    assert await life.receive_output(5) == {"type": "lifespan.shutdown.complete"}
+    assert running_hubs() == []
+    while not request.ended:
+        await request.body()
+    assert request.parser.events[-1].json() == {"reason": "shutdown"}
+    late = Request(application, scope(query="group=open.a"))
+    assert await late.start() == 200
+    await late.body()
+    assert late.parser.events[0].name == "sse.busy"
+
+
+async def test_a_lifespan_goes_to_an_application_of_the_projects_own() -> None:
+    async def starts(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "lifespan.startup.failed"})
+
+    application = event_stream_application(ProtocolTypeRouter({"lifespan": starts}))
+    asked = ApplicationCommunicator(application, {"type": "lifespan"})
+    assert await asked.receive_output(5) == {"type": "lifespan.startup.failed"}
 
 
 async def test_a_cancelled_response_is_ended_too() -> None:

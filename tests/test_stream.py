@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections.abc import Callable
 
 import httpx
 import pytest
 
 from .conftest import Daphne, eventually
+from .sleepers import connect, hang_up
 
 
 async def test_a_stream_opens_with_retry_headers_and_a_position(daphne: Daphne) -> None:
@@ -216,18 +216,10 @@ async def test_a_stream_ends_with_its_life_and_goes_on_from_the_farewell(
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
 async def test_a_disconnect_is_noticed_at_once(daphne: Daphne, how: str) -> None:
-    connection = socket.create_connection(("127.0.0.1", daphne.port))
-    connection.sendall(b"GET /events/?group=clock HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert b"200 OK" in connection.recv(4096)
-    eventually(lambda: _streams_of(daphne) == 1)
-    if how == "rst":
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
-    eventually(lambda: not _streams_of(daphne), "the stream stayed open", within=2.0)
-
-
-def _streams_of(daphne: Daphne) -> int:
-    return int(httpx.get(f"{daphne.url}/test/streams/").json()["streams"])
+    connection = connect(daphne)
+    eventually(lambda: daphne.streams() == 1)
+    hang_up(connection, how)
+    eventually(lambda: not daphne.streams(), "the stream stayed open", within=2.0)
 
 
 async def test_an_exception_inside_a_stream_leaves_the_server_healthy(daphne: Daphne) -> None:

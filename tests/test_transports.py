@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+from sse_app import transports
 from sse_app.transports import AsgiTransport
 
 
@@ -67,3 +70,49 @@ async def test_a_failing_send_is_told_once() -> None:
     assert await asyncio.wait_for(told.get(), 5) == "broken"
     assert told.empty()
     await transport.finish()
+
+
+async def test_an_end_that_nobody_takes_is_given_up_and_the_connection_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hangs(message: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(transports, "END_SECONDS", 0.01)
+    dropped = asyncio.Event()
+    for write in (True, False):
+        dropped.clear()
+        transport = AsgiTransport(hangs, Server().receive, dropped.set)
+        if write:
+            transport.write(b"a")
+        await asyncio.wait_for(transport.finish(), 5)
+        assert dropped.is_set()
+
+
+async def test_a_server_that_cancels_the_end_gets_the_connection_dropped() -> None:
+    began, dropped = asyncio.Event(), asyncio.Event()
+
+    async def hangs(message: Any) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    ending = asyncio.create_task(AsgiTransport(hangs, Server().receive, dropped.set).finish())
+    await began.wait()
+    ending.cancel()
+    await asyncio.wait([ending])
+    assert ending.cancelled()
+    assert dropped.is_set()
+
+
+async def test_a_body_is_no_longer_than_what_a_slow_reader_is_seen_to_take() -> None:
+    sizes: list[int] = []
+
+    async def send(message: Any) -> None:
+        sizes.append(len(message["body"]))
+
+    transport = AsgiTransport(send, Server().receive)
+    for _ in range(5):
+        transport.write(b"x" * 30_000)
+    await transport.drained()
+    assert sizes == [60_000, 60_000, 30_000]
+    assert transport.ready
