@@ -31,7 +31,9 @@ def paced(application: Application, publish: Publish, frame: int = 62) -> Applic
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["path"] != "/pace/":
-            await application(scope, receive, send)
+            serving = application(scope, receive, send)
+            del scope, receive, send  # What an application keeps of these is its own affair.
+            await serving
             return
         query = {name: float(values[0]) for name, values in parse_qs(scope["query_string"]).items()}
         length = int(query[b"size"]) - frame
