@@ -160,16 +160,22 @@ class Server:
 
     def manage(self, *arguments: str) -> str:
         """Run `manage.py` with the server's environment: another process, the same database."""
-        done = subprocess.run(
+        done = self.try_manage(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def try_manage(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """As `manage()`, whatever comes of it."""
+        return subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=ROOT,
             env=self.environment,
+            input=stdin,
             capture_output=True,
             text=True,
             check=False,
+            timeout=PATIENCE * 3,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def shell(self, code: str) -> str:
         return self.manage("shell", "--no-imports", "-c", code)

@@ -149,6 +149,13 @@ class RedisEventLog(EventLog):
                     break
         return pruned
 
+    async def server_time(self) -> float | None:
+        """Return the server's Unix time; None for a cluster, where each node has its own."""
+        if self._clients.cluster:
+            return None
+        seconds, micros = await self._clients.of_loop.time()
+        return float(seconds + micros / 1e6)
+
     async def aclose(self) -> None:
         await self._clients.aclose()
 

@@ -34,7 +34,7 @@ class RedisClients:
         options: Mapping[str, Any],
     ) -> None:
         self._url = url
-        self._cluster = cluster
+        self.cluster = cluster
         self._sentinels = [(str(host), int(port)) for host, port in sentinels]
         self._service = service_name
         self._options = {**TIMEOUTS, **options}
@@ -53,7 +53,7 @@ class RedisClients:
                 "SSE_APP['EVENT_LOG'] needs SENTINELS and SERVICE_NAME together: it has "
                 f"{self._sentinels!r} and {self._service!r}."
             )
-        if self._sentinels and self._cluster:
+        if self._sentinels and self.cluster:
             raise ImproperlyConfigured(
                 "SSE_APP['EVENT_LOG'] has both CLUSTER and SENTINELS; a Redis Cluster needs none."
             )
@@ -77,7 +77,7 @@ class RedisClients:
         if self._service:
             sentinel: Any = redis.sentinel.Sentinel  # without types in redis-py
             return sentinel(self._sentinels, **options).master_for(self._service)
-        kind: Any = redis.RedisCluster if self._cluster else redis.Redis
+        kind: Any = redis.RedisCluster if self.cluster else redis.Redis
         return kind.from_url(self._url, **options)
 
     @property
@@ -99,19 +99,19 @@ class RedisClients:
         if self._service:
             sentinel: Any = redis.asyncio.sentinel.Sentinel
             return sentinel(self._sentinels, **options).master_for(self._service)
-        kind: Any = redis.asyncio.RedisCluster if self._cluster else redis.asyncio.Redis
+        kind: Any = redis.asyncio.RedisCluster if self.cluster else redis.asyncio.Redis
         return kind.from_url(self._url, **options)
 
     def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Run `commands` in one round trip, as one transaction unless this is a cluster."""
-        pipe = self.sync.pipeline(transaction=not self._cluster)
+        pipe = self.sync.pipeline(transaction=not self.cluster)
         for command in commands:
             pipe.execute_command(*command)
         return list(pipe.execute())
 
     async def apipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """See `pipeline()`."""
-        pipe = self.of_loop.pipeline(transaction=not self._cluster)
+        pipe = self.of_loop.pipeline(transaction=not self.cluster)
         for command in commands:
             pipe.execute_command(*command)
         return list(await pipe.execute())

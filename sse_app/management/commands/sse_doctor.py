@@ -1,0 +1,63 @@
+"""`manage.py sse_doctor`: say what is wrong, and how to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from sse_app.doctor import Finding, examine
+from sse_app.proxies import examine_stream
+
+_MARKS: Final = {"fine": "ok", "warning": "WARNING", "error": "ERROR"}
+
+
+class Command(BaseCommand):
+    """Looks at what runs, where `manage.py check` looks at what is written."""
+
+    help = (
+        "Look whether streams will work in this place: the settings, the channel layer there and "
+        "back, the event log written and read, clocks, SQLite's modes, the command lines of "
+        "Daphne processes on this machine, and with --url whether a proxy lets a stream through. "
+        "It writes one event to the group 'doctor'. The exit status is 1 if something is wrong, "
+        "so it can guard a deployment."
+    )
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--deploy", action="store_true", help="also what only matters in production"
+        )
+        parser.add_argument("--strict", action="store_true", help="exit with 1 for a warning too")
+        parser.add_argument(
+            "--url",
+            metavar="URL",
+            help="a stream's public address, such as https://example.org/events/?group=clock: "
+            "its answer is looked at for as long as two heartbeats",
+        )
+        parser.add_argument("--token", default="", help="a bearer token for --url")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        levels = asyncio.run(self._examine(options))
+        if "error" in levels or (options["strict"] and "warning" in levels):
+            sys.exit(1)
+
+    async def _examine(self, options: dict[str, Any]) -> set[str]:
+        levels: set[str] = set()
+        async for finding in examine(deploy=options["deploy"]):
+            self._show(finding)
+            levels.add(finding.level)
+        if options["url"]:
+            async for finding in examine_stream(options["url"], options["token"]):
+                self._show(finding)
+                levels.add(finding.level)
+        return levels
+
+    def _show(self, finding: Finding) -> None:
+        style = {"fine": self.style.SUCCESS, "warning": self.style.WARNING}
+        mark = style.get(finding.level, self.style.ERROR)(_MARKS[finding.level])
+        self.stdout.write(f"{mark}: {finding.about}: {finding.text}")
+        if finding.hint:
+            self.stdout.write(f"    {finding.hint}")

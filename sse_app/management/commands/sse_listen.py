@@ -1,0 +1,145 @@
+"""`manage.py sse_listen`: show the events of groups as they come, from the log or over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from sse_app.events import validate_name
+from sse_app.http_client import HttpEvent, Stopped, listen
+from sse_app.subscribing import ContinuityLost, subscribe
+
+_LAST: Final = re.compile(r"-[1-9][0-9]{0,8}\Z", re.ASCII)
+_EXAMPLES = """
+examples:
+  manage.py sse_listen orders 'chat.lobby'
+  manage.py sse_listen orders --from earliest --json | jq .data
+  manage.py sse_listen orders --from -20 --count 20
+  manage.py sse_listen --url https://example.org/events/?group=orders --token "$TOKEN"
+"""
+
+
+class Command(BaseCommand):
+    """Listens as a page does: in order, without gap or repeat, across restarts of the server."""
+
+    help = (
+        "Show the events of groups as they come, until Ctrl-C. It reads this project's event log\n"
+        "and channel layer, as a server process does, and asks no policy; or with --url an event\n"
+        "stream over HTTP, as a client that comes back by itself, which shows what a page gets."
+    )
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
+        """Show the examples as they are written."""
+        parser = super().create_parser(*args, **kwargs)
+        parser.epilog = _EXAMPLES
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        return parser
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("groups", nargs="*", metavar="GROUP", help="what to listen to")
+        parser.add_argument(
+            "--from",
+            dest="history",
+            metavar="earliest|-N",
+            help="begin with all that the log still has, or the last N (default: with what comes)",
+        )
+        parser.add_argument("--after", metavar="ID", help="go on after the event with this id")
+        parser.add_argument(
+            "--event",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="only these; can be repeated",
+        )
+        parser.add_argument("--json", action="store_true", help="one JSON object per line")
+        parser.add_argument("--count", type=int, metavar="N", help="end after N events")
+        parser.add_argument("--url", help="a stream's address, with its groups or grant")
+        parser.add_argument("--token", help="with --url: a bearer token (manage.py sse_token)")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if bool(options["groups"]) == bool(options["url"]):
+            raise CommandError("Give either groups, or --url with a stream's address.")
+        if options["token"] and not options["url"]:
+            raise CommandError("--token is for --url: reading the log needs none.")
+        if options["count"] is not None and options["count"] < 1:
+            raise CommandError(f"--count is {options['count']}; it must be 1 or more.")
+        try:
+            asyncio.run(self._show(options))
+        except (ValueError, Stopped) as error:
+            raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            pass
+
+    async def _show(self, options: dict[str, Any]) -> None:
+        count = 0
+        async for item in _events(options):
+            if isinstance(item, str):
+                self.stderr.write(item, style_func=lambda said: said)
+                continue
+            self.stdout.write(_as_json(item) if options["json"] else _as_text(item))
+            self.stdout.flush()
+            count += 1
+            if count == options["count"]:
+                return
+
+
+def _events(options: dict[str, Any]) -> AsyncIterator[HttpEvent | str]:
+    """Yield events, and what else is to be said as text."""
+    if options["url"]:
+        history = _history(options["history"])
+        return listen(
+            options["url"],
+            parameters=[*([("from", history)] if history else []), *_filters(options["event"])],
+            after=options["after"] or "",
+            token=options["token"] or "",
+        )
+    return _from_log(options)
+
+
+async def _from_log(options: dict[str, Any]) -> AsyncIterator[HttpEvent | str]:
+    history = _history(options["history"])
+    wanted = -int(history) if history.startswith("-") else history or None
+    async with subscribe(
+        *options["groups"], after=options["after"], history=wanted, events=options["event"]
+    ) as events:
+        while True:
+            try:
+                event = await anext(events)
+            except ContinuityLost as lost:
+                yield str(lost)
+            except StopAsyncIteration:
+                return
+            else:
+                id = events.cursor if event.durable else ""
+                yield HttpEvent(event.name, event.data, id, event.group)
+
+
+def _filters(names: list[str]) -> list[tuple[str, str]]:
+    return [("event", validate_name(name)) for name in names]
+
+
+def _history(text: str | None) -> str:
+    if text is None or text == "earliest" or _LAST.match(text):
+        return text or ""
+    raise CommandError(f"--from is {text!r}; it must be earliest, or -N for the last N events.")
+
+
+def _as_json(event: HttpEvent) -> str:
+    try:
+        data = json.loads(event.data)
+    except ValueError:
+        data = event.data
+    said = {"group": event.group, "event": event.name, "data": data, "id": event.id}
+    return json.dumps(
+        {key: value for key, value in said.items() if value != ""}, ensure_ascii=False
+    )
+
+
+def _as_text(event: HttpEvent) -> str:
+    return " ".join(part for part in (event.group, event.name, event.data) if part)

@@ -1,0 +1,109 @@
+"""`manage.py sse_publish`: publish an event from the shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from sse_app import layer
+from sse_app.events import Event
+from sse_app.publishing import publish
+
+_EXAMPLES = """
+examples:
+  manage.py sse_publish orders order.updated '{"id": 5}' --json
+  manage.py sse_publish chat.lobby message 'Back in five minutes.'
+  uptime | manage.py sse_publish servers load
+  tail -f app.log | manage.py sse_publish logs line --lines --not-durable
+"""
+
+
+class Command(BaseCommand):
+    """Publishes as `publish()` does: into the log, then on the channel layer."""
+
+    help = (
+        "Publish an event to a group. DATA goes out as it is; without it, stdin is read to its\n"
+        "end. In another process than the server's it arrives by the channel layer if that is\n"
+        "Redis, else by the server's next look at the event log; an event that is not durable\n"
+        "then never does."
+    )
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
+        """Show the examples as they are written."""
+        parser = super().create_parser(*args, **kwargs)
+        parser.epilog = _EXAMPLES
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        return parser
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("group", help="the group, such as orders or order.42")
+        parser.add_argument("event", help="the event's name, such as order.updated")
+        parser.add_argument("data", nargs="?", help="what is sent (default: what stdin has)")
+        parser.add_argument(
+            "--json", action="store_true", help="refuse data that is not JSON, and send it compact"
+        )
+        parser.add_argument(
+            "--lines", action="store_true", help="publish each line of stdin as an event"
+        )
+        parser.add_argument(
+            "--not-durable",
+            action="store_true",
+            help="do not keep it in the log: only who listens now gets it",
+        )
+        parser.add_argument("--key", help="with --not-durable: which earlier event it replaces")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["key"] is not None and not options["not_durable"]:
+            raise CommandError("--key replaces events that are not durable: add --not-durable.")
+        if options["lines"] and (options["data"] is not None or options["key"] is not None):
+            raise CommandError("--lines publishes what stdin has: leave out DATA and --key.")
+        try:
+            if options["lines"]:
+                self._publish_lines(options)
+            else:
+                self._publish_one(options)
+        except (TypeError, ValueError) as error:
+            raise CommandError(str(error)) from error
+        if not layer.flush():
+            raise CommandError(
+                "The channel layer did not take it in time. Streams get what is durable from the "
+                "event log; what is not is lost."
+            )
+
+    def _publish_one(self, options: dict[str, Any]) -> None:
+        data = options["data"]
+        if data is None:
+            data = sys.stdin.read().removesuffix("\n")
+        event = _publish(data, options)
+        place = "" if event.offset is None else f" as number {event.offset} of epoch {event.epoch}"
+        self.stdout.write(f"Published {event.name} to {event.group}{place}.")
+
+    def _publish_lines(self, options: dict[str, Any]) -> None:
+        count = 0
+        for line in sys.stdin:  # Each at once: what writes them may be slow, and have no end.
+            _publish(line.removesuffix("\n"), options)
+            count += 1
+        self.stdout.write(f"Published {count} event(s) to {options['group']}.")
+
+
+def _publish(text: str, options: dict[str, Any]) -> Event:
+    return publish(
+        options["group"],
+        options["event"],
+        _data(text, options),
+        durable=not options["not_durable"],
+        key=options["key"],
+    )
+
+
+def _data(text: str, options: dict[str, Any]) -> object:
+    if not options["json"]:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CommandError(f"{text[:60]!r} is not JSON: {error}.") from error

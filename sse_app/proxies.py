@@ -1,0 +1,96 @@
+"""Whether what stands before the server lets an event stream through: for `sse_doctor --url`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from .conf import settings
+from .doctor import Finding, Level
+from .http_client import Stopped, httpx
+
+#: What a proxy that buffers keeps a stream's first event longer than.
+FIRST_SECONDS: Final = 5.0
+SLACK_SECONDS: Final = 5.0
+ABOUT: Final = "stream"
+_BUFFERS: Final = (
+    "A proxy buffers it: nginx needs 'proxy_buffering off;' and 'proxy_http_version 1.1;' there, "
+    "and no gzip for text/event-stream."
+)
+
+
+async def examine_stream(url: str, token: str = "") -> AsyncIterator[Finding]:
+    """Yield what there is to say of the stream at `url`, which it reads until a heartbeat."""
+    client = httpx()
+    headers = {"Accept-Encoding": "gzip, br", "Accept": "text/event-stream"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    patience = settings().HEARTBEAT + SLACK_SECONDS
+    timeout = client.Timeout(FIRST_SECONDS, read=patience)
+    began = time.monotonic()
+    try:
+        async with (
+            client.AsyncClient(timeout=timeout) as session,
+            session.stream("GET", url, headers=headers) as response,
+        ):
+            wrong = _wrong(response)
+            if wrong is not None:
+                yield wrong
+                return
+            async for finding in _read(response, began, patience):
+                yield finding
+    except client.ReadTimeout:
+        yield Finding("error", ABOUT, f"Nothing came for {patience:g} s.", _BUFFERS)
+    except (client.HTTPError, client.InvalidURL, Stopped) as error:
+        yield Finding("error", ABOUT, f"It can't be read: {error!r}.", "See the proxy's log.")
+
+
+def _wrong(response: Any) -> Finding | None:
+    kind = response.headers.get("content-type", "").partition(";")[0]
+    encoding = response.headers.get("content-encoding", "identity")
+    if response.is_redirect:
+        where = response.headers.get("location", "")
+        return Finding(
+            "error",
+            ABOUT,
+            f"It redirects to {where}, which some clients don't follow.",
+            "Use the address that it leads to.",
+        )
+    if response.status_code != 200:
+        text = f"It answers {response.status_code}."
+        hints = {
+            403: "Name a group that may be read, or give --token.",
+            404: "Is sse_app.urls included, and is this its address?",
+            502: "The proxy does not reach the server; let it answer 200 with 'retry:' then.",
+        }
+        return Finding("error", ABOUT, text, hints.get(response.status_code, "See its log."))
+    if kind != "text/event-stream":
+        hint = "Wrap the application in asgi.py in event_stream_application()."
+        return Finding("error", ABOUT, f"It is {kind or 'of no type'}, no event stream.", hint)
+    if encoding != "identity":
+        text = f"It is compressed ({encoding}), and so held back until there is enough of it."
+        return Finding("error", ABOUT, text, "Exclude text/event-stream from compression.")
+    return None
+
+
+async def _read(response: Any, began: float, patience: float) -> AsyncIterator[Finding]:
+    """Expect the first event at once and then a heartbeat, each as it was written."""
+    text, first = b"", None
+    async for chunk in response.aiter_raw():
+        text += chunk
+        took = time.monotonic() - began
+        if first is None and b"\n\n" in text:
+            first, text = took, text.partition(b"\n\n")[2]
+            late = took > FIRST_SECONDS
+            level: Level = "error" if late else "fine"
+            said = f"The first event came after {took:.2f} s."
+            yield Finding(level, ABOUT, said, _BUFFERS if late else "")
+        if first is not None and (text.startswith(b":") or b"\n:" in text):
+            yield Finding("fine", ABOUT, f"A heartbeat came after {took:.1f} s.")
+            return
+        if first is not None and b"event: sse.close" in text:
+            break
+        if took > 2 * patience:
+            break
+    yield Finding("error", ABOUT, "No heartbeat came through.", _BUFFERS)
