@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from sse_app.events import validate_name
 from sse_app.http_client import HttpEvent, Stopped, listen
+from sse_app.management.examples import CommandWithExamples
 from sse_app.subscribing import ContinuityLost, subscribe
 
 _LAST: Final = re.compile(r"-[1-9][0-9]{0,8}\Z", re.ASCII)
-_EXAMPLES = """
-examples:
-  manage.py sse_listen orders 'chat.lobby'
-  manage.py sse_listen orders --from earliest --json | jq .data
-  manage.py sse_listen orders --from -20 --count 20
-  manage.py sse_listen --url https://example.org/events/?group=orders --token "$TOKEN"
-"""
 
 
-class Command(BaseCommand):
+class Command(CommandWithExamples):
     """Listens as a page does: in order, without gap or repeat, across restarts of the server."""
 
     help = (
@@ -34,12 +27,13 @@ class Command(BaseCommand):
         "stream over HTTP, as a client that comes back by itself, which shows what a page gets."
     )
 
-    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
-        """Show the examples as they are written."""
-        parser = super().create_parser(*args, **kwargs)
-        parser.epilog = _EXAMPLES
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        return parser
+    examples = """
+examples:
+  manage.py sse_listen orders 'chat.lobby'
+  manage.py sse_listen orders --from earliest --json | jq .data
+  manage.py sse_listen orders --from -20 --count 20
+  manage.py sse_listen --url https://example.org/events/?group=orders --token "$TOKEN"
+"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("groups", nargs="*", metavar="GROUP", help="what to listen to")

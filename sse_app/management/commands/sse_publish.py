@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from sse_app import layer
 from sse_app.events import Event
+from sse_app.management.examples import CommandWithExamples
 from sse_app.publishing import publish
 
-_EXAMPLES = """
-examples:
-  manage.py sse_publish orders order.updated '{"id": 5}' --json
-  manage.py sse_publish chat.lobby message 'Back in five minutes.'
-  uptime | manage.py sse_publish servers load
-  tail -f app.log | manage.py sse_publish logs line --lines --not-durable
-"""
 
-
-class Command(BaseCommand):
+class Command(CommandWithExamples):
     """Publishes as `publish()` does: into the log, then on the channel layer."""
 
     help = (
@@ -32,12 +24,13 @@ class Command(BaseCommand):
         "then never does."
     )
 
-    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
-        """Show the examples as they are written."""
-        parser = super().create_parser(*args, **kwargs)
-        parser.epilog = _EXAMPLES
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        return parser
+    examples = """
+examples:
+  manage.py sse_publish orders order.updated '{"id": 5}' --json
+  manage.py sse_publish chat.lobby message 'Back in five minutes.'
+  uptime | manage.py sse_publish servers load
+  tail -f app.log | manage.py sse_publish logs line --lines --not-durable
+"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("group", help="the group, such as orders or order.42")

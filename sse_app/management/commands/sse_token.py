@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from sse_app.management.examples import CommandWithExamples
 from sse_app.models import AccessToken
 from sse_app.tokens import all_tokens, create_token, revoke_token
 
-_EXAMPLES = """
+
+class Command(CommandWithExamples):
+    """Makes tokens: here, so that a secret is shown where somebody asked for it, and once."""
+
+    help = (
+        "Bearer tokens for programs that are not Django: what they may publish (POST publish/)\n"
+        "and which groups they may read, until when. A token permits what it names and nothing\n"
+        "else. The database keeps only a digest: a lost token can't be shown again, only revoked."
+    )
+
+    examples = """
 examples:
   manage.py sse_token create importer --publish 'import.*' --event 'row.*' --days 90
   manage.py sse_token create dashboard --listen orders --listen 'chat.*'
@@ -21,24 +31,6 @@ examples:
   manage.py sse_token list
   manage.py sse_token revoke importer
 """
-
-
-class Command(BaseCommand):
-    """Makes tokens: here, so that a secret is shown where somebody asked for it, and once."""
-
-    # Wrapped by hand, since the examples below it are to stay as they are.
-    help = (
-        "Bearer tokens for programs that are not Django: what they may publish (POST publish/)\n"
-        "and which groups they may read, until when. A token permits what it names and nothing\n"
-        "else. The database keeps only a digest: a lost token can't be shown again, only revoked."
-    )
-
-    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
-        """Show the examples as they are written."""
-        parser = super().create_parser(*args, **kwargs)
-        parser.epilog = _EXAMPLES
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        return parser
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
