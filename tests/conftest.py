@@ -102,11 +102,14 @@ class Server:
         """The options that hand over the socket."""
         return ["--fd", str(self.socket.fileno())]
 
-    def start(self) -> Self:
+    def command(self) -> list[str]:
         command = [sys.executable, "-m", self.module, *self.options, *self.where()]
+        return [*command, "project.asgi:application"]
+
+    def start(self) -> Self:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "project.asgi:application"],
+                self.command(),
                 cwd=ROOT,
                 env=self.environment,
                 pass_fds=[self.socket.fileno()],
