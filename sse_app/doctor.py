@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -24,9 +23,8 @@ from . import layer
 from .cursors import START
 from .eventlog import RedisEventLog, event_log
 from .events import Event
+from .health import GROUP, probe_layer
 
-#: Where it writes to see whether the log takes and gives back; nobody else uses this group.
-GROUP: Final = "doctor"
 ANSWER_SECONDS: Final = 5.0
 #: From which clocks that differ are wrong, and not only slow to answer.
 CLOCK_SECONDS: Final = 2.0
@@ -90,18 +88,9 @@ async def _answering(about: str, check: Any) -> Finding:
 
 
 async def _layer() -> Finding:
-    target, group = layer.channel_layer(), layer.layer_group(f"{GROUP}.{secrets.token_hex(4)}")
+    target = layer.channel_layer()
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
-    channel = await target.new_channel()
-    began = time.perf_counter()
-    await target.group_add(group, channel)
-    try:
-        await target.group_send(group, {"type": "sse.doctor"})
-        await target.receive(channel)
-    finally:
-        await target.group_discard(group, channel)
-    took = (time.perf_counter() - began) * 1000
-    text = f"{kind}: there and back in {took:.1f} ms."
+    text = f"{kind}: there and back in {await probe_layer() * 1000:.1f} ms."
     if isinstance(target, InMemoryChannelLayer):
         text += " It reaches one process only."
     return Finding("fine", "channel layer", text)

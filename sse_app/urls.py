@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import passes, views
+from . import health, passes, views
 
 app_name = "sse_app"
 
@@ -14,4 +14,5 @@ urlpatterns = [
     path("ticket/", passes.ticket, name="ticket"),
     path("send/", views.send, name="send"),
     path("publish/", views.publish, name="publish"),
+    path("health/", health.health, name="health"),
 ]
