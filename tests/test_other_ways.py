@@ -8,18 +8,15 @@ import socket
 import ssl
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from .certificates import make_certificate
 from .conftest import Daphne, Server, StreamReader, eventually
 from .sleepers import MIB, connect, counts, flood_past, read_until, run
+from .valkeys import free_port
 
 TRANSPORTS = (
     "from sse_app.control import readers\n"
@@ -43,31 +40,6 @@ async def left(server: Server) -> None:
     reasons = await asyncio.to_thread(run, server, "import sys\nresult = sys.noted")
     assert reasons
     assert set(reasons) <= {"disconnect", "broken"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for localhost that is good for a day; return it and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    made = made.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
-    certificate, private = folder / "certificate.pem", folder / "key.pem"
-    signed = made.sign(key, hashes.SHA256())
-    certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return certificate, private
 
 
 class TlsDaphne(Daphne):
