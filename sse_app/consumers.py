@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings as django_settings
+from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.asgi import ASGIRequest
 
 from . import authorization, control
@@ -110,21 +111,22 @@ class EventStreamConsumer(AsyncHttpConsumer):
         try:
             access = await admit(request, self._may_listen, self.fixed_groups)
             await places.identify(access.user)
+            wanted, life = Wanted.by(request), _life(access.groups)
+            stream = Stream(
+                transport=self.make_transport(receive),
+                access=access,
+                names=names_of(request),
+                sender=type(self),
+                places=places,
+                address=address.text,
+                ping=request.GET.get("ping") == "1",
+                life=life,
+                hub=get_hub(),
+            )
         except BaseException:
             places.release()
             raise
-        stream = Stream(
-            get_hub(),
-            self.make_transport(receive),
-            access,
-            names_of(request),
-            sender=type(self),
-            places=places,
-            address=address.text,
-            ping=request.GET.get("ping") == "1",
-            life=_life(access.groups),
-        )
-        return stream, Wanted.by(request)
+        return stream, wanted
 
     def _request(self) -> ASGIRequest:
         return ASGIRequest(self.scope, BytesIO())
@@ -143,7 +145,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
     ) -> bool:
         if request is None:  # Asked again, long after.
             request = self._request()
-            request.session = session_of(request)
+            by_ticket = "ticket" in request.GET and not self.fixed_groups
+            request.session = SessionBase() if by_ticket else session_of(request)
         request.user = user
         return await self.authorize(user, groups, request)
 

@@ -170,7 +170,7 @@ class DaphneTransport(Transport):
 
     def _abort(self, reason: str) -> None:
         if self._request.channel is not None:
-            self._request.transport.abortConnection()
+            abort(self._request)
         self._break(reason)
 
     def _break(self, reason: str = "broken") -> None:
@@ -243,6 +243,20 @@ def plain_tcp(request: Any) -> Any:
     plain = known and not getattr(tcp, "TLS", False) and hasattr(tcp, "getHandle")
     chunked = getattr(request, "chunked", 0) == 1 and not hasattr(request, "stream_id")
     return tcp if plain and chunked and isinstance(tcp.getHandle(), socket.socket) else None
+
+
+def abort(request: Any) -> None:
+    """Drop a request's connection; of HTTP/2 only its stream, as others share the connection."""
+    if request.transport is not None:
+        request.transport.abortConnection()
+        return
+    from twisted.internet.error import ConnectionAborted
+    from twisted.python.failure import Failure
+
+    channel = request.channel
+    channel.abortConnection()
+    # To whom a stream is reset from here, Twisted does not say so.
+    request.connectionLost(Failure(ConnectionAborted()))  # type: ignore[no-untyped-call]
 
 
 def bound(handle: socket.socket) -> None:

@@ -30,7 +30,7 @@ ANSWER_SECONDS: Final = 5.0
 CLOCK_SECONDS: Final = 2.0
 REACH: Final = "See whether it runs, and whether this machine may reach it."
 PROCESSES: Final = Path("/proc")
-_TIMEOUT: Final = re.compile(r"\A(-t|--http-timeout)(=.*)?\Z")
+_TIMEOUT: Final = re.compile(r"\A(-t\d*|--http-timeout)(=.*)?\Z")
 
 Level = Literal["fine", "warning", "error"]
 
@@ -75,12 +75,13 @@ def _settings(deploy: bool) -> Iterator[Finding]:
 
 async def _answering(about: str, check: Any) -> Finding:
     """Return what a check finds; one that fails or does not end has found something too."""
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            finding: Finding = await check
-            return finding
-    except TimeoutError:
+    task: asyncio.Task[Finding] = asyncio.create_task(check)
+    done, _ = await asyncio.wait([task], timeout=ANSWER_SECONDS)
+    if not done:
+        task.cancel()  # And not waited for: what it would clean up may hang too.
         return Finding("error", about, f"It did not answer within {ANSWER_SECONDS:g} s.", REACH)
+    try:
+        return task.result()
     except Exception as error:
         missing = "no such table" in str(error) or isinstance(error, ProgrammingError)
         hint = "Run manage.py migrate." if missing else REACH

@@ -126,10 +126,7 @@ class Hub:
         return empty
 
     async def _quit(self, groups: Collection[str]) -> None:
-        for group in groups:
-            await self._mailbox.leave(group)
-            if group in self.topics:  # Somebody came while the layer took its time.
-                await self._mailbox.join(group)
+        await asyncio.gather(*map(self._mailbox.leave, groups))
 
     async def _listen_to_control(self) -> None:
         """Hear of what is revoked elsewhere, for as long as anybody listens here."""
@@ -161,6 +158,10 @@ class Hub:
     async def earliest(self, group: str) -> Position:
         """Return the position before the first event that the log still has."""
         return await self._reads.earliest(group)
+
+    async def began(self) -> float:
+        """Return the Unix time since which the log is the same, see `EventLog.began()`."""
+        return await self._reads.began()
 
     async def heal(self, group: str) -> None:
         """Bring the topic up to the log's head."""
@@ -213,7 +214,10 @@ class Hub:
     async def _tick(self) -> None:
         now = time.monotonic()
         for ticker in list(self.tickers):
-            ticker(now)
+            try:
+                ticker(now)
+            except Exception:
+                logger.exception("A stream's tick failed; the others have theirs.")
 
     def _on_log_changed(self) -> None:
         try:
@@ -246,9 +250,9 @@ class Hub:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._healer.close()
         await self._reads.close()
+        self.topics.clear()
+        await self._quit(joined)
         await self._mailbox.close()
-        for group in joined:
-            await self._mailbox.leave(group)
         await logged(event_log().aclose)
 
 

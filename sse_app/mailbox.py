@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Final
 
 from . import layer
 from .events import BATCH_TYPE, MESSAGE_TYPE, Event
 
 RETRY_SECONDS: Final = (0.2, 5.0)
-#: How long a reader waits for a layer that hangs, before the log alone serves it.
-JOIN_SECONDS: Final = 1.0
+#: How long anybody waits for a layer that hangs: meanwhile the log alone serves.
+WAIT_SECONDS: Final = 1.0
 #: After so many the event loop turns: some ten milliseconds.
 DELIVERIES: Final = 5000
 #: Messages in a row that can't be decoded, after which the channel itself is to blame.
@@ -45,7 +45,7 @@ class Mailbox:
         self._channel: str | None = None
         self._tried = asyncio.Event()
         self._delivered = 0
-        self._joining: set[asyncio.Task[None]] = set()
+        self._changing: set[asyncio.Task[None]] = set()
 
     async def receive(self) -> None:
         """Deliver what arrives, for ever."""
@@ -76,26 +76,34 @@ class Mailbox:
 
     async def join(self, group: str) -> None:
         """Become a member of `group`, in the background if that takes longer; never raises."""
-        task = asyncio.create_task(self._join(group))
-        self._joining.add(task)
-        task.add_done_callback(self._joining.discard)
-        await asyncio.wait([task], timeout=JOIN_SECONDS)
+        await self._soon(self._join(group))
+
+    async def leave(self, group: str) -> None:
+        """Be no member of `group` any more, likewise."""
+        await self._soon(self._leave(group))
+
+    async def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
+        await asyncio.wait([task], timeout=WAIT_SECONDS)
 
     async def _join(self, group: str) -> None:
         await self._tried.wait()
         await self._call("group_add", group)
         if group not in self._groups():  # The last reader left while the layer took its time.
-            await self.leave(group)
+            await self._leave(group)
 
-    async def leave(self, group: str) -> None:
-        """Be no member of `group` any more; never raises."""
+    async def _leave(self, group: str) -> None:
         await self._call("group_discard", group)
+        if group in self._groups():  # Somebody came meanwhile, and may have been joined before.
+            await self._call("group_add", group)
 
     async def close(self) -> None:
-        """Give up the joins that still wait for the layer."""
-        for task in self._joining:
+        """Give up what still waits for the layer."""
+        for task in self._changing:
             task.cancel()
-        await asyncio.gather(*self._joining, return_exceptions=True)
+        await asyncio.gather(*self._changing, return_exceptions=True)
 
     async def join_all(self) -> None:
         """Join all groups anew: membership lapses, and a new channel is in no group."""

@@ -8,7 +8,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 
 from . import layer
-from .cursors import encode_cursor
+from .cursors import START, encode_cursor
 from .eventlog import event_log
 from .groups import validate_group
 
@@ -24,11 +24,14 @@ def cursor(*groups: str) -> str:
     Reads the event log. Raises `ValueError` for an invalid name.
     """
     names = [validate_group(group) for group in groups]
-    log, now = event_log(), time.time()
+    log = event_log()
     if log.alias is not None and not connections[log.alias].in_atomic_block:
         # What has been committed is on the page, so it must stand before the page's position.
         layer.send(log.number(names))
-    return encode_cursor(log.heads(names), now)
+    now, heads = time.time(), log.heads(names)
+    if START in heads.values():
+        now = max(now, log.began())  # It begins now, if nothing else has ever asked.
+    return encode_cursor(heads, now)
 
 
 async def acursor(*groups: str) -> str:

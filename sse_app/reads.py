@@ -56,6 +56,10 @@ class SharedReads:
         """Return the position before the first event that is still there."""
         return await self._shared(("earliest", group), lambda: event_log().aearliest(group))
 
+    async def began(self) -> float:
+        """Return the Unix time since which the log is the same."""
+        return await self._shared("began", event_log().abegan)
+
     def forget(self, group: str) -> None:
         """Keep nothing of `group`: its log is another one now."""
         for place in [place for place in self._pages if place[0] == group]:

@@ -64,6 +64,8 @@ async def find_start(hub: Hub, groups: Collection[str], wanted: Wanted) -> Start
     A group that the cursor does not mention starts from now.
     """
     now = {group: hub.position(group) for group in groups}
+    # Before anybody is told that a group is empty, too: the log begins with the first who asks.
+    began = await hub.began() if START in now.values() else 0.0
     if wanted.cursor is None:
         return await _from_history(hub, now, wanted.history)
     cursor = Cursor.parse(wanted.cursor)
@@ -71,17 +73,19 @@ async def find_start(hub: Hub, groups: Collection[str], wanted: Wanted) -> Start
         resets: dict[str, tuple[Reason, Position]]
         resets = {group: ("unknown", head) for group, head in now.items()}
         return Start(dict.fromkeys(now, LOST), resets)
-    return await _from_cursor(hub, now, cursor)
+    if any(cursor.seen_empty_at(group) is not None for group in now):
+        began = began or await hub.began()
+    return await _from_cursor(hub, now, cursor, began)
 
 
-async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor) -> Start:
+async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor, began: float) -> Start:
     positions, missed = dict(now), 0
     resets: dict[str, tuple[Reason, Position]] = {}
     known = {group: place for group in now if (place := cursor.get(group)) is not None}
     for group, place in known.items():
         positions[group] = place
         try:
-            _refuse_if_forgotten(cursor, group, now[group])
+            _refuse_if_forgotten(cursor, group, now[group], began)
             missed += await _count(hub, group, place)
         except Discontinuity as lost:
             positions[group] = LOST
@@ -89,11 +93,15 @@ async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor) -> St
     return Start(positions, resets, recovered=not resets and bool(known), missed=missed)
 
 
-def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position) -> None:
+def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position, began: float) -> None:
     """Refuse what was seen empty so long ago that all of a log may have come and gone since."""
     seen = cursor.seen_empty_at(group)
-    if seen is not None and time.time() - seen > settings().RETENTION_SECONDS:
+    if seen is None:
+        return
+    if time.time() - seen > settings().RETENTION_SECONDS:
         raise Discontinuity("trimmed", head)
+    if seen < int(began):
+        raise Discontinuity("epoch", head)
 
 
 async def _count(hub: Hub, group: str, place: Position) -> int:

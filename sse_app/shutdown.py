@@ -29,7 +29,7 @@ def install(send: Any) -> None:
     """Install what suits the server that `send` is of, once per process."""
     if _installed:
         return
-    _installed.append(send)
+    _installed.append(True)
     stopped = stopped_of(send)
     if daphne_of(send) is not None:
         warn_of_options(send)

@@ -58,7 +58,7 @@ class Stream(Sink, Reader):
         self._sender = sender
         self._places = places
         self.address = address
-        self._opened = False
+        self._opened = self._live = False
         self.opened_at = time.time()
         self.loop = hub.loop
         self.user_key = access.user_key
@@ -77,18 +77,22 @@ class Stream(Sink, Reader):
         """Write `sse.open`, once the response has begun; its id is the place before the replay."""
         self._opened = True
         await self._transport.start()
-        self.subscription.move(start.positions)
+        # One of its groups may have been taken from it while it joined.
+        positions = {group: start.positions[group] for group in self.groups}
+        self.subscription.move(positions)
         data = {
             "recovered": start.recovered,
             "missed": start.missed,
             "groups": list(self.groups),
         }
         if self._ping:
-            self._pinged = dict(start.positions)
+            self._pinged = positions
         id, retry = self.subscription.cursor, random.uniform(*settings().RETRY)
         self._write(encode_control("sse.open", data, id=id, retry=retry))
-        for group, (reason, head) in start.resets.items():
-            self.subscription.begin_with_reset(group, reason, head)
+        self._live = True
+        for group in self.groups:
+            if group in start.resets:
+                self.subscription.begin_with_reset(group, *start.resets[group])
         self.hub.tickers.add(self.tick)
         await signals.stream_opened.asend_robust(sender=self._sender, stream=self)
 
@@ -201,7 +205,8 @@ class Stream(Sink, Reader):
             self.close("auth")
         elif group in self.groups and self.close_reason is None:
             await self.hub.drop(self.subscription, group)
-            self.reset(group, "unknown", self.subscription.cursor)
+            if self._live:
+                self.reset(group, "unknown", self.subscription.cursor)
 
     # --- Sink ---
 

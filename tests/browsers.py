@@ -11,6 +11,7 @@ from typing import Any
 from django.test import RequestFactory
 
 from sse_app.cursors import START, Cursor, Position
+from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.hub import Hub, get_hub
 from sse_app.replay import Wanted, find_start
@@ -170,9 +171,13 @@ class Browser:
             told = {group: self.ledger[group].forgotten for group in self.groups}
             now = replace(now, positions=start, told=told)
         elif given == now.id:
+            cursor_given = _read(given)
             for group in self.groups:
                 stays = start[group] == cursor.get(group) == now.positions.get(group)
                 assert stays or group in resets, "it does not begin where the page stands"
+                seen = cursor_given.seen_empty_at(group)
+                if seen is not None and seen < int(self.ledger.lost_at):
+                    assert group in resets, "it saw another log empty"
         else:
             assert set(resets) == set(self.groups), "an id that can't be read says nothing"
         self.sights.append(replace(now, item=("open",), id=id))
@@ -232,6 +237,7 @@ class Browser:
             lost = not (told and ledger.continues(before))
             # Behind a filter the stream may stand where the page was shown nothing of.
             lost = lost or bool(self.names) or self._saw_empty_too_long_ago(group)
+            lost = lost or self._saw_empty_before(group, int(event_log().began()))
             assert lost, "nothing was lost"
         seen = self.now.seen
         if place == START:
@@ -253,9 +259,12 @@ class Browser:
 
     def _saw_empty_too_long_ago(self, group: str) -> bool:
         """Whether a whole log may have come and gone since the page saw the group empty."""
+        return self._saw_empty_before(group, self.ledger.clock.now - self.ledger.age)
+
+    def _saw_empty_before(self, group: str, moment: float) -> bool:
         cursor = Cursor.parse(self.sights[self._opened - 1].id or "")
         seen = cursor.seen_empty_at(group) if cursor else None
-        return seen is not None and self.ledger.clock.now - seen > self.ledger.age
+        return seen is not None and seen < moment
 
     def has_come_to(self, event: Event) -> None:
         """Check that the stream does not stay behind `event`, if that is still in the log."""

@@ -118,6 +118,8 @@ class Ledger:
         self.groups = {group: GroupLedger() for group in groups}
         self.keep = keep
         self.age = age
+        #: When all was lost, where the log can tell.
+        self.lost_at = 0.0
         #: Events that are not durable, once they have left.
         self.passing: set[str] = set()
         #: Events that a copy has as not numbered: when it is put back, they are published again.

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sse_app import layer, publish, publish_many
 from sse_app.cursors import Position
-from sse_app.eventlog import DatabaseEventLog
+from sse_app.eventlog import DatabaseEventLog, event_log
 from sse_app.hub import get_hub, running_hubs
 
 from .browsers import Browser
@@ -356,6 +356,8 @@ class Streams(RuleBasedStateMachine):
             self.process.open_log()
         for group in GROUPS:
             self.ledger[group].lose()
+        if event_log().began():
+            self.ledger.lost_at = self.ledger.clock.now
         self.learn()
 
     def restore(self, store: Any, ledger: dict[str, GroupLedger], *, by_hand: bool) -> None:

@@ -18,6 +18,7 @@ from sse_app.consumers import ABORT, EventStreamConsumer
 from sse_app.eventlog import event_log
 from sse_app.grants import Grant
 from sse_app.hub import Hub, running_hubs
+from sse_app.limits import LIMITS
 from sse_app.routing import event_stream_urlpatterns
 
 from .parser import Parser
@@ -344,3 +345,15 @@ async def aallow(user: Any, group: str, request: Any) -> bool:
 
 def broken(user: Any, group: str, request: Any) -> bool:
     raise RuntimeError("on purpose")
+
+
+async def test_what_fails_before_there_is_a_stream_gives_its_places_back() -> None:
+    class Failing(EventStreamConsumer):
+        def make_transport(self, receive: Any) -> Any:
+            raise RuntimeError("no transport")
+
+    before = LIMITS.counts
+    request = Request(guard(Failing.as_asgi(groups=["orders"]), busy=True), scope())
+    assert await request.start() == 200
+    assert b"sse.busy" in await request.body()
+    assert LIMITS.counts == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -195,6 +196,20 @@ def test_a_cursor_can_hold_every_head(log: EventLog) -> None:
     log.append(made("g", "1"))
     cursor = Cursor.parse(encode_cursor(log.heads(["g", "unknown"]), 0))
     assert cursor is not None
+
+
+def test_when_a_log_began_stays_the_same_and_is_no_later_than_now(log: EventLog) -> None:
+    began = log.began()
+    assert began <= time.time()
+    log.append(made("a", "1"))
+
+    async def ask() -> float:
+        try:
+            return await log.abegan()
+        finally:
+            await log.aclose()
+
+    assert (log.began(), asyncio.run(ask())) == (began, began)
 
 
 def test_earliest_is_the_position_before_what_is_left(log: EventLog) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sse_app.cursors import Cursor
 
 from .conftest import Daphne, eventually
 from .valkeys import Valkey
@@ -178,3 +181,37 @@ async def test_who_saw_a_group_empty_goes_on_from_its_beginning_within_retention
 def test_manage_py_names_a_bad_group(daphne: Any) -> None:
     with pytest.raises(AssertionError, match="'no group'"):
         daphne.manage("sse_new_epoch", "no group")
+
+
+async def test_who_saw_a_group_empty_in_another_log_is_told(
+    make_daphne: Callable[..., Daphne], redis: Valkey
+) -> None:
+    """Its events may have come and gone with the other log."""
+    redis.start()
+    daphne = make_daphne({"REDIS_URL": redis.url}, EVENT_LOG=log_in(redis), CHECK_INTERVAL=0.2)
+    async with daphne.stream("group=orders") as stream:
+        opened = await stream.next()
+    async with daphne.stream("group=orders", {"Last-Event-ID": opened.id}) as stream:
+        assert (await stream.next()).json()["recovered"] is True
+    await published(daphne, "of the other log")
+    with redis.client() as client:
+        client.flushall()
+    # An id has whole seconds, of this clock.
+    await asyncio.to_thread(eventually, lambda: time.time() >= seen_at(opened.id) + 1)
+    async with daphne.stream("group=orders") as stream:
+        again = await stream.next()
+    await published(daphne, "1")
+    async with daphne.stream("group=orders", {"Last-Event-ID": opened.id}) as stream:
+        _, reset = await stream.take(2)
+        assert (reset.name, reset.json()["reason"]) == ("sse.reset", "epoch")
+    async with daphne.stream("group=orders", {"Last-Event-ID": again.id}) as stream:
+        start, event = await stream.take(2)
+        assert (start.json()["recovered"], event.data) == (True, "1")
+
+
+def seen_at(id: str) -> int:
+    cursor = Cursor.parse(id)
+    assert cursor is not None
+    seen = cursor.seen_empty_at("orders")
+    assert seen is not None
+    return seen

@@ -15,6 +15,7 @@ from sse_app import health
 from sse_app.hub import Hub
 
 from .conftest import Daphne
+from .sleepers import run
 from .valkeys import Valkey
 
 FINE = {"ready": True, "log": "ok", "layer": "ok"}
@@ -60,6 +61,20 @@ def test_one_that_lost_its_redis_is_not_and_is_again(
     assert found[what] in ("ConnectionError", "timeout")
     redis.start()
     assert lasting(daphne, 200) == FINE
+
+
+def test_probing_leaves_nothing_behind(make_daphne: Callable[..., Daphne], redis: Valkey) -> None:
+    daphne = make_daphne({"REDIS_URL": redis.url})
+    run(daphne, "from sse_app import health\nhealth.KEPT_SECONDS = -1\nresult = None")
+    for _ in range(5):
+        assert ask(daphne, 200) == FINE
+    left = (
+        "from channels.layers import get_channel_layer\n"
+        "result = sum(len(of.channels) for of in get_channel_layer()._layers.values())"
+    )
+    assert run(daphne, left) == 0
+    with redis.client() as client:
+        assert client.pubsub_channels() == []
 
 
 def test_one_whose_redis_hangs_is_told_in_time(

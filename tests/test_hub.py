@@ -370,7 +370,7 @@ async def test_a_group_left_and_joined_again_at_once_stays_joined() -> None:
 async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sse_app.mailbox.JOIN_SECONDS", 0.01)
+    monkeypatch.setattr("sse_app.mailbox.WAIT_SECONDS", 0.01)
     SlowLayer.gate = asyncio.Event()
     asyncio.get_running_loop().call_later(10, SlowLayer.gate.set)
     reader = await Reader().start("g")
@@ -389,6 +389,27 @@ async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_lat
     SlowLayer.gate.set()
     await turns()
     assert "sse_app.h" not in channel_layers["default"].groups
+    # To leave takes no longer: the one who has lost a group waits for it, and others behind him.
+    monkeypatch.undo()
+    monkeypatch.setattr("sse_app.mailbox.WAIT_SECONDS", 0.01)
+    SlowLayer.gate.clear()
+    await reader.stop()
+    assert not SlowLayer.gate.is_set()
+    SlowLayer.gate.set()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_ticker_that_fails_takes_the_tick_from_no_other() -> None:
+    reader = await Reader().start("g")
+    ticked: list[float] = []
+
+    def fail(now: float) -> None:
+        raise AttributeError("no transport")
+
+    for n in range(10):  # A set has no order: one of them comes after the one that fails.
+        reader.hub.tickers.add(fail if n == 5 else lambda now, n=n: ticked.append(n))  # type: ignore[misc]
+    await reader.hub._tick()
+    assert len(ticked) == 9
     await reader.stop()
 
 

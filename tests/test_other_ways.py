@@ -15,7 +15,7 @@ import pytest
 
 from .certificates import make_certificate
 from .conftest import Daphne, Server, StreamReader, eventually
-from .sleepers import MIB, connect, counts, flood_past, read_until, run
+from .sleepers import FLOOD, MIB, connect, counts, flood_past, read_until, run
 from .valkeys import free_port
 
 TRANSPORTS = (
@@ -105,6 +105,29 @@ async def test_over_tls_a_reader_that_sleeps_costs_little_and_catches_up(
         caught_up = await asyncio.to_thread(read_until, sleeper, "4999 ")
         assert [data.split()[0] for data in caught_up] == [str(n) for n in range(5000)]
     await left(secure)
+
+
+async def test_over_http_2_a_reader_that_takes_nothing_for_too_long_is_let_go(
+    tmp_path: Path, migrated: Path
+) -> None:
+    environment = {"DATABASE_URL": f"sqlite:///{shutil.copy(migrated, tmp_path)}", "REDIS_URL": ""}
+    server = TlsDaphne(tmp_path, environment, HEARTBEAT=0.4, STALL_SECONDS=0.5).start()
+    try:
+        url = f"https://localhost:{server.secure}/events/?group=orders"
+        async with (
+            httpx.AsyncClient(http2=True, verify=False, timeout=20) as client,
+            client.stream("GET", url) as response,
+        ):
+            assert response.http_version == "HTTP/2"
+            await asyncio.to_thread(run, server, FLOOD.format(start=0, stop=1000, size=40_000))
+            await asyncio.to_thread(eventually, lambda: server.streams() == 0, "it is still there")
+            assert counts(server)["stalled"] == 1
+        # The others of the process have what is theirs.
+        async with server.stream("group=orders") as stream:
+            assert (await stream.next()).name == "sse.open"
+            await stream.heartbeat()
+    finally:
+        server.close()
 
 
 class RunServer(Server):

@@ -59,6 +59,18 @@ class EventLog(ABC):
     #: The database whose transactions an event can join, if the log lives in a database.
     alias: str | None = None
 
+    def began(self) -> float:
+        """Return the Unix time since which this is the same log; 0 where it can't be lost whole.
+
+        Who saw a group empty before may have missed all of another log. The first call after a
+        loss decides, so it comes before anybody is told that a group is empty.
+        """
+        return 0.0
+
+    async def abegan(self) -> float:
+        """See `began()`."""
+        return 0.0
+
     @abstractmethod
     def append(self, events: Sequence[Event]) -> list[Event]:
         """Store `events` and return them with their places.

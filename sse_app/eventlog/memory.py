@@ -55,7 +55,14 @@ class MemoryEventLog(EventLog):
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
+        self._began = time.time()
         self._logs: dict[str, _Log] = {}
+
+    def began(self) -> float:
+        return self._began
+
+    async def abegan(self) -> float:
+        return self._began
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         now = time.time()

@@ -25,7 +25,7 @@ from ..cursors import START, Position, new_epoch
 from ..events import Event
 from .contract import HEAD_LIVES, Discontinuity, EventLog, goes_on
 from .redis_clients import RedisClients
-from .redis_scripts import APPEND, PRUNE, READ, RENEW
+from .redis_scripts import APPEND, BEGAN, PRUNE, READ, RENEW
 
 #: How many events one script removes at most: a script holds up everybody else on the server.
 PRUNE_EVENTS: Final = 1000
@@ -71,6 +71,15 @@ class RedisEventLog(EventLog):
     def place(self) -> tuple[str, Callable[[], Any]]:
         """Return the prefix of its keys, and what makes a client of its servers."""
         return self._prefix, self._clients.connect
+
+    def began(self) -> float:
+        return float(self._clients.sync.eval(*self._first_call()))
+
+    async def abegan(self) -> float:
+        return float(await self._clients.of_loop.eval(*self._first_call()))
+
+    def _first_call(self) -> list[Any]:
+        return [BEGAN, 1, f"{self._prefix}:began", time.time()]
 
     # --- publishing ---
 

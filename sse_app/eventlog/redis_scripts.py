@@ -51,6 +51,12 @@ return {epoch, place}
 """
 )
 
+#: KEYS: a key of the whole log. ARGV: now. Returns the time of the first call since it was empty.
+BEGAN: Final = """
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+return redis.call('GET', KEYS[1])
+"""
+
 #: KEYS: head, events. ARGV: the offset to begin after, how many. Returns epoch, offset, entries.
 READ: Final = """
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
