@@ -166,10 +166,14 @@ async def test_a_restart_of_the_only_server_loses_nothing_either(site: Site) -> 
 def test_what_is_no_stream_still_says_that_nobody_is_there(site: Site) -> None:
     for daphne in site.daphnes:
         daphne.stop()
-    for path, status in (("/events/?group=orders", 200), ("/", 502), ("/events/health/", 502)):
+    for path, statuses in (
+        ("/events/?group=orders", {200}),
+        ("/", {502, 503}),
+        ("/events/health/", {502, 503}),
+    ):
         answer = httpx.get(f"{site.proxy.url}{path}", verify=False)
-        assert answer.status_code == status, path
-        if status == 200:
+        assert answer.status_code in statuses, path
+        if statuses == {200}:
             assert answer.headers["content-type"].startswith("text/event-stream")
             parser = Parser()
             parser.feed(answer.content)
