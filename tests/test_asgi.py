@@ -9,12 +9,13 @@ import pytest
 from asgiref.testing import ApplicationCommunicator
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.core.asgi import get_asgi_application
 
 from sse_app import publish
 from sse_app.asgi import event_stream_application, guard, is_stream
 from sse_app.consumers import ABORT, EventStreamConsumer
+from sse_app.cursors import Cursor
 from sse_app.eventlog import event_log
 from sse_app.grants import Grant
 from sse_app.hub import Hub, running_hubs
@@ -357,3 +358,40 @@ async def test_what_fails_before_there_is_a_stream_gives_its_places_back() -> No
     assert await request.start() == 200
     assert b"sse.busy" in await request.body()
     assert LIMITS.counts == before
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_group_that_is_lost_before_the_stream_is_open_is_not_in_it() -> None:
+    class Losing(EventStreamConsumer):
+        async def _join(self, stream: Any, wanted: Any) -> Any:
+            start = await super()._join(stream, wanted)
+            await stream._lose("open.b")  # As a revocation does that comes just now.
+            return start
+
+    application = guard(Losing.as_asgi(groups=["open.a", "open.b"]), busy=True)
+    headers = [(b"host", b"localhost"), (b"last-event-id", b"unreadable")]
+    request = Request(application, {**scope(), "headers": headers})
+    assert await request.start() == 200
+    while len(request.parser.events) < 2:
+        await request.body()
+    opened, reset = request.parser.events
+    assert (opened.name, opened.json()["groups"]) == ("sse.open", ["open.a"])
+    assert (reset.name, reset.json()["group"]) == ("sse.reset", "open.a")
+    position = Cursor.parse(reset.id)
+    assert position is not None
+    assert len(position.positions) == 1
+    await request.leave()
+
+
+async def test_a_stream_by_ticket_is_asked_again_without_anybodys_session() -> None:
+    class Noting(EventStreamConsumer):
+        async def authorize(self, user: Any, groups: Any, request: Any) -> bool:
+            self.session = request.session
+            return True
+
+    headers = [(b"host", b"localhost"), (b"cookie", b"sessionid=of-somebody")]
+    for query, key in (("group=a", "of-somebody"), ("ticket=x", None)):
+        consumer = Noting()
+        consumer.scope = {**scope(query=query), "headers": headers}
+        assert await consumer._may_listen(AnonymousUser(), ["a"], None)
+        assert consumer.session.session_key == key
