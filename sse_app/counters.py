@@ -19,6 +19,10 @@ class Counts:
     stalled: int = 0
     #: Non-durable events that one of them did not get, for a later one of its key or too many.
     superseded: int = 0
+    #: Events shown to readers: one event to a thousand streams counts a thousand.
+    delivered: int = 0
+    #: Bytes of the bodies of streams.
+    bytes: int = 0
 
     def clear(self) -> None:
         """Count from nothing."""

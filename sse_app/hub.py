@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import time
 from collections.abc import Callable, Collection
 from typing import ClassVar, Final
 from weakref import WeakKeyDictionary
 
 from channels.db import database_sync_to_async
-from channels.layers import InMemoryChannelLayer
 
 from . import layer, leftovers
 from .conf import settings
@@ -31,7 +29,7 @@ from .mailbox import Mailbox
 from .reads import PAGE_EVENTS, SharedReads
 from .revalidation import Revalidator
 from .subscriptions import Subscription
-from .timers import every, logged
+from .timers import check_interval, every, logged, prune_interval, tick_interval
 from .topics import Topic
 
 REJOIN_SECONDS: Final = 3600.0
@@ -65,11 +63,11 @@ class Hub:
         self._tasks: list[asyncio.Task[object]] = [
             self.loop.create_task(self._mailbox.receive()),
             self.loop.create_task(self._check_on_change()),
-            self.loop.create_task(every(_check_interval, self.check)),
+            self.loop.create_task(every(check_interval, self.check)),
             self.loop.create_task(every(lambda: settings().SWEEP_INTERVAL, self._sweep)),
             self.loop.create_task(every(lambda: REJOIN_SECONDS, self._mailbox.join_all)),
-            self.loop.create_task(every(_prune_interval, self._prune)),
-            self.loop.create_task(every(_tick_interval, self._tick)),
+            self.loop.create_task(every(prune_interval, self._prune)),
+            self.loop.create_task(every(tick_interval, self._tick)),
             self.loop.create_task(self.revalidator.run()),
         ]
 
@@ -141,6 +139,11 @@ class Hub:
         position = self.topics[group].position
         assert position is not None, f"{group} was not joined"
         return position
+
+    def reached(self, group: str, place: Position) -> int:
+        """Return how many readers here got the event at `place` so far, 0 if long ago."""
+        topic = self.topics.get(group)
+        return topic.reached(place) if topic else 0
 
     async def read(self, group: str, after: Position) -> list[Event]:
         """Return the next page after `after`, from memory or by one read shared by all who ask.
@@ -275,19 +278,3 @@ def running_hubs() -> Collection[Hub]:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_hubs.clear)
-
-
-def _check_interval() -> float:
-    interval = settings().CHECK_INTERVAL
-    if interval is not None:
-        return interval
-    return 0.5 if isinstance(layer.channel_layer(), InMemoryChannelLayer) else 2.0
-
-
-def _prune_interval() -> float:
-    # At random, so that of several processes rarely two are at it at the same time.
-    return settings().PRUNE_INTERVAL * random.uniform(0.5, 1.5)
-
-
-def _tick_interval() -> float:
-    return min(1.0, settings().HEARTBEAT / 4)

@@ -14,6 +14,7 @@ from . import control, signals
 from .admission import Access
 from .conf import settings
 from .control import Reader, Revocation, session_digest
+from .counters import COUNTS
 from .cursors import Position
 from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
@@ -68,6 +69,8 @@ class Stream(Sink, Reader):
         self._transport = transport
         self._revoked: list[str] = []
         self._ping = ping
+        #: How many bytes of its body were written.
+        self.bytes = 0
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
         self._pinged: dict[str, Position] = {}
@@ -237,6 +240,8 @@ class Stream(Sink, Reader):
 
     def _write(self, chunk: bytes) -> None:
         self._written_at = time.monotonic()
+        self.bytes += len(chunk)
+        COUNTS.bytes += len(chunk)
         self._transport.write(chunk)
 
 

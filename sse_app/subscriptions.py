@@ -139,18 +139,19 @@ class Subscription:
 
     # --- from the topics, in the order of each group's log ---
 
-    def offer(self, event: Event, place: Position | None, told: Told) -> None:
+    def offer(self, event: Event, place: Position | None, told: Told) -> bool:
         """Take the next event of a topic, if live; a lagging reader keeps the latest per key.
 
-        `place` is the event's, and `told` what others were told of it, and is added to.
+        `place` is the event's, and `told` what others were told of it, and is added to. Returns
+        whether the event was shown.
         """
         if self.close_reason is not None or event.group not in self.groups:
-            return
+            return False
         if self.live and (self.held or not self.sink.ready or not self._is_next(place, event)):
             self._lag()
         if self.live:
-            self._take(event, place, told)
-        elif place is None and self._wanted(event):
+            return self._take(event, place, told)
+        if place is None and self._wanted(event):
             kept = self._latest
             slot = event.group, event.name, event.key
             COUNTS.superseded += kept.pop(slot, None) is not None
@@ -158,6 +159,7 @@ class Subscription:
             if len(kept) > LATEST_EVENTS:
                 del kept[next(iter(kept))]
                 COUNTS.superseded += 1
+        return False
 
     def restart(self, group: str, reason: Reason, head: Position) -> None:
         """Go on from `head` in `group`, and say that what came before is lost.
@@ -211,8 +213,8 @@ class Subscription:
             for event in events:
                 if self.close_reason is not None or self.held or not self.sink.ready:
                     break  # The rest is read again from where this one stands.
-                if behind in self.positions:
-                    self._take(event, place_of(event), {})
+                if behind in self.positions and self._take(event, place := place_of(event), {}):
+                    hub.topics[behind].reach(place, 1)
             if not events:
                 # The reader was served by a process that is ahead of this one.
                 await hub.heal(behind)
@@ -238,7 +240,7 @@ class Subscription:
         self.live = False
         self._wake.set()
 
-    def _take(self, event: Event, place: Position | None, told: Told) -> None:
+    def _take(self, event: Event, place: Position | None, told: Told) -> bool:
         if place is not None:
             self.positions[event.group] = place
         if self._wanted(event):
@@ -248,13 +250,16 @@ class Subscription:
                 cursor = "" if place is None else self.cursor
                 known = told[self.groups] = cursor, event.encode(cursor)
             self.sink.show(event, *known)
-        elif place is not None:
+            return True
+        if place is not None:
             self._passed += 1
             if self._passed >= PASSED_EVENTS:
                 self._passed = 0
                 self.sink.passed(self.cursor)
+        return False
 
     def _show_latest(self) -> None:
+        COUNTS.delivered += len(self._latest)
         for event in self._latest.values():
             self.sink.show(event, "", event.block)
         self._latest.clear()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from .counters import COUNTS
 from .cursors import START, Position
 from .eventlog.contract import Reason
 from .events import Event
@@ -53,6 +54,9 @@ class Topic:
         self._recent: deque[Event] = deque()
         self._recent_bytes = 0
         self._ahead: dict[Position, Event] = {}
+        self._reached: dict[Position, int] = {}
+        #: How many events went to its readers here, and how often one did; both only grow.
+        self.published = self.delivered = 0
         #: A repeat that is another event than the one delivered: the log may be an older one.
         self.contradiction: Event | None = None
 
@@ -146,6 +150,17 @@ class Topic:
                 self._recent.appendleft(event)
                 self._recent_bytes += len(event.block)
 
+    def reached(self, place: Position) -> int:
+        """Return how many readers got the recent event at `place` so far."""
+        return self._reached.get(place, 0)
+
+    def reach(self, place: Position | None, readers: int) -> None:
+        """Count `readers` more who got the event at `place`."""
+        self.delivered += readers
+        COUNTS.delivered += readers
+        if place in self._reached:
+            self._reached[place] += readers
+
     def _is_repeat(self, place: Position) -> bool:
         position = self.position
         return (
@@ -187,11 +202,18 @@ class Topic:
 
     def _fan_out(self, event: Event, place: Position | None) -> None:
         told: Told = {}
+        reached = 0
         for subscription in list(self.subscriptions):
             try:
-                subscription.offer(event, place, told)
+                reached += subscription.offer(event, place, told)
             except Exception:
                 _end(subscription)
+        self.published += 1
+        if place is not None:
+            self._reached[place] = 0
+            if len(self._reached) > RECENT_EVENTS:
+                del self._reached[next(iter(self._reached))]
+        self.reach(place, reached)
 
 
 def _end(subscription: Subscription) -> None:

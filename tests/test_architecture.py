@@ -51,7 +51,7 @@ RANKS = {
     "limits": 7,
     "deploy_checks": 7,
     "pages": 6,
-    "timers": 0,
+    "timers": 3,
     "topics": 6,
     "publishing": 6,
     "views": 7,

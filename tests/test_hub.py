@@ -12,12 +12,13 @@ import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 
 from sse_app import publish
-from sse_app.counters import COUNTS, Counts
+from sse_app.counters import COUNTS
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.hub import Hub, get_hub, running_hubs
 from sse_app.subscriptions import Sink, Subscription
+from sse_app.topics import place_of
 
 SEED = 20260
 
@@ -198,6 +199,28 @@ async def test_a_plain_thread_publishes_by_way_of_the_hubs_loop() -> None:
 
 
 @pytest.mark.usefixtures("memory")
+async def test_the_readers_of_an_event_are_counted_the_late_ones_when_they_get_it() -> None:
+    live, slow = await Reader().start("g"), await Reader().start("g")
+    other = await Reader().start("g", names=("other",))
+    slow.sink.open.clear()
+    COUNTS.clear()
+    event = publish("g", "n", "counted")
+    await live.sink.until("counted")
+    place = place_of(event)
+    assert place is not None
+    hub = get_hub()
+    assert hub.reached("g", place) == 1, "one is behind, and one did not ask for it"
+    slow.sink.open.set()
+    await slow.sink.until("counted")
+    assert hub.reached("g", place) == 2
+    topic = hub.topics["g"]
+    assert (topic.published, topic.delivered, COUNTS.delivered) == (1, 2, 2)
+    assert hub.reached("elsewhere", place) == 0
+    for reader in (live, slow, other):
+        await reader.stop()
+
+
+@pytest.mark.usefixtures("memory")
 async def test_a_reader_that_lags_reads_the_log_and_gets_the_latest_per_key() -> None:
     slow, quick = await Reader().start("g"), await Reader().start("g")
     publish("g", "n", "both are live")
@@ -216,14 +239,14 @@ async def test_a_reader_that_lags_reads_the_log_and_gets_the_latest_per_key() ->
     slow.sink.open.set()
     await slow.sink.until("bob 49")
     assert slow.sink.seen == [*map(str, range(700)), "ann 49", "bob 49"]
-    assert Counts(lagged=1, caught_up=1, superseded=98) == COUNTS
+    assert (COUNTS.lagged, COUNTS.caught_up, COUNTS.superseded) == (1, 1, 98)
     COUNTS.clear()
     slow.subscription.hold()
     publish("g", "n", "held")
     await quick.sink.until("held")
     slow.subscription.release(slow.subscription.held)
     await slow.sink.until("held")
-    assert Counts() == COUNTS, "one that was only held is not slow"
+    assert (COUNTS.lagged, COUNTS.caught_up) == (0, 0), "one that was only held is not slow"
     await slow.stop()
     await quick.stop()
 
