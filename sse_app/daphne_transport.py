@@ -71,6 +71,11 @@ class DaphneTransport(Transport):
     def ready(self) -> bool:
         return not self._paused_at
 
+    @property
+    def waiting(self) -> int:
+        tcp = self._tcp
+        return self._size + (len(tcp.dataBuffer) + tcp._tempDataLen if tcp is not None else 0)
+
     def write(self, chunk: bytes) -> None:
         if self._broken or self._finished:
             return
