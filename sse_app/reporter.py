@@ -116,7 +116,9 @@ class Reporter:
     async def _tick(self) -> None:
         try:
             said, streams = await self._said()
-            self.watched_until = await database_sync_to_async(self._keep)(said, streams)
+            until = await database_sync_to_async(self._keep)(said, streams)
+            # What `watch()` has set here meanwhile may not have been in the row yet.
+            self.watched_until = max(filter(None, (self.watched_until, until)), default=None)
         except Exception as error:
             self._failed("row", "The row of this server process can't be kept: %r", error)
         else:
