@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
+from .counters import COUNTS
 from .cursors import Position
 from .eventlog import Discontinuity, event_log
 from .events import Event
@@ -38,6 +39,7 @@ class Healer:
         """Bring the topic up to the log's head; return the task that does."""
         task = self._healing.get(group)
         if task is None or task.done():
+            COUNTS.heals += 1
             task = self._healing[group] = asyncio.ensure_future(self._heal(group))
             task.add_done_callback(lambda done: self._healed(group, done))
         return task

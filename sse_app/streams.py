@@ -15,7 +15,7 @@ from . import control, signals
 from .admission import Access
 from .conf import settings
 from .control import Reader, Revocation, session_digest
-from .counters import COUNTS
+from .counters import COUNTS, count
 from .cursors import Position
 from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
@@ -84,6 +84,7 @@ class Stream(Sink, Reader):
     async def open(self, start: Start) -> None:
         """Write `sse.open`, once the response has begun; its id is the place before the replay."""
         self._opened = True
+        COUNTS.opened += 1
         await self._transport.start()
         # One of its groups may have been taken from it while it joined.
         positions = {group: start.positions[group] for group in self.groups}
@@ -131,6 +132,7 @@ class Stream(Sink, Reader):
             control.leave(self)
             await self.hub.leave(self.subscription)
             if self._opened:
+                count(COUNTS.closed, self.close_reason or "error")
                 await signals.stream_closed.asend_robust(sender=self._sender, stream=self)
 
     @property
@@ -234,6 +236,7 @@ class Stream(Sink, Reader):
         self._write(block)
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
+        count(COUNTS.resets, reason)
         data = {"group": group, "reason": reason}
         self._write(encode_control("sse.reset", data, id=cursor))
 
