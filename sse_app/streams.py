@@ -160,19 +160,18 @@ class Stream(Sink, Reader):
     def tick(self, now: float) -> None:
         """Do what time asks for: a heartbeat, the end of life, giving up a stalled client."""
         self._transport.check(now)
+        cohort = self.subscription.cohort
+        written_at = self._written_at
+        if cohort is not None and cohort.written_at > written_at:
+            written_at = cohort.written_at
         if now >= self._ends_at:
             self.subscription.close("age")
         elif self.access.until is not None and time.time() >= self.access.until:
             self.subscription.close("expired")
-        elif now - self._last_written_at >= settings().HEARTBEAT and self._transport.ready:
+        elif now - written_at >= settings().HEARTBEAT and self._transport.ready:
             self._write(self._heartbeat())
-        elif self.subscription.cohort is None:
+        elif cohort is None:
             gather(self.subscription, self.hub.topics)
-
-    @property
-    def _last_written_at(self) -> float:
-        cohort = self.subscription.cohort
-        return self._written_at if cohort is None else max(self._written_at, cohort.written_at)
 
     # --- Reader ---
 
