@@ -126,7 +126,8 @@ class DaphneTransport(Transport):
         self.flush()
         if self._tcp is None or self._paused_at or _buffers(self._tcp):
             return None
-        return None if self._broken or self._finished else self._socket.send
+        send: Direct = self._socket.send
+        return send
 
     def gathered(self, before: int) -> None:
         self._request.sentLength -= before

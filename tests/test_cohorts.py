@@ -492,22 +492,62 @@ async def test_what_a_stream_says_itself_comes_in_order(make_daphne: Callable[..
         for stream in streams:
             await stream.next()
         eventually(lambda: run(daphne, MEMBERSHIP) == [20, 0])
-        await asyncio.to_thread(run, daphne, IN_ONE_TURN)
-        for stream in streams:
-            assert [event.data for event in await stream.take(3)] == ["1", "own", "2"]
+        for own in ("reader._write(own)", BY_TWISTED):
+            await asyncio.to_thread(run, daphne, IN_ONE_TURN.format(own=own))
+            for stream in streams:
+                assert [event.data for event in await stream.take(3)] == ["1", "own", "2"]
+            eventually(lambda: run(daphne, MEMBERSHIP) == [20, 0])
 
 
+BY_TWISTED = (
+    "reader.subscription.part(), reader._transport.flush(), "
+    "reader._transport._write_rest(frame(own))"
+)
 IN_ONE_TURN = """
+from sse_app.cohorts import gather
 from sse_app.control import readers
+from sse_app.daphne_transport import frame
 from sse_app.events import Event
 from sse_app.hub import running_hubs
 (hub,) = running_hubs()
 def speak():
     hub._deliver(Event(group="orders", name="n", data="1", durable=False))
+    own = b"data: own\\n\\n"
     for reader in readers():
-        reader._write(b"data: own\\n\\n")
+        {own}
+        gather(reader.subscription, hub.topics)
     hub._deliver(Event(group="orders", name="n", data="2", durable=False))
+    for cohort in list(hub.topics["orders"].cohorts.values()):
+        cohort.flush()
 hub.loop.call_soon_threadsafe(speak)
+result = None
+"""
+
+
+async def test_a_member_whose_connection_fails_is_ended_and_not_passed_over(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = make_daphne()
+    async with AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(daphne.stream("group=orders")) for _ in range(20)
+        ]
+        for stream in streams:
+            await stream.next()
+        eventually(lambda: run(daphne, MEMBERSHIP) == [20, 0])
+        await asyncio.to_thread(run, daphne, ONE_FAILS)
+        eventually(lambda: daphne.streams() == 19)
+
+
+ONE_FAILS = """
+from sse_app import publish
+from sse_app.hub import running_hubs
+def fail(chunk):
+    raise OSError("no buffer space")
+(hub,) = running_hubs()
+(cohort,) = hub.topics["orders"].cohorts.values()
+cohort._sends[7] = fail
+publish("orders", "n", "1")
 result = None
 """
 
