@@ -120,7 +120,7 @@ class Hub:
             topic = self.topics.get(group)
             if topic is not None:
                 topic.subscriptions.discard(subscription)
-                if not topic.subscriptions:
+                if not topic.readers:
                     del self.topics[group]
                     empty.append(group)
         return empty
@@ -187,7 +187,7 @@ class Hub:
             # After what the transports do at the end of this turn: they were first to say so.
             self._sent = event.sent
             self.loop.call_soon(self._delivered)
-        return len(topic.subscriptions)
+        return topic.readers
 
     def _delivered(self) -> None:
         """Count how long the first event of this turn was on its way; the others were no longer."""

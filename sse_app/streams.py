@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from . import control, signals
 from .admission import Access
+from .cohorts import Cohort, gather
 from .conf import settings
 from .control import Reader, Revocation, session_digest
 from .counters import COUNTS, count
@@ -23,8 +24,9 @@ from .fingerprints import Fingerprint
 from .hub import Hub
 from .limits import Places
 from .replay import Start
-from .subscriptions import Sink, Subscription
-from .transports import Transport
+from .sinks import Sink
+from .subscriptions import Subscription
+from .transports import Direct, Transport
 
 logger = logging.getLogger("sse_app")
 
@@ -74,8 +76,7 @@ class Stream(Sink, Reader):
         self._transport = transport
         self._revoked: list[str] = []
         self._ping = ping
-        #: How many bytes of its body were written.
-        self.bytes = 0
+        self._sent = 0
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
         self._pinged: dict[str, Position] = {}
@@ -122,6 +123,7 @@ class Stream(Sink, Reader):
 
     async def end(self) -> None:
         """Write what is to be said at the end, end the response, and give back what it had."""
+        self.subscription.part()
         self.hub.tickers.discard(self.tick)
         try:
             if self._opened:
@@ -146,6 +148,12 @@ class Stream(Sink, Reader):
         return self.subscription.groups
 
     @property
+    def bytes_sent(self) -> int:
+        """How many bytes of its body were written."""
+        cohort = self.subscription.cohort
+        return self._sent + (cohort.bytes if cohort is not None else 0)
+
+    @property
     def close_reason(self) -> str | None:
         """Why the stream ended; None while it is open."""
         return self.subscription.close_reason
@@ -164,12 +172,18 @@ class Stream(Sink, Reader):
     def tick(self, now: float) -> None:
         """Do what time asks for: a heartbeat, the end of life, giving up a stalled client."""
         self._transport.check(now)
+        cohort = self.subscription.cohort
+        written_at = self._written_at
+        if cohort is not None and cohort.written_at > written_at:
+            written_at = cohort.written_at
         if now >= self._ends_at:
             self.subscription.close("age")
         elif self.access.until is not None and time.time() >= self.access.until:
             self.subscription.close("expired")
-        elif now - self._written_at >= settings().HEARTBEAT and self._transport.ready:
+        elif now - written_at >= settings().HEARTBEAT and self._transport.ready:
             self._write(self._heartbeat())
+        elif cohort is None:
+            gather(self.subscription, self.hub.topics)
 
     # --- Reader ---
 
@@ -243,6 +257,20 @@ class Stream(Sink, Reader):
     def passed(self, cursor: str) -> None:
         self._write(encode_control("sse.cursor", {}, id=cursor))
 
+    def direct(self) -> Direct | None:
+        return self._transport.direct()
+
+    def gathered(self, cohort: Cohort) -> None:
+        self._sent -= cohort.bytes
+        self._transport.gathered(cohort.bytes)
+
+    def parted(self, cohort: Cohort, rest: bytes | None, pending: bytes) -> None:
+        self._sent += cohort.bytes
+        self._written_at = max(self._written_at, cohort.written_at)
+        self._transport.parted(cohort.bytes, rest)
+        if pending:
+            self._write(pending)
+
     def _heartbeat(self) -> bytes:
         if not self._ping:
             return HEARTBEAT
@@ -252,8 +280,9 @@ class Stream(Sink, Reader):
         return encode_control("sse.ping", {}, id=id)
 
     def _write(self, chunk: bytes) -> None:
+        self.subscription.part()
         self._written_at = time.monotonic()
-        self.bytes += len(chunk)
+        self._sent += len(chunk)
         COUNTS.bytes += len(chunk)
         self._transport.write(chunk)
 
