@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from .conf import settings
 from .counters import COUNTS
-from .transports import END, END_SECONDS, Direct, Receive, Send, Transport
+from .transports import END, END_SECONDS, Direct, Receive, Send, Transport, frame
 from .wakes import Wake
 
 #: Beyond these, what was written goes at once and not at the end of the turn.
@@ -260,11 +260,6 @@ _ending: WeakSet[Any] = WeakSet()
 def is_sending() -> bool:
     """Whether the end of some stream has not left yet."""
     return any(tcp.connected and (tcp.dataBuffer or tcp._tempDataLen) for tcp in list(_ending))
-
-
-def frame(chunk: bytes) -> bytes:
-    """Return `chunk` as a chunk of HTTP/1.1 (RFC 9112, section 7.1)."""
-    return b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
 
 def _buffers(tcp: Any) -> bool:
