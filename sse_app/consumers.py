@@ -29,6 +29,7 @@ from .groups import validate_group
 from .hub import get_hub
 from .limits import LIMITS, Full
 from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
+from .records import about
 from .replay import Start, Wanted, find_start
 from .streams import Stream, farewell
 from .transports import AsgiTransport, Receive, Send, Transport
@@ -172,7 +173,11 @@ class EventStreamConsumer(AsyncHttpConsumer):
             await stream.hub.join(stream.subscription)
             return await find_start(stream.hub, stream.groups, wanted)
         except Exception as error:
-            logger.warning("The event log did not answer: %r", error)
+            logger.warning(
+                "The event log did not answer: %r",
+                error,
+                extra=about(stream=stream.id, groups=stream.groups, error=error),
+            )
             raise Busy("log") from error
 
     def make_transport(self, receive: Receive) -> Transport:

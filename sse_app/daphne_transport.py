@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from .conf import settings
 from .counters import COUNTS
+from .records import about
 from .transports import END, END_SECONDS, Direct, Receive, Send, Transport, frame
 from .wakes import Wake
 
@@ -97,7 +98,7 @@ class DaphneTransport(Transport):
         try:
             self._write(chunk)
         except Exception as error:
-            logger.debug("A stream could not be written to: %r", error)
+            logger.debug("A stream could not be written to: %r", error, extra=about(error=error))
             self._break()
 
     def _write(self, chunk: bytes) -> None:
@@ -169,7 +170,7 @@ class DaphneTransport(Transport):
                 _ending.add(self._tcp)
         except Exception as error:
             self._broken = True
-            logger.debug("The response could not be ended: %r", error)
+            logger.debug("The response could not be ended: %r", error, extra=about(error=error))
 
     def check(self, now: float) -> None:
         if self._paused_at and now - self._paused_at > settings().STALL_SECONDS:

@@ -25,7 +25,9 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector as AnyCollector
 
 from . import processes
+from .identity import process_name
 from .measures import ENDS, METRICS, Metric, Report, Sample
+from .records import about
 
 logger = logging.getLogger("sse_app")
 
@@ -60,13 +62,15 @@ def exposition(accept: str) -> tuple[bytes, str]:
 def _reports() -> Iterator[tuple[str, Report]]:
     """Yield the name and report of each process, its own first."""
     try:
-        others = [row for row in processes.alive() if row.name != processes.name()]
+        others = [row for row in processes.alive() if row.name != process_name()]
         readable = True
     except Error as error:
-        logger.warning("What the other processes report can't be read: %r", error)
+        logger.warning(
+            "What the other processes report can't be read: %r", error, extra=about(error=error)
+        )
         others, readable = [], False
     own = {"host": socket.gethostname(), "pid": os.getpid(), "others_up": readable}
-    yield processes.name(), {**processes.report(), **own}
+    yield process_name(), {**processes.report(), **own}
     for row in others:
         yield row.name, {**row.report, "host": row.host, "pid": row.pid}
 

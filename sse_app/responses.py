@@ -12,6 +12,7 @@ from django.http import StreamingHttpResponse
 
 from .conf import settings
 from .events import HEARTBEAT, encode_block, to_text, validate_name
+from .records import about
 
 logger = logging.getLogger("sse_app")
 
@@ -48,7 +49,7 @@ async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
     except StopAsyncIteration:
         pass
     except Exception:
-        logger.exception("An event stream's iterable failed; the stream ends here.")
+        logger.exception("An event stream's iterable failed; the stream ends here.", extra=about())
     finally:
         if coming is not None:
             coming.cancel()

@@ -13,6 +13,7 @@ from django.views.decorators.http import require_safe
 
 from . import tokens
 from .addresses import may_read_metrics
+from .records import about
 
 logger = logging.getLogger("sse_app")
 
@@ -30,7 +31,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     try:
         permitted = _is_permitted(request)
     except Error:
-        logger.exception("Who asks for the metrics can't be looked up.")
+        logger.exception("Who asks for the metrics can't be looked up.", extra=about())
         return _text(503, _("Not possible right now."))
     if not permitted:
         return _text(403, _("Not permitted."))

@@ -23,6 +23,7 @@ from .events import HEARTBEAT, Event, encode_control
 from .fingerprints import Fingerprint
 from .hub import Hub
 from .limits import Places
+from .records import about
 from .replay import Start
 from .sinks import Sink
 from .subscriptions import Subscription
@@ -116,7 +117,11 @@ class Stream(Sink, Reader):
             raise
         except Exception as error:
             # What ends a stream that was behind: nothing is lost, the client comes back.
-            logger.warning("The event log did not answer a stream: %r", error)
+            logger.warning(
+                "The event log did not answer a stream: %r",
+                error,
+                extra=about(stream=self.id, groups=self.groups, error=error),
+            )
             self.close("log")
         finally:
             await self.end()

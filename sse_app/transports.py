@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from .conf import settings
 from .counters import COUNTS
+from .records import about
 
 #: What one body message holds at the most, so that a slow reader is seen to take some of it.
 SEND_BYTES: Final = 64 * 1024
@@ -166,7 +167,7 @@ class AsgiTransport(Transport):
                 if not self._broken:
                     await self._send(dict(END))
         except Exception as error:
-            logger.debug("The response could not be ended: %r", error)
+            logger.debug("The response could not be ended: %r", error, extra=about(error=error))
             self._break()
         except asyncio.CancelledError:
             self._break()

@@ -14,6 +14,9 @@ ROOT = Path(sse_app.__file__).parent
 
 #: Imports go to a lower rank only. Modules of one rank do not know each other.
 RANKS = {
+    "identity": -2,
+    "records": -1,
+    "stream_logs": 1,
     "conf": 0,
     "cursors": 0,
     "counters": 0,

@@ -69,7 +69,7 @@ def test_every_metric_is_there_in_a_valid_format_with_its_process(daphne: Daphne
     assert kinds == {metric.name: metric.kind for metric in METRICS}
     for family in plain_text(text):
         assert {sample.labels.get("process") for sample in family.samples} <= {
-            run(daphne, "from sse_app import processes\nresult = processes.name()")
+            run(daphne, "from sse_app.identity import process_name\nresult = process_name()")
         }
     accepted = {"Accept": "application/openmetrics-text; version=1.0.0"}
     answer = httpx.get(f"{daphne.url}/events/metrics/", headers=accepted, timeout=20)
