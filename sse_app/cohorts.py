@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from .counters import COUNTS
 from .cursors import Position, encode_cursor
-from .daphne_transport import FLUSH_BYTES, FLUSH_STREAMS, frame
 from .events import Event
+from .flushes import FLUSH_BYTES, FLUSH_STREAMS, frame
 from .transports import Direct
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -56,6 +57,10 @@ class Stream(Sink, Reader):
         ping: bool = False,
         life: float,
     ) -> None:
+        #: Names it in the log and to the admin; opens nothing.
+        self.id = secrets.token_hex(4)
+        #: The id of `sse.open`: where it began. Empty before that.
+        self.opened = ""
         self.subscription = Subscription(self, access.groups, names)
         self.access = access
         self._sender = sender
@@ -91,8 +96,8 @@ class Stream(Sink, Reader):
         }
         if self._ping:
             self._pinged = positions
-        id, retry = self.subscription.cursor, random.uniform(*settings().RETRY)
-        self._write(encode_control("sse.open", data, id=id, retry=retry))
+        self.opened, retry = self.subscription.cursor, random.uniform(*settings().RETRY)
+        self._write(encode_control("sse.open", data, id=self.opened, retry=retry))
         self._live = True
         for group in self.groups:
             if group in start.resets:
@@ -150,6 +155,11 @@ class Stream(Sink, Reader):
     def close_reason(self) -> str | None:
         """Why the stream ended; None while it is open."""
         return self.subscription.close_reason
+
+    @property
+    def queue(self) -> int:
+        """How many bytes wait for its client to take them, as far as this process knows."""
+        return self._transport.waiting
 
     def _farewell(self) -> None:
         reason = self.close_reason or "error"
