@@ -105,6 +105,13 @@ class EventLog(ABC):
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
         """See `heads()`."""
 
+    def known(self, text: str, limit: int) -> list[str]:
+        """Return at most `limit` names of groups that it has and that contain `text`, by name.
+
+        To complete what somebody types: a log that would have to search long leaves some out.
+        """
+        return []
+
     @abstractmethod
     def earliest(self, group: str) -> Position:
         """Return the position before the first event that is still there."""
