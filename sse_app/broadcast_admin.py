@@ -43,8 +43,8 @@ _TEMPLATES: Final = "admin/sse_app/broadcast/"
 class BroadcastAdmin(admin.ModelAdmin):
     """Send by adding, in two steps; what was sent can be looked at and not be changed."""
 
-    list_display = ["event", "named", "marked", "sent_by", "when", "delivered"]
-    list_filter = ["state", GroupFilter, "event", "sent_by"]
+    list_display = ["event", "marked", "named", "when", "delivered", "sent_by"]
+    list_filter = ["state", GroupFilter, "event", ("sent_by", admin.RelatedOnlyFieldListFilter)]
     list_select_related = ["sent_by"]
     date_hierarchy = "created_at"
     actions = ["cancel_selected", "repeat_selected"]
@@ -86,6 +86,10 @@ class BroadcastAdmin(admin.ModelAdmin):
         rows: QuerySet[Broadcast] = super().get_queryset(request)
         return rows.annotate(streams=Sum("counts__streams"))
 
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Leave out the error where there is none."""
+        return [name for name in self.fields if name != "error" or (obj and obj.error)]
+
     @admin.display(description=_("groups"))
     def named(self, obj: Broadcast) -> str:
         """Return its groups."""
@@ -103,7 +107,7 @@ class BroadcastAdmin(admin.ModelAdmin):
         """Return when it was sent or will be."""
         return obj.sent_at or obj.send_at or obj.created_at
 
-    @admin.display(description=_("delivered to streams"), ordering="streams")
+    @admin.display(description=_("deliveries"), ordering="streams")
     def delivered(self, obj: Any) -> str:
         """Return how often its events were delivered; a dash where that is not known."""
         known = obj.state == Broadcast.State.SENT and obj.places

@@ -62,6 +62,16 @@ class BroadcastForm(forms.ModelForm):
         css = {"all": ["sse_app/broadcast.css"]}
         js = ["sse_app/broadcast.js"]
 
+    def add_error(self, field: str | None, error: Any) -> None:
+        """Leave out what the model says of fields that it was not given: theirs is said before."""
+        if field is None and hasattr(error, "error_dict"):
+            told = {*self.errors, *(["body"] if "kind" in self.errors else [])}
+            rest = {name: said for name, said in error.error_dict.items() if name not in told}
+            if not rest:
+                return
+            error = ValidationError(rest)
+        super().add_error(field, error)
+
     def clean_body(self) -> str:
         """Return it with the line ends that it goes out with; browsers send others."""
         return str(self.cleaned_data["body"]).replace("\r\n", "\n").replace("\r", "\n")

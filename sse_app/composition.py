@@ -92,7 +92,9 @@ def _rendered(body: str, known: dict[str, object]) -> str:
     language = translation.override(settings.LANGUAGE_CODE)
     try:
         with language, timezone.override(timezone.get_default_timezone()):
-            return str(Template(body, engine=_engine).render(Context(known)))  # type: ignore[arg-type]
+            rendered = Template(body, engine=_engine).render(Context(known))  # type: ignore[arg-type]
+            # A str and no SafeString: what shows it as text has to escape it.
+            return str.__str__(rendered)
     except TemplateSyntaxError as error:
         raise ValueError(_("This is no template: %s") % error) from error
     except RecursionError as error:

@@ -53,7 +53,9 @@ def test_text_goes_out_as_it_is_with_line_feeds() -> None:
 def test_a_template_knows_the_time_and_the_sender_and_escapes() -> None:
     year = timezone.localtime().year
     text = '{{ sender|upper }} {{ now|date:"Y" }} {% now "Y" %}{% if sender %}!{% endif %}'
-    assert compose("template", text, sender="<ann>") == f"&lt;ANN&gt; {year} {year}!"
+    out = compose("template", text, sender="<ann>")
+    assert out == f"&lt;ANN&gt; {year} {year}!"
+    assert not hasattr(out, "__html__"), "a page would show it as markup"
 
 
 def test_a_template_is_rendered_alike_whoever_asks() -> None:

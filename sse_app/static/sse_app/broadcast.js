@@ -125,6 +125,6 @@ function complete(box, number) {
   });
 }
 
-for (const [number, box] of document.querySelectorAll(".sse-complete").entries()) {
-  complete(box, number);
-}
+document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll(".sse-complete").forEach(complete);
+});
