@@ -95,7 +95,7 @@ class Healer:
             else:
                 self._restart(topic, lost)
             return False
-        at_once = max(1, DELIVERIES // (len(topic.subscriptions) or 1))
+        at_once = max(1, DELIVERIES // (topic.readers or 1))
         for start in range(0, len(events), at_once):
             topic.advance(events[start : start + at_once])
             await asyncio.sleep(0)

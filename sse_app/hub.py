@@ -119,7 +119,7 @@ class Hub:
             topic = self.topics.get(group)
             if topic is not None:
                 topic.subscriptions.discard(subscription)
-                if not topic.subscriptions:
+                if not topic.readers:
                     del self.topics[group]
                     empty.append(group)
         return empty
@@ -182,7 +182,7 @@ class Hub:
         topic.offer(event)
         if topic.is_ill:
             self._healer.soon(event.group)
-        return len(topic.subscriptions)
+        return topic.readers
 
     async def _start(self, group: str) -> None:
         """Join the group on the layer, then read its head: what comes between is kept."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from . import control, signals
 from .admission import Access
+from .cohorts import Cohort, gather
 from .conf import settings
 from .control import Reader, Revocation, session_digest
 from .counters import COUNTS
@@ -22,8 +23,9 @@ from .fingerprints import Fingerprint
 from .hub import Hub
 from .limits import Places
 from .replay import Start
-from .subscriptions import Sink, Subscription
-from .transports import Transport
+from .sinks import Sink
+from .subscriptions import Subscription
+from .transports import Direct, Transport
 
 logger = logging.getLogger("sse_app")
 
@@ -69,8 +71,7 @@ class Stream(Sink, Reader):
         self._transport = transport
         self._revoked: list[str] = []
         self._ping = ping
-        #: How many bytes of its body were written.
-        self.bytes = 0
+        self._sent = 0
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
         self._pinged: dict[str, Position] = {}
@@ -116,6 +117,7 @@ class Stream(Sink, Reader):
 
     async def end(self) -> None:
         """Write what is to be said at the end, end the response, and give back what it had."""
+        self.subscription.part()
         self.hub.tickers.discard(self.tick)
         try:
             if self._opened:
@@ -139,6 +141,12 @@ class Stream(Sink, Reader):
         return self.subscription.groups
 
     @property
+    def bytes_sent(self) -> int:
+        """How many bytes of its body were written."""
+        cohort = self.subscription.cohort
+        return self._sent + (cohort.bytes if cohort is not None else 0)
+
+    @property
     def close_reason(self) -> str | None:
         """Why the stream ended; None while it is open."""
         return self.subscription.close_reason
@@ -156,8 +164,15 @@ class Stream(Sink, Reader):
             self.subscription.close("age")
         elif self.access.until is not None and time.time() >= self.access.until:
             self.subscription.close("expired")
-        elif now - self._written_at >= settings().HEARTBEAT and self._transport.ready:
+        elif now - self._last_written_at >= settings().HEARTBEAT and self._transport.ready:
             self._write(self._heartbeat())
+        elif self.subscription.cohort is None:
+            gather(self.subscription, self.hub.topics)
+
+    @property
+    def _last_written_at(self) -> float:
+        cohort = self.subscription.cohort
+        return self._written_at if cohort is None else max(self._written_at, cohort.written_at)
 
     # --- Reader ---
 
@@ -230,6 +245,20 @@ class Stream(Sink, Reader):
     def passed(self, cursor: str) -> None:
         self._write(encode_control("sse.cursor", {}, id=cursor))
 
+    def direct(self) -> Direct | None:
+        return self._transport.direct()
+
+    def gathered(self, cohort: Cohort) -> None:
+        self._sent -= cohort.bytes
+        self._transport.gathered(cohort.bytes)
+
+    def parted(self, cohort: Cohort, rest: bytes | None, pending: bytes) -> None:
+        self._sent += cohort.bytes
+        self._written_at = max(self._written_at, cohort.written_at)
+        self._transport.parted(cohort.bytes, rest)
+        if pending:
+            self._write(pending)
+
     def _heartbeat(self) -> bytes:
         if not self._ping:
             return HEARTBEAT
@@ -239,8 +268,9 @@ class Stream(Sink, Reader):
         return encode_control("sse.ping", {}, id=id)
 
     def _write(self, chunk: bytes) -> None:
+        self.subscription.part()
         self._written_at = time.monotonic()
-        self.bytes += len(chunk)
+        self._sent += len(chunk)
         COUNTS.bytes += len(chunk)
         self._transport.write(chunk)
 

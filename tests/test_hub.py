@@ -17,7 +17,8 @@ from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.hub import Hub, get_hub, running_hubs
-from sse_app.subscriptions import Sink, Subscription
+from sse_app.sinks import Sink
+from sse_app.subscriptions import Subscription
 from sse_app.topics import place_of
 
 SEED = 20260
