@@ -185,7 +185,7 @@ def listeners(groups: Collection[str]) -> int | None:
     if not hubs:
         return None
     topics = (hub.topics.get(group) for hub in hubs for group in groups)
-    return sum(len(topic.subscriptions) for topic in topics if topic)
+    return sum(topic.readers for topic in topics if topic)
 
 
 def known_groups(text: str, most: int) -> list[str]:
