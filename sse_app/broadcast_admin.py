@@ -233,7 +233,7 @@ class BroadcastAdmin(admin.ModelAdmin):
             self.message_user(request, many, messages.ERROR)
             return None
         once = request.POST.get("once", "")
-        if "_confirm" not in request.POST or not _ONCE.match(once):
+        if not _ONCE.match(once):  # Nobody was asked yet.
             context = {
                 "rows": [(row, broadcasts.listeners(row.groups)) for row in selected],
                 "once": secrets.token_urlsafe(16),

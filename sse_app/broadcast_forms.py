@@ -71,14 +71,3 @@ class BroadcastForm(forms.ModelForm):
                 return
             error = ValidationError(rest)
         super().add_error(field, error)
-
-    def clean_body(self) -> str:
-        """Return it with the line ends that it goes out with; browsers send others."""
-        return str(self.cleaned_data["body"]).replace("\r\n", "\n").replace("\r", "\n")
-
-    def clean_send_at(self) -> Any:
-        """Refuse what no database has: such a year that it has no time in UTC."""
-        at = self.cleaned_data["send_at"]
-        if at is not None and not 1900 < at.year < 9000:
-            raise ValidationError(_("Give a year that is near."))
-        return at

@@ -9,6 +9,7 @@ import pytest
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.sites import site
 from django.contrib.auth.models import Permission, User
+from django.db.models.signals import pre_save
 from django.test import Client
 
 from project.models import Order
@@ -92,6 +93,24 @@ def test_what_can_not_be_published_is_said_and_none_is_sent(
     answer = act(client, *orders)
     assert answer.status_code == 302
     assert b"Nothing was sent" in client.get(ORDERS).content
+    assert seen == []
+    assert not LogEntry.objects.exists()
+
+
+def test_an_event_of_the_action_leaves_only_with_its_entry_in_the_log(
+    seen: list[Event], orders: list[Order]
+) -> None:
+    last = str(orders[0].pk)
+
+    def refuse(instance: LogEntry, **kwargs: Any) -> None:
+        if str(instance.object_id) == last:
+            raise ValueError("no room")
+
+    pre_save.connect(refuse, sender=LogEntry)
+    try:
+        act(staff(PERMISSION, "project.view_order"), *orders)
+    finally:
+        pre_save.disconnect(refuse, sender=LogEntry)
     assert seen == []
     assert not LogEntry.objects.exists()
 
