@@ -301,8 +301,8 @@ def test_a_group_that_is_named_twice_gets_it_once() -> None:
 
 
 async def test_the_count_is_that_of_deliveries_here(seen: list[Event]) -> None:
-    row = await in_thread(made)(groups=["orders", "news"])
     async with subscribe("orders") as one, subscribe("orders", "news") as two:
+        row = await in_thread(made)(groups=["orders", "news"])
         assert await in_thread(broadcasts.listeners)(["orders", "news", "nobody"]) == 3
         await in_thread(broadcasts.send)(row.pk)
         await anext(one), await anext(two), await anext(two)
@@ -316,8 +316,8 @@ async def test_the_count_is_that_of_deliveries_here(seen: list[Event]) -> None:
 
 
 async def test_a_count_only_grows_and_is_written_when_it_does(seen: list[Event]) -> None:
-    row = await in_thread(made)()
     async with subscribe("orders"):
+        row = await in_thread(made)()
         await in_thread(broadcasts.send)(row.pk)
         place = Position(*(await Broadcast.objects.aget()).places[0][1:])
         await get_hub().heal("orders")
