@@ -15,6 +15,7 @@ class SseAppConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks and follow Django's signals about users."""
-        from . import checks, deploy_checks, revocation  # noqa: F401
+        from . import checks, deploy_checks, reports, revocation  # noqa: F401
 
+        reports.connect_signals()
         revocation.connect_signals()

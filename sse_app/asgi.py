@@ -10,7 +10,7 @@ from typing import Any
 from django.core.handlers.asgi import ASGIHandler
 from django.urls import Resolver404, resolve
 
-from . import layer, secrecy, servers, shutdown
+from . import layer, processes, secrecy, servers, shutdown
 from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, busy_block
 from .origins import cors_headers
 from .streams import Stream
@@ -102,6 +102,7 @@ class Response:
     ) -> None:
         """Let the application answer, or only begin if it hands over a stream."""
         shutdown.install(self._send)
+        processes.begin(self._send)
         own = secrecy.hide(scope, self._send)
         # Here, since what is inside wraps `send`, and nothing leads from there to the server.
         found = {

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from .counters import COUNTS
 from .cursors import Position, encode_cursor
-from .daphne_transport import FLUSH_BYTES, FLUSH_STREAMS, frame
 from .events import Event
+from .flushes import FLUSH_BYTES, FLUSH_STREAMS, frame
 from .transports import Direct
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ LEAST_MEMBERS: Final = 8
 
 def gather(subscription: Subscription, topics: Mapping[str, Topic]) -> None:
     """Take `subscription` into the cohort of its groups if it can be written to as the others."""
-    if not subscription.live or subscription.names or subscription.held:
+    if not subscription.live or subscription.names:
         return
     groups = subscription.groups
     own = [topics[group] for group in groups]

@@ -11,18 +11,15 @@ import asyncio
 import logging
 import socket
 import time
-from collections import deque
 from typing import Any, Final
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakSet
 
 from .conf import settings
 from .counters import COUNTS
+from .flushes import FLUSH_BYTES, flushes_of
 from .transports import END, END_SECONDS, Direct, Receive, Send, Transport
 from .wakes import Wake
 
-#: Beyond these, what was written goes at once and not at the end of the turn.
-FLUSH_BYTES: Final = 64 * 1024
-FLUSH_STREAMS: Final = 1000
 SEND_BUFFER_BYTES: Final = 128 * 1024
 
 logger = logging.getLogger("sse_app")
@@ -70,6 +67,11 @@ class DaphneTransport(Transport):
     @property
     def ready(self) -> bool:
         return not self._paused_at
+
+    @property
+    def waiting(self) -> int:
+        tcp = self._tcp
+        return self._size + (len(tcp.dataBuffer) + tcp._tempDataLen if tcp is not None else 0)
 
     def write(self, chunk: bytes) -> None:
         if self._broken or self._finished:
@@ -126,7 +128,8 @@ class DaphneTransport(Transport):
         self.flush()
         if self._tcp is None or self._paused_at or _buffers(self._tcp):
             return None
-        return None if self._broken or self._finished else self._socket.send
+        send: Direct = self._socket.send
+        return send
 
     def gathered(self, before: int) -> None:
         self._request.sentLength -= before
@@ -202,51 +205,6 @@ class DaphneTransport(Transport):
             self.on_broken(reason)
 
 
-class Flushes:
-    """What the streams of one loop wrote in this turn, let go at its end."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Held weakly by the table of them, so not held strongly here.
-        self._call_soon = ref(loop)
-        self._waiting: deque[DaphneTransport] = deque()
-        self._chunk = self._framed = b""
-
-    def add(self, transport: DaphneTransport) -> None:
-        """Flush `transport` at the end of this turn."""
-        if not self._waiting:
-            self._soon()
-        self._waiting.append(transport)
-
-    def framed(self, chunk: bytes) -> bytes:
-        """Return `chunk` as an HTTP/1.1 chunk: made once for all streams that get the same."""
-        if chunk is not self._chunk:
-            self._chunk, self._framed = chunk, frame(chunk)
-        return self._framed
-
-    def _run(self) -> None:
-        # In slices, so that a flush to thousands delays nothing else for long.
-        for _ in range(min(FLUSH_STREAMS, len(self._waiting))):
-            self._waiting.popleft().flush()
-        if self._waiting:
-            self._soon()
-
-    def _soon(self) -> None:
-        loop = self._call_soon()
-        if loop is not None:
-            loop.call_soon(self._run)
-
-
-_flushes: WeakKeyDictionary[asyncio.AbstractEventLoop, Flushes] = WeakKeyDictionary()
-
-
-def flushes_of(loop: asyncio.AbstractEventLoop) -> Flushes:
-    """Return the flushes of `loop`."""
-    flushes = _flushes.get(loop)
-    if flushes is None:
-        flushes = _flushes[loop] = Flushes(loop)
-    return flushes
-
-
 #: The connections of streams that have ended, whose last bytes are Twisted's to write.
 _ending: WeakSet[Any] = WeakSet()
 
@@ -254,11 +212,6 @@ _ending: WeakSet[Any] = WeakSet()
 def is_sending() -> bool:
     """Whether the end of some stream has not left yet."""
     return any(tcp.connected and (tcp.dataBuffer or tcp._tempDataLen) for tcp in list(_ending))
-
-
-def frame(chunk: bytes) -> bytes:
-    """Return `chunk` as a chunk of HTTP/1.1 (RFC 9112, section 7.1)."""
-    return b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
 
 def _buffers(tcp: Any) -> bool:

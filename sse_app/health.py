@@ -36,7 +36,7 @@ async def health(request: HttpRequest) -> HttpResponse:
     `"timeout"` for what did not answer within two seconds. For load balancers: open to everybody,
     and looked up once a second at most.
     """
-    found = await _probed()
+    found = await probed()
     ready = not Hub.draining and set(found.values()) == {"ok"}
     body: dict[str, Any] = {"ready": ready, **found}
     if Hub.draining:
@@ -44,7 +44,8 @@ async def health(request: HttpRequest) -> HttpResponse:
     return JsonResponse(body, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
 
-async def _probed() -> dict[str, str]:
+async def probed() -> dict[str, str]:
+    """Return "ok" or what is wrong, for `"log"` and `"layer"`; at most a second old."""
     if _kept is not None and time.monotonic() - _kept[0] <= KEPT_SECONDS:
         return _kept[1]
     loop = asyncio.get_running_loop()

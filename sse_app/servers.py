@@ -9,14 +9,27 @@ import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 #: From hypercorn's `send` to its connection it is three steps.
 STEPS: Final = 3
+NAMES: Final = frozenset({"daphne", "uvicorn", "hypercorn", "granian"})
 
 logger = logging.getLogger("sse_app")
 
 _warned: set[str] = set()
+
+
+def name_of(send: Any) -> str:
+    """Return the server and its version, as in "daphne 4.2.3"; empty for an unknown one."""
+    function = getattr(send, "func", send)
+    owner = type(getattr(function, "__self__", function)).__module__
+    found = {str(module).partition(".")[0] for module in (owner, function.__module__)} & NAMES
+    try:
+        return next((f"{name} {version(name)}" for name in found), "")
+    except PackageNotFoundError:
+        return ""
 
 
 def daphne_of(send: Any) -> Any | None:

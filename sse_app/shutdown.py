@@ -15,6 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from . import processes
 from .daphne_transport import is_sending
 from .hub import Hub, running_hubs
 from .servers import daphne_of, stopped_of, warn_of_options
@@ -57,6 +58,7 @@ async def lifespan(
 def close_streams() -> None:
     """Close the streams of this process, and let no other be opened. From any thread."""
     Hub.draining = True
+    processes.retire()
     for hub in running_hubs():
         try:
             hub.loop.call_soon_threadsafe(_close_streams_of, hub)
@@ -99,7 +101,9 @@ def _close_on(number: int) -> None:
 
 async def _streams_ended() -> None:
     deadline = asyncio.get_running_loop().time() + FAREWELL_SECONDS
-    while any(hub.subscriptions for hub in running_hubs()) or is_sending():
+    while (
+        is_sending() or processes.is_retiring() or any(hub.subscriptions for hub in running_hubs())
+    ):
         if asyncio.get_running_loop().time() > deadline:
             return
         await asyncio.sleep(0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -56,6 +57,10 @@ class Stream(Sink, Reader):
         ping: bool = False,
         life: float,
     ) -> None:
+        #: Names it in the log and to the admin; opens nothing.
+        self.id = secrets.token_hex(4)
+        #: The id of `sse.open`: where it began. Empty before that.
+        self.opened = ""
         self.subscription = Subscription(self, access.groups, names)
         self.access = access
         self._sender = sender
@@ -91,8 +96,8 @@ class Stream(Sink, Reader):
         }
         if self._ping:
             self._pinged = positions
-        id, retry = self.subscription.cursor, random.uniform(*settings().RETRY)
-        self._write(encode_control("sse.open", data, id=id, retry=retry))
+        self.opened, retry = self.subscription.cursor, random.uniform(*settings().RETRY)
+        self._write(encode_control("sse.open", data, id=self.opened, retry=retry))
         self._live = True
         for group in self.groups:
             if group in start.resets:
@@ -151,6 +156,11 @@ class Stream(Sink, Reader):
         """Why the stream ended; None while it is open."""
         return self.subscription.close_reason
 
+    @property
+    def queue(self) -> int:
+        """How many bytes wait for its client to take them, as far as this process knows."""
+        return self._transport.waiting
+
     def _farewell(self) -> None:
         reason = self.close_reason or "error"
         if reason not in UNHEARD:
@@ -160,19 +170,18 @@ class Stream(Sink, Reader):
     def tick(self, now: float) -> None:
         """Do what time asks for: a heartbeat, the end of life, giving up a stalled client."""
         self._transport.check(now)
+        cohort = self.subscription.cohort
+        written_at = self._written_at
+        if cohort is not None and cohort.written_at > written_at:
+            written_at = cohort.written_at
         if now >= self._ends_at:
             self.subscription.close("age")
         elif self.access.until is not None and time.time() >= self.access.until:
             self.subscription.close("expired")
-        elif now - self._last_written_at >= settings().HEARTBEAT and self._transport.ready:
+        elif now - written_at >= settings().HEARTBEAT and self._transport.ready:
             self._write(self._heartbeat())
-        elif self.subscription.cohort is None:
+        elif cohort is None:
             gather(self.subscription, self.hub.topics)
-
-    @property
-    def _last_written_at(self) -> float:
-        cohort = self.subscription.cohort
-        return self._written_at if cohort is None else max(self._written_at, cohort.written_at)
 
     # --- Reader ---
 

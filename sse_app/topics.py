@@ -65,7 +65,7 @@ class Topic:
 
     @property
     def readers(self) -> int:
-        """How many subscriptions there are; can be asked in any thread."""
+        """How many subscriptions there are. From any thread."""
         return len(self.subscriptions) + sum(map(len, list(self.cohorts.values())))
 
     @property

@@ -55,6 +55,11 @@ class Transport(ABC):
     def ready(self) -> bool:
         """Can it take more now?"""
 
+    @property
+    @abstractmethod
+    def waiting(self) -> int:
+        """How many bytes were taken and have not left, as far as can be seen from here."""
+
     @abstractmethod
     def write(self, chunk: bytes) -> None:
         """Take one or more whole blocks; they leave at once or in order."""
@@ -126,6 +131,10 @@ class AsgiTransport(Transport):
     def ready(self) -> bool:
         limits = settings()
         return len(self._waiting) < limits.QUEUE_EVENTS and self._bytes < limits.QUEUE_BYTES
+
+    @property
+    def waiting(self) -> int:
+        return self._bytes
 
     def write(self, chunk: bytes) -> None:
         if self._broken or self._finished:

@@ -13,8 +13,8 @@ import pytest
 
 from sse_app import cohorts, control, publish
 from sse_app.cohorts import Cohort, gather
-from sse_app.daphne_transport import frame
 from sse_app.events import Event
+from sse_app.flushes import frame
 from sse_app.hub import get_hub
 from sse_app.sinks import Sink
 from sse_app.subscriptions import Subscription
@@ -124,9 +124,9 @@ class Site:
         self._stack = stack
         self.hub = get_hub()
 
-    async def open(self, *groups: str) -> SocketSink:
+    async def open(self, *groups: str, names: tuple[str, ...] = ()) -> SocketSink:
         sink = SocketSink()
-        sink.subscription = subscription = Subscription(sink, groups)
+        sink.subscription = subscription = Subscription(sink, groups, names)
         await self.hub.join(subscription)
         subscription.move({group: self.hub.position(group) for group in groups})
         task = asyncio.create_task(subscription.run(self.hub))
@@ -320,13 +320,41 @@ async def test_what_is_too_much_for_one_turn_comes_once_to_who_takes_less(
 ) -> None:
     monkeypatch.setattr(cohorts, "FLUSH_BYTES", 10)
     sinks = await site.many("g")
+    offer(site, "at once, since a turn may be long")
+    assert all(len(sink.events()) == 1 for sink in sinks)
     for n in range(40):
         offer(site, f"{n} {'x' * 3000}", durable=False)
+        if sinks[0].waiting:
+            break
     await turns()
+    assert all(sink.waiting for sink in sinks), "somebody took everything"
+    for _ in range(100):
+        for sink in sinks:
+            sink.pump()
+        await asyncio.sleep(0)
     for sink in sinks:
-        assert sink.waiting, "it took everything"
-        assert sink.events()[0].startswith("0 ")
+        assert not sink.subscription.lagging
+        assert sink.events()[1].startswith("0 ")
         assert len(set(sink.events())) == len(sink.events())
+
+
+async def test_a_reader_of_some_events_only_is_no_member(site: Site) -> None:
+    sinks = await site.many("g")
+    chosen = await site.open("g", names=("other",))
+    await until(lambda: chosen.subscription.live)
+    offer(site, "n")
+    await turns()
+    assert (chosen.events(), sinks[0].events()) == ([], ["n"])
+    assert chosen.subscription.positions == sinks[0].subscription.positions
+
+
+async def test_a_member_that_left_is_not_kept(site: Site) -> None:
+    sinks = await site.many("g")
+    cohort = sinks[0].subscription.cohort
+    assert cohort is not None
+    sinks[0].subscription.hold()
+    sinks[0].subscription.part()
+    assert sinks[0].subscription not in cohort._doubted
 
 
 async def test_a_broken_member_costs_the_others_nothing(site: Site) -> None:
@@ -457,6 +485,75 @@ result = sorted(reader.bytes_sent for reader in readers())
 """
 
 
+async def test_what_a_stream_says_itself_comes_in_order(make_daphne: Callable[..., Daphne]) -> None:
+    daphne = make_daphne()
+    async with AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(daphne.stream("group=orders")) for _ in range(20)
+        ]
+        for stream in streams:
+            await stream.next()
+        eventually(lambda: run(daphne, MEMBERSHIP) == [20, 0])
+        for own in ("reader._write(own)", BY_TWISTED):
+            await asyncio.to_thread(run, daphne, IN_ONE_TURN.format(own=own))
+            for stream in streams:
+                assert [event.data for event in await stream.take(3)] == ["1", "own", "2"]
+            eventually(lambda: run(daphne, MEMBERSHIP) == [20, 0])
+
+
+BY_TWISTED = (
+    "reader.subscription.part(), reader._transport.flush(), "
+    "reader._transport._write_rest(frame(own))"
+)
+IN_ONE_TURN = """
+from sse_app.cohorts import gather
+from sse_app.control import readers
+from sse_app.flushes import frame
+from sse_app.events import Event
+from sse_app.hub import running_hubs
+(hub,) = running_hubs()
+def speak():
+    hub._deliver(Event(group="orders", name="n", data="1", durable=False))
+    own = b"data: own\\n\\n"
+    for reader in readers():
+        {own}
+        gather(reader.subscription, hub.topics)
+    hub._deliver(Event(group="orders", name="n", data="2", durable=False))
+    for cohort in list(hub.topics["orders"].cohorts.values()):
+        cohort.flush()
+hub.loop.call_soon_threadsafe(speak)
+result = None
+"""
+
+
+async def test_a_member_whose_connection_fails_is_ended_and_not_passed_over(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = make_daphne()
+    async with AsyncExitStack() as stack:
+        streams = [
+            await stack.enter_async_context(daphne.stream("group=orders")) for _ in range(20)
+        ]
+        for stream in streams:
+            await stream.next()
+        eventually(lambda: run(daphne, MEMBERSHIP) == [20, 0])
+        await asyncio.to_thread(run, daphne, ONE_FAILS)
+        eventually(lambda: daphne.streams() == 19)
+
+
+ONE_FAILS = """
+from sse_app import publish
+from sse_app.hub import running_hubs
+def fail(chunk):
+    raise OSError("no buffer space")
+(hub,) = running_hubs()
+(cohort,) = hub.topics["orders"].cohorts.values()
+cohort._sends[7] = fail
+publish("orders", "n", "1")
+result = None
+"""
+
+
 async def test_members_leave_with_a_farewell_that_continues_after_the_last_event(
     make_daphne: Callable[..., Daphne],
 ) -> None:
@@ -476,6 +573,18 @@ async def test_members_leave_with_a_farewell_that_continues_after_the_last_event
             ids.add(event.id)
         await stopping
         assert len(ids) == 1
+
+
+def test_members_that_hang_up_leave_nothing_behind(make_daphne: Callable[..., Daphne]) -> None:
+    daphne = make_daphne()
+    connections = [connect(daphne) for _ in range(20)]
+    eventually(lambda: run(daphne, MEMBERSHIP) == [20, 0])
+    other = connect(daphne, group="clock")
+    for connection in connections:
+        connection.close()
+    code = "from sse_app.hub import running_hubs\nresult = [*running_hubs()[0].topics]"
+    eventually(lambda: "orders" not in run(daphne, code), "the topic has readers without any")
+    other.close()
 
 
 def test_heartbeats_go_to_members_too(make_daphne: Callable[..., Daphne]) -> None:

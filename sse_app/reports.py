@@ -1,0 +1,183 @@
+"""What this process says of itself: its health, its streams by state, its counters, its groups.
+
+The shapes are public: `ServerProcess` keeps them, and the admin and the metrics read them. Used on
+the event loop, and from other threads where a figure that is a moment old is good enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import fields
+from heapq import nlargest
+from typing import Any, Final
+
+from .control import readers
+from .counters import COUNTS
+from .cursors import Cursor, Position
+from .groups import CONTROL_GROUP
+from .hub import Hub, running_hubs
+from .signals import stream_closed
+from .streams import Stream
+from .topics import Topic
+
+GROUPS: Final = 500
+ENDED: Final = 100
+#: Rows that are made before the event loop turns: two or three milliseconds.
+SLICE: Final = 200
+STATES: Final = ("live", "catching up", "lagging", "held")
+
+Row = dict[str, Any]
+
+_ended: deque[Row] = deque(maxlen=ENDED)
+
+
+def report(server: str, *, layer: str, loop_lag: float) -> dict[str, Any]:
+    """Return the report of this process.
+
+    `server`: such as "daphne 4.2.3". `layer`: "ok", or what is wrong with the channel layer.
+    `loop_lag`: in seconds. Of the groups, those with the most subscribers are named.
+    """
+    streams = _streams()
+    return {
+        "at": time.time(),
+        "server": server,
+        "health": {
+            "hub": bool(running_hubs()),
+            "layer": layer,
+            "loop_lag": round(loop_lag, 6),
+            "draining": Hub.draining,
+        },
+        "open": _open(streams),
+        "waiting": {
+            "bytes": sum(stream.queue for stream in streams),
+            "events": sum(_lag(stream) for stream in streams),
+        },
+        "counts": counts(),
+        "groups": groups(),
+    }
+
+
+def counts() -> dict[str, float]:
+    """Return what only grows while the process lives, by name."""
+    return {field.name: getattr(COUNTS, field.name) for field in fields(COUNTS)}
+
+
+def groups() -> dict[str, dict[str, int]]:
+    """Return the groups that are listened to, with how much they are."""
+    found = nlargest(GROUPS, _topics(), key=lambda topic: topic.readers)
+    return {
+        topic.group: {
+            "subscribers": topic.readers,
+            "published": topic.published,
+            "delivered": topic.delivered,
+        }
+        for topic in found
+    }
+
+
+def subscribers(group: str) -> int:
+    """Return how many listen to `group` in this process now."""
+    topics = (hub.topics.get(group) for hub in running_hubs())
+    return sum(topic.readers for topic in topics if topic is not None)
+
+
+async def rows() -> dict[str, list[Row]]:
+    """Return a row for each open stream, and for those that ended last; on the event loop."""
+    opened = []
+    for count, stream in enumerate(_streams(), 1):
+        opened.append(row_of(stream))
+        if count % SLICE == 0:
+            await asyncio.sleep(0)
+    return {"open": opened, "ended": list(_ended)}
+
+
+def row_of(stream: Stream) -> Row:
+    """Return what there is to know of a stream, and nothing that would open another one."""
+    began = Cursor.parse(stream.opened)
+    begun = {group: began.get(group) if began else None for group in stream.groups}
+    return {
+        "id": stream.id,
+        "user": stream.user.get_username() if stream.user.is_authenticated else "",
+        "user_key": stream.user_key,
+        "address": stream.address,
+        "groups": list(stream.groups),
+        "events": sorted(stream.subscription.names),
+        "opened_at": stream.opened_at,
+        "state": state_of(stream),
+        "bytes": stream.bytes_sent,
+        "queue": stream.queue,
+        "lag": _lag(stream),
+        "opened": {group: _text(place) for group, place in begun.items() if place},
+        "positions": {
+            group: _text(place) for group, place in list(stream.subscription.positions.items())
+        },
+        "closed_at": None,
+        "reason": stream.close_reason or "",
+    }
+
+
+def state_of(stream: Stream) -> str:
+    """Return "closed" or one of `STATES`."""
+    subscription = stream.subscription
+    if subscription.close_reason is not None:
+        return "closed"
+    if subscription.held:
+        return "held"
+    if subscription.live:
+        return "live"
+    return "lagging" if subscription.lagging else "catching up"
+
+
+def connect_signals() -> None:
+    """Remember the streams that end; called once the apps are ready."""
+    stream_closed.connect(_remember, dispatch_uid="sse_app.reports")
+
+
+async def _remember(sender: Any, stream: Stream, **kwargs: Any) -> None:
+    # Async, since a plain function would cost each stream a hop to a thread.
+    _ended.append(row_of(stream) | {"state": "closed", "closed_at": time.time()})
+
+
+def _streams() -> list[Stream]:
+    return [reader for reader in readers() if isinstance(reader, Stream) and reader.opened]
+
+
+def _open(streams: list[Stream]) -> dict[str, int]:
+    found = dict.fromkeys(STATES, 0)
+    for stream in streams:
+        state = state_of(stream)
+        if state in found:
+            found[state] += 1
+    return found
+
+
+def _topics() -> Iterator[Topic]:
+    for hub in running_hubs():
+        for topic in list(hub.topics.values()):
+            if topic.group != CONTROL_GROUP:
+                yield topic
+
+
+def _lag(stream: Stream) -> int:
+    """Return how many events `stream` is behind its topics, as far as offsets tell."""
+    if stream.subscription.live:
+        return 0
+    behind = 0
+    for group, place in list(stream.subscription.positions.items()):
+        topic = stream.hub.topics.get(group)
+        head = topic.position if topic else None
+        if head is not None:
+            behind += max(0, head.offset - (place.offset if place.epoch == head.epoch else 0))
+    return behind
+
+
+def _text(place: Position) -> str:
+    return f"{place.epoch}-{place.offset}"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ended.clear)
