@@ -69,7 +69,6 @@ class Hub:
             self.loop.create_task(every(prune_interval, self._prune)),
             self.loop.create_task(every(tick_interval, self._tick)),
             self.loop.create_task(self.revalidator.run()),
-            self.loop.create_task(every(lambda: self._broadcast_pause, self._broadcast)),
         ]
 
     # --- subscriptions ---
@@ -203,17 +202,6 @@ class Hub:
     async def _sweep(self) -> None:
         """Number what a publisher committed but did not live to number."""
         layer.send(await event_log().anumber())
-
-    _broadcast_pause = 0.0
-
-    async def _broadcast(self) -> None:
-        import importlib
-
-        broadcasts = importlib.import_module("sse_app.broadcasts")
-        self._broadcast_pause = 1.0
-        due = await database_sync_to_async(broadcasts.send_due)()
-        await database_sync_to_async(broadcasts.tally)()
-        self._broadcast_pause = 1.0 if due is None else min(1.0, due)
 
     async def _prune(self) -> None:
         """Delete what is beyond retention, in steps with pauses: nobody has to wait for it."""
