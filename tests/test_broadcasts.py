@@ -22,7 +22,7 @@ from sse_app.broadcast_models import MOST_GROUPS
 from sse_app.cursors import START, Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
-from sse_app.hub import get_hub, running_hubs
+from sse_app.hub import get_hub
 from sse_app.models import Broadcast, BroadcastCount, StoredEvent
 from sse_app.subscribing import subscribe
 
@@ -303,7 +303,6 @@ def test_a_group_that_is_named_twice_gets_it_once() -> None:
 async def test_the_count_is_that_of_deliveries_here(seen: list[Event]) -> None:
     async with subscribe("orders") as one, subscribe("orders", "news") as two:
         row = await in_thread(made)(groups=["orders", "news"])
-        assert await in_thread(broadcasts.listeners)(["orders", "news", "nobody"]) == 3
         await in_thread(broadcasts.send)(row.pk)
         await anext(one), await anext(two), await anext(two)
         await in_thread(broadcasts.tally)()
@@ -337,11 +336,6 @@ def test_old_broadcasts_are_not_counted_any_more() -> None:
     broadcasts._counts[12345] = {}
     broadcasts.tally()
     assert broadcasts._counts == {}
-
-
-def test_nobody_is_known_where_no_stream_was_opened() -> None:
-    assert not running_hubs()
-    assert broadcasts.listeners(["orders"]) is None
 
 
 def test_a_forked_process_has_another_name_and_has_counted_nothing() -> None:
