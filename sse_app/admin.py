@@ -1,73 +1,30 @@
-"""Django's admin: broadcasts, by hand and of the rows selected elsewhere; access tokens."""
+"""Django's admin: access tokens, and the action that broadcasts the rows selected elsewhere.
+
+Broadcasts by hand are in `broadcast_admin`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.admin.options import get_content_type_for_model
-from django.db import models
-from django.forms.fields import InvalidJSONInput
+from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from .models import AccessToken, Broadcast
-from .publishing import publish
+from .admin_log import log_change
+from .broadcast_admin import PERMISSION, BroadcastAdmin
+from .models import AccessToken
+from .publishing import publish_many
 from .tokens import revoke_token
+
+__all__ = ["PERMISSION", "AccessTokenAdmin", "BroadcastActionMixin", "BroadcastAdmin"]
 
 if TYPE_CHECKING:
     _Mixed = admin.ModelAdmin
 else:
     _Mixed = object
-
-PERMISSION = "sse_app.send_broadcast"
-
-
-class TypedJSONField(forms.JSONField):
-    """Shows what was typed again as it was typed.
-
-    Django's own shows it decoded, and a page can't hold the lone surrogate that JSON can spell.
-    """
-
-    def bound_data(self, data: Any, initial: Any) -> Any:
-        """Return the text itself."""
-        return initial if self.disabled or data is None else InvalidJSONInput(data)
-
-
-@admin.register(Broadcast)
-class BroadcastAdmin(admin.ModelAdmin):
-    """Send by adding; what was sent can be looked at and not be changed."""
-
-    list_display = ["event", "group", "sent_by", "sent_at"]
-    list_filter = ["group", "event"]
-    date_hierarchy = "sent_at"
-    readonly_fields = ["sent_by", "sent_at"]
-    formfield_overrides = {models.JSONField: {"form_class": TypedJSONField}}
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Only holders of `sse_app.send_broadcast` send."""
-        return request.user.has_perm(PERMISSION)
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Who may send may look at what was sent."""
-        return super().has_view_permission(request, obj) or request.user.has_perm(PERMISSION)
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody changes what was sent."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody deletes what was sent."""
-        return False
-
-    def save_model(self, request: HttpRequest, obj: Broadcast, form: Any, change: bool) -> None:
-        """Record and publish in one transaction; the admin writes the `LogEntry`."""
-        obj.sent_by = request.user  # type: ignore[assignment]  # staff is never anonymous
-        super().save_model(request, obj, form, change)
-        publish(obj.group, obj.event, obj.data)
 
 
 @admin.register(AccessToken)
@@ -119,7 +76,7 @@ class AccessTokenAdmin(admin.ModelAdmin):
         """End the selected tokens now, with a `LogEntry` for each that was not revoked before."""
         revoked = [token for token in queryset if revoke_token(token)]
         for token in revoked:
-            _log_change(request, token, "Revoked.")
+            log_change(request, token, "Revoked.")
         self.message_user(
             request,
             ngettext("%d token was revoked.", "%d tokens were revoked.", len(revoked))
@@ -129,17 +86,6 @@ class AccessTokenAdmin(admin.ModelAdmin):
 
 def _listed(patterns: Any) -> str:
     return ", ".join(map(str, patterns)) if patterns else "–"
-
-
-def _log_change(request: HttpRequest, obj: Any, message: str) -> None:
-    LogEntry.objects.create(
-        user_id=request.user.pk or 0,
-        content_type_id=get_content_type_for_model(obj).pk,
-        object_id=obj.pk,
-        object_repr=str(obj)[:200],
-        action_flag=CHANGE,
-        change_message=message,
-    )
 
 
 class BroadcastActionMixin(_Mixed):
@@ -154,24 +100,25 @@ class BroadcastActionMixin(_Mixed):
 
     @admin.action(description=_("Broadcast selected %(verbose_name_plural)s"))
     def broadcast_selected(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
-        """Publish one event per selected row, with a `LogEntry` each."""
+        """Publish one event per selected row, with a `LogEntry` each; all or none."""
         if not request.user.has_perm(PERMISSION):
             self.message_user(
                 request, _("You lack the permission %s.") % PERMISSION, messages.ERROR
             )
             return
-        count = 0
-        for obj in queryset:
-            publish(self.broadcast_group, self.broadcast_event, self.broadcast_data(obj))
-            _log_change(
-                request,
-                obj,
-                f"Broadcast to {self.broadcast_group} as {self.broadcast_event}.",
-            )
-            count += 1
-        self.message_user(
-            request, ngettext("%d broadcast was sent.", "%d broadcasts were sent.", count) % count
-        )
+        group, event = self.broadcast_group, self.broadcast_event
+        objects = list(queryset)
+        try:
+            with transaction.atomic():
+                publish_many((group, event, self.broadcast_data(obj)) for obj in objects)
+                for obj in objects:
+                    log_change(request, obj, f"Broadcast to {group} as {event}.")
+        except (TypeError, ValueError) as error:
+            said = _("Nothing was sent: %s") % error
+            self.message_user(request, said, messages.ERROR)
+            return
+        sent = ngettext("%d broadcast was sent.", "%d broadcasts were sent.", len(objects))
+        self.message_user(request, sent % len(objects))
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         """Offer the action to those who may send."""

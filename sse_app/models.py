@@ -1,4 +1,7 @@
-"""Rows: the database log's events and heads, broadcasts, and what grants or ends access."""
+"""Rows: the database log's events and heads, and what grants or ends access.
+
+Those of broadcasts are in `broadcast_models`.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import json
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from .conf import settings as sse_settings
-from .events import DEFAULT_NAME, Event, validate_name
-from .groups import matches, validate_group
+from .broadcast_models import Broadcast as Broadcast
+from .broadcast_models import BroadcastCount as BroadcastCount
+from .broadcast_models import group_validator as group_validator  # The first migration's.
+from .broadcast_models import name_validator as name_validator
+from .groups import matches
 
 
 class GroupHead(models.Model):
@@ -62,77 +66,6 @@ class StoredEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.group} {self.offset} {self.name}"
-
-
-def group_validator(value: str) -> None:
-    """Raise `ValidationError` unless `value` is a group's name."""
-    try:
-        validate_group(value)
-    except ValueError as error:
-        raise ValidationError(str(error)) from error
-
-
-def name_validator(value: str) -> None:
-    """Raise `ValidationError` unless `value` is an event's name."""
-    try:
-        validate_name(value)
-    except ValueError as error:
-        raise ValidationError(str(error)) from error
-
-
-class Broadcast(models.Model):
-    """What somebody sent from the admin: published when it is saved, and then a record."""
-
-    group = models.CharField(
-        _("group"),
-        max_length=80,
-        validators=[group_validator],
-        help_text=_("The group whose subscribers receive it, for example orders."),
-    )
-    event = models.CharField(
-        _("event"),
-        max_length=64,
-        default=DEFAULT_NAME,
-        validators=[name_validator],
-        help_text=_("The event's name, for example order.updated."),
-    )
-    data = models.JSONField(
-        _("data"), blank=True, default=dict, help_text=_("JSON; a JSON string is sent as text.")
-    )
-    sent_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        on_delete=models.SET_NULL,
-        null=True,
-        editable=False,
-        verbose_name=_("sent by"),
-        related_name="+",
-    )
-    sent_at = models.DateTimeField(_("sent at"), auto_now_add=True)
-
-    class Meta:
-        verbose_name = _("broadcast")
-        verbose_name_plural = _("broadcasts")
-        ordering = ["-sent_at", "-pk"]
-        default_permissions = ("view",)
-        permissions = [("send_broadcast", _("Can send broadcasts"))]
-
-    def __str__(self) -> str:
-        return f"{self.event} → {self.group}"
-
-    def clean(self) -> None:
-        """Refuse what could not be published; no data at all is an empty object."""
-        if self.data is None:
-            self.data = {}
-        try:
-            validate_group(self.group)
-            validate_name(self.event)
-        except ValueError:
-            return  # Their own fields say so.
-        try:
-            event = Event.of(self.group, self.event, self.data)
-            event.limited(sse_settings().MAX_EVENT_BYTES)
-        except (TypeError, ValueError) as error:
-            raise ValidationError({"data": str(error)}) from error
 
 
 def _permits(patterns: object, name: str) -> bool:

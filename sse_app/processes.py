@@ -16,7 +16,7 @@ from typing import Any, Final
 from django.db.models import Q
 from django.utils import timezone
 
-from . import reports
+from . import broadcasts, reports
 from .hub import Hub
 from .identity import process_name
 from .models import ServerProcess
@@ -25,9 +25,9 @@ from .servers import name_of
 
 #: Not seen for so long, a process is taken for dead.
 ALIVE_SECONDS: Final = 15.0
-#: What each process does once a second in the thread that keeps its row; whatever they raise is
-#: logged, the first time.
-DUTIES: Final[tuple[Duty, ...]] = ()
+#: What each process does once a second in the thread that keeps its row, or sooner where one
+#: returns in how many seconds it wants to be called again; what they raise is logged, once.
+DUTIES: Final[tuple[Duty, ...]] = (broadcasts.send_due, broadcasts.tally)
 
 
 def alive() -> list[ServerProcess]:

@@ -30,8 +30,8 @@ RETIRE_SECONDS: Final = 1.0
 
 logger = logging.getLogger("sse_app")
 
-#: What is done once a second in the thread that keeps the row.
-Duty = Callable[[], object]
+#: What is done in the thread that keeps the row: after the seconds that it returns, else after one.
+Duty = Callable[[], float | None]
 
 
 class Reporter:
@@ -54,6 +54,7 @@ class Reporter:
         self._reported = self._listed = self._swept = float("-inf")
         self._written = self._again = self._retired = False
         self._failing: set[str] = set()
+        self._pause = TICK_SECONDS
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._retiring: asyncio.Task[None] | None = None
@@ -105,13 +106,14 @@ class Reporter:
 
     def _begin(self) -> None:
         self._lag = max(0.0, self.loop.time() - self._due)
+        self._pause = TICK_SECONDS
         self._task = self.loop.create_task(self._tick())
         self._task.add_done_callback(self._ticked)
 
     def _ticked(self, task: asyncio.Task[None]) -> None:
         self._task = None
         if not self._retired and not task.cancelled():
-            self._plan(0.0 if self._again else TICK_SECONDS)
+            self._plan(0.0 if self._again else self._pause)
             self._again = False
 
     async def _tick(self) -> None:
@@ -160,18 +162,19 @@ class Reporter:
                 all_rows().create(name=self.name, **fields)
             self._written = True
         self._forget_others()
-        for duty in self._duties:
-            self._do(duty)
+        wanted = [self._do(duty) for duty in self._duties]
+        self._pause = min([TICK_SECONDS, *(seconds for seconds in wanted if seconds is not None)])
         return watched_until
 
-    def _do(self, duty: Duty) -> None:
+    def _do(self, duty: Duty) -> float | None:
         key = getattr(duty, "__qualname__", repr(duty))
         try:
-            duty()
+            seconds = duty()
         except Exception as error:
             self._failed(key, f"{key} failed, and is tried again each second: %r", error)
-        else:
-            self._failing.discard(key)
+            return None
+        self._failing.discard(key)
+        return seconds
 
     def _forget_others(self) -> None:
         now = self.loop.time()

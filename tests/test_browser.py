@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from .conftest import Daphne
+from .conftest import Daphne, eventually
 
 CHROMIUM = (
     os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -106,11 +106,66 @@ def test_a_broadcast_sent_in_the_admin_appears(open_page: Callable[..., Page]) -
     watcher = open_page("/")
     is_live(watcher)
     admin = open_page("/admin/sse_app/broadcast/add/", "admin")
-    admin.fill("input[name=group]", "orders")
+    admin.locator("input[name=groups]").press_sequentially("ord")
+    names = admin.get_by_role("option")
+    expect(names.first).to_have_text("orders")
+    admin.keyboard.press("ArrowDown")
+    expect(names.first).to_have_attribute("aria-selected", "true")
+    admin.keyboard.press("Enter")
+    expect(admin.locator("input[name=groups]")).to_have_value("orders, ")
+    expect(names).to_have_count(0)
     admin.fill("input[name=event]", "broadcast")
-    admin.fill("textarea[name=data]", '{"text": "Lunch is <b>ready</b>"}')
-    admin.click("input[name=_save]")
-    expect(watcher.get_by_test_id("banner")).to_contain_text("Lunch is <b>ready</b>")
+    admin.check("input[value=template]")
+    admin.fill("textarea[name=body]", "Lunch is <b>ready</b>, says {{ sender }}")
+    admin.click("input[name=_preview]")
+    expect(admin.locator("#preview")).to_contain_text("Lunch is <b>ready</b>, says admin")
+    admin.click("input[name=_continue]")
+    expect(admin.locator(".sse-listeners")).to_contain_text("At least 1 stream")
+    expect(watcher.get_by_test_id("banner")).to_have_text("")
+    admin.click("input[name=_confirm]")
+    expect(admin.locator(".messagelist")).to_contain_text("was sent")
+    expect(watcher.get_by_test_id("banner")).to_contain_text("Lunch is <b>ready</b>, says admin")
+    delivered = admin.locator("td.field-delivered").first
+    reload_until(admin, delivered, "1")
+    admin.locator("#result_list tbody th a").first.click()
+    expect(admin.locator(".field-said")).to_contain_text("{{ sender }}")
+
+
+def reload_until(page: Page, place: Locator, text: str) -> None:
+    """The admin's pages do not move by themselves."""
+
+    def shown() -> bool:
+        page.reload()
+        return place.inner_text() == text
+
+    eventually(shown)
+
+
+def test_a_scheduled_broadcast_is_cancelled_and_repeated_from_the_list(
+    open_page: Callable[..., Page],
+) -> None:
+    watcher = open_page("/")
+    is_live(watcher)
+    admin = open_page("/admin/sse_app/broadcast/add/", "admin")
+    admin.fill("input[name=groups]", "orders")
+    admin.check("input[value=text]")
+    admin.fill("textarea[name=body]", "The shop closes")
+    admin.get_by_role("link", name="Today").click()
+    admin.fill("input[name=send_at_1]", "23:59:59")
+    admin.click("input[name=_continue]")
+    admin.click("input[name=_confirm]")
+    expect(admin.locator(".messagelist")).to_contain_text("is scheduled for")
+    for action, said in (("cancel_selected", "1 broadcast was cancelled"), ("repeat_selected", "")):
+        admin.locator("input.action-select").first.check()
+        admin.select_option("select[name=action]", action)
+        admin.click("button[name=index]")
+        if said:
+            expect(admin.locator(".messagelist")).to_contain_text(said)
+    expect(admin.locator(".sse-table")).to_contain_text("The shop closes")
+    expect(watcher.get_by_test_id("banner")).to_have_text("")
+    admin.click("input[name=_confirm]")
+    expect(admin.locator(".messagelist")).to_contain_text("was sent")
+    expect(watcher.get_by_test_id("banner")).to_contain_text("The shop closes")
 
 
 def test_selected_orders_can_be_broadcast_from_their_list(open_page: Callable[..., Page]) -> None:

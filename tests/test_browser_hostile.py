@@ -174,19 +174,48 @@ def test_the_admins_pages_of_broadcasts_show_text(context: BrowserContext, site:
     form = Watched(context, "/admin/sse_app/broadcast/add/")
     for text in MARKUP:
         form.page.goto("/admin/sse_app/broadcast/add/")
-        form.page.fill("input[name=group]", "orders")
+        form.page.fill("input[name=groups]", text)
         form.page.fill("input[name=event]", text)
-        form.page.fill("textarea[name=data]", json.dumps(text))
-        form.page.click("input[name=_save]")
+        form.page.check("input[value=text]")
+        form.page.fill("textarea[name=body]", text)
+        form.page.click("input[name=_continue]")
         expect(form.page.locator(".errorlist").first).to_be_visible()
         assert form.page.evaluate("window.ran") == []
+        form.page.fill("input[name=groups]", "orders")
         form.page.fill("input[name=event]", "broadcast")
-        form.page.click("input[name=_save]")
-        expect(form.page.locator(".messagelist")).to_contain_text("broadcast")
+        form.page.click("input[name=_preview]")
+        expect(form.page.locator(".sse-preview")).to_contain_text(text)
+        assert form.page.evaluate("window.ran") == []
+        form.page.click("input[name=_continue]")
+        expect(form.page.locator(".sse-text")).to_contain_text(text)
+        assert form.page.evaluate("window.ran") == []
+        form.page.click("input[name=_confirm]")
+        expect(form.page.locator(".messagelist")).to_contain_text("was sent")
         form.page.locator("#result_list tbody th a").first.click()
-        expect(form.page.locator(".field-data")).to_contain_text(json.dumps(text))
+        expect(form.page.locator(".field-said")).to_contain_text(text)
         assert form.page.evaluate("window.ran") == []
     assert form.dialogs == []
+
+
+def test_a_template_of_markup_is_shown_as_text_before_it_is_sent(
+    context: BrowserContext, site: Daphne
+) -> None:
+    """What a template renders is safe for its receivers' pages at most, never for the admin's."""
+    sign_in(context, "boss")
+    run(
+        site,
+        "from django.contrib.auth.models import User\n"
+        "User.objects.filter(username='boss').update(is_staff=True, is_superuser=True)",
+    )
+    form = Watched(context, "/admin/sse_app/broadcast/add/")
+    form.page.fill("input[name=groups]", "orders")
+    form.page.check("input[value=template]")
+    form.page.fill("textarea[name=body]", MARKUP[0])
+    form.page.click("input[name=_preview]")
+    expect(form.page.locator(".sse-preview")).to_contain_text(MARKUP[0])
+    form.page.click("input[name=_continue]")
+    expect(form.page.locator(".sse-text")).to_contain_text(MARKUP[0])
+    form.assert_harmless()
 
 
 # --- pages of another origin ---

@@ -393,7 +393,50 @@ def test_groups_appended_in_opposite_orders_by_many_threads_do_not_deadlock(log:
         assert offsets(log.since(group, START, 1000)) == list(range(1, 61))
 
 
+def test_the_names_of_groups_are_known_by_a_part_of_them(log: EventLog) -> None:
+    mark = uuid.uuid4().hex[:8]  # A Redis may have others.
+    for name in ("b.order", "a.orders", "news", "a_b", "axb"):
+        log.append(made(f"{name}.{mark}", "1"))
+    assert log.known(f"order.{mark}", 10) == [f"b.order.{mark}"]
+    assert log.known(f"orders.{mark}", 10) == [f"a.orders.{mark}"]
+    assert log.known(f".{mark}", 2) == [f"a.orders.{mark}", f"a_b.{mark}"]
+    for strange in ("%", "*", "a[_x]b", "\\", "{", "nobody"):
+        assert log.known(f"{strange}.{mark}", 10) == []
+    assert log.known(f"a_b.{mark}", 10) == [f"a_b.{mark}"]
+
+
 # --- the database log ---
+
+
+def test_an_append_in_a_transaction_has_its_place_and_leaves_no_trace_of_a_rollback(
+    database_log: DatabaseEventLog,
+) -> None:
+    with transaction.atomic(using=database_log.alias):
+        (never,) = database_log.append(made("g", "never"))
+        assert never.offset == 1
+        if database_log.alias == "postgresql":
+            assert run_in_thread(lambda: head(database_log)) == START
+        transaction.set_rollback(True, using=database_log.alias)
+    assert head(database_log) == START
+    with transaction.atomic(using=database_log.alias):
+        (first,) = database_log.append(made("g", "1"))
+    assert database_log.since("g", START, 10) == [first]
+    assert first.offset == 1
+
+
+def test_who_publishes_beside_an_append_in_a_transaction_goes_on_after_it() -> None:
+    log = DatabaseEventLog("postgresql")
+    with ThreadPoolExecutor(1) as executor:
+        with transaction.atomic(using="postgresql"):
+            (mine,) = log.append(made("g", "mine"))
+            beside = executor.submit(
+                lambda: (log.append(made("g", "beside")), connections.close_all())
+            )
+            assert run_in_thread(lambda: log.append(made("other", "1")))  # Nobody else waits.
+            assert not beside.done()
+        ((after,), _) = beside.result(PATIENCE)
+    assert (mine.offset, after.offset) == (1, 2)
+    assert texts(log.since("g", START, 10)) == ["mine", "beside"]
 
 
 def test_a_staged_event_is_gone_after_a_rollback(database_log: DatabaseEventLog) -> None:

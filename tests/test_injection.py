@@ -85,10 +85,14 @@ class Site:
         return self._taken(answer, 400, 422)
 
     def broadcast(self, text: str) -> bool:
+        # No form can hold a lone surrogate; JSON can spell one.
+        kind, body = ("json", json.dumps(text)) if text == SURROGATE else ("text", text)
         form = {
-            "group": GROUP,
+            "groups": GROUP,
             "event": "n",
-            "data": json.dumps(text),
+            "kind": kind,
+            "body": body,
+            "_confirm": "1",
             "csrfmiddlewaretoken": self.client.cookies["csrftoken"],
         }
         answer = self.client.post("/admin/sse_app/broadcast/add/", data=form)
@@ -196,7 +200,8 @@ async def test_names_with_line_ends_are_refused_everywhere(site: Site) -> None:
         answer = site.client.post("/events/publish/", content=body, headers=headers)
         assert answer.status_code == 400
         token = site.client.cookies["csrftoken"]
-        form = {"group": group, "event": event, "data": "1", "csrfmiddlewaretoken": token}
+        form = {"groups": group, "event": event, "kind": "text", "body": "1", "_confirm": "1"}
+        form["csrfmiddlewaretoken"] = token
         answer = site.client.post("/admin/sse_app/broadcast/add/", data=form)
         # A form's text field strips what is around it, so the first is the group itself.
         assert answer.status_code == (302 if group != GROUP else 200)

@@ -77,7 +77,8 @@ class EventLog(ABC):
 
         They follow everything in their groups' logs, in the order given, and nothing of the
         same call stands between two of them in a group. The list ends with the given events;
-        before them stand staged ones whose turn it was.
+        before them stand staged ones whose turn it was. Inside a transaction open on `alias` they
+        are seen from its commit on, and until then whoever appends to their groups waits.
         """
 
     @abstractmethod
@@ -104,6 +105,13 @@ class EventLog(ABC):
     @abstractmethod
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
         """See `heads()`."""
+
+    def known(self, text: str, limit: int) -> list[str]:
+        """Return at most `limit` names of groups that it has and that contain `text`, by name.
+
+        To complete what somebody types: a log that would have to search long leaves some out.
+        """
+        return []
 
     @abstractmethod
     def earliest(self, group: str) -> Position:

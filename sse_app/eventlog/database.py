@@ -97,6 +97,12 @@ class DatabaseEventLog(EventLog):
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
         return await _in_thread(self.heads, groups)
 
+    def known(self, text: str, limit: int) -> list[str]:
+        from ..models import GroupHead
+
+        heads = GroupHead.objects.using(self.alias).filter(group__contains=text)
+        return list(heads.order_by("group").values_list("group", flat=True)[:limit])
+
     def earliest(self, group: str) -> Position:
         head = self.heads([group])[group]
         rows = self._rows(f'SELECT MIN("offset") FROM {self._events} WHERE "group" = %s', [group])

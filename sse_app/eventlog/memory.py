@@ -110,6 +110,10 @@ class MemoryEventLog(EventLog):
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
         return self.heads(groups)
 
+    def known(self, text: str, limit: int) -> list[str]:
+        with self._lock:
+            return sorted(group for group in self._logs if text in group)[:limit]
+
     def earliest(self, group: str) -> Position:
         with self._lock:
             log = self._logs.get(group)

@@ -16,6 +16,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, ClassVar, Final
 
 from django.core.exceptions import ImproperlyConfigured
@@ -31,6 +32,8 @@ from .redis_scripts import APPEND, BEGAN, PRUNE, READ, RENEW
 #: How many events one script removes at most: a script holds up everybody else on the server.
 PRUNE_EVENTS: Final = 1000
 PIPELINE_READS: Final = 500
+#: How many groups are looked at to complete a name.
+KNOWN_HEADS: Final = 2000
 
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z", re.ASCII)
 
@@ -127,6 +130,12 @@ class RedisEventLog(EventLog):
         parts = _parts(self._head_reads(groups))
         answers = [head for part in parts for head in await self._clients.apipeline(part)]
         return _heads(groups, answers)
+
+    def known(self, text: str, limit: int) -> list[str]:
+        found = islice(self._all_heads(), KNOWN_HEADS)
+        # By what is around the name, which has no braces: "<prefix>:{<group>}:head".
+        names = (head.decode().partition("{")[2].partition("}")[0] for head in found)
+        return sorted(name for name in names if text in name)[:limit]
 
     def earliest(self, group: str) -> Position:
         return _earliest(self._clients.sync.eval(*self._read(group, START, 1)))

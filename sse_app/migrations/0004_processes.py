@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('sse_app', '0002_access'),
+        ('sse_app', '0003_broadcasts'),
     ]
 
     operations = [
