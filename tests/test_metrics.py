@@ -177,7 +177,10 @@ def test_a_reader_that_takes_nothing_is_seen_to_lag_and_let_go(daphne: Daphne) -
     sleeper.close()
 
 
-async def test_a_reader_that_reads_again_is_seen_to_catch_up(daphne: Daphne) -> None:
+async def test_a_reader_that_reads_again_is_seen_to_catch_up(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = make_daphne(**LOCAL)
     sleeper = connect(daphne)
     run(daphne, MORE_THAN_THE_SYSTEM_KEEPS)
     until(daphne, 1, "sse_app_readers_lagged_total")
