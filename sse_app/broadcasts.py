@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
@@ -25,8 +24,10 @@ from .eventlog import event_log
 from .events import Event
 from .groups import RESERVED
 from .hub import running_hubs
+from .identity import process_name
 from .models import Broadcast, BroadcastCount
 from .publishing import publish_events, publish_numbered
+from .records import about
 
 #: How long after it was sent a process still counts: streams that lag or come back get it late.
 COUNT_SECONDS: Final = 60.0
@@ -39,7 +40,6 @@ PASSING: Final = (OperationalError, InterfaceError, InternalError)
 
 logger = logging.getLogger("sse_app")
 
-_name = ""
 #: The most that was counted here of each event of a recent broadcast, by the broadcast's key.
 _counts: dict[int, dict[tuple[str, Position], int]] = {}
 
@@ -82,10 +82,15 @@ def attempt(pk: int) -> bool:
         except PASSING:
             raise
         except Exception as error:
-            logger.exception("Broadcast %s can't be sent.", pk)
+            logger.exception("Broadcast %s can't be sent.", pk, extra=about(error=error))
             _fail(pk, Broadcast.State.SCHEDULED, error)
     except PASSING:
-        logger.warning("Broadcast %s waits: the database gave it up.", pk, exc_info=True)
+        logger.warning(
+            "Broadcast %s waits: the database gave it up.",
+            pk,
+            exc_info=True,
+            extra=about(reason="database"),
+        )
     return False
 
 
@@ -116,7 +121,11 @@ def _publish_late(pk: int, events: list[Event]) -> None:
     try:
         placed = publish_events(events, using=_alias())
     except Exception as error:
-        logger.exception("Broadcast %s is lost: the event log did not take it.", pk)
+        logger.exception(
+            "Broadcast %s is lost: the event log did not take it.",
+            pk,
+            extra=about(groups=[event.group for event in events], error=error),
+        )
         _fail(pk, Broadcast.State.SENT, error)
     else:
         _keep_places(pk, placed)
@@ -192,25 +201,13 @@ def known_groups(text: str, most: int) -> list[str]:
     try:
         found.update(event_log().known(text, RECENT))
     except Exception as error:
-        logger.warning("The event log does not say which groups it has: %r", error)
+        logger.warning(
+            "The event log does not say which groups it has: %r", error, extra=about(error=error)
+        )
     fitting = (group for group in found if text in group and not group.startswith(RESERVED))
     return sorted(fitting, key=lambda group: (not group.startswith(text), group))[:most]
 
 
-def process_name() -> str:
-    """Return the name of this process among all that ever count."""
-    global _name
-    if not _name:
-        _name = f"{os.getpid()}-{secrets.token_hex(8)}"
-    return _name
-
-
-def _forget() -> None:
-    """In a forked child: it is another process, and has delivered nothing."""
-    global _name
-    _name = ""
-    _counts.clear()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    # A child is another process, and has delivered nothing.
+    os.register_at_fork(after_in_child=_counts.clear)
