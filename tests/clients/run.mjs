@@ -1,0 +1,9 @@
+// Runs one driver on Node: `node run.mjs <driver> <url> <headers as JSON> <names as JSON>`.
+const [driver, url, headers, names] = process.argv.slice(2);
+const { listen } = await import(`./drivers/${driver}.mjs`);
+
+function see(event, data, id) {
+  process.stdout.write(`${JSON.stringify({ event, data, id: id ?? "" })}\n`);
+}
+
+await listen(url, JSON.parse(names), see, JSON.parse(headers));
