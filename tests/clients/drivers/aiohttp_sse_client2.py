@@ -19,8 +19,7 @@ def listen(url: str, headers: dict[str, str], see: Callable[..., None]) -> None:
 async def _listen(url: str, headers: dict[str, str], see: Callable[..., None]) -> None:
     last_id = ""
     while True:
-        # Spelt as the client spells it: it would send another spelling beside its own.
-        resume = {"Last-Event-Id": last_id} if last_id else {}
+        resume = {"Last-Event-ID": last_id} if last_id else {}
         try:
             source = EventSource(url, headers=headers | resume, timeout=TIMEOUT)
             async with source:
