@@ -361,15 +361,23 @@ FETCH = """async url => {
     window.over = false;
     fetchEventSource(url, {}).then(() => { window.over = true; });
 }"""
+HIDE = """hidden => {
+    Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
+    document.dispatchEvent(new Event('visibilitychange'));
+}"""
 
 
-def test_fetch_event_source_takes_the_end_of_the_response_for_the_end(
+def test_fetch_event_source_leaves_when_hidden_and_takes_the_end_of_the_response_for_the_end(
     browser: Browser, make_daphne: Callable[..., Daphne]
 ) -> None:
     daphne = make_daphne()
     page = browser.new_page(bypass_csp=True)
     page.goto(f"{daphne.url}/test/clients/page.html")
     page.evaluate(FETCH, f"{daphne.url}/events/?group=chat.limits")
+    eventually(lambda: daphne.streams() == 1)
+    page.evaluate(HIDE, True)
+    eventually(lambda: daphne.streams() == 0)
+    page.evaluate(HIDE, False)
     end_stream(daphne)
     page.wait_for_function("() => window.over")
     page.close()

@@ -14,7 +14,7 @@ def listen(url: str, headers: dict[str, str], see: Callable[..., None]) -> None:
     client = SSEClient(
         ConnectStrategy.http(url, headers=headers),
         error_strategy=ErrorStrategy.always_continue(),  # Else the first end is the last.
-        # It doesn't hear `retry:`; without a limit each return takes twice as long.
+        # It doesn't heed `retry:`; without a limit each return takes twice as long.
         retry_delay_strategy=RetryDelayStrategy.default(max_delay=3, jitter_multiplier=0.5),
     )
     for action in client.all:
