@@ -85,7 +85,7 @@ class Story:
         listener = self.audience.listeners[client.name]
         shown = listener.shown()
         places = [place for place, one in enumerate(shown) if one.event == "mark"]
-        assert marks(listener)[: before + 1] == names[: before + 1]
+        assert marks(listener)[: before + 1] == names[: before + 1], listener.complaint()
         return shown[places[before - 1] + 1 if before else 0 : places[before]]
 
     def of(self, client: Client, event: str) -> list[dict[str, Any]]:

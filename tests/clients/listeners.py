@@ -43,6 +43,10 @@ class Listener(ABC):
     @abstractmethod
     def _more(self) -> Iterable[dict[str, str]]: ...
 
+    def complaint(self) -> str:
+        """What it has to say of itself, for whoever reads why a test failed."""
+        return ""
+
     def look(self) -> list[Seen]:
         """Return all it has seen until now."""
         self.seen += [Seen(**one) for one in self._more()]
@@ -61,11 +65,16 @@ class ProcessListener(Listener):
 
     def __init__(self, client: Client, command: list[str], folder: Path) -> None:
         super().__init__(client)
-        self.errors = folder / "stderr"
+        self._errors = folder / "stderr"
         self._output = folder / "stdout"
-        with self._output.open("wb") as output, self.errors.open("wb") as errors:
+        with self._output.open("wb") as output, self._errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, stdout=output, stderr=errors, start_new_session=True
+                command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,
             )
         self._file = self._output.open("rb")
         self._rest = b""
@@ -74,10 +83,13 @@ class ProcessListener(Listener):
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
         return [json.loads(line) for line in lines]
 
+    def complaint(self) -> str:
+        return self._errors.read_text()
+
     def close(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # curl is the child of its driver.
-        self.process.wait()
+        self.process.communicate()
         self._file.close()
 
 
