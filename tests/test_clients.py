@@ -179,7 +179,7 @@ def wait_for_heartbeats(server: OwnPort, count: int) -> None:
     with httpx.stream("GET", f"{server.url}/events/?group=orders", timeout=20) as response:
         seen = 0
         for chunk in response.iter_raw():
-            seen += chunk == b":\n"
+            seen += chunk.startswith(b":")
             if seen == count:
                 return
 
