@@ -6,16 +6,23 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CLIENTS := tests/clients
+NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
 export HOST PORT
 
 .PHONY: demo test lint types pytest chaos fuzz install bench bench-publish bench-returning
 
-install: $(INSTALLED)
+install: $(INSTALLED) $(NPM_INSTALLED)
 
 $(INSTALLED): requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	touch $@
+
+# Only the tests need it; Node comes with the Python packages.
+$(NPM_INSTALLED): $(CLIENTS)/package-lock.json $(INSTALLED)
+	$(BIN)/npm --prefix $(CLIENTS) ci --silent
 	touch $@
 
 # The simulator runs beside the server and ends with it.
@@ -37,7 +44,7 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-pytest: $(INSTALLED)
+pytest: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/python -m pytest
 
 # Figures of this machine; nothing here fails for being slow. `make bench BENCH=--quick` takes minutes.

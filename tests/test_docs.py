@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 
 import sse_app
 from sse_app.conf import Settings
+
+from .clients import CLIENTS, FOLDER
 
 ROOT = Path(sse_app.__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -113,3 +116,41 @@ def reasons(event: str) -> set[str]:
     table = guide.split(f"| `{event}` | why |")[1].split("\n\n")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     return set(re.findall(r"`(\w+)`", " ".join(cells)))
+
+
+CLIENT_PAGE = (ROOT / "docs" / "clients.md").read_text()
+
+
+def test_the_table_of_clients_says_what_the_tests_of_each_client_find() -> None:
+    rows = re.findall(r"^\| ((?:browser |npm |PyPI )?`.*) \|$", CLIENT_PAGE, re.MULTILINE)
+    cells = [[cell.strip() for cell in row.replace("`", "").split("|")] for row in rows]
+    assert [row[0] for row in cells] == [client.name for client in CLIENTS]
+    for client, (_, _, headers, _, retry, forbidden) in zip(CLIENTS, cells, strict=True):
+        assert headers == ("yes" if client.sends_headers else "no"), client.name
+        assert (retry != "no") is client.hears_retry, client.name
+        assert forbidden == ("asks again" if client.insists else "stops"), client.name
+
+
+def test_the_versions_of_clients_are_those_that_are_installed_for_the_tests() -> None:
+    packages = json.loads((FOLDER / "package.json").read_text())["dependencies"]
+    requirements = (ROOT / "requirements.txt").read_text()
+    installed = {f"npm {name}": version for name, version in packages.items()}
+    for name, version in re.findall(r"^([\w-]+)>=([\d.]+)", requirements, re.MULTILINE):
+        installed[f"PyPI {name}"] = version
+    told = re.findall(r"^\| (npm|PyPI) `(.+?)` \| ([\d.]+) \|", CLIENT_PAGE, re.MULTILINE)
+    assert len(told) == 10
+    assert [version for kind, name, version in told if installed[f"{kind} {name}"] != version] == []
+
+
+@pytest.mark.parametrize(
+    "code", [found[2] for found in FENCE.finditer(CLIENT_PAGE) if found[1] in ("js", "python")]
+)
+def test_the_code_for_a_client_is_what_the_tests_run(code: str) -> None:
+    drivers = [file.read_text() for file in (FOLDER / "drivers").glob("*.*")]
+    assert any(is_excerpt(code, driver) for driver in drivers)
+
+
+def is_excerpt(code: str, whole: str) -> bool:
+    """Whether the lines of `code` are in `whole`, in that order, however far indented."""
+    lines = iter([line.strip() for line in whole.splitlines()])
+    return all(line.strip() in lines for line in code.splitlines())

@@ -91,8 +91,20 @@ def test_awkward_text_survives(data: str) -> None:
 
 
 def test_the_default_name_is_left_out_of_the_wire() -> None:
-    assert Event.of("g", "message", "x").encode("7") == b"id: 7\ndata: x\n\n"
+    assert Event.of("g", "message", "x").encode("7") == b"data: x\nid: 7\n\n"
     assert Event.of("g", "named", "x").encode() == b"event: named\ndata: x\n\n"
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        Event.of("g", "n", "a\nb").encode("7"),
+        Event.of("g", "message", "").encode("7"),
+        encode_control("sse.reset", {}, id="7", retry=1),
+    ],
+)
+def test_the_id_is_the_last_line_so_that_half_a_block_moves_nobody(wire: bytes) -> None:
+    assert wire.endswith(b"\nid: 7\n\n")
 
 
 def test_the_data_of_an_event_is_what_clients_will_see() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from django.contrib.auth import login, logout
@@ -11,6 +12,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template import RequestContext, Template
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
+from django.views.static import serve
 
 from project.urls import urlpatterns as demo
 from sse_app import apublish, publish
@@ -142,5 +144,6 @@ urlpatterns = [
     path("test/apublish/", publish_async),
     path("test/publish-in-thread/", publish_in_thread),
     path("test/failing/", failing_stream),
+    path("test/clients/<path:path>", serve, {"document_root": Path(__file__).parent / "clients"}),
     *demo,
 ]
