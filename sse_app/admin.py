@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from . import stream_admin  # noqa: F401 - registers the live streams
 from .models import AccessToken, Broadcast
 from .publishing import publish
 from .tokens import revoke_token

@@ -1,4 +1,4 @@
-"""`COUNTS`: what happened to slow readers in this process, for whoever watches it."""
+"""`COUNTS`: what happened to the streams of this process, for whoever watches it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class Counts:
     delivered: int = 0
     #: Bytes of the bodies of streams.
     bytes: int = 0
+    #: Events that the channel layer did not bring, and that were read from the log.
+    healed: int = 0
+    #: How often a reader was told by `sse.reset` that what came before is lost for it.
+    resets: int = 0
 
     def clear(self) -> None:
         """Count from nothing."""

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
+from .counters import COUNTS
 from .cursors import Position
 from .eventlog import Discontinuity, event_log
 from .events import Event
@@ -95,6 +96,7 @@ class Healer:
             else:
                 self._restart(topic, lost)
             return False
+        COUNTS.healed += len(events)
         at_once = max(1, DELIVERIES // (len(topic.subscriptions) or 1))
         for start in range(0, len(events), at_once):
             topic.advance(events[start : start + at_once])

@@ -73,6 +73,8 @@ class Stream(Sink, Reader):
         self.hub = hub
         self._transport = transport
         self._revoked: list[str] = []
+        #: Where each group was reset to that was, and why.
+        self.resets: dict[str, tuple[Position, Reason]] = {}
         self._ping = ping
         #: How many bytes of its body were written.
         self.bytes = 0
@@ -234,6 +236,9 @@ class Stream(Sink, Reader):
         self._write(block)
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
+        place = self.subscription.positions.get(group)
+        if place is not None:
+            self.resets[group] = place, reason
         data = {"group": group, "reason": reason}
         self._write(encode_control("sse.reset", data, id=cursor))
 

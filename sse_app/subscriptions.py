@@ -266,6 +266,7 @@ class Subscription:
 
     def _reset(self, group: str, reason: Reason, head: Position) -> None:
         self.positions[group] = head
+        COUNTS.resets += 1
         self.sink.reset(group, reason, self.cursor)
 
     def _wanted(self, event: Event) -> bool:
