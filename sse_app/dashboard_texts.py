@@ -42,13 +42,14 @@ def _sorts() -> dict[str, str]:
 def _figures() -> dict[str, str]:
     return {
         "figure.open": _("Open streams"),
-        "figure.bytes": _("Bytes per second"),
-        "figure.waiting": _("Bytes waiting"),
+        "figure.bytes": _("Sent"),
+        "figure.waiting": _("Waiting"),
         "figure.lagged": _("Slow readers"),
         "figure.superseded": _("Drops"),
         "figure.stalled": _("Let go"),
         "figure.healed": _("Heals"),
         "figure.resets": _("Resets"),
+        "hint.waiting": _("Bytes that clients have not taken yet"),
         "hint.lagged": _("Streams whose client took no more; they read on from the log later"),
         "hint.superseded": _("Passing events that a slow reader did not get, for later ones"),
         "hint.stalled": _("Streams that were ended since nothing left for STALL_SECONDS"),
@@ -72,7 +73,7 @@ def _rows() -> dict[str, str]:
         "hub.on": _("running"),
         "hub.off": _("idle"),
         "draining": _("stopping"),
-        "lag": _("loop %s late"),
+        "lag": _("%s late"),
         "silent": _("silent for %s"),
         "why": _("Ended: %s"),
     }

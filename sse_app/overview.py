@@ -63,6 +63,7 @@ class Meter:
         self._reports: dict[str, Report] = {}
         self._growth: dict[str, Growth] = {}
         self._recent: deque[tuple[float, Counter[str]]] = deque()
+        self._now = (0.0, 0.0, 0.0)
         #: Time, events published and delivered per second, of the last two minutes.
         self.chart: deque[tuple[float, float, float]] = deque(maxlen=CHART_POINTS)
 
@@ -79,17 +80,19 @@ class Meter:
             self._reports[name] = report
         while self._recent and self._recent[0][0] < now - RECENT_SECONDS:
             self._recent.popleft()
-        groups = self.groups()
-        published = sum(group["published"] for group in groups)
-        self.chart.append((now, round(published, 2), round(self._rate("delivered"), 2)))
+        published = sum(group["published"] for group in self.groups())
+        self._now = now, round(published, 2), round(self._rate("delivered"), 2)
+        if self._growth:
+            self.chart.append(self._now)
 
     def totals(self) -> Row:
         """Return the sums over all processes; `recent` is what grew within the last minute."""
-        now, published, delivered = self.chart[-1]
+        now, published, delivered = self._now
         reports = self._reports.values()
         recent: Counter[str] = sum((counts for _, counts in self._recent), Counter())
         return {
             "at": now,
+            "is_known": bool(self._growth),
             "open": _sum(report["open"] for report in reports),
             "waiting": _sum(report["waiting"] for report in reports),
             "counts": _sum(report["counts"] for report in reports),

@@ -180,15 +180,15 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         """Say why a stream did not get an event: `stream`, `group`, `offset` and `epoch`."""
         self._demand(request)
         asked = {key: request.GET.get(key, "").strip() for key in _ASKED}
-        row, verdict, error = None, None, ""
-        if asked["stream"]:
-            row = watching.find_stream(asked["stream"])
+        verdict, error = None, ""
+        streams = watching.all_streams()
+        row = next((row for row in streams if row["id"] == asked["stream"]), None)
         if asked["stream"] and asked["group"] and asked["offset"]:
             verdict, error = _explained(asked, row)
         context: dict[str, Any] = {"title": _("Why did this stream not get the event?")}
         context |= {"asked": asked, "row": row, "places": _places(row)}
         context |= {"verdict": verdict, "error": error}
-        context |= {"state": texts()[f"state.{row['state']}"] if row else "", "known": _streams()}
+        context |= {"state": texts()[f"state.{row['state']}"] if row else "", "known": _newest(streams)}
         return self._page(request, "explain", context)
 
     # --- what they share ---
@@ -265,9 +265,9 @@ def _explained(asked: dict[str, str], row: Any) -> tuple[Verdict | None, str]:
     return explain(Question(row, group, place, head, earliest, event.name if event else "")), ""
 
 
-def _streams() -> list[tuple[str, str]]:
+def _newest(streams: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """Return the id of each of the newest streams, with whose it is, to choose from."""
-    rows, _count = Choice().pick(watching.open_streams(), ())
+    rows, _count = Choice().pick(streams, ())
     return [(row["id"], f"{row['user'] or '–'} {row['address']}") for row in rows]
 
 

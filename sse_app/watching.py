@@ -150,28 +150,25 @@ async def sight() -> Sight:
     return found
 
 
-def open_streams() -> list[Row]:
-    """Return the open streams of all processes, as far as they were asked for. Blocks."""
-    return [stream for row in all_alive() for stream in listed(row)["open"]]
-
-
-def find_stream(id: str) -> Row | None:
-    """Return the row of a stream, open or among the last that ended, None if nobody knows it.
+def all_streams() -> list[Row]:
+    """Return the rows of the streams of all processes, those that are open first.
 
     If nobody was watching, it takes up to four seconds until all processes have said what streams
     they have. Blocks; raises `django.db.Error`.
     """
     processes.watch(WATCH_SECONDS)
     until = time.monotonic() + LIST_SECONDS
-    while True:
-        rows = all_alive()
-        for row in rows:
-            for stream in (stream for kind in listed(row).values() for stream in kind):
-                if stream["id"] == id:
-                    return stream
-        if time.monotonic() > until or all(row.streams for row in rows):
-            return None
+    rows = all_alive()
+    while time.monotonic() < until and not all(row.streams for row in rows):
         time.sleep(STEP_SECONDS)
+        rows = all_alive()
+    lists = [listed(row) for row in rows]
+    return [stream for kind in ("open", "ended") for part in lists for stream in part[kind]]
+
+
+def find_stream(id: str) -> Row | None:
+    """Return the row of a stream, open or among the last that ended; see `all_streams()`."""
+    return next((row for row in all_streams() if row["id"] == id), None)
 
 
 _watch = Watch()

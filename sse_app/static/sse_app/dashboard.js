@@ -151,8 +151,13 @@ const figures = new List(
   },
 );
 
+/** Before the second report of a process no rate is known, and none is drawn. */
+function addTotals(totals) {
+  if (totals.is_known) point(totals.at, totals.published, totals.delivered);
+}
+
 function showTotals(totals) {
-  point(totals.at, totals.published, totals.delivered);
+  addTotals(totals);
   draw();
   const states = Object.entries(totals.open);
   const some = states.filter(([, count]) => count).map(([state, count]) => `${number(count)} ${texts[`state.${state}`].toLowerCase()}`);
@@ -167,7 +172,7 @@ function showTotals(totals) {
   });
   figures.show([
     { name: "open", value: number(states.reduce((sum, [, count]) => sum + count, 0)), more: some.join(", ") },
-    { name: "bytes", value: bytes(totals.bytes), more: "" },
+    { name: "bytes", value: say("per_second", bytes(totals.bytes)), more: "" },
     { name: "waiting", value: bytes(totals.waiting.bytes ?? 0), more: "" },
     ...counted,
   ]);
@@ -180,7 +185,7 @@ const SILENT_SECONDS = 8;
 const processes = table(
   "processes",
   (process) => process.name,
-  ["", "", "", "", "", "sse-number", "sse-number", "sse-number", "sse-number"],
+  ["", "sse-nowrap", "", "", "", "sse-number", "sse-number", "sse-number", "sse-number"],
   (row, process) => {
     const { health } = process;
     const silent = process.seen > SILENT_SECONDS;
@@ -232,16 +237,15 @@ function buttons(cell, stream) {
 const streams = table(
   "streams",
   (stream) => `${stream.id} ${stream.state === "closed"}`,
-  ["", "sse-groups", "", "sse-quiet", "", "sse-number", "sse-number", "sse-number", "sse-number", "sse-actions"],
+  ["", "", "sse-groups", "sse-from", "sse-number", "sse-number", "sse-number", "sse-number", "sse-actions"],
   (row, stream) => {
-    const [user, names, address, process, state, age, sent, queue, lag, actions] = row.children;
+    const [user, state, names, from, age, sent, queue, lag, actions] = row.children;
     mark(row, "data-stream", stream.id);
     write(user, stream.user || stream.user_key || texts.anonymous);
     user.classList.toggle("quiet", !stream.user_key);
     const filter = stream.events.length ? ` (${say("filter", stream.events.join(", "))})` : "";
     write(names, stream.groups.join(", ") + filter);
-    write(address, stream.address);
-    write(process, stream.process);
+    if (!from.firstChild) from.append(stream.address, element("span", { class: "quiet" }, stream.process));
     write(state, texts[`state.${stream.state}`] + (stream.reason ? ` (${stream.reason})` : ""));
     mark(state, "data-state", stream.state);
     write(age, span((stream.closed_at ?? Date.now() / 1000) - stream.opened_at));
@@ -349,10 +353,7 @@ function connect() {
       // What comes while the page is hidden or paused is shown when somebody looks: the last of each.
       if (document.hidden || (paused && name !== "chart" && name !== "totals")) held.set(name, event.data);
       else show(JSON.parse(event.data));
-      if (name === "totals" && document.hidden) {
-        const { at, published, delivered } = JSON.parse(event.data);
-        point(at, published, delivered);
-      }
+      if (name === "totals" && document.hidden) addTotals(JSON.parse(event.data));
     });
   }
   own.addEventListener("away", () => {
