@@ -8,7 +8,8 @@ from typing import Self
 from sse_app.eventlog.contract import Reason
 from sse_app.events import Event
 from sse_app.hub import get_hub
-from sse_app.subscriptions import Sink, Subscription
+from sse_app.sinks import Sink
+from sse_app.subscriptions import Subscription
 
 
 class Reader(Sink):

@@ -27,6 +27,8 @@ _HEADER: Final = re.compile(r"[A-Za-z0-9-]+\Z", re.ASCII)
 #: Found from the right, so that a quote which the client left open swallows nothing of a proxy's.
 _LAST_ELEMENT: Final = re.compile(r'(?:^|,)((?:[^,"]|"[^"]*")*)\Z')
 _FOR: Final = re.compile(r'(?:^|;)\s*for\s*=\s*(?:"([^"]*)"|([^;,"\s]*))', re.IGNORECASE)
+#: By which proxies say that they are there.
+_PROXIES_SAY: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP")
 #: Far more than proxies write, and little to go through however much a client made up.
 _TAIL: Final = 2048
 
@@ -83,13 +85,41 @@ def trusted_proxies() -> Proxies:
 
     Raises `ImproperlyConfigured` that names the entry which is neither a network nor "unix".
     """
-    entries = settings().TRUSTED_PROXIES
+    entries = _listed("TRUSTED_PROXIES", settings().TRUSTED_PROXIES, "['10.0.0.0/8', 'unix']")
+    return _proxies(entries)
+
+
+def metrics_networks() -> Sequence[Network]:
+    """Return the setting `METRICS_ADDRESSES`.
+
+    Raises `ImproperlyConfigured` that names the entry which is no network.
+    """
+    entries = _listed("METRICS_ADDRESSES", settings().METRICS_ADDRESSES, "['10.0.0.0/8']")
+    return _networks("METRICS_ADDRESSES", entries, "")
+
+
+def may_read_metrics(scope: Mapping[str, Any]) -> bool:
+    """Whether the client of an ASGI request is in `METRICS_ADDRESSES`.
+
+    Not by the address of a proxy that is not in `TRUSTED_PROXIES`, as far as it gives itself away
+    by a header: behind it everybody would be in. Raises `ImproperlyConfigured`.
+    """
+    networks = metrics_networks()
+    if not networks:
+        return False
+    peer = _parse(str((scope.get("client") or [""])[0] or ""))
+    if peer not in trusted_proxies() and any(_header(scope, name) for name in _PROXIES_SAY):
+        return False
+    ip = _parse(client_address(scope).text)
+    return ip is not None and any(ip in network for network in networks)
+
+
+def _listed(key: str, entries: object, example: str) -> tuple[object, ...]:
     if isinstance(entries, str) or not isinstance(entries, Sequence):
         raise ImproperlyConfigured(
-            f"SSE_APP['TRUSTED_PROXIES'] is {entries!r}; it must be a list, for example "
-            "['10.0.0.0/8', 'unix']."
+            f"SSE_APP[{key!r}] is {entries!r}; it must be a list, for example {example}."
         )
-    return _proxies(tuple(entries))
+    return tuple(entries)
 
 
 def proxy_header() -> str:
@@ -105,20 +135,25 @@ def proxy_header() -> str:
 
 @lru_cache
 def _proxies(entries: tuple[object, ...]) -> Proxies:
+    networks = tuple(entry for entry in entries if entry != UNIX)
+    hint = ", or 'unix' for peers on a Unix socket"
+    return Proxies(_networks("TRUSTED_PROXIES", networks, hint), UNIX in entries)
+
+
+@lru_cache
+def _networks(key: str, entries: tuple[object, ...], hint: str) -> Sequence[Network]:
     networks: list[Network] = []
     for entry in entries:
-        if entry == UNIX:
-            continue
         try:
             if not isinstance(entry, str):
                 raise ValueError("it is no text")
             networks.append(ip_network(entry))
         except ValueError as error:
             raise ImproperlyConfigured(
-                f"SSE_APP['TRUSTED_PROXIES'] has {entry!r} ({error}); an entry is an address, a "
-                "network such as '10.0.0.0/8', or 'unix' for peers on a Unix socket."
+                f"SSE_APP[{key!r}] has {entry!r} ({error}); an entry is an address or a network "
+                f"such as '10.0.0.0/8'{hint}."
             ) from error
-    return Proxies(networks, UNIX in entries)
+    return networks
 
 
 def _forwarded(scope: Mapping[str, Any], trusted: Proxies) -> IP | None:

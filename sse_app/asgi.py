@@ -12,6 +12,7 @@ from django.urls import Resolver404, resolve
 
 from . import layer, processes, secrecy, servers, shutdown
 from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, busy_block
+from .counters import COUNTS, count
 from .origins import cors_headers
 from .streams import Stream
 from .transports import END, END_SECONDS
@@ -120,6 +121,7 @@ class Response:
                 raise
             logger.exception("An exception ended the response to %s.", scope["path"])
             if not self._started:
+                count(COUNTS.refused, "error")
                 headers = [*HEADERS, *cors_headers(scope)]
                 await self._sending(
                     {"type": "http.response.start", "status": 200, "headers": headers}

@@ -135,6 +135,7 @@ def _policies() -> Iterator[CheckMessage]:
 def _edge() -> Iterator[CheckMessage]:
     for read, id in (
         (addresses.trusted_proxies, "sse_app.E008"),
+        (addresses.metrics_networks, "sse_app.E011"),
         (addresses.proxy_header, "sse_app.E009"),
         (origins.allowed_origins, "sse_app.E010"),
     ):

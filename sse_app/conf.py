@@ -29,6 +29,7 @@ class Settings:
     ALLOWED_ORIGINS: Sequence[str] = ()
     TRUSTED_PROXIES: Sequence[str] = ()
     PROXY_HEADER: str = "X-Forwarded-For"
+    METRICS_ADDRESSES: Sequence[str] = ()
     STREAMS_PER_USER: int | None = 20
     STREAMS_PER_SESSION: int | None = 10
     STREAMS_PER_ADDRESS: int | None = 200

@@ -22,6 +22,7 @@ from . import authorization, control
 from .addresses import client_address
 from .admission import Busy, Over, Refused, admit, names_of, session_of
 from .conf import settings
+from .counters import COUNTS, count
 from .daphne_transport import DaphneTransport
 from .events import encode_control
 from .groups import validate_group
@@ -78,13 +79,13 @@ class EventStreamConsumer(AsyncHttpConsumer):
             stream, wanted = await self._admit(receive)
             await self._open(stream, wanted, since)
         except (Refused, Forbidden) as refused:
+            if refused.status >= 400:
+                count(COUNTS.refused, str(refused.status))
             await self._answer(refused.status, refused.text)
-        except Full as full:
-            await self._end_at_once(busy_block(full.reason))
-        except Busy as busy:
-            await self._end_at_once(busy_block(str(busy)))
-        except Over as over:
-            await self._end_at_once(farewell(str(over)))
+        except (Full, Busy, Over) as passing:
+            count(COUNTS.refused, str(passing))
+            block = farewell if isinstance(passing, Over) else busy_block
+            await self._end_at_once(block(str(passing)))
         else:
             take_over = self._extensions.get(TAKE_OVER)
             if take_over is None:

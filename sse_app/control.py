@@ -20,7 +20,7 @@ from .eventlog.contract import Reason
 from .events import Event
 from .fingerprints import Fingerprint
 from .groups import CONTROL_GROUP, validate_group
-from .subscriptions import Sink
+from .sinks import Sink
 
 CONTROL_EVENT: Final = "revoked"
 #: Revocations that a stream may have to know of that was being opened meanwhile.

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from .conf import settings
 from .counters import COUNTS
-from .transports import END, END_SECONDS, Receive, Send, Transport
+from .transports import END, END_SECONDS, Direct, Receive, Send, Transport
 from .wakes import Wake
 
 #: Beyond these, what was written goes at once and not at the end of the turn.
@@ -102,7 +102,7 @@ class DaphneTransport(Transport):
 
     def _write(self, chunk: bytes) -> None:
         tcp = self._tcp
-        if tcp is None or tcp.dataBuffer or tcp._tempDataLen or not tcp.connected:
+        if tcp is None or _buffers(tcp):
             self._register()
             self._request.write(chunk)
             return
@@ -113,14 +113,36 @@ class DaphneTransport(Transport):
             sent = 0
         self._request.sentLength += len(chunk)
         if sent < len(framed):
-            self._register()
-            tcp.write(framed[sent:])
+            self._write_rest(framed[sent:])
+
+    def _write_rest(self, framed: bytes) -> None:
+        self._register()
+        self._tcp.write(framed)
 
     def _register(self) -> None:
         """Let Twisted pause us. Only who was slow once is: it makes Twisted's channel larger."""
         if not self._registered:
             self._registered = True
             self._request.registerProducer(self, True)
+
+    # --- while a cohort writes for it ---
+
+    def direct(self) -> Direct | None:
+        self.flush()
+        if self._tcp is None or self._paused_at or _buffers(self._tcp):
+            return None
+        send: Direct = self._socket.send
+        return send
+
+    def gathered(self, before: int) -> None:
+        self._request.sentLength -= before
+
+    def parted(self, before: int, rest: bytes | None) -> None:
+        self._request.sentLength += before
+        if rest is None:
+            self._break()
+        elif rest:
+            self._write_rest(rest)
 
     async def drained(self) -> None:
         while self._paused_at and not self._broken:
@@ -204,7 +226,7 @@ class Flushes:
     def framed(self, chunk: bytes) -> bytes:
         """Return `chunk` as an HTTP/1.1 chunk: made once for all streams that get the same."""
         if chunk is not self._chunk:
-            self._chunk, self._framed = chunk, b"%x\r\n%b\r\n" % (len(chunk), chunk)
+            self._chunk, self._framed = chunk, frame(chunk)
         return self._framed
 
     def _run(self) -> None:
@@ -238,6 +260,16 @@ _ending: WeakSet[Any] = WeakSet()
 def is_sending() -> bool:
     """Whether the end of some stream has not left yet."""
     return any(tcp.connected and (tcp.dataBuffer or tcp._tempDataLen) for tcp in list(_ending))
+
+
+def frame(chunk: bytes) -> bytes:
+    """Return `chunk` as a chunk of HTTP/1.1 (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(chunk), chunk)
+
+
+def _buffers(tcp: Any) -> bool:
+    """Whether something waits that must leave before, or nothing can."""
+    return bool(tcp.dataBuffer or tcp._tempDataLen or not tcp.connected)
 
 
 def plain_tcp(request: Any) -> Any:

@@ -177,6 +177,16 @@ class Event:
         """Return the event on the wire, after the line `id:` unless `id` is empty."""
         return b"id: %b\n%b" % (id.encode("ascii"), self.block) if id else self.block
 
+    @property
+    def sent(self) -> float | None:
+        """The Unix time at which it was handed to the channel layer, None if it is not known."""
+        sent: float | None = self.__dict__.get("_sent")
+        return sent
+
+    def send_at(self, now: float) -> None:
+        """Note that it is handed to the channel layer; it is the same event as before."""
+        self.__dict__["_sent"] = now
+
     def to_message(self) -> dict[str, Any]:
         """Return the channel-layer message; unset fields are left out."""
         message: dict[str, Any] = {
@@ -190,6 +200,9 @@ class Event:
             message["offset"] = self.offset
         if self.key is not None:
             message["key"] = self.key
+        sent = self.sent
+        if sent is not None:
+            message["sent"] = sent
         return message
 
     @classmethod
@@ -202,7 +215,7 @@ class Event:
         offset, epoch = message.get("offset"), message.get("epoch")
         if offset is not None or epoch is not None:
             validate_place(epoch, offset)
-        return cls(
+        event = cls(
             group=message.get("group", ""),
             name=message.get("event", DEFAULT_NAME),
             data=to_text(message.get("data", "")),
@@ -211,3 +224,7 @@ class Event:
             epoch=epoch,
             offset=offset,
         )
+        sent = message.get("sent")
+        if isinstance(sent, float):
+            event.send_at(sent)
+        return event

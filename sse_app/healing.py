@@ -39,6 +39,7 @@ class Healer:
         """Bring the topic up to the log's head; return the task that does."""
         task = self._healing.get(group)
         if task is None or task.done():
+            COUNTS.heals += 1
             task = self._healing[group] = asyncio.ensure_future(self._heal(group))
             task.add_done_callback(lambda done: self._healed(group, done))
         return task
@@ -96,8 +97,7 @@ class Healer:
             else:
                 self._restart(topic, lost)
             return False
-        COUNTS.healed += len(events)
-        at_once = max(1, DELIVERIES // (len(topic.subscriptions) or 1))
+        at_once = max(1, DELIVERIES // (topic.readers or 1))
         for start in range(0, len(events), at_once):
             topic.advance(events[start : start + at_once])
             await asyncio.sleep(0)

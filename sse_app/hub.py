@@ -20,6 +20,7 @@ from channels.db import database_sync_to_async
 from . import layer, leftovers
 from .conf import settings
 from .control import ControlSink
+from .counters import COUNTS
 from .cursors import Position
 from .eventlog import event_log
 from .events import Event
@@ -51,6 +52,7 @@ class Hub:
         self.subscriptions: set[Subscription] = set()
         self.tickers: set[Callable[[float], None]] = set()
         self._closed = False
+        self._sent: float | None = None
         self._control = Subscription(ControlSink(), [CONTROL_GROUP])
         self.revalidator = Revalidator(self.loop)
         self._mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
@@ -118,7 +120,7 @@ class Hub:
             topic = self.topics.get(group)
             if topic is not None:
                 topic.subscriptions.discard(subscription)
-                if not topic.subscriptions:
+                if not topic.readers:
                     del self.topics[group]
                     empty.append(group)
         return empty
@@ -181,7 +183,17 @@ class Hub:
         topic.offer(event)
         if topic.is_ill:
             self._healer.soon(event.group)
-        return len(topic.subscriptions)
+        if self._sent is None and event.sent is not None:
+            # After what the transports do at the end of this turn: they were first to say so.
+            self._sent = event.sent
+            self.loop.call_soon(self._delivered)
+        return topic.readers
+
+    def _delivered(self) -> None:
+        """Count how long the first event of this turn was on its way; the others were no longer."""
+        assert self._sent is not None
+        COUNTS.delivery_seconds.observe(time.time() - self._sent)
+        self._sent = None
 
     async def _start(self, group: str) -> None:
         """Join the group on the layer, then read its head: what comes between is kept."""

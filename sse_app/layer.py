@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing.util import Finalize
@@ -23,6 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from . import signals
 from .conf import settings
+from .counters import COUNTS
 from .events import BATCH_TYPE, Event
 from .groups import CONTROL_GROUP
 
@@ -63,6 +65,8 @@ def layer_group(group: str) -> str:
 def send(events: Sequence[Event]) -> None:
     """Hand `events` to the channel layer and to the receivers of `event_published`.
 
+    They are all durable or all not.
+
     Returns at once, but in plain sync code waits up to two seconds for the layer: the first time,
     when it has to connect, and while more than a thousand events wait for it. What still waits
     when the process ends is sent then, in a child of `multiprocessing` too. A process that is
@@ -71,6 +75,11 @@ def send(events: Sequence[Event]) -> None:
     """
     if not events:
         return
+    count = len(events)  # Before the sum is read: a call may let another thread in.
+    if events[0].durable:
+        COUNTS.durable += count
+    else:
+        COUNTS.passing += count
     outbox = _outbox()
     outbox.put(events)
     if _running_loop() is None:
@@ -101,13 +110,17 @@ class Outbox:
         self.loop = loop
         self._connected = connected
         self._waiting: deque[Event] = deque(maxlen=WAITING_EVENTS)
-        self._sending = False
+        self._sending = self._timed = False
         self._hangs = False
         self._progress = threading.Condition()
 
     def put(self, events: Sequence[Event]) -> None:
         """Queue `events`, from any thread; when ten thousand wait, the oldest are dropped."""
         with self._progress:
+            if not self._timed:
+                # One at a time is enough to see how long they are on their way.
+                self._timed = True
+                events[0].send_at(time.time())
             waiting = len(self._waiting)
             if waiting < WAITING_EVENTS < waiting + len(events):
                 logger.warning("More than %d events wait for the channel layer.", WAITING_EVENTS)
@@ -161,6 +174,7 @@ class Outbox:
         """Return the next events by group; if there are none, the next `put()` starts anew."""
         batch: dict[str, list[Event]] = {}
         with self._progress:
+            self._timed = False
             for _ in range(min(BATCH_EVENTS, len(self._waiting))):
                 event = self._waiting.popleft()
                 batch.setdefault(event.group, []).append(event)
@@ -247,7 +261,5 @@ if hasattr(os, "register_at_fork"):
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+    # get_running_loop() raises if there is none, which takes ten times as long.
+    return asyncio._get_running_loop()

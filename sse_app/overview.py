@@ -7,13 +7,17 @@ one of them saw counts, of delivered ones the sum.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import Any, Final, Self
 
 RECENT_SECONDS: Final = 60.0
+#: What is shown of the counts.
+COUNTED: Final = frozenset(
+    {"lagged", "superseded", "stalled", "heals", "resets", "delivered", "bytes"}
+)
 CHART_POINTS: Final = 120
 MOST_GROUPS: Final = 100
 MOST_STREAMS: Final = 200
@@ -38,7 +42,7 @@ STATES: Final = ("open", "live", "catching up", "lagging", "held", "ended")
 class Growth:
     """What grew in one process between two reports: per second, and in all."""
 
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, float] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     published: dict[str, float] = field(default_factory=dict)
     delivered: dict[str, float] = field(default_factory=dict)
@@ -47,12 +51,13 @@ class Growth:
     def between(cls, before: Report, now: Report) -> Self:
         """Return what grew; a count that is smaller than before began anew."""
         seconds = now["at"] - before["at"]
-        grown = Counter({k: _grown(n, before["counts"].get(k, 0)) for k, n in _numbers(now)})
+        old, new = summed(before["counts"]), summed(now["counts"])
+        grown = {name: _grown(count, old.get(name, 0)) for name, count in new.items()}
         made = cls(grown, {name: count / seconds for name, count in grown.items()})
         for group, said in now["groups"].items():
-            old = before["groups"].get(group, {})
+            earlier = before["groups"].get(group, {})
             for kind, rates in (("published", made.published), ("delivered", made.delivered)):
-                rates[group] = _grown(said[kind], old.get(kind, 0)) / seconds
+                rates[group] = _grown(said[kind], earlier.get(kind, 0)) / seconds
         return made
 
 
@@ -62,7 +67,7 @@ class Meter:
     def __init__(self) -> None:
         self._reports: dict[str, Report] = {}
         self._growth: dict[str, Growth] = {}
-        self._recent: deque[tuple[float, Counter[str]]] = deque()
+        self._recent: deque[tuple[float, dict[str, float]]] = deque()
         self._now = (0.0, 0.0, 0.0)
         #: Time, events published and delivered per second, of the last two minutes.
         self.chart: deque[tuple[float, float, float]] = deque(maxlen=CHART_POINTS)
@@ -89,14 +94,13 @@ class Meter:
         """Return the sums over all processes; `recent` is what grew within the last minute."""
         now, published, delivered = self._now
         reports = self._reports.values()
-        recent: Counter[str] = sum((counts for _, counts in self._recent), Counter())
         return {
             "at": now,
             "is_known": bool(self._growth),
             "open": _sum(report["open"] for report in reports),
             "waiting": _sum(report["waiting"] for report in reports),
-            "counts": _sum(report["counts"] for report in reports),
-            "recent": dict(recent),
+            "counts": _sum(summed(report["counts"]) for report in reports),
+            "recent": _sum(counts for _, counts in self._recent),
             "published": published,
             "delivered": delivered,
             "bytes": self._rate("bytes"),
@@ -167,8 +171,14 @@ class Choice:
         return any(self.text in text.lower() for text in texts)
 
 
-def _numbers(report: Report) -> Iterable[tuple[str, Any]]:
-    return ((k, n) for k, n in report["counts"].items() if isinstance(n, int | float))
+def summed(counts: Mapping[str, float]) -> dict[str, float]:
+    """Return `COUNTED` out of `counts`; what is counted by reason, as one number."""
+    found = dict.fromkeys(COUNTED, 0.0)
+    for name, count in counts.items():
+        kind = name.partition(".")[0]
+        if kind in COUNTED:
+            found[kind] += count
+    return found
 
 
 def _grown(now: float, before: float) -> float:
@@ -176,7 +186,8 @@ def _grown(now: float, before: float) -> float:
 
 
 def _sum(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    total: Counter[str] = Counter()
+    total: dict[str, float] = {}
     for part in parts:
-        total.update(part)
-    return dict(total)
+        for name, count in part.items():
+            total[name] = total.get(name, 0) + count
+    return total

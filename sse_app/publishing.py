@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from time import perf_counter
 
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from . import layer
 from .conf import settings
+from .counters import COUNTS
 from .eventlog import event_log
 from .events import Event
 
@@ -134,7 +136,9 @@ def _publish_now(events: list[Event]) -> list[Event]:
     if not events[0].durable:
         layer.send(events)
         return events
+    began = perf_counter()
     placed = event_log().append(events)
+    COUNTS.publish_seconds.observe(perf_counter() - began)
     layer.send(placed)
     return placed[-len(events) :]
 
@@ -142,7 +146,9 @@ def _publish_now(events: list[Event]) -> list[Event]:
 def _number(groups: Iterable[str]) -> None:
     """Number what the transaction staged; the first callback of a transaction numbers all."""
     try:
+        began = perf_counter()
         placed = event_log().number(set(groups))
+        COUNTS.publish_seconds.observe(perf_counter() - began)
     except Exception:
         logger.warning(
             "Committed events of %s wait for the next sweep: they could not be numbered now.",

@@ -11,7 +11,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import fields
 from heapq import nlargest
 from typing import Any, Final
 
@@ -63,15 +62,15 @@ def report(server: str, *, layer: str, loop_lag: float) -> dict[str, Any]:
 
 def counts() -> dict[str, float]:
     """Return what only grows while the process lives, by name."""
-    return {field.name: getattr(COUNTS, field.name) for field in fields(COUNTS)}
+    return COUNTS.flat()
 
 
 def groups() -> dict[str, dict[str, int]]:
     """Return the groups that are listened to, with how much they are."""
-    found = nlargest(GROUPS, _topics(), key=lambda topic: len(topic.subscriptions))
+    found = nlargest(GROUPS, _topics(), key=_readers)
     return {
         topic.group: {
-            "subscribers": len(topic.subscriptions),
+            "subscribers": _readers(topic),
             "published": topic.published,
             "delivered": topic.delivered,
         }
@@ -82,7 +81,7 @@ def groups() -> dict[str, dict[str, int]]:
 def subscribers(group: str) -> int:
     """Return how many listen to `group` in this process now."""
     topics = (hub.topics.get(group) for hub in running_hubs())
-    return sum(len(topic.subscriptions) for topic in topics if topic is not None)
+    return sum(_readers(topic) for topic in topics if topic is not None)
 
 
 async def rows() -> dict[str, list[Row]]:
@@ -108,7 +107,7 @@ def row_of(stream: Stream) -> Row:
         "events": sorted(stream.subscription.names),
         "opened_at": stream.opened_at,
         "state": state_of(stream),
-        "bytes": stream.bytes,
+        "bytes": stream.bytes_sent,
         "queue": stream.queue,
         "lag": _lag(stream),
         "opened": {group: _text(place) for group, place in begun.items() if place},
@@ -162,6 +161,11 @@ def _topics() -> Iterator[Topic]:
         for topic in list(hub.topics.values()):
             if topic.group != CONTROL_GROUP:
                 yield topic
+
+
+def _readers(topic: Topic) -> int:
+    # Not `topic.readers`, which is for the loop: from a thread, cohorts come and go meanwhile.
+    return len(topic.subscriptions) + sum(map(len, list(topic.cohorts.values())))
 
 
 def _lag(stream: Stream) -> int:

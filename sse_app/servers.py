@@ -24,10 +24,9 @@ _warned: set[str] = set()
 def name_of(send: Any) -> str:
     """Return the server and its version, as in "daphne 4.2.3"; empty for an unknown one."""
     function = getattr(send, "func", send)
-    owner = type(getattr(function, "__self__", function)).__module__
-    found = {str(module).partition(".")[0] for module in (owner, function.__module__)} & NAMES
+    name = type(getattr(function, "__self__", function)).__module__.partition(".")[0]
     try:
-        return next((f"{name} {version(name)}" for name in found), "")
+        return f"{name} {version(name)}" if name in NAMES else ""
     except PackageNotFoundError:
         return ""
 

@@ -188,7 +188,10 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         context: dict[str, Any] = {"title": _("Why did this stream not get the event?")}
         context |= {"asked": asked, "row": row, "places": _places(row)}
         context |= {"verdict": verdict, "error": error}
-        context |= {"state": texts()[f"state.{row['state']}"] if row else "", "known": _newest(streams)}
+        context |= {
+            "state": texts()[f"state.{row['state']}"] if row else "",
+            "known": _newest(streams),
+        }
         return self._page(request, "explain", context)
 
     # --- what they share ---

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from . import control, signals
 from .admission import Access
+from .cohorts import Cohort, gather
 from .conf import settings
 from .control import Reader, Revocation, session_digest
-from .counters import COUNTS
+from .counters import COUNTS, count
 from .cursors import Position
 from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
@@ -23,8 +24,9 @@ from .fingerprints import Fingerprint
 from .hub import Hub
 from .limits import Places
 from .replay import Start
-from .subscriptions import Sink, Subscription
-from .transports import Transport
+from .sinks import Sink
+from .subscriptions import Subscription
+from .transports import Direct, Transport
 
 logger = logging.getLogger("sse_app")
 
@@ -76,8 +78,7 @@ class Stream(Sink, Reader):
         #: Where each group was reset to that was, and why.
         self.resets: dict[str, tuple[Position, Reason]] = {}
         self._ping = ping
-        #: How many bytes of its body were written.
-        self.bytes = 0
+        self._sent = 0
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
         self._pinged: dict[str, Position] = {}
@@ -86,6 +87,7 @@ class Stream(Sink, Reader):
     async def open(self, start: Start) -> None:
         """Write `sse.open`, once the response has begun; its id is the place before the replay."""
         self._opened = True
+        COUNTS.opened += 1
         await self._transport.start()
         # One of its groups may have been taken from it while it joined.
         positions = {group: start.positions[group] for group in self.groups}
@@ -123,6 +125,7 @@ class Stream(Sink, Reader):
 
     async def end(self) -> None:
         """Write what is to be said at the end, end the response, and give back what it had."""
+        self.subscription.part()
         self.hub.tickers.discard(self.tick)
         try:
             if self._opened:
@@ -133,6 +136,7 @@ class Stream(Sink, Reader):
             control.leave(self)
             await self.hub.leave(self.subscription)
             if self._opened:
+                count(COUNTS.closed, self.close_reason or "error")
                 await signals.stream_closed.asend_robust(sender=self._sender, stream=self)
 
     @property
@@ -144,6 +148,12 @@ class Stream(Sink, Reader):
     def groups(self) -> tuple[str, ...]:
         """What it listens to."""
         return self.subscription.groups
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes of its body were written."""
+        cohort = self.subscription.cohort
+        return self._sent + (cohort.bytes if cohort is not None else 0)
 
     @property
     def close_reason(self) -> str | None:
@@ -164,12 +174,18 @@ class Stream(Sink, Reader):
     def tick(self, now: float) -> None:
         """Do what time asks for: a heartbeat, the end of life, giving up a stalled client."""
         self._transport.check(now)
+        cohort = self.subscription.cohort
+        written_at = self._written_at
+        if cohort is not None and cohort.written_at > written_at:
+            written_at = cohort.written_at
         if now >= self._ends_at:
             self.subscription.close("age")
         elif self.access.until is not None and time.time() >= self.access.until:
             self.subscription.close("expired")
-        elif now - self._written_at >= settings().HEARTBEAT and self._transport.ready:
+        elif now - written_at >= settings().HEARTBEAT and self._transport.ready:
             self._write(self._heartbeat())
+        elif cohort is None:
+            gather(self.subscription, self.hub.topics)
 
     # --- Reader ---
 
@@ -239,11 +255,26 @@ class Stream(Sink, Reader):
         place = self.subscription.positions.get(group)
         if place is not None:
             self.resets[group] = place, reason
+        count(COUNTS.resets, reason)
         data = {"group": group, "reason": reason}
         self._write(encode_control("sse.reset", data, id=cursor))
 
     def passed(self, cursor: str) -> None:
         self._write(encode_control("sse.cursor", {}, id=cursor))
+
+    def direct(self) -> Direct | None:
+        return self._transport.direct()
+
+    def gathered(self, cohort: Cohort) -> None:
+        self._sent -= cohort.bytes
+        self._transport.gathered(cohort.bytes)
+
+    def parted(self, cohort: Cohort, rest: bytes | None, pending: bytes) -> None:
+        self._sent += cohort.bytes
+        self._written_at = max(self._written_at, cohort.written_at)
+        self._transport.parted(cohort.bytes, rest)
+        if pending:
+            self._write(pending)
 
     def _heartbeat(self) -> bytes:
         if not self._ping:
@@ -254,8 +285,9 @@ class Stream(Sink, Reader):
         return encode_control("sse.ping", {}, id=id)
 
     def _write(self, chunk: bytes) -> None:
+        self.subscription.part()
         self._written_at = time.monotonic()
-        self.bytes += len(chunk)
+        self._sent += len(chunk)
         COUNTS.bytes += len(chunk)
         self._transport.write(chunk)
 

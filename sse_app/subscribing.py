@@ -14,7 +14,8 @@ from .events import Event, validate_name
 from .groups import validate_group
 from .hub import Hub, get_hub
 from .replay import Wanted, find_start
-from .subscriptions import Sink, Subscription
+from .sinks import Sink
+from .subscriptions import Subscription
 
 
 class ContinuityLost(Exception):

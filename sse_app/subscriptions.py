@@ -13,14 +13,15 @@ import itertools
 import logging
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
+from .cohorts import Cohort, gather
 from .counters import COUNTS
 from .cursors import Position, encode_cursor
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
+from .sinks import Sink
 from .topics import Told, follows, place_of
 from .wakes import Wake
 
@@ -40,34 +41,6 @@ _holding = threading.Lock()
 _holds = itertools.count(1)
 
 
-class Sink(ABC):
-    """Where a subscription puts what it has. Nothing here may block."""
-
-    @property
-    @abstractmethod
-    def ready(self) -> bool:
-        """Can it take more now?"""
-
-    @abstractmethod
-    async def drained(self) -> None:
-        """Return when it can take more again."""
-
-    @abstractmethod
-    def show(self, event: Event, cursor: str, block: bytes) -> None:
-        """Take an event; `cursor` is the id of the place after it, "" for a non-durable one.
-
-        `block` is both on the wire, the same object for all who get the same.
-        """
-
-    @abstractmethod
-    def reset(self, group: str, reason: Reason, cursor: str) -> None:
-        """Continuity of `group` can't be proved; go on from `cursor`."""
-
-    @abstractmethod
-    def passed(self, cursor: str) -> None:
-        """Many events were passed over without showing one; the place is now `cursor`."""
-
-
 class Subscription:
     """A reader of some groups. Made by its owner, joined to a hub, then `run()` until closed."""
 
@@ -85,6 +58,9 @@ class Subscription:
         self._resets: dict[str, tuple[Reason, Position]] = {}
         self._latest: dict[tuple[str, str, str | None], Event] = {}
         self._passed = 0
+        #: Who writes for it while it is as the others, and its place there.
+        self.cohort: Cohort | None = None
+        self.seat = 0
         self._wake = Wake()
         self._draining: asyncio.Future[None] | None = None
 
@@ -105,11 +81,20 @@ class Subscription:
         if self.close_reason is None:
             self.close_reason = reason
         self.live = False
+        if (cohort := self.cohort) is not None:
+            cohort.doubt(self)
 
     def hold(self) -> None:
         """Show nothing until `release()`; nothing is lost. From any thread."""
         with _holding:
             self.held = next(_holds)
+        if (cohort := self.cohort) is not None:
+            cohort.doubt(self)
+
+    def part(self) -> None:
+        """Be served alone, for now."""
+        if self.cohort is not None:
+            self.cohort.leave(self)
 
     def release(self, held: int) -> None:
         """Go on, unless it was held again since `held` was read."""
@@ -123,6 +108,8 @@ class Subscription:
         """Deliver until `close()`; return its reason."""
         while self.close_reason is None:
             await self._catch_up(hub)
+            if self.live:
+                gather(self, hub.topics)
             if self.live:
                 await self._wake.next()
         return self.close_reason
@@ -173,6 +160,7 @@ class Subscription:
 
     def drop(self, group: str) -> None:
         """Read `group` no more; by way of `Hub.drop()`, which takes it from the topic too."""
+        self.part()
         self.groups = tuple(other for other in self.groups if other != group)
         self.positions.pop(group, None)
         self._resets.pop(group, None)
@@ -266,7 +254,6 @@ class Subscription:
 
     def _reset(self, group: str, reason: Reason, head: Position) -> None:
         self.positions[group] = head
-        COUNTS.resets += 1
         self.sink.reset(group, reason, self.cursor)
 
     def _wanted(self, event: Event) -> bool:

@@ -14,6 +14,7 @@ from .eventlog.contract import Reason
 from .events import Event
 
 if TYPE_CHECKING:
+    from .cohorts import Cohort
     from .subscriptions import Subscription
 
 #: What streams of the same groups get for one event: the id after it, and its bytes. Who is
@@ -50,7 +51,9 @@ class Topic:
     def __init__(self, group: str) -> None:
         self.group = group
         self.position: Position | None = None
+        #: Those that are served one by one, and those that are served as one, by their groups.
         self.subscriptions: set[Subscription] = set()
+        self.cohorts: dict[tuple[str, ...], Cohort] = {}
         self._recent: deque[Event] = deque()
         self._recent_bytes = 0
         self._ahead: dict[Position, Event] = {}
@@ -59,6 +62,11 @@ class Topic:
         self.published = self.delivered = 0
         #: A repeat that is another event than the one delivered: the log may be an older one.
         self.contradiction: Event | None = None
+
+    @property
+    def readers(self) -> int:
+        """How many subscriptions there are."""
+        return len(self.subscriptions) + sum(map(len, self.cohorts.values()))
 
     @property
     def has_gap(self) -> bool:
@@ -109,6 +117,8 @@ class Topic:
         self._ahead.clear()
         self._recent.clear()
         self._recent_bytes = 0
+        for cohort in list(self.cohorts.values()):
+            cohort.dissolve()
         for subscription in list(self.subscriptions):
             try:
                 subscription.restart(self.group, reason, head)
@@ -202,8 +212,13 @@ class Topic:
 
     def _fan_out(self, event: Event, place: Position | None) -> None:
         told: Told = {}
-        reached = 0
-        for subscription in list(self.subscriptions):
+        cohorts = list(self.cohorts.values())
+        for cohort in cohorts:
+            cohort.settle()
+        # Listed only now, and before it is offered: nobody gets it twice, and nobody not at all.
+        alone = list(self.subscriptions)
+        reached = sum(cohort.offer(event, place) for cohort in cohorts)
+        for subscription in alone:
             try:
                 reached += subscription.offer(event, place, told)
             except Exception:

@@ -25,6 +25,8 @@ logger = logging.getLogger("sse_app")
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+#: As `socket.send`: takes bytes and returns how many left, or raises `BlockingIOError`.
+Direct = Callable[[bytes], int]
 
 END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
 
@@ -65,6 +67,18 @@ class Transport(ABC):
     @abstractmethod
     async def drained(self) -> None:
         """Return when everything taken has left, or nothing can leave any more."""
+
+    def direct(self) -> Direct | None:
+        """See `Sink.direct()`."""
+        return None
+
+    def gathered(self, before: int) -> None:
+        """Others write by `direct` from now on, who count from `before` bytes on."""
+        raise NotImplementedError
+
+    def parted(self, before: int, rest: bytes | None) -> None:
+        """They stop at `before` bytes; `rest` is framed, None if nothing gets through."""
+        raise NotImplementedError
 
     @abstractmethod
     async def finish(self) -> None:

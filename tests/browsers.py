@@ -10,21 +10,30 @@ from typing import Any
 
 from django.test import RequestFactory
 
+from sse_app.cohorts import Cohort, gather
 from sse_app.cursors import START, Cursor, Position
+from sse_app.daphne_transport import frame
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.hub import Hub, get_hub
 from sse_app.replay import Wanted, find_start
-from sse_app.subscriptions import Sink, Subscription
+from sse_app.sinks import Sink
+from sse_app.subscriptions import Subscription
+from sse_app.transports import Direct
 
 from .ledger import Ledger
+from .parser import Parser
 
 
 class PageSink(Sink):
-    """Keeps what arrives; takes as much as it has room for."""
+    """Keeps what arrives; takes as much as it has room for. `groups` are those of event data."""
 
-    def __init__(self) -> None:
+    subscription: Subscription
+
+    def __init__(self, groups: Mapping[str, str]) -> None:
         self.items: list[tuple[Any, ...]] = []
+        self._groups = groups
+        self._chunk = b""
         self.room: int | None = None
         self._open = asyncio.Event()
         self._open.set()
@@ -56,7 +65,43 @@ class PageSink(Sink):
     def passed(self, cursor: str) -> None:
         self._take("passed", cursor)
 
+    def direct(self) -> Direct | None:
+        return self._send if self.room is None else None
+
+    def gathered(self, cohort: Cohort) -> None:
+        assert not self._chunk
+
+    def parted(self, cohort: Cohort, rest: bytes | None, pending: bytes) -> None:
+        assert rest is not None
+        self._read(rest)
+        if pending:
+            self._read(frame(pending))
+
+    def _send(self, framed: bytes) -> int:
+        if self.room is None:
+            taken = len(framed)
+        else:  # Lagging since it is in a cohort: somewhere within a block its buffer is full.
+            taken = len(framed) // 2
+            self.lag(0)
+        self._read(framed[:taken])
+        return taken
+
+    def _read(self, framed: bytes) -> None:
+        self._chunk += framed
+        size, found, rest = self._chunk.partition(b"\r\n")
+        if not found or len(rest) < int(size, 16) + 2:
+            return
+        assert rest[int(size, 16) :] == b"\r\n", "two writers at once"
+        self._chunk = b""
+        for block in rest[:-4].split(b"\n\n"):
+            parser = Parser()
+            parser.feed(block + b"\n\n")
+            (parsed,) = parser.events
+            event = Event(group=self._groups[parsed.data], name=parsed.name, data=parsed.data)
+            self.items.append(("event", event, parsed.id))
+
     def _take(self, *item: Any) -> None:
+        self.subscription.part()
         self.items.append(item)
         if self.room:
             self.lag(self.room - 1)
@@ -115,10 +160,12 @@ class Browser:
     async def connect(self, id: str | None = None) -> None:
         """Open a stream as the consumer does, with the id that it kept unless another is given."""
         given = self.now.id if id is None else id
-        self.sink, self._examined, self._opened = PageSink(), 0, len(self.sights)
+        self.sink = PageSink(self.ledger.group_of)
+        self._examined, self._opened = 0, len(self.sights)
         self._heard = len(self.ledger.delivered)
         self._hub = get_hub()
         self._subscription = Subscription(self.sink, self.groups, self.names)
+        self.sink.subscription = self._subscription
         await self._hub.join(self._subscription)
         headers = {} if given is None else {"Last-Event-ID": given}
         request = RequestFactory().get("/events/", headers=headers)
@@ -132,12 +179,18 @@ class Browser:
     async def drop(self, lost: int = 0) -> None:
         """End the stream; the last `lost` things that were written to it never arrived."""
         assert self.sink is not None
+        self._subscription.part()
         self._subscription.close("disconnect")
         self.sink.recover()  # As a broken transport does: nothing waits for it any more.
         self.sink = None
         assert await self._task == "disconnect"
         await self._hub.leave(self._subscription)
         del self.sights[max(self._opened, len(self.sights) - lost) :]
+
+    async def gather(self) -> None:
+        """Be written to with the others again, if it is like them, as a stream's tick does."""
+        if self._subscription.cohort is None:
+            gather(self._subscription, self._hub.topics)
 
     def stands(self) -> dict[str, Position]:
         """Return where the subscription is, which a filter lets run ahead of what was shown."""

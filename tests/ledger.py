@@ -128,6 +128,8 @@ class Ledger:
         self.delivered: list[str] = []
         self.clock = clock
         self._made = 0
+        #: Of each event's data.
+        self.group_of: dict[str, str] = {}
 
     def __getitem__(self, group: str) -> GroupLedger:
         return self.groups[group]
@@ -135,6 +137,7 @@ class Ledger:
     def make(self, group: str, name: str) -> Entry:
         """Return a new entry, not in the log yet."""
         self._made += 1
+        self.group_of[str(self._made)] = group
         return Entry(group, name, str(self._made), self.clock.now)
 
     def append(self, entries: Collection[Entry]) -> None:

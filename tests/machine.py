@@ -301,6 +301,11 @@ class Streams(RuleBasedStateMachine):
             assert browser.sink is not None
             browser.sink.recover()
 
+    @precondition(lambda self: self.connected())
+    @rule(browser=pick(connected))
+    def gather(self, browser: Browser) -> None:
+        self.process.run(browser.gather())
+
     # --- the process and the log ---
 
     @rule(lost=losses)

@@ -32,13 +32,15 @@ def run(server: Server, code: str) -> Any:
     return answer.json()["result"]
 
 
-def connect(server: Server, version: str = "1.1", buffer: int = 4096) -> socket.socket:
+def connect(
+    server: Server, version: str = "1.1", buffer: int = 4096, group: str = "orders"
+) -> socket.socket:
     """Open a stream and read no more than its head."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     connection.settimeout(20)
     connection.connect(("127.0.0.1", server.port))
-    request = f"GET /events/?group=orders HTTP/{version}\r\nHost: localhost\r\n\r\n"
+    request = f"GET /events/?group={group} HTTP/{version}\r\nHost: localhost\r\n\r\n"
     connection.sendall(request.encode())
     assert b" 200 " in connection.recv(15, socket.MSG_WAITALL)
     return connection

@@ -52,6 +52,8 @@ RANKS = {
     "deploy_checks": 7,
     "pages": 6,
     "timers": 3,
+    "sinks": 5,
+    "cohorts": 6,
     "topics": 6,
     "publishing": 6,
     "views": 7,

@@ -16,13 +16,9 @@ import pytest
 from sse_app import doctor
 
 from .conftest import Daphne, eventually
+from .valkeys import free_port
 
 HEALTHY = ("ok: settings", "ok: channel layer", "ok: event log", "ok: clock")
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_where_all_is_well_it_says_so_and_ends_with_0(daphne: Daphne) -> None:
@@ -45,7 +41,7 @@ def test_with_redis_for_both_it_measures_both_and_the_clock(
 
 
 def test_a_layer_that_is_away_is_an_error(make_daphne: Callable[..., Daphne]) -> None:
-    url = f"redis://127.0.0.1:{closed_port()}"
+    url = f"redis://127.0.0.1:{free_port()}"
     found = make_daphne({"REDIS_URL": url}).try_manage("sse_doctor")
     assert found.returncode == 1
     assert "ERROR: channel layer: It failed: ConnectionError: " in found.stdout
@@ -135,7 +131,7 @@ http {{
 
 @contextmanager
 def nginx(folder: Path, daphne: Daphne, options: str) -> Iterator[str]:
-    port = closed_port()
+    port = free_port()
     file = folder / "nginx.conf"
     file.write_text(NGINX.format(folder=folder, port=port, to=daphne.port, options=options))
     process = subprocess.Popen(
@@ -219,5 +215,5 @@ def test_an_address_that_is_no_stream_is_seen(daphne: Daphne) -> None:
         found = daphne.try_manage("sse_doctor", "--url", f"{daphne.url}{path}")
         assert found.returncode == 1
         assert f"ERROR: stream: {said}" in found.stdout, found.stdout
-    url = f"http://127.0.0.1:{closed_port()}/events/?group=orders"
+    url = f"http://127.0.0.1:{free_port()}/events/?group=orders"
     assert "It can't be read: ConnectError(" in daphne.try_manage("sse_doctor", "--url", url).stdout

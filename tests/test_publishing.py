@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -396,6 +397,14 @@ def test_cursor_says_where_the_groups_stand() -> None:
     assert position.get("b") == START
     with pytest.raises(ValueError, match="'no group'"):
         cursor("no group")
+
+
+def test_cursor_sees_no_group_empty_before_the_log_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = int(time.time()) + 5
+    monkeypatch.setattr(DatabaseEventLog, "began", lambda self: began)
+    position = Cursor.parse(cursor("g"))
+    assert position is not None
+    assert position.seen_empty_at("g") == began, "its page would be reset for nothing"
 
 
 @pytest.mark.django_db(transaction=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from sse_app.events import Event
 from sse_app.testing import capture_events
 
 from .conftest import ROOT, Daphne
+from .valkeys import free_port
 
 
 def publish(*arguments: str, stdin: str = "", **options: Any) -> tuple[str, list[Event]]:
@@ -193,8 +193,7 @@ def test_the_end_of_a_listener_is_quiet(daphne: Daphne) -> None:
 
 
 def test_a_server_that_is_away_is_tried_again(daphne: Daphne) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    with listening(daphne, "--url", f"http://127.0.0.1:{port}/events/?group=orders") as listener:
+    url = f"http://127.0.0.1:{free_port()}/events/?group=orders"
+    with listening(daphne, "--url", url) as listener:
         assert listener.stderr
         assert "again in 3 s" in listener.stderr.readline()

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "post
 
 #: So small that a short run crosses them.
 BOUNDS = {"PAGE_EVENTS": 3, "RECENT_EVENTS": 4, "AHEAD_EVENTS": 4, "KEPT_PAGES": 2}
+BOUNDS |= {"LEAST_MEMBERS": 1, "FLUSH_STREAMS": 1}
 
 #: Examples in the normal run; FUZZ_EXAMPLES asks for as many random ones, twice as long.
 EXAMPLES = {"memory": 250, "sqlite": 100, "postgresql": 40, "redis": 80}

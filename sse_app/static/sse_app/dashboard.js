@@ -161,13 +161,13 @@ function showTotals(totals) {
   draw();
   const states = Object.entries(totals.open);
   const some = states.filter(([, count]) => count).map(([state, count]) => `${number(count)} ${texts[`state.${state}`].toLowerCase()}`);
-  const counted = ["lagged", "superseded", "stalled", "healed", "resets"].map((name) => {
+  const counted = ["lagged", "superseded", "stalled", "heals", "resets"].map((name) => {
     const recent = totals.recent[name] ?? 0;
     return {
       name,
       value: number(totals.counts[name] ?? 0),
       more: recent ? say("recent", `+${number(recent)}`) : "",
-      alarming: recent && name !== "healed",
+      alarming: recent && name !== "heals",
     };
   });
   figures.show([

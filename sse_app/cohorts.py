@@ -1,0 +1,212 @@
+"""`Cohort`: live streams of the same groups on plain Daphne connections, written to as one.
+
+Thousands of streams mostly get the same bytes at the same moment. Going through each one's objects
+costs more than the system's `send`, as they have left the processor's caches by then: so the
+members share their positions and what waits for them, framed once, and each costs one `send`.
+Whoever is not quite like the others leaves and is served alone, until it is like them again: who
+did not take all, who is held or closed, who writes something of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from .counters import COUNTS
+from .cursors import Position, encode_cursor
+from .daphne_transport import FLUSH_BYTES, FLUSH_STREAMS, frame
+from .events import Event
+from .transports import Direct
+
+if TYPE_CHECKING:
+    from .subscriptions import Subscription
+    from .topics import Topic
+
+#: For fewer readers it does not pay.
+LEAST_MEMBERS: Final = 8
+
+
+def gather(subscription: Subscription, topics: Mapping[str, Topic]) -> None:
+    """Take `subscription` into the cohort of its groups if it can be written to as the others."""
+    if not subscription.live or subscription.names:
+        return
+    groups = subscription.groups
+    own = [topics[group] for group in groups]
+    cohort = own[0].cohorts.get(groups)
+    if cohort is None and min(topic.readers for topic in own) < LEAST_MEMBERS:
+        return
+    send = subscription.sink.direct()
+    if send is None:
+        return
+    if cohort is None:
+        cohort = Cohort(groups, own)
+    cohort.join(subscription, send)
+
+
+class Cohort:
+    """Used on its loop only, but for `doubt()`. It lives while it has members.
+
+    What is offered within one turn of the loop leaves at its end, in slices, so that thousands of
+    members delay nothing else for long.
+    """
+
+    def __init__(self, groups: tuple[str, ...], topics: list[Topic]) -> None:
+        #: Where its members stand, one dict for all: the topics' own positions.
+        self.positions: dict[str, Position] = {}
+        for group, topic in zip(groups, topics, strict=True):
+            assert topic.position is not None, f"{group} has live readers"
+            self.positions[group] = topic.position
+            topic.cohorts[groups] = self
+        self.written_at = time.monotonic()
+        #: The bytes that a member was sent who was there from the beginning.
+        self.bytes = 0
+        self._groups = groups
+        self._topics = topics
+        self._members: list[Subscription] = []
+        self._sends: list[Direct] = []
+        self._doubted: set[Subscription] = set()
+        self._pending: list[bytes] = []
+        self._size = 0
+        self._round: _Round | None = None
+        self._scheduled = False
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def join(self, subscription: Subscription, send: Direct) -> None:
+        """Take in a live subscription, for which `send` writes to its socket."""
+        self.flush()
+        for topic in self._topics:
+            topic.subscriptions.discard(subscription)
+        subscription.cohort, subscription.seat = self, len(self._members)
+        subscription.positions = self.positions
+        self._members.append(subscription)
+        self._sends.append(send)
+        subscription.sink.gathered(self)
+        # Another thread may have held or cut it before it could see that it has a cohort.
+        if subscription.held or subscription.close_reason is not None:
+            self.doubt(subscription)
+
+    def doubt(self, subscription: Subscription) -> None:
+        """Offer nothing more to a member, who leaves before. From any thread."""
+        self._doubted.add(subscription)
+
+    def settle(self) -> None:
+        """Let go who was doubted."""
+        while self._doubted:
+            self.leave(self._doubted.pop())
+
+    def leave(self, subscription: Subscription) -> None:
+        """Serve a member alone from now on; what it was offered until now it gets first."""
+        if self._round is not None:
+            self._send(sys.maxsize)
+        if subscription.cohort is self:
+            self._part(subscription, b"")
+
+    def dissolve(self) -> None:
+        """Serve all members alone from now on."""
+        self.flush()
+        for subscription in list(self._members):
+            self.leave(subscription)
+
+    def offer(self, event: Event, place: Position | None) -> int:
+        """Take the next event of a topic, once settled; return how many members get it."""
+        if place is None:
+            block = event.block
+        else:
+            self.positions[event.group] = place
+            block = event.encode(encode_cursor(self.positions, time.time()))
+        self._pending.append(block)
+        self._size += len(block)
+        members = len(self._members)
+        if self._size > FLUSH_BYTES:
+            self.flush()
+        elif not self._scheduled:
+            self._schedule()
+        return members
+
+    def flush(self) -> None:
+        """Send all that waits, at once."""
+        while self._round is not None or self._pending:
+            self._send(sys.maxsize)
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        asyncio.get_running_loop().call_soon(self._run)
+
+    def _run(self) -> None:
+        self._scheduled = False
+        self._send(FLUSH_STREAMS)
+        if self._round is not None or self._pending:
+            self._schedule()
+
+    def _send(self, most: int) -> None:
+        """Send what waits to the next `most` members."""
+        if self._round is None:
+            if not self._pending:
+                return
+            chunk = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+            self._pending.clear()
+            self._size = 0
+            self.bytes += len(chunk)
+            self.written_at = time.monotonic()
+            self._round = _Round(chunk, self._members, self._sends)
+        current = self._round
+        behind = current.go_on(most)
+        if current.done:
+            self._round = None
+        for subscription, rest in behind:
+            if subscription.cohort is self:
+                self._part(subscription, rest)
+
+    def _part(self, subscription: Subscription, rest: bytes | None) -> None:
+        """Take a member out; `rest` is what it did not take, None if its connection is broken."""
+        last, send = self._members.pop(), self._sends.pop()
+        if last is not subscription:
+            self._members[subscription.seat], self._sends[subscription.seat] = last, send
+            last.seat = subscription.seat
+        for topic in self._topics:
+            topic.subscriptions.add(subscription)
+            if not self._members:
+                topic.cohorts.pop(self._groups, None)
+        self._doubted.discard(subscription)
+        subscription.cohort = None
+        subscription.positions = dict(self.positions)
+        subscription.sink.parted(self, rest, b"".join(self._pending))
+
+
+class _Round:
+    """One chunk on its way to those who were members when it set out."""
+
+    def __init__(self, chunk: bytes, members: list[Subscription], sends: list[Direct]) -> None:
+        self._framed = frame(chunk)
+        self._members = members.copy()
+        self._sends = sends.copy()
+        self._at = 0
+        COUNTS.bytes += len(chunk) * len(members)
+
+    @property
+    def done(self) -> bool:
+        """Whether everybody had its turn."""
+        return self._at >= len(self._sends)
+
+    def go_on(self, most: int) -> list[tuple[Subscription, bytes | None]]:
+        """Send to the next `most`; return who did not take all, and the rest as for `_part()`."""
+        framed, size = self._framed, len(self._framed)
+        behind: list[tuple[Subscription, bytes | None]] = []
+        sends = self._sends[self._at : self._at + most]
+        for place, send in enumerate(sends, self._at):
+            try:
+                sent = send(framed)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                behind.append((self._members[place], None))
+                continue
+            if sent != size:
+                behind.append((self._members[place], framed[sent:]))
+        self._at += len(sends)
+        return behind

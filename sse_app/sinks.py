@@ -1,0 +1,59 @@
+"""`Sink`: where a subscription puts what it has for its reader."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from .eventlog.contract import Reason
+from .events import Event
+from .transports import Direct
+
+if TYPE_CHECKING:
+    from .cohorts import Cohort
+
+
+class Sink(ABC):
+    """Where a subscription puts what it has. Nothing here may block."""
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """Can it take more now?"""
+
+    @abstractmethod
+    async def drained(self) -> None:
+        """Return when it can take more again."""
+
+    @abstractmethod
+    def show(self, event: Event, cursor: str, block: bytes) -> None:
+        """Take an event; `cursor` is the id of the place after it, "" for a non-durable one.
+
+        `block` is both on the wire, the same object for all who get the same.
+        """
+
+    @abstractmethod
+    def reset(self, group: str, reason: Reason, cursor: str) -> None:
+        """Continuity of `group` can't be proved; go on from `cursor`."""
+
+    @abstractmethod
+    def passed(self, cursor: str) -> None:
+        """Many events were passed over without showing one; the place is now `cursor`."""
+
+    def direct(self) -> Direct | None:
+        """Let go what waits, and return what writes HTTP/1.1 chunks straight to its socket.
+
+        None if there is no such thing, or it can't take more now.
+        """
+        return None
+
+    def gathered(self, cohort: Cohort) -> None:
+        """`cohort` uses `direct` from now on, and nothing else writes."""
+        raise NotImplementedError
+
+    def parted(self, cohort: Cohort, rest: bytes | None, pending: bytes) -> None:
+        """`cohort` uses `direct` no more. First `rest` must leave, of a chunk; then `pending`.
+
+        Without a `rest`, the connection is broken.
+        """
+        raise NotImplementedError
