@@ -17,6 +17,7 @@ from typing import Any, Final
 from django.core.exceptions import ImproperlyConfigured
 
 from .conf import settings
+from .records import about
 
 #: The entry of `TRUSTED_PROXIES` for peers without an address: those on a Unix socket.
 UNIX: Final = "unix"
@@ -177,6 +178,7 @@ def _warn_of_unreadable(name: str) -> None:
         "A trusted proxy sent a request without an address in %s: such requests are counted as "
         "the proxy's own. SSE_APP['PROXY_HEADER'] says which header it sets.",
         name,
+        extra=about(),
     )
 
 

@@ -78,7 +78,10 @@ class AccessTokenAdmin(admin.ModelAdmin):
     list_display = ["name", "listens", "publishes", "sends", "expires_at", "revoked_at"]
     list_filter = ["expires_at", "revoked_at"]
     search_fields = ["name"]
-    fields = ["name", "listen", "publish", "events", "created_at", "expires_at", "revoked_at"]
+    fields = [
+        *("name", "listen", "publish", "events", "metrics"),
+        *("created_at", "expires_at", "revoked_at"),
+    ]
     readonly_fields = ["created_at"]
     actions = ["revoke_selected"]
 

@@ -26,6 +26,7 @@ from .fingerprints import Fingerprint, live_sessions, read_fingerprints
 from .grants import BadGrant, Grant, has_seal, was_revoked
 from .groups import validate_group
 from .models import Ticket
+from .records import about
 from .tickets import redeem
 from .tokens import alive_token, averify_token, bearer_of, token_fingerprint, token_key
 
@@ -151,7 +152,7 @@ async def _identify(request: ASGIRequest) -> Fingerprint | None:
     try:
         fingerprint: Fingerprint | None = await database_sync_to_async(_load_user)(request)
     except Exception as error:
-        logger.warning("The session store did not answer: %r", error)
+        logger.warning("The session store did not answer: %r", error, extra=about(error=error))
         raise Busy("store") from error
     return fingerprint
 
@@ -185,7 +186,9 @@ async def _use(grant: Grant, access: Access) -> None:
     try:
         revoked = await database_sync_to_async(was_revoked)(grant)
     except Exception as error:
-        logger.warning("Whether a grant was revoked can't be read: %r", error)
+        logger.warning(
+            "Whether a grant was revoked can't be read: %r", error, extra=about(error=error)
+        )
         raise Busy("grant") from error
     if revoked:
         raise Over("expired")
@@ -199,7 +202,7 @@ async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
     try:
         token = await averify_token(text)
     except Exception as error:
-        logger.warning("An access token can't be looked up: %r", error)
+        logger.warning("An access token can't be looked up: %r", error, extra=about(error=error))
         raise Busy("token") from error
     if token is None or not all(token.may_listen(group) for group in groups):
         raise Refused(403, FORBIDDEN)
@@ -219,7 +222,7 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     try:
         found = await database_sync_to_async(_redeem)(request.GET["ticket"])
     except Exception as error:
-        logger.warning("A ticket can't be looked up: %r", error)
+        logger.warning("A ticket can't be looked up: %r", error, extra=about(error=error))
         raise Busy("ticket") from error
     if found is None:
         raise Over("expired")
@@ -253,7 +256,7 @@ async def _decide(access: Access, policy: Policy, request: ASGIRequest) -> None:
     try:
         allowed = not open_groups or await policy(access.user, open_groups, request)
     except Exception as error:
-        logger.exception("The policy that decides who may listen failed.")
+        logger.exception("The policy that decides who may listen failed.", extra=about(error=error))
         raise Busy("policy") from error
     if not allowed:
         logger.info(
@@ -261,5 +264,6 @@ async def _decide(access: Access, policy: Policy, request: ASGIRequest) -> None:
             "page with {%% sse_url %%}, or let SSE_APP['MAY_LISTEN'] permit them.",
             access.user,
             ", ".join(open_groups),
+            extra=about(user=access.user_key or None, groups=open_groups),
         )
         raise Refused(403, FORBIDDEN)

@@ -15,7 +15,8 @@ class SseAppConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks and follow Django's signals about users."""
-        from . import checks, deploy_checks, reports, revocation  # noqa: F401
+        from . import checks, deploy_checks, reports, revocation, stream_logs  # noqa: F401
 
         reports.connect_signals()
+        stream_logs.connect_signals()
         revocation.connect_signals()

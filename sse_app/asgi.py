@@ -14,6 +14,7 @@ from . import layer, processes, secrecy, servers, shutdown
 from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, busy_block
 from .counters import COUNTS, count
 from .origins import cors_headers
+from .records import about
 from .streams import Stream
 from .transports import END, END_SECONDS
 
@@ -115,11 +116,13 @@ class Response:
         own = {**own, "extensions": {**(own.get("extensions") or {}), **extensions}}
         try:
             await application(own, receive, self._sending)
-        except Exception:
+        except Exception as error:
             self._close("error")
             if not (busy or self._started):
                 raise
-            logger.exception("An exception ended the response to %s.", scope["path"])
+            logger.exception(
+                "An exception ended the response to %s.", scope["path"], extra=about(error=error)
+            )
             if not self._started:
                 count(COUNTS.refused, "error")
                 headers = [*HEADERS, *cors_headers(scope)]
@@ -142,15 +145,17 @@ class Response:
         try:
             if self._stream is not None:
                 await self._stream.run()
-        except Exception:
-            logger.exception("An exception ended a stream.")
+        except Exception as error:
+            logger.exception("An exception ended a stream.", extra=about(error=error))
         finally:
             if self._started and not self._ended:
                 try:
                     async with asyncio.timeout(END_SECONDS):
                         await self._sending(dict(END))
                 except Exception as error:
-                    logger.debug("The response could not be ended: %r", error)
+                    logger.debug(
+                        "The response could not be ended: %r", error, extra=about(error=error)
+                    )
 
     def _take_over(self, stream: Stream) -> None:
         self._stream = stream

@@ -20,6 +20,7 @@ from .eventlog.contract import Reason
 from .events import Event
 from .fingerprints import Fingerprint
 from .groups import CONTROL_GROUP, validate_group
+from .records import about
 from .sinks import Sink
 
 CONTROL_EVENT: Final = "revoked"
@@ -182,12 +183,16 @@ class ControlSink(Sink):
         try:
             revocation = Revocation.of(event)
         except (TypeError, ValueError) as error:
-            logger.error("Skipped a malformed revocation: %s", error)
+            logger.error("Skipped a malformed revocation: %s", error, extra=about(error=error))
             return
         apply(revocation)
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
-        logger.warning("Revocations may have been missed (%s): everybody is looked at.", reason)
+        logger.warning(
+            "Revocations may have been missed (%s): everybody is looked at.",
+            reason,
+            extra=about(reason=reason),
+        )
         apply(Revocation(review=True))
 
     def passed(self, cursor: str) -> None:

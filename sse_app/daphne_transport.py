@@ -17,7 +17,8 @@ from weakref import WeakKeyDictionary, WeakSet, ref
 
 from .conf import settings
 from .counters import COUNTS
-from .transports import END, END_SECONDS, Direct, Receive, Send, Transport
+from .records import about
+from .transports import END, END_SECONDS, Direct, Receive, Send, Transport, frame
 from .wakes import Wake
 
 #: Beyond these, what was written goes at once and not at the end of the turn.
@@ -97,7 +98,7 @@ class DaphneTransport(Transport):
         try:
             self._write(chunk)
         except Exception as error:
-            logger.debug("A stream could not be written to: %r", error)
+            logger.debug("A stream could not be written to: %r", error, extra=about(error=error))
             self._break()
 
     def _write(self, chunk: bytes) -> None:
@@ -169,7 +170,7 @@ class DaphneTransport(Transport):
                 _ending.add(self._tcp)
         except Exception as error:
             self._broken = True
-            logger.debug("The response could not be ended: %r", error)
+            logger.debug("The response could not be ended: %r", error, extra=about(error=error))
 
     def check(self, now: float) -> None:
         if self._paused_at and now - self._paused_at > settings().STALL_SECONDS:
@@ -260,11 +261,6 @@ _ending: WeakSet[Any] = WeakSet()
 def is_sending() -> bool:
     """Whether the end of some stream has not left yet."""
     return any(tcp.connected and (tcp.dataBuffer or tcp._tempDataLen) for tcp in list(_ending))
-
-
-def frame(chunk: bytes) -> bytes:
-    """Return `chunk` as a chunk of HTTP/1.1 (RFC 9112, section 7.1)."""
-    return b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
 
 def _buffers(tcp: Any) -> bool:

@@ -24,8 +24,8 @@ from django.http import HttpRequest
 from . import watching
 from .hub import Hub
 from .overview import MOST_GROUPS, Choice, Row
+from .records import about
 from .responses import Close
-from .streams import CLOSE_RETRY
 
 TICK_SECONDS: Final = 1.0
 #: A browser that takes nothing is found out by this: what waits for it is bounded.
@@ -49,21 +49,18 @@ async def feed(request: HttpRequest, permits: Permits) -> AsyncIterator[tuple[st
         began = time.monotonic()
         try:
             if not await _still(request, permits):
-                yield farewell("auth")
+                yield Close("auth")
                 return
             items = await asyncio.to_thread(feeding.items, await watching.sight(), choice)
         except Exception as error:
-            logger.warning("What the dashboard shows can't be read: %r", error)
+            logger.warning(
+                "What the dashboard shows can't be read: %r", error, extra=about(error=error)
+            )
             items = [("away", {})]
         for item in items:
             yield item
         await asyncio.sleep(max(0.0, began + TICK_SECONDS - time.monotonic()))
-    yield farewell("shutdown" if Hub.draining else "age")
-
-
-def farewell(reason: str) -> Close:
-    """Return the end of a feed."""
-    return Close(reason, random.uniform(*CLOSE_RETRY[reason]))
+    yield Close("shutdown" if Hub.draining else "age")
 
 
 class Feeding:

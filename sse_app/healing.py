@@ -18,6 +18,7 @@ from .eventlog import Discontinuity, event_log
 from .events import Event
 from .mailbox import DELIVERIES
 from .reads import PAGE_EVENTS, SharedReads
+from .records import about
 from .topics import Topic
 
 #: How long a gap may fill by itself before the log is read: messages overtake each other.
@@ -83,7 +84,12 @@ class Healer:
                     return
         except Exception as error:
             # The next check of the heads tries again.
-            logger.warning("The event log can't be read to heal group %s: %r", group, error)
+            logger.warning(
+                "The event log can't be read to heal group %s: %r",
+                group,
+                error,
+                extra=about(group=group, error=error),
+            )
 
     async def _read_on(self, topic: Topic) -> bool:
         """Take the next page of the log; return whether there may be more."""
@@ -123,7 +129,9 @@ class Healer:
         log = event_log()
         if await log.arenew_epoch([topic.group], only=epoch):
             logger.error(
-                "The log of group %s is an older one than it was; it got a new epoch.", topic.group
+                "The log of group %s is an older one than it was; it got a new epoch.",
+                topic.group,
+                extra=about(group=topic.group),
             )
         heads = await log.aheads([topic.group])
         self._restart(topic, Discontinuity("epoch", heads[topic.group]))

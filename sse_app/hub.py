@@ -28,6 +28,7 @@ from .groups import CONTROL_GROUP
 from .healing import GRACE_SECONDS, Healer
 from .mailbox import Mailbox
 from .reads import PAGE_EVENTS, SharedReads
+from .records import about
 from .revalidation import Revalidator
 from .subscriptions import Subscription
 from .timers import check_interval, every, logged, prune_interval, tick_interval
@@ -232,7 +233,7 @@ class Hub:
             try:
                 ticker(now)
             except Exception:
-                logger.exception("A stream's tick failed; the others have theirs.")
+                logger.exception("A stream's tick failed; the others have theirs.", extra=about())
 
     def _on_log_changed(self) -> None:
         try:

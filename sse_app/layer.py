@@ -27,6 +27,7 @@ from .conf import settings
 from .counters import COUNTS
 from .events import BATCH_TYPE, Event
 from .groups import CONTROL_GROUP
+from .records import about
 
 GROUP_PREFIX: Final = "sse_app."
 #: Beyond these the oldest are dropped, and beyond those a publisher waits.
@@ -123,7 +124,11 @@ class Outbox:
                 events[0].send_at(time.time())
             waiting = len(self._waiting)
             if waiting < WAITING_EVENTS < waiting + len(events):
-                logger.warning("More than %d events wait for the channel layer.", WAITING_EVENTS)
+                logger.warning(
+                    "More than %d events wait for the channel layer.",
+                    WAITING_EVENTS,
+                    extra=about(events=waiting),
+                )
             self._waiting.extend(events)
             if self._sending:
                 return
@@ -199,6 +204,7 @@ class Outbox:
                 len(events),
                 group,
                 error,
+                extra=about(group=group, events=len(events), error=error),
             )
             return False
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from . import layer
 from .events import BATCH_TYPE, MESSAGE_TYPE, Event
+from .records import about
 
 RETRY_SECONDS: Final = (0.2, 5.0)
 #: How long anybody waits for a layer that hangs: meanwhile the log alone serves.
@@ -70,6 +71,7 @@ class Mailbox:
                     "log, next try in %.1f s.",
                     error,
                     delay,
+                    extra=about(error=error),
                 )
                 await asyncio.sleep(random.uniform(delay / 2, delay))
                 delay = min(delay * 2, RETRY_SECONDS[1])
@@ -117,14 +119,24 @@ class Mailbox:
             call = getattr(layer.channel_layer(), name)
             await call(layer.layer_group(group), self._channel)
         except Exception as error:
-            logger.warning("%s of group %s failed (%r); the log serves it.", name, group, error)
+            logger.warning(
+                "%s of group %s failed (%r); the log serves it.",
+                name,
+                group,
+                error,
+                extra=about(group=group, error=error),
+            )
 
     async def _open(self, message: Any) -> None:
         """Deliver what one message holds; anything malformed is logged and skipped."""
         try:
             events = _events_of(message)
         except (TypeError, ValueError, AttributeError) as error:
-            logger.warning("Skipped a malformed message on the channel layer: %s", error)
+            logger.warning(
+                "Skipped a malformed message on the channel layer: %s",
+                error,
+                extra=about(error=error),
+            )
             return
         for event in events:
             self._delivered += self._deliver(event)
@@ -147,7 +159,11 @@ async def _next(channel: str | None) -> Any:
             skipped += 1
             if skipped == UNREADABLE:
                 raise
-            logger.warning("Skipped a message that is none of the channel layer's: %r", error)
+            logger.warning(
+                "Skipped a message that is none of the channel layer's: %r",
+                error,
+                extra=about(error=error),
+            )
 
 
 def _events_of(message: Any) -> list[Event]:

@@ -144,7 +144,8 @@ class AccessToken(models.Model):
     """What a program may do with a bearer token; of its secret only a digest is kept.
 
     `listen`, `publish` and `events` are lists of patterns: the groups it may read, the groups it
-    may publish to, and the names of the events it may publish there.
+    may publish to, and the names of the events it may publish there; `metrics`: whether it may
+    read the metrics.
     """
 
     name = models.CharField(_("name"), max_length=100)
@@ -152,6 +153,7 @@ class AccessToken(models.Model):
     listen = models.JSONField(_("may listen to"), default=list, blank=True)
     publish = models.JSONField(_("may publish to"), default=list, blank=True)
     events = models.JSONField(_("may publish events"), default=list, blank=True)
+    metrics = models.BooleanField(_("may read the metrics"), default=False)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     expires_at = models.DateTimeField(_("expires at"))
     revoked_at = models.DateTimeField(_("revoked at"), null=True, blank=True)

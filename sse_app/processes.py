@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, Final
@@ -19,6 +18,7 @@ from django.utils import timezone
 
 from . import reports
 from .hub import Hub
+from .identity import process_name
 from .models import ServerProcess
 from .reporter import Duty, Reporter, all_rows
 from .servers import name_of
@@ -48,7 +48,7 @@ def listeners(groups: Collection[str]) -> int:
     wanted = set(groups)
     count = sum(map(reports.subscribers, wanted))
     for process in alive():
-        if process.name != name():
+        if process.name != process_name():
             said = process.report.get("groups", {})
             count += sum(said[group]["subscribers"] for group in wanted & said.keys())
     return count
@@ -74,11 +74,6 @@ def soon() -> None:
         _reporter.soon()
 
 
-def name() -> str:
-    """Return the name of this process: random, another one in a forked child."""
-    return _name
-
-
 def report() -> dict[str, Any]:
     """Return what this process would say now, see `reports.report()`."""
     return reports.report("", layer="ok", loop_lag=0.0) if _reporter is None else _reporter.report()
@@ -93,7 +88,7 @@ def begin(send: Any) -> None:
     loop = asyncio.get_running_loop()
     if Hub.draining or (_reporter is not None and not _is_over(_reporter.loop, loop)):
         return
-    _reporter = Reporter(_name, name_of(send), DUTIES)
+    _reporter = Reporter(process_name(), name_of(send), DUTIES)
 
 
 def retire() -> None:
@@ -113,14 +108,12 @@ def _is_over(loop: asyncio.AbstractEventLoop, running: asyncio.AbstractEventLoop
 
 
 _reporter: Reporter | None = None
-_name = secrets.token_hex(6)
 
 
 def _begin_anew() -> None:
     """In a forked child: it is another process, and the parent's loop does not run here."""
-    global _reporter, _name
+    global _reporter
     _reporter = None
-    _name = secrets.token_hex(6)
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,6 +14,7 @@ from .conf import settings
 from .counters import COUNTS
 from .eventlog import event_log
 from .events import Event
+from .records import about
 
 logger = logging.getLogger("sse_app")
 
@@ -154,6 +155,7 @@ def _number(groups: Iterable[str]) -> None:
             "Committed events of %s wait for the next sweep: they could not be numbered now.",
             ", ".join(sorted(groups)),
             exc_info=True,
+            extra=about(groups=groups),
         )
     else:
         layer.send(placed)
@@ -171,4 +173,5 @@ def _publish_after_commit(events: list[Event]) -> None:
         logger.exception(
             "Lost %d event(s) of a committed transaction: the event log did not take them.",
             len(events),
+            extra=about(groups={event.group for event in events}, events=len(events)),
         )

@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from . import health, reports
 from .models import ServerProcess
+from .records import about
 
 TICK_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 5.0
@@ -183,7 +184,7 @@ class Reporter:
         """Log a failure, once until it has gone."""
         if key not in self._failing:
             self._failing.add(key)
-            logger.warning(text, error, exc_info=True)
+            logger.warning(text, error, exc_info=True, extra=about(reason=key, error=error))
 
     async def _retire(self) -> None:
         try:
@@ -196,7 +197,11 @@ class Reporter:
                 if self._written:
                     await database_sync_to_async(all_rows().filter(pk=self.name).delete)()
         except Exception as error:
-            logger.warning("The row of this server process stays until others delete it: %r", error)
+            logger.warning(
+                "The row of this server process stays until others delete it: %r",
+                error,
+                extra=about(error=error),
+            )
 
 
 def _to_json(streams: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from .control import readers
 from .counters import COUNTS
 from .cursors import Cursor, Position
+from .eventlog import event_log
 from .groups import CONTROL_GROUP
 from .hub import Hub, running_hubs
 from .signals import stream_closed
@@ -61,8 +62,15 @@ def report(server: str, *, layer: str, loop_lag: float) -> dict[str, Any]:
 
 
 def counts() -> dict[str, float]:
-    """Return what only grows while the process lives, by name."""
-    return COUNTS.flat()
+    """Return what only grows while the process lives, by name, see `Counts.flat()`.
+
+    What was published is named by its log, as in `"published.DatabaseEventLog"`, and what was in
+    none as `"published.none"`.
+    """
+    found = COUNTS.flat()
+    found[f"published.{type(event_log()).__name__}"] = found.pop("durable")
+    found["published.none"] = found.pop("passing")
+    return found
 
 
 def groups() -> dict[str, dict[str, int]]:

@@ -12,7 +12,9 @@ from typing import Any
 from django.http import StreamingHttpResponse
 
 from .conf import settings
-from .events import HEARTBEAT, encode_block, encode_control, to_text, validate_name
+from .events import HEARTBEAT, encode_block, to_text, validate_name
+from .farewells import farewell
+from .records import about
 
 logger = logging.getLogger("sse_app")
 
@@ -21,11 +23,10 @@ logger = logging.getLogger("sse_app")
 class Close:
     """Yielded by an iterable, says farewell: `sse.close` with the reason, and ends the stream.
 
-    `retry`: seconds after which a browser's `EventSource` comes back by itself.
+    The reasons and when a browser comes back after each are those of the other streams.
     """
 
     reason: str
-    retry: float
 
 
 class EventStreamResponse(StreamingHttpResponse):
@@ -62,7 +63,7 @@ async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
     except StopAsyncIteration:
         pass
     except Exception:
-        logger.exception("An event stream's iterable failed; the stream ends here.")
+        logger.exception("An event stream's iterable failed; the stream ends here.", extra=about())
     finally:
         if coming is not None:
             coming.cancel()
@@ -79,6 +80,6 @@ async def _next(iterator: AsyncIterator[Any]) -> Any:
 
 def _encode(item: Any) -> bytes:
     if isinstance(item, Close):
-        return encode_control("sse.close", {"reason": item.reason}, retry=item.retry)
+        return farewell(item.reason)
     name, data = item if isinstance(item, tuple) and len(item) == 2 else ("message", item)
     return encode_block(validate_name(name), to_text(data))

@@ -22,6 +22,7 @@ from . import models
 from .conf import settings
 from .control import Reader, Revocation, readers
 from .fingerprints import Fingerprint, live_sessions, read_fingerprints
+from .records import about
 from .tokens import is_token_key, read_token_fingerprints
 
 #: Rounds in a row without an answer, after which nobody's right can be taken for granted.
@@ -101,7 +102,10 @@ class Revalidator:
                 else:
                     await reader.readmit(found)
             except Exception:
-                logger.exception("Whether a stream may go on could not be decided; it waits.")
+                logger.exception(
+                    "Whether a stream may go on could not be decided; it waits.",
+                    extra=about(user=reader.user_key or None, groups=reader.groups),
+                )
                 return False
         reader.release(mark)
         return True
@@ -109,7 +113,10 @@ class Revalidator:
     def _fail(self, error: Exception) -> None:
         self._failures += 1
         logger.warning(
-            "Who may still listen can't be read (%d times now): %r", self._failures, error
+            "Who may still listen can't be read (%d times now): %r",
+            self._failures,
+            error,
+            extra=about(error=error),
         )
         if self._failures >= FAILED_ROUNDS:
             for reader in self._mine():

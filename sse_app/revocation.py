@@ -23,6 +23,7 @@ from . import control, publishing
 from .control import session_digest
 from .groups import validate_group
 from .models import AccessToken, Revocation
+from .records import about
 from .tokens import token_key
 
 #: What `login()` writes on every login; no right hangs on it.
@@ -130,7 +131,11 @@ def _follow(revocation: control.Revocation, using: str | None) -> None:
     try:
         _revoke(revocation, using)
     except Exception:
-        logger.exception("Other processes learn of %s only by their next round.", revocation)
+        logger.exception(
+            "Other processes learn of %s only by their next round.",
+            revocation,
+            extra=about(user=revocation.user or None, group=revocation.group or None),
+        )
         control.apply(revocation)
 
 

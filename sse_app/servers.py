@@ -12,6 +12,8 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
+from .records import about
+
 #: From hypercorn's `send` to its connection it is three steps.
 STEPS: Final = 3
 NAMES: Final = frozenset({"daphne", "uvicorn", "hypercorn", "granian"})
@@ -113,4 +115,4 @@ def warn_of_options(send: Any) -> None:
 def _warn(option: str, text: str) -> None:
     if option not in _warned:
         _warned.add(option)
-        logger.warning(text)
+        logger.warning(text, extra=about(reason=option))

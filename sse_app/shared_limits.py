@@ -31,6 +31,7 @@ from . import layer
 from .conf import settings
 from .eventlog import RedisEventLog, event_log
 from .limit_scripts import RENEW, SAY, TAKE
+from .records import about
 
 #: Seconds for which a process that was killed is still counted.
 LEASE_SECONDS: float = 10.0
@@ -172,6 +173,7 @@ class SharedCounts:
             logger.warning(
                 "Redis does not count streams (%r): until it does, this process counts alone.",
                 error,
+                extra=about(error=error),
             )
         self._retry_at = time.monotonic() + RENEW_SECONDS
         self._former, self._member = self._member or self._former, ""
@@ -182,7 +184,7 @@ class SharedCounts:
 
     def _find(self) -> None:
         if self.alone:
-            logger.info("Redis counts the streams of all processes again.")
+            logger.info("Redis counts the streams of all processes again.", extra=about())
             self._retry_at = 0.0
 
     async def _leave(self) -> None:

@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
 
@@ -20,9 +20,11 @@ from .counters import COUNTS, count
 from .cursors import Position
 from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
+from .farewells import farewell
 from .fingerprints import Fingerprint
 from .hub import Hub
 from .limits import Places
+from .records import about
 from .replay import Start
 from .sinks import Sink
 from .subscriptions import Subscription
@@ -30,13 +32,6 @@ from .transports import Direct, Transport
 
 logger = logging.getLogger("sse_app")
 
-#: Seconds after which a client that was told to close comes back, by the reason, at random.
-CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
-    "age": (0.2, 0.5),
-    "shutdown": (1.0, 10.0),
-    "expired": (3600.0, 3600.0),
-    "auth": (3600.0, 3600.0),
-}
 #: Reasons that end a stream without a farewell: nobody can read it.
 UNHEARD: Final = frozenset({"disconnect", "broken", "stalled"})
 
@@ -118,7 +113,11 @@ class Stream(Sink, Reader):
             raise
         except Exception as error:
             # What ends a stream that was behind: nothing is lost, the client comes back.
-            logger.warning("The event log did not answer a stream: %r", error)
+            logger.warning(
+                "The event log did not answer a stream: %r",
+                error,
+                extra=about(stream=self.id, groups=self.groups, error=error),
+            )
             self.close("log")
         finally:
             await self.end()
@@ -252,8 +251,7 @@ class Stream(Sink, Reader):
         self._write(block)
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
-        place = self.subscription.positions.get(group)
-        if place is not None:
+        if (place := self.subscription.positions.get(group)) is not None:
             self.resets[group] = place, reason
         count(COUNTS.resets, reason)
         data = {"group": group, "reason": reason}
@@ -290,9 +288,3 @@ class Stream(Sink, Reader):
         self._sent += len(chunk)
         COUNTS.bytes += len(chunk)
         self._transport.write(chunk)
-
-
-def farewell(reason: str, id: str = "") -> bytes:
-    """Return `sse.close` with the reason and how long to stay away."""
-    retry = random.uniform(*CLOSE_RETRY.get(reason, settings().RETRY))
-    return encode_control("sse.close", {"reason": reason}, id=id, retry=retry)

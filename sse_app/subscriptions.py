@@ -21,6 +21,7 @@ from .counters import COUNTS
 from .cursors import Position, encode_cursor
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
+from .records import about
 from .sinks import Sink
 from .topics import Told, follows, place_of
 from .wakes import Wake
@@ -121,7 +122,11 @@ class Subscription:
                 return await self.run(hub)
             except Exception as error:
                 # It stands where it stood, so nothing is lost by waiting.
-                logger.warning("The event log can't be read: %r", error)
+                logger.warning(
+                    "The event log can't be read: %r",
+                    error,
+                    extra=about(groups=self.groups, error=error),
+                )
                 await asyncio.sleep(PATIENCE_SECONDS)
 
     # --- from the topics, in the order of each group's log ---

@@ -11,6 +11,7 @@ from channels.layers import InMemoryChannelLayer
 
 from . import layer
 from .conf import settings
+from .records import about
 
 logger = logging.getLogger("sse_app")
 
@@ -27,7 +28,9 @@ async def logged(work: Callable[[], Awaitable[None]]) -> None:
     try:
         await work()
     except Exception:
-        logger.warning("The hub's %s failed; it is tried again.", work, exc_info=True)
+        logger.warning(
+            "The hub's %s failed; it is tried again.", work, exc_info=True, extra=about()
+        )
 
 
 def check_interval() -> float:

@@ -52,12 +52,14 @@ def create_token(
     listen: Iterable[str] = (),
     publish: Iterable[str] = (),
     events: Iterable[str] = (),
+    metrics: bool = False,
     lifetime: timedelta,
 ) -> tuple[AccessToken, str]:
     """Make a token; return its row and its text, which can't be had again.
 
     `listen`: patterns of the groups it may read; `publish` and `events`: patterns of the groups
     it may publish to and of the event names it may use there. None of a kind permits nothing.
+    `metrics`: whether it may read the metrics.
     Raises `ValueError` for an invalid pattern, for a name that is empty, unprintable, longer than
     100 characters or a number, and for a lifetime that is not above 0 or ends beyond year 9999.
     """
@@ -68,6 +70,7 @@ def create_token(
         listen=[validate_pattern(pattern) for pattern in listen],
         publish=[validate_pattern(pattern) for pattern in publish],
         events=[validate_event_pattern(pattern) for pattern in events],
+        metrics=metrics,
         expires_at=_end(lifetime),
     )
     return token, f"sse_{token.pk}_{secret}"

@@ -12,6 +12,7 @@ from .counters import COUNTS
 from .cursors import START, Position
 from .eventlog.contract import Reason
 from .events import Event
+from .records import about
 
 if TYPE_CHECKING:
     from .cohorts import Cohort
@@ -233,5 +234,7 @@ class Topic:
 
 def _end(subscription: Subscription) -> None:
     """One reader's failure is its own: the others must not miss the event for it."""
-    logger.exception("A subscription failed and is closed.")
+    logger.exception(
+        "A subscription failed and is closed.", extra=about(groups=subscription.groups)
+    )
     subscription.close("error")

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from .conf import settings
 from .counters import COUNTS
+from .records import about
 
 #: What one body message holds at the most, so that a slow reader is seen to take some of it.
 SEND_BYTES: Final = 64 * 1024
@@ -29,6 +30,11 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Direct = Callable[[bytes], int]
 
 END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+def frame(chunk: bytes) -> bytes:
+    """Return `chunk` as a chunk of HTTP/1.1 (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
 
 class Transport(ABC):
@@ -161,7 +167,7 @@ class AsgiTransport(Transport):
                 if not self._broken:
                     await self._send(dict(END))
         except Exception as error:
-            logger.debug("The response could not be ended: %r", error)
+            logger.debug("The response could not be ended: %r", error, extra=about(error=error))
             self._break()
         except asyncio.CancelledError:
             self._break()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import health, passes, views
+from . import health, passes, scrapes, views
 
 app_name = "sse_app"
 
@@ -15,4 +15,5 @@ urlpatterns = [
     path("send/", views.send, name="send"),
     path("publish/", views.publish, name="publish"),
     path("health/", health.health, name="health"),
+    path("metrics/", scrapes.metrics, name="metrics"),
 ]

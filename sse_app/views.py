@@ -18,6 +18,7 @@ from .conf import settings
 from .events import Event, validate_name
 from .groups import validate_group
 from .models import AccessToken
+from .records import about
 from .throttle import slow_down
 
 logger = logging.getLogger("sse_app")
@@ -35,7 +36,7 @@ _NOT_WIRED = (
 
 def stream(request: HttpRequest) -> HttpResponse:
     """Say what is missing in `asgi.py`: the consumer serves this route, and no view can."""
-    logger.error(_NOT_WIRED)
+    logger.error(_NOT_WIRED, extra=about())
     return HttpResponse(_NOT_WIRED, status=501, content_type="text/plain; charset=utf-8")
 
 
@@ -112,7 +113,9 @@ def _act_once(message: inbox.Message, key: str) -> repeats.Answer:
     except OperationalError as error:
         if began:
             raise
-        logger.warning("An idempotency key could not be looked up: %r", error)
+        logger.warning(
+            "An idempotency key could not be looked up: %r", error, extra=about(error=error)
+        )
         raise _away() from error
 
 
@@ -152,7 +155,10 @@ def publish(request: HttpRequest) -> HttpResponse:
     try:
         published = publishing.publish(group, event, data, **options)
     except Exception as error:
-        logger.exception("The event log did not take an event of a program.")
+        logger.exception(
+            "The event log did not take an event of a program.",
+            extra=about(group=group, event=event, error=error),
+        )
         raise _away() from error
     return json_response(202, to_json({"group": group, "event": event, "offset": published.offset}))
 
@@ -163,7 +169,9 @@ def _token_of(request: HttpRequest) -> AccessToken:
     try:
         token = None if text is None else tokens.verify_token(text)
     except Error as error:
-        logger.exception("The database that keeps the access tokens did not answer.")
+        logger.exception(
+            "The database that keeps the access tokens did not answer.", extra=about(error=error)
+        )
         raise _away() from error
     if token is None:
         # One answer for all, so that it doesn't tell an expired token from a wrong one.

@@ -14,6 +14,9 @@ ROOT = Path(sse_app.__file__).parent
 
 #: Imports go to a lower rank only. Modules of one rank do not know each other.
 RANKS = {
+    "identity": -2,
+    "records": -1,
+    "stream_logs": 1,
     "conf": 0,
     "cursors": 0,
     "counters": 0,
@@ -35,7 +38,8 @@ RANKS = {
     "tokens": 3,
     "inbox": 2,
     "layer": 2,
-    "responses": 2,
+    "farewells": 2,
+    "responses": 3,
     "eventlog.contract": 2,
     "eventlog.sqlite": 2,
     "eventlog.postgresql": 2,
@@ -94,6 +98,9 @@ RANKS = {
     "reports": 13,
     "reporter": 14,
     "processes": 15,
+    "measures": 1,
+    "metrics": 16,
+    "scrapes": 5,
     "shutdown": 16,
     "consumers": 14,
     "asgi": 17,

@@ -20,6 +20,7 @@ from sse_app import control, processes, reporter, reports
 from sse_app.admission import Access
 from sse_app.asgi import guard
 from sse_app.hub import get_hub
+from sse_app.identity import process_name
 from sse_app.limits import LIMITS, Places
 from sse_app.models import ServerProcess
 from sse_app.streams import Stream
@@ -340,7 +341,7 @@ def test_a_loop_that_is_closed_without_a_word_leaves_nothing_that_complains(
     processes.retire()
     assert not processes.is_retiring(), "nobody must wait for a loop that is closed"
     assert caplog.records == []
-    assert names == {processes.name()}
+    assert names == {process_name()}
 
 
 @pytest.mark.usefixtures("_no_reporter")
@@ -402,11 +403,11 @@ async def test_nothing_of_the_first_request_stays_with_the_reporter() -> None:
 
 
 def test_a_forked_child_is_another_process() -> None:
-    own = processes.name()
+    own = process_name()
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.write(writing, processes.name().encode())
+        os.write(writing, process_name().encode())
         os._exit(0)
     os.waitpid(pid, 0)
     other = os.read(reading, 100).decode()
@@ -414,7 +415,7 @@ def test_a_forked_child_is_another_process() -> None:
     os.close(writing)
     assert len(other) == len(own)
     assert other != own
-    assert processes.name() == own
+    assert process_name() == own
 
 
 @pytest.mark.django_db

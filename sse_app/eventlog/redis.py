@@ -23,6 +23,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import settings
 from ..cursors import START, Position, new_epoch
 from ..events import Event
+from ..records import about
 from .contract import HEAD_LIVES, Discontinuity, EventLog, goes_on
 from .redis_clients import RedisClients
 from .redis_scripts import APPEND, BEGAN, PRUNE, READ, RENEW
@@ -235,7 +236,13 @@ def _event(group: str, epoch: str, id: bytes, fields: Sequence[bytes]) -> Event 
         name, data = found[b"n"].decode(), found[b"d"].decode()
         return Event(group=group, name=name, data=data).at(epoch, offset)
     except (KeyError, ValueError) as error:
-        logger.warning("The entry %r in the log of group %s is no event: %r", id, group, error)
+        logger.warning(
+            "The entry %r in the log of group %s is no event: %r",
+            id,
+            group,
+            error,
+            extra=about(group=group, error=error),
+        )
         return None
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from ..records import about
+
 POLL_SECONDS: Final = 0.05
 
 logger = logging.getLogger("sse_app")
@@ -48,4 +50,6 @@ def _poll(name: str, changed: Callable[[], None], stop: threading.Event) -> None
                     changed()
     except sqlite3.Error:
         # Only quickness is lost: the periodic check of the heads goes on.
-        logger.warning("The SQLite file %s can't be watched for commits.", name, exc_info=True)
+        logger.warning(
+            "The SQLite file %s can't be watched for commits.", name, exc_info=True, extra=about()
+        )

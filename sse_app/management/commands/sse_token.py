@@ -28,6 +28,7 @@ examples:
   TOKEN=$(manage.py sse_token create nightly --publish orders --event '*' --days 1)
   curl -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
        -d '{"group": "orders", "event": "message", "data": 1}' https://example.org/events/publish/
+  manage.py sse_token create prometheus --metrics --days 365
   manage.py sse_token list
   manage.py sse_token revoke importer
 """
@@ -47,6 +48,9 @@ examples:
                 f"--{option}", action="append", default=[], metavar="PATTERN", help=text
             )
         create.add_argument(
+            "--metrics", action="store_true", help="it may read the metrics (GET metrics/)"
+        )
+        create.add_argument(
             "--days", type=float, default=90.0, help="how long it is good for (default: 90)"
         )
         actions.add_parser("list", help="show every token's rights and state, never a secret")
@@ -60,8 +64,10 @@ examples:
 
     def _create(self, options: dict[str, Any]) -> None:
         listen, publish, events = options["listen"], options["publish"], options["event"]
-        if not listen and not publish:
-            raise CommandError("It would permit nothing: give --listen or --publish and --event.")
+        if not (listen or publish or options["metrics"]):
+            raise CommandError(
+                "It would permit nothing: give --listen, --metrics, or --publish and --event."
+            )
         if bool(publish) != bool(events):
             raise CommandError(
                 "To publish it needs both --publish (groups) and --event (names, '*' for any)."
@@ -72,6 +78,7 @@ examples:
                 listen=listen,
                 publish=publish,
                 events=events,
+                metrics=options["metrics"],
                 lifetime=_lifetime(options["days"]),
             )
         except ValueError as error:
@@ -128,6 +135,8 @@ def _line(token: AccessToken) -> str:
         )
         if patterns
     ]
+    if token.metrics:
+        rights.append("reads metrics")
     if token.revoked_at is not None:
         state = f"revoked {token.revoked_at.isoformat(' ', 'minutes')}"
     else:

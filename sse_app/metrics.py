@@ -1,0 +1,97 @@
+"""`Collector`: the metrics of all server processes for Prometheus, from any one of them.
+
+Its own numbers are of now, those of the others of their last reports, so one scrape of one process
+is right for all. `prometheus_client` is needed to import this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Any
+
+from django.db import Error
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector as AnyCollector
+
+from . import processes
+from .identity import process_name
+from .measures import ENDS, METRICS, Metric, Report, Sample
+from .records import about
+
+logger = logging.getLogger("sse_app")
+
+
+class Collector(AnyCollector):
+    """Give it to a registry of your own to tell the metrics elsewhere, such as in a task worker.
+
+    Each series has the label `process`, a random name. Collecting costs one query; where the
+    database is away, the process tells of itself alone.
+    """
+
+    def collect(self) -> Iterator[Family]:
+        """Yield every metric of every process."""
+        reports = list(_reports())
+        for metric in METRICS:
+            yield _family(metric, reports)
+
+    def describe(self) -> Iterator[Family]:
+        """Yield every metric without samples, so that registering asks no database."""
+        for metric in METRICS:
+            yield _family(metric, ())
+
+
+def exposition(accept: str) -> tuple[bytes, str]:
+    """Return the metrics in a format that an `Accept` header wants, and its content type."""
+    registry = CollectorRegistry()
+    registry.register(Collector())
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+def _reports() -> Iterator[tuple[str, Report]]:
+    """Yield the name and report of each process, its own first."""
+    try:
+        others = [row for row in processes.alive() if row.name != process_name()]
+        readable = True
+    except Error as error:
+        logger.warning(
+            "What the other processes report can't be read: %r", error, extra=about(error=error)
+        )
+        others, readable = [], False
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "others_up": readable}
+    yield process_name(), {**processes.report(), **own}
+    for row in others:
+        yield row.name, {**row.report, "host": row.host, "pid": row.pid}
+
+
+def _samples(metric: Metric, report: Report) -> list[Sample]:
+    try:
+        return list(metric.read(report))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return []  # Of another version of the app, which did not say it, or said it otherwise.
+
+
+def _family(metric: Metric, reports: Iterable[tuple[str, Report]]) -> Family:
+    labels = ["process", *metric.labels]
+    kinds: dict[str, Any] = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+    kind = kinds.get(metric.kind, HistogramMetricFamily)
+    family: Any = kind(metric.name, metric.help, labels=labels)
+    for process, report in reports:
+        for values, number, buckets in _samples(metric, report):
+            if buckets:
+                counts = zip(ENDS, accumulate(buckets), strict=True)
+                family.add_metric([process, *values], buckets=list(counts), sum_value=number)
+            else:
+                family.add_metric([process, *values], number)
+    return family  # type: ignore[no-any-return]
