@@ -22,7 +22,7 @@ from .reporter import all_rows
 
 #: For how long a read is good for everybody.
 FRESH_SECONDS: Final = 0.9
-#: Watching is asked for so long, and again when half of it has gone.
+#: For how long the processes are asked to say more, and again when half of it has gone.
 WATCH_SECONDS: Final = 10.0
 #: How long a list of streams is waited for that nobody had asked for.
 LIST_SECONDS: Final = 4.0
@@ -52,7 +52,6 @@ class Watch:
         self._opened: list[Row] = []
         self._ended: list[Row] = []
         self._version = 0
-        self._watched_at = float("-inf")
         self._looking = threading.Lock()
         self._seen: tuple[float, Sight] | None = None
 
@@ -69,10 +68,11 @@ class Watch:
 
     def _look(self) -> Sight:
         began = time.monotonic()
-        if began > self._watched_at + WATCH_SECONDS / 2:
-            processes.watch(WATCH_SECONDS)
-            self._watched_at = began
         rows = all_alive()
+        soon = timezone.now() + timedelta(seconds=WATCH_SECONDS / 2)
+        # A process that has only just begun does not know yet that somebody watches.
+        if any(row.watched_until is None or row.watched_until < soon for row in rows):
+            processes.watch(WATCH_SECONDS)
         self._meter.take({row.name: row.report for row in rows if row.report}, time.time())
         self._take_lists(rows)
         sight = Sight(

@@ -321,6 +321,7 @@ def test_a_look_at_the_rows_parses_a_list_only_when_it_is_another(
 
     monkeypatch.setattr(watching, "listed", parse)
     first = watch.look()
+    assert ServerProcess.objects.get().watched_until is not None
     assert [row["id"] for row in first.opened] == [STREAM]
     assert first.opened[0]["process"] == "h 1"
     with django_assert_max_num_queries(1):
