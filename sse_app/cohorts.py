@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from .counters import COUNTS
 from .cursors import Position, encode_cursor
-from .daphne_transport import FLUSH_BYTES, FLUSH_STREAMS
 from .events import Event
-from .transports import Direct, frame
+from .flushes import FLUSH_BYTES, FLUSH_STREAMS, frame
+from .transports import Direct
 
 if TYPE_CHECKING:
     from .subscriptions import Subscription

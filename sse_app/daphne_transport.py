@@ -11,19 +11,16 @@ import asyncio
 import logging
 import socket
 import time
-from collections import deque
 from typing import Any, Final
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakSet
 
 from .conf import settings
 from .counters import COUNTS
+from .flushes import FLUSH_BYTES, flushes_of
 from .records import about
-from .transports import END, END_SECONDS, Direct, Receive, Send, Transport, frame
+from .transports import END, END_SECONDS, Direct, Receive, Send, Transport
 from .wakes import Wake
 
-#: Beyond these, what was written goes at once and not at the end of the turn.
-FLUSH_BYTES: Final = 64 * 1024
-FLUSH_STREAMS: Final = 1000
 SEND_BUFFER_BYTES: Final = 128 * 1024
 
 logger = logging.getLogger("sse_app")
@@ -207,51 +204,6 @@ class DaphneTransport(Transport):
             self._pending.clear()
             self._resumed.set()
             self.on_broken(reason)
-
-
-class Flushes:
-    """What the streams of one loop wrote in this turn, let go at its end."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Held weakly by the table of them, so not held strongly here.
-        self._call_soon = ref(loop)
-        self._waiting: deque[DaphneTransport] = deque()
-        self._chunk = self._framed = b""
-
-    def add(self, transport: DaphneTransport) -> None:
-        """Flush `transport` at the end of this turn."""
-        if not self._waiting:
-            self._soon()
-        self._waiting.append(transport)
-
-    def framed(self, chunk: bytes) -> bytes:
-        """Return `chunk` as an HTTP/1.1 chunk: made once for all streams that get the same."""
-        if chunk is not self._chunk:
-            self._chunk, self._framed = chunk, frame(chunk)
-        return self._framed
-
-    def _run(self) -> None:
-        # In slices, so that a flush to thousands delays nothing else for long.
-        for _ in range(min(FLUSH_STREAMS, len(self._waiting))):
-            self._waiting.popleft().flush()
-        if self._waiting:
-            self._soon()
-
-    def _soon(self) -> None:
-        loop = self._call_soon()
-        if loop is not None:
-            loop.call_soon(self._run)
-
-
-_flushes: WeakKeyDictionary[asyncio.AbstractEventLoop, Flushes] = WeakKeyDictionary()
-
-
-def flushes_of(loop: asyncio.AbstractEventLoop) -> Flushes:
-    """Return the flushes of `loop`."""
-    flushes = _flushes.get(loop)
-    if flushes is None:
-        flushes = _flushes[loop] = Flushes(loop)
-    return flushes
 
 
 #: The connections of streams that have ended, whose last bytes are Twisted's to write.

@@ -75,10 +75,10 @@ def counts() -> dict[str, float]:
 
 def groups() -> dict[str, dict[str, int]]:
     """Return the groups that are listened to, with how much they are."""
-    found = nlargest(GROUPS, _topics(), key=_readers)
+    found = nlargest(GROUPS, _topics(), key=lambda topic: topic.readers)
     return {
         topic.group: {
-            "subscribers": _readers(topic),
+            "subscribers": topic.readers,
             "published": topic.published,
             "delivered": topic.delivered,
         }
@@ -89,7 +89,7 @@ def groups() -> dict[str, dict[str, int]]:
 def subscribers(group: str) -> int:
     """Return how many listen to `group` in this process now."""
     topics = (hub.topics.get(group) for hub in running_hubs())
-    return sum(_readers(topic) for topic in topics if topic is not None)
+    return sum(topic.readers for topic in topics if topic is not None)
 
 
 async def rows() -> dict[str, list[Row]]:
@@ -169,11 +169,6 @@ def _topics() -> Iterator[Topic]:
         for topic in list(hub.topics.values()):
             if topic.group != CONTROL_GROUP:
                 yield topic
-
-
-def _readers(topic: Topic) -> int:
-    # Not `topic.readers`, which is for the loop: from a thread, cohorts come and go meanwhile.
-    return len(topic.subscriptions) + sum(map(len, list(topic.cohorts.values())))
 
 
 def _lag(stream: Stream) -> int:

@@ -66,8 +66,8 @@ class Topic:
 
     @property
     def readers(self) -> int:
-        """How many subscriptions there are."""
-        return len(self.subscriptions) + sum(map(len, self.cohorts.values()))
+        """How many subscriptions there are. From any thread."""
+        return len(self.subscriptions) + sum(map(len, list(self.cohorts.values())))
 
     @property
     def has_gap(self) -> bool:

@@ -32,11 +32,6 @@ Direct = Callable[[bytes], int]
 END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
-def frame(chunk: bytes) -> bytes:
-    """Return `chunk` as a chunk of HTTP/1.1 (RFC 9112, section 7.1)."""
-    return b"%x\r\n%b\r\n" % (len(chunk), chunk)
-
-
 class Transport(ABC):
     """Takes whole event blocks after the response has started. Never blocks its caller.
 

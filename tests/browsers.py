@@ -14,11 +14,12 @@ from sse_app.cohorts import Cohort, gather
 from sse_app.cursors import START, Cursor, Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
+from sse_app.flushes import frame
 from sse_app.hub import Hub, get_hub
 from sse_app.replay import Wanted, find_start
 from sse_app.sinks import Sink
 from sse_app.subscriptions import Subscription
-from sse_app.transports import Direct, frame
+from sse_app.transports import Direct
 
 from .ledger import Ledger
 from .parser import Parser

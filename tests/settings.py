@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("DEBUG", "1")
@@ -13,6 +15,10 @@ ROOT_URLCONF = "tests.urls"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 SSE_APP = {**SSE_APP, **json.loads(os.environ.get("TEST_SSE_APP", "{}"))}
 
+if path := os.environ.get("TEST_LOGGING_BY"):
+    # The example of a page of the documentation, as a project would take it over.
+    _page = Path(path).read_text()
+    exec(re.search(r"^(LOGGING = \{.*?^\})$", _page, re.MULTILINE | re.DOTALL)[1])  # type: ignore[index]
 if layer := os.environ.get("TEST_LAYER"):
     CHANNEL_LAYERS["default"]["BACKEND"] = layer
 if _chaos := os.environ.get("TEST_CHAOS_LAYER"):

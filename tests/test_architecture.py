@@ -31,6 +31,7 @@ RANKS = {
     "origins": 1,
     "servers": 0,
     "transports": 1,
+    "flushes": 0,
     "daphne_transport": 2,
     "templatetags.sse": 4,
     "models": 2,

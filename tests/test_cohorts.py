@@ -14,10 +14,11 @@ import pytest
 from sse_app import cohorts, control, publish
 from sse_app.cohorts import Cohort, gather
 from sse_app.events import Event
+from sse_app.flushes import frame
 from sse_app.hub import get_hub
 from sse_app.sinks import Sink
 from sse_app.subscriptions import Subscription
-from sse_app.transports import Direct, frame
+from sse_app.transports import Direct
 
 from .conftest import Daphne, StreamReader, eventually
 from .parser import Parser
@@ -507,7 +508,7 @@ BY_TWISTED = (
 IN_ONE_TURN = """
 from sse_app.cohorts import gather
 from sse_app.control import readers
-from sse_app.transports import frame
+from sse_app.flushes import frame
 from sse_app.events import Event
 from sse_app.hub import running_hubs
 (hub,) = running_hubs()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import signal
 import sys
 from collections import defaultdict
@@ -18,10 +20,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
 from sse_app import addresses
-from sse_app.measures import METRICS
+from sse_app.measures import METRICS, Metric
 from sse_app.tokens import create_token, revoke_token
 
-from .conftest import Daphne, eventually
+from .conftest import ROOT, Daphne, eventually
 from .sleepers import MORE_THAN_THE_SYSTEM_KEEPS, connect, run
 
 LOCAL = {"METRICS_ADDRESSES": ["127.0.0.1"]}
@@ -175,7 +177,10 @@ def test_a_reader_that_takes_nothing_is_seen_to_lag_and_let_go(daphne: Daphne) -
     sleeper.close()
 
 
-async def test_a_reader_that_reads_again_is_seen_to_catch_up(daphne: Daphne) -> None:
+async def test_a_reader_that_reads_again_is_seen_to_catch_up(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = make_daphne(**LOCAL)
     sleeper = connect(daphne)
     run(daphne, MORE_THAN_THE_SYSTEM_KEEPS)
     until(daphne, 1, "sse_app_readers_lagged_total")
@@ -316,6 +321,64 @@ def test_what_another_version_reports_harms_nobody() -> None:
     assert ("sse_app_process_info", "empty") in found
     assert ("sse_app_streams", "other") in found
     assert ("sse_app_publish_seconds_count", "other") not in found
+
+
+# --- what is said of it ---
+
+
+def test_the_documented_metrics_are_those_there_are() -> None:
+    section = (
+        (ROOT / "docs" / "operating.md").read_text().split("\n## Metrics")[1].split("\n## ")[0]
+    )
+    rows = re.findall(r"^\| `(sse_app_\w+)` \| (\w+) \| (.*?) \| .+ \|$", section, re.MULTILINE)
+    documented = {name: (kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels in rows}
+    assert documented == {metric.series: (metric.kind, metric.labels) for metric in METRICS}
+    known = {name for metric in METRICS for name in queried(metric)}
+    assert set(re.findall(r"\bsse_app_\w+\b", section)) - {"sse_app_token"} <= known
+
+
+def queried(metric: Metric) -> set[str]:
+    """The names by which a metric can be queried."""
+    if metric.kind == "histogram":
+        return {metric.name, *(f"{metric.name}_{end}" for end in ("bucket", "sum", "count"))}
+    return {metric.series}
+
+
+def test_the_dashboard_shows_every_metric_and_no_other() -> None:
+    dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    assert dashboard["schemaVersion"] >= 42
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    used = set(re.findall(r"\bsse_app_\w+\b", " ".join(queries)))
+    assert used <= {name for metric in METRICS for name in queried(metric)}
+    for metric in METRICS:
+        assert used & queried(metric), metric.name
+    datasource = {"type": "prometheus", "uid": "${datasource}"}
+    assert all(panel["datasource"] == datasource for panel in panels)
+    assert {variable["name"] for variable in dashboard["templating"]["list"]} == {
+        "datasource",
+        "process",
+    }
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    by_label = re.findall(r"by \(([\w, ]+)\) \((?:rate\()?(sse_app_\w+)", " ".join(queries))
+    labels = {name: {"process", "le", *m.labels} for m in METRICS for name in queried(m)}
+    for names_of, name in by_label:
+        assert set(names_of.split(", ")) <= labels[name], name
+
+
+def test_no_two_panels_lie_on_each_other() -> None:
+    dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
 
 
 # --- to whom ---

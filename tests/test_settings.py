@@ -86,6 +86,10 @@ def test_a_setting_that_is_no_dict_is_an_error() -> None:
         ({"MAY_LISTEN": "nowhere.policy"}, "E006", "'nowhere.policy'"),
         ({"MAY_SPEAK": f"{__name__}.not_callable"}, "E006", "not_callable"),
         ({"MAY_LISTEN": found}, "E006", "found"),
+        ({"METRICS_ADDRESSES": "10.0.0.0/8"}, "E011", "'10.0.0.0/8'"),
+        ({"METRICS_ADDRESSES": ["10.0.0.1/8"]}, "E011", "'10.0.0.1/8'"),
+        ({"METRICS_ADDRESSES": ["unix"]}, "E011", "'unix'"),
+        ({"METRICS_ADDRESSES": [None]}, "E011", "None"),
     ],
 )
 def test_a_wrong_value_is_named(given: dict[str, Any], id: str, named: str) -> None:
