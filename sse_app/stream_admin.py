@@ -209,6 +209,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
     def _page(self, request: HttpRequest, name: str, context: dict[str, Any]) -> HttpResponse:
         shared = {**self.admin_site.each_context(request), "opts": self.opts}
         shared["list_url"] = self._url("changelist")
+        request.current_app = self.admin_site.name
         return TemplateResponse(request, f"sse_app/admin/{name}.html", {**shared, **context})
 
     def _log(self, request: HttpRequest, id: str, name: str, message: str) -> None:

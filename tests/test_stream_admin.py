@@ -9,7 +9,6 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.test import Client, override_settings
-from django.urls import reverse
 from django.utils import timezone
 
 from sse_app import publish, watching
@@ -304,8 +303,10 @@ def test_the_page_that_explains(event: Event, query: str, said: str) -> None:
     assert said in page.content.decode()
 
 
-def test_another_admin_site_has_its_own_urls() -> None:
-    assert reverse("admin:sse_app_serverprocess_feed") == FEED
+def test_an_older_process_understands_what_does_not_name_a_stream() -> None:
+    older = {"user", "session", "group", "review"}
+    assert Revocation(user="1").to_event().json().keys() == older
+    assert Revocation(stream="a").to_event().json().keys() == {*older, "stream"}
 
 
 def test_a_look_at_the_rows_parses_a_list_only_when_it_is_another(
