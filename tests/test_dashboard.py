@@ -12,10 +12,11 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from .conftest import Daphne, StreamReader, eventually
+from .conftest import Daphne, Server, StreamReader, eventually
 from .sleepers import MORE_THAN_THE_SYSTEM_KEEPS, connect, run
 from .test_browser import browser
 from .test_browser_hostile import WATCH
+from .test_other_servers import Uvicorn, documented
 
 __all__ = ["browser"]
 
@@ -36,7 +37,7 @@ ALL = ("view_serverprocess", "end_streams", "read_events", "send_broadcast")
 
 
 def make_user(
-    server: Daphne, name: str, *, staff: bool = False, codes: tuple[str, ...] = ()
+    server: Server, name: str, *, staff: bool = False, codes: tuple[str, ...] = ()
 ) -> int:
     return int(run(server, MAKE.format(name=name, staff=staff, codes=codes)))
 
@@ -44,7 +45,7 @@ def make_user(
 class Visitor:
     """Somebody's client, signed in."""
 
-    def __init__(self, server: Daphne, name: str) -> None:
+    def __init__(self, server: Server, name: str) -> None:
         self.client = httpx.AsyncClient(base_url=server.url, timeout=20)
         self.name = name
 
@@ -159,6 +160,20 @@ async def test_the_feed_says_farewell_when_it_is_old_or_the_server_stops(daphne:
         await until(feed, "totals")
         stopping = asyncio.create_task(asyncio.to_thread(daphne.stop))
         await feed.until_end()
+        assert await stopping < 5
+
+
+async def test_a_server_that_waits_for_its_responses_does_not_wait_for_a_feed(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server(Uvicorn, options=documented(Uvicorn))
+    make_user(server, "boss", staff=True, codes=ALL)
+    boss = await Visitor(server, "boss").sign_in()
+    async with boss.read(FEED) as feed:
+        await until(feed, "totals")
+        stopping = asyncio.create_task(asyncio.to_thread(server.stop))
+        (*_, last) = await feed.until_end()
+        assert (last.name, last.json()) == ("sse.close", {"reason": "shutdown"})
         assert await stopping < 5
 
 
@@ -373,6 +388,23 @@ def test_the_page_says_when_its_user_may_not_look_any_more(
     make_user(pair[0], "boss", staff=True)
     expect(feed).to_have_attribute("data-state", "auth", timeout=4000)
     expect(feed).to_contain_text("Sign in")
+
+
+def test_the_focus_stays_on_a_stream_that_changes_its_place(
+    open_page: Callable[..., Page], readers: Callable[..., Any], pair: tuple[Daphne, Daphne]
+) -> None:
+    one, _ = pair
+    readers(one, "group=orders", "ann")
+    readers(one, "group=chat.a", "bob")
+    one.publish("orders", "n", "x" * 5000)
+    page = open_page(f"{LIST}?sort=bytes")
+    rows = page.locator("[data-testid=streams] tr[data-stream]")
+    expect(rows.first).to_contain_text("ann", timeout=5000)
+    button = row_of(page, "bob").get_by_role("button", name="End stream")
+    button.focus()
+    one.publish("chat.a", "n", "x" * 20_000)
+    expect(rows.first).to_contain_text("bob", timeout=5000)
+    expect(button).to_be_focused()
 
 
 def test_what_somebody_does_survives_the_updates(

@@ -312,8 +312,12 @@ def test_an_older_process_understands_what_does_not_name_a_stream() -> None:
 def test_a_look_at_the_rows_parses_a_list_only_when_it_is_another(
     monkeypatch: pytest.MonkeyPatch, django_assert_max_num_queries: Any
 ) -> None:
-    monkeypatch.setattr(watching, "FRESH_SECONDS", 0.0)
     watch, parsed = watching.Watch(), []
+    watch.look()
+    with django_assert_max_num_queries(0):
+        assert watch.look() is watch.fresh, "who comes a moment later sees the same"
+    monkeypatch.setattr(watching, "FRESH_SECONDS", 0.0)
+    watch = watching.Watch()
     listed = watching.listed
 
     def parse(row: ServerProcess) -> Any:
