@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from heapq import nlargest
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from .control import readers
 from .counters import COUNTS
@@ -33,6 +34,7 @@ STATES: Final = ("live", "catching up", "lagging", "held")
 Row = dict[str, Any]
 
 _ended: deque[Row] = deque(maxlen=ENDED)
+_beginnings: WeakKeyDictionary[Stream, dict[str, str]] = WeakKeyDictionary()
 
 
 def report(server: str, *, layer: str, loop_lag: float) -> dict[str, Any]:
@@ -104,27 +106,39 @@ async def rows() -> dict[str, list[Row]]:
 
 def row_of(stream: Stream) -> Row:
     """Return what there is to know of a stream, and nothing that would open another one."""
-    began = Cursor.parse(stream.opened)
-    begun = {group: began.get(group) if began else None for group in stream.groups}
+    groups, began = stream.groups, _began(stream)
     return {
         "id": stream.id,
         "user": stream.user.get_username() if stream.user.is_authenticated else "",
         "user_key": stream.user_key,
         "address": stream.address,
-        "groups": list(stream.groups),
+        "groups": list(groups),
         "events": sorted(stream.subscription.names),
         "opened_at": stream.opened_at,
         "state": state_of(stream),
         "bytes": stream.bytes_sent,
         "queue": stream.queue,
         "lag": _lag(stream),
-        "opened": {group: _text(place) for group, place in begun.items() if place},
+        "opened": {group: began[group] for group in groups if group in began},
         "positions": {
             group: _text(place) for group, place in list(stream.subscription.positions.items())
         },
+        "resets": {group: [_text(place), why] for group, (place, why) in stream.resets.items()},
+        "taken": [group for group in stream.access.groups if group not in groups],
         "closed_at": None,
         "reason": stream.close_reason or "",
     }
+
+
+def _began(stream: Stream) -> dict[str, str]:
+    """Return where `stream` began in each group; read once, as it is asked for every second."""
+    found = _beginnings.get(stream)
+    if found is None:
+        cursor = Cursor.parse(stream.opened)
+        places = {group: cursor.get(group) if cursor else None for group in stream.access.groups}
+        found = {group: _text(place) for group, place in places.items() if place}
+        _beginnings[stream] = found
+    return found
 
 
 def state_of(stream: Stream) -> str:

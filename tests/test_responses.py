@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sse_app.responses import EventStreamResponse
+from sse_app.responses import Close, EventStreamResponse
 
 from .parser import Parser
 
@@ -93,3 +93,15 @@ async def test_the_iterable_is_closed_when_the_reader_leaves() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.wait_for(closed.wait(), 5)
+
+
+async def test_a_close_says_farewell_and_ends_the_stream() -> None:
+    async def events() -> AsyncIterator[Any]:
+        yield "n", 1
+        yield Close("auth")
+        yield "n", 2
+
+    text = b"".join([block async for block in EventStreamResponse(events())]).decode()
+    assert text == (
+        'event: n\ndata: 1\n\nretry: 3600000\nevent: sse.close\ndata: {"reason":"auth"}\n\n'
+    )
