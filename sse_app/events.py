@@ -173,9 +173,15 @@ class Event:
             known = self.__dict__["_block"] = encode_block(self.name, self.data)
         return known
 
-    def encode(self, id: str = "") -> bytes:
-        """Return the event on the wire, after the line `id:` unless `id` is empty."""
-        return b"id: %b\n%b" % (id.encode("ascii"), self.block) if id else self.block
+    def encode(self, id: str = "", *, labelled: bool = False) -> bytes:
+        """Return the event on the wire, after the line `id:` unless `id` is empty.
+
+        `labelled`: a line `group:` says whose it is. Parsers ignore fields they don't know.
+        """
+        block = self.block
+        if labelled:
+            block = b"group: %b\n%b" % (self.group.encode("ascii"), block)
+        return b"id: %b\n%b" % (id.encode("ascii"), block) if id else block
 
     def to_message(self) -> dict[str, Any]:
         """Return the channel-layer message; unset fields are left out."""

@@ -54,9 +54,10 @@ class Stream(Sink, Reader):
         places: Places,
         address: str = "",
         ping: bool = False,
+        labelled: bool = False,
         life: float,
     ) -> None:
-        self.subscription = Subscription(self, access.groups, names)
+        self.subscription = Subscription(self, access.groups, names, labelled=labelled)
         self.access = access
         self._sender = sender
         self._places = places
@@ -89,6 +90,10 @@ class Stream(Sink, Reader):
             "missed": start.missed,
             "groups": list(self.groups),
         }
+        if self.subscription.kind[1]:
+            # For a client that shares its stream: when to worry, and what more it could ask for.
+            limits = settings()
+            data |= {"heartbeat": limits.HEARTBEAT, "max_groups": limits.MAX_GROUPS}
         if self._ping:
             self._pinged = positions
         id, retry = self.subscription.cursor, random.uniform(*settings().RETRY)
