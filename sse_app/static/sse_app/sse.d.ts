@@ -18,9 +18,9 @@ export interface Reset {
 }
 
 export interface Options {
-  /** Load again what the page shows of a group; events wait for its promise. */
-  reset?: (reset: Reset, detail: EventDetail) => unknown;
-  /** Without `reset`: a CSS selector of what is to be replaced by what the server renders now. */
+  /** The same as `on("sse.reset", …)`. */
+  reset?: ResetListener;
+  /** A CSS selector of what is to be replaced by what the server renders now. */
   fragment?: string;
   /** The CSRF token, where it is neither in the cookie `csrftoken` nor in the page. */
   csrf?: () => string;
@@ -33,12 +33,15 @@ export interface SendOptions {
   group?: string;
   /** The idempotency key; default: a random one for each call. */
   key?: string;
-  /** For how many milliseconds it is sent again while the server can't be reached; 60,000. */
-  patience?: number;
 }
 
 /** The data is parsed if it is JSON, else it is the text. */
 export type EventListener<Data = any> = (data: Data, detail: EventDetail) => void;
+/**
+ * Loads again what the page shows of a group. Events wait for its promise, and if that is rejected
+ * it is called again. Without one the fragment is reloaded, else the page.
+ */
+export type ResetListener = (reset: Reset, detail: EventDetail) => unknown;
 export type StateListener = (state: State, detail: { reason: string }) => void;
 
 export interface Stream {
@@ -48,6 +51,7 @@ export interface Stream {
   /** The id of the place to go on from. */
   readonly cursor: string;
   on(event: "state", fn: StateListener): this;
+  on(event: "sse.reset", fn: ResetListener): this;
   /** "*" is every event, control events too. */
   on<Data = any>(event: string, fn: EventListener<Data>): this;
   off(event: "state", fn: StateListener): this;
@@ -76,8 +80,5 @@ export class StreamElement extends HTMLElement {
 declare global {
   interface HTMLElementTagNameMap {
     "sse-stream": StreamElement;
-  }
-  interface HTMLElementEventMap {
-    "sse-state": CustomEvent<{ state: State; reason: string }>;
   }
 }

@@ -20,7 +20,7 @@
  */
 
 /** @typedef {Map<string, string>} Places  By a group's hash: `<epoch>-<offset>`. */
-/** @typedef {{data?: string, event?: string, group?: string, id?: string, retry?: number}} Block */
+/** @typedef {{data?: string, event?: string, group?: string, id?: string, retry?: string}} Block */
 /** @typedef {"connecting" | "open" | "reconnecting" | "offline" | "closed"} State */
 /** @typedef {{id: string, groups: string[], grants: string[], places: Places}} Want */
 /** @typedef {Want & {tab: string}} Member */
@@ -30,20 +30,20 @@
 /** @typedef {(data: any, detail: any) => unknown} Listener */
 /**
  * What a leader tells; `ids` are the streams that it concerns, none: all.
- * @typedef {{
- *   t: string, from?: string, ids?: string[], state?: State, reason?: string, at?: Places,
- *   names?: Map<string, string>, heartbeat?: number, name?: string, data?: string, group?: string,
- *   hash?: string, id?: string, old?: string, fresh?: string,
- * }} Told
+ * @typedef {Record<string, any>} Told
  */
 
 const BETWEEN_TABS = "sse_app 1 ";
+const RESET = "sse.reset";
 const SILENCE = 2.5;
+/** @type {Told} */
+const ALONE = { t: "alone" };
 const LONGEST_WAIT = 60_000;
+const ASKED = 2;
 const JOINING = 500;
 const SHRINKING = 2_000;
 const PATIENCE = 60_000;
-const FIELDS = new Set(["data", "event", "group", "id", "retry"]);
+const FIELDS = new Set(["data", "event", "group"]);
 
 const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 /** Full jitter: anything up to a bound that doubles. @param {number} base @param {number} failures */
@@ -91,12 +91,12 @@ export class Parser {
       return;
     }
     const [, field, value] = /** @type {string[]} */ (/^([^:]*):? ?([^]*)$/.exec(line));
-    if (!FIELDS.has(field)) return;
-    const block = this.#block;
-    if (field === "data") block.data = block.data === undefined ? value : `${block.data}\n${value}`;
-    else if (field === "retry") block.retry = /^\d+$/.test(value) ? +value : block.retry;
-    else if (field !== "id" || !value.includes("\0")) {
-      block[/** @type {"event"} */ (field)] = value;
+    const block = /** @type {any} */ (this.#block);
+    if (field === "data" && "data" in block) block.data += `\n${value}`;
+    else if (
+      field === "retry" ? /^\d+$/.test(value) : field === "id" ? !value.includes("\0") : FIELDS.has(field)
+    ) {
+      block[field] = value;
     }
   }
 }
@@ -136,10 +136,18 @@ function covers(start, place) {
   return epoch === "0" || (epoch === own && offset <= reached);
 }
 
-/** The earlier of two places; of two logs the second. @param {string} a @param {string} b */
-function earlier(a, b) {
-  const [[epoch, offset], [other, reached]] = [split(a), split(b)];
-  return (epoch === other ? offset < reached : epoch === "0") ? a : b;
+/**
+ * Make `places` begin early enough for who stands at `others`, too. Of two logs it keeps its own:
+ * whoever comes from the other one finds that out when the connection has opened.
+ * @param {Places} places @param {Places} others
+ */
+function include(places, others) {
+  for (const [hash, place] of others) {
+    const known = places.get(hash);
+    const [epoch, offset] = split(place);
+    const [own, reached] = split(known ?? "");
+    if (!known || (epoch === own ? offset < reached : epoch === "0")) places.set(hash, place);
+  }
 }
 
 // --- grants ---
@@ -172,43 +180,52 @@ function fewest(grants) {
 
 // --- requests up ---
 
-const csrfToken = () =>
-  /(?:^|[ -])csrftoken=([^;]+)/.exec(document.cookie)?.[1] ??
-  /** @type {HTMLInputElement | null} */ (document.querySelector("[name=csrfmiddlewaretoken]"))?.value ??
-  /** @type {HTMLMetaElement | null} */ (document.querySelector("meta[name=csrf-token]"))?.content ??
-  "";
+function csrfToken() {
+  /** @type {any} */
+  const element = document.querySelector("[name=csrfmiddlewaretoken], meta[name=csrf-token]");
+  // The cookie first: a login in another tab has changed it.
+  return /(?:^|[ -])csrftoken=([^;]+)/.exec(document.cookie)?.[1] ?? element?.value ?? element?.content ?? "";
+}
 
 /** An answer that is no success: `status`, and the server's `answer` as it came or as JSON. */
 export class RequestError extends Error {
   /** @param {number} status @param {any} answer */
   constructor(status, answer) {
     super([answer?.error ?? `The server answered ${status}.`].flat().join(" "));
-    this.name = "RequestError";
     this.status = status;
     this.answer = answer;
   }
 }
 
-/** Whether an answer is passing. @param {number} status */
-const passes = (status) => status === 408 || status === 429 || (status > 501 && status < 505);
+/** What holds a lock until `signal`. @param {AbortSignal} signal */
+const until = (signal) => new Promise((free) => signal.addEventListener("abort", free));
+/** @param {string} name @param {LockOptions} options @param {() => unknown} fn */
+const lock = (name, options, fn) => navigator.locks.request(name, options, fn);
+const ignore = () => {};
+
+/** Whether an answer, or that there was none, is passing. @param {number} status */
+const passes = (status) => !status || status === 429 || status >= 500;
 /** @param {Response} response  In milliseconds; undefined if it does not say. */
 const retryAfter = (response) => 1000 * Number(response.headers.get("Retry-After")) || undefined;
 
 /**
- * @param {URL} url @param {unknown} body @param {Options} options @param {string} [key]
- * @returns {Promise<{response: Response, answer: any}>}
+ * What the server says to a POST; status 0: nothing.
+ * @param {URL} url @param {unknown} data @param {Options} options @param {string} [key]
+ * @returns {Promise<{status: number, answer?: any, error?: unknown, wait?: number}>}
  */
-async function post(url, body, options, key) {
+async function post(url, data, options, key) {
+  const body = JSON.stringify(data);
   /** @type {Record<string, string>} */
   const headers = { "Content-Type": "application/json", "X-CSRFToken": options.csrf?.() ?? csrfToken() };
   if (key) headers["Idempotency-Key"] = key;
-  const response = await fetch(url, {
-    method: "POST",
-    headers,
-    body: JSON.stringify(body),
-    signal: AbortSignal.timeout(PATIENCE),
-  });
-  return { response, answer: parse(await response.text()) };
+  try {
+    const signal = AbortSignal.timeout(PATIENCE);
+    const response = await fetch(url, { method: "POST", headers, body, signal });
+    const answer = parse(await response.text());
+    return { status: response.status, answer, wait: retryAfter(response) };
+  } catch (error) {
+    return { status: 0, error };
+  }
 }
 
 // --- one connection ---
@@ -223,8 +240,6 @@ class Line {
   retired = false;
   /** Whom it serves. @type {string[]} */
   ids = [];
-  /** @type {State} */
-  state = "connecting";
   #closed = false;
   #failures = 0;
   #heard = 0;
@@ -234,7 +249,7 @@ class Line {
   #wait;
   #reason = "";
   #over = "";
-  /** @type {(() => void) | null} */
+  /** Ends the wait for the next attempt. @type {((_: unknown) => void) | null} */
   #go = null;
   #abort = new AbortController();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -251,23 +266,18 @@ class Line {
     this.#closed = true;
     lines.delete(this);
     this.#abort.abort();
-    this.#go?.();
+    this.#go?.(0);
   }
 
   /** Look at once whether it lives; `now`: it is certain that it has to be made again. */
   poke(now = false) {
     if (this.#go) {
-      if (now || Date.now() >= this.#due) this.#go();
+      if (now || Date.now() >= this.#due) this.#go(0);
     } else if (now || Date.now() - this.#heard > this.#pool.silence) {
       this.#wait = 0;
       this.#reason = now ? "network" : "silent";
       this.#abort.abort();
     }
-  }
-
-  /** The browser says that there is no network; a byte that comes all the same is a better witness. */
-  suspect() {
-    if (this.opened) this.#turn("offline", "offline");
   }
 
   async run() {
@@ -292,19 +302,14 @@ class Line {
         this.close();
         return this.#pool.over(this.#over, this.#reason, this);
       }
-      await this.#rest(this.#wait ?? jitter(this.#base, this.#failures++));
+      const wait = this.#wait ?? jitter(this.#base, this.#failures++);
+      this.#due = Date.now() + wait;
+      await new Promise((done) => {
+        this.#go = done;
+        this.#timer = setTimeout(done, wait);
+      });
+      this.#go = null;
     }
-  }
-
-  /** @param {number} ms */
-  #rest(ms) {
-    this.#due = Date.now() + ms;
-    return /** @type {Promise<void>} */ (
-      new Promise((done) => {
-        const timer = setTimeout(done, ms);
-        this.#go = () => (clearTimeout(timer), done());
-      })
-    ).finally(() => (this.#go = null));
   }
 
   async #once() {
@@ -323,7 +328,7 @@ class Line {
     if (status !== 200 || !body || !/^text\/event-stream\b/i.test(type)) {
       this.#reason = `HTTP ${status}`;
       this.#wait = retryAfter(response);
-      if (status !== 200 && status < 500 && !passes(status)) this.#over = "refused";
+      if (status !== 200 && !passes(status)) this.#over = "refused";
       return;
     }
     if (!labelled) this.#open();
@@ -335,7 +340,6 @@ class Line {
       if (done || this.#closed) return;
       this.#alive();
       parser.feed(decoder.decode(value, { stream: true }));
-      this.#pool.alive();
     }
   }
 
@@ -344,7 +348,6 @@ class Line {
     this.#heard = Date.now();
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#abort.abort(), this.#pool.silence);
-    if (this.opened && this.state !== "open") this.#turn("open", "");
   }
 
   #open() {
@@ -357,23 +360,18 @@ class Line {
   #hear(block) {
     if (this.#closed) return;
     const { event: name, data = "", retry } = block;
-    const reason = name === "sse.close" || name === "sse.busy" ? String(parse(data)?.reason) : "";
-    if (reason) {
-      this.#wait = retry;
-      this.#reason = name === "sse.busy" ? `busy: ${reason}` : reason;
-      if (reason === "auth" || reason === "expired") this.#over = reason;
-      if (this.#over === "expired") this.#wait = undefined;
-    } else if (retry !== undefined) this.#base = retry;
-    if (name === "sse.open") {
-      this.opened = true;
-      this.#pool.hear(block, this);
-      this.#open();
-    } else this.#pool.hear(block, this);
+    const busy = name === "sse.busy";
+    const over = busy || name === "sse.close" ? String(parse(data)?.reason) : "";
+    if (over) this.#reason = busy ? `busy: ${over}` : over;
+    if (over === "auth" || over === "expired") this.#over = over;
+    else if (retry && over) this.#wait = +retry;
+    else if (retry) this.#base = +retry;
+    this.#pool.hear(block, this);
+    if (name === "sse.open") this.#open();
   }
 
   /** @param {State} state @param {string} reason */
   #turn(state, reason) {
-    this.state = state;
     this.#pool.turn(state, reason, this);
   }
 }
@@ -382,7 +380,7 @@ class Line {
 
 /** The shared ones of this page, by the path of their streams. @type {Map<string, Pool>} */
 const shared = new Map();
-/** All of them, also those of one stream. @type {Set<Pool>} */
+/** All that have streams, also those of a single one. @type {Set<Pool>} */
 const pools = new Set();
 
 /** The streams of this page that share a connection, and the connection, if this tab leads. */
@@ -393,9 +391,8 @@ class Pool {
   #tab = random();
   #name;
   #leader = "";
-  #heard = 0;
-  #told = 0;
-  #asked = false;
+  /** How often this tab has asked its leader for a sign of life since the last one. */
+  #asked = 0;
   /** @type {BroadcastChannel | null} */
   #channel = null;
   /** Ends what this page holds: its locks and waits. @type {AbortController | null} */
@@ -439,6 +436,7 @@ class Pool {
 
   /** @param {Stream} stream */
   add(stream) {
+    pools.add(this);
     this.streams.set(stream.id, stream);
     stream.pool = this;
     if (this.#held) this.#join([stream]);
@@ -448,7 +446,10 @@ class Pool {
   /** @param {Stream} stream */
   remove({ id }) {
     if (!this.streams.delete(id)) return;
-    if (!this.streams.size) return this.stop();
+    if (!this.streams.size) {
+      pools.delete(this);
+      return this.stop();
+    }
     if (this.#leading) this.#leave([id]);
     else this.#post({ t: "leave", ids: [id] });
   }
@@ -456,18 +457,15 @@ class Pool {
   start() {
     if (this.#held || !this.streams.size) return;
     const held = (this.#held = new AbortController());
-    pools.add(this);
     if (!this.#name || !navigator.locks || !("BroadcastChannel" in window)) return this.#lead();
     this.#channel = new BroadcastChannel(this.#name);
     this.#channel.onmessage = ({ data }) => this.#hear(data);
     // Whoever leads waits for this lock, and so learns of the end of this tab, however it ends.
-    navigator.locks
-      .request(`${this.#name} ${this.#tab}`, { signal: held.signal }, () => {
-        this.#join([...this.streams.values()]);
-        this.#compete();
-        return new Promise((free) => held.signal.addEventListener("abort", free));
-      })
-      .catch(() => {});
+    lock(`${this.#name} ${this.#tab}`, held, () => {
+      this.#join();
+      this.#compete();
+      return until(held.signal);
+    }).catch(ignore);
     this.#look();
   }
 
@@ -481,9 +479,16 @@ class Pool {
     this.#channel?.close();
     this.#channel = null;
     clearTimeout(this.#watch);
-    pools.delete(this);
     this.#leader = "";
-    this.#asked = false;
+    this.#asked = 0;
+  }
+
+  get #own() {
+    return [...this.streams.values()];
+  }
+
+  get #ids() {
+    return [...this.#members.keys()];
   }
 
   get #leading() {
@@ -499,7 +504,6 @@ class Pool {
 
   /** Tell everybody, this page too. @param {Told} told */
   #tell(told) {
-    this.#told = Date.now();
     this.#post(told);
     this.#deliver(told);
   }
@@ -507,7 +511,7 @@ class Pool {
   /** @param {Told} told */
   #deliver(told) {
     this.heartbeat = told.heartbeat ?? this.heartbeat;
-    for (const stream of [...this.streams.values()]) stream.take(told);
+    for (const stream of this.#own) stream.take(told);
   }
 
   /** @param {any} message  From a tab of this origin; one with another script may send anything. */
@@ -527,54 +531,47 @@ class Pool {
       if (this.#leading) return; // Somebody takes over: the lock will say so.
       if (t === "lead") this.#leader = from;
       else if (from !== (this.#leader ||= from)) return;
-      this.#heard = Date.now();
-      this.#asked = false;
-      if (t === "lead") this.#join([...this.streams.values()]);
+      this.#asked = 0;
+      if (t === "lead") this.#join();
       else this.#deliver(message);
     } catch {
       // It is no message of ours.
     }
   }
 
-  /** @param {Stream[]} streams */
-  #join(streams) {
+  #join(streams = this.#own) {
     const wants = streams.map(({ want }) => want);
     if (this.#leading) this.#admit(this.#tab, wants);
     else this.#post({ t: "join", streams: wants });
   }
 
-  /** A follower looks from time to time whether its leader is still there. */
+  /** A follower asks whether its leader is still there, and makes it look whether its line is. */
   #look() {
     this.#watch = setTimeout(() => {
       this.#look();
       if (this.#leading) return;
-      const quiet = Date.now() - this.#heard > this.silence;
-      if (quiet && this.#asked) return this.#compete(true);
-      const content = [...this.streams.values()].every(({ state }) => state === "open");
-      if (!content || quiet) this.#post({ t: "ask" });
-      this.#asked = quiet;
-    }, Math.max(1000, this.heartbeat));
+      if (this.#asked++ < ASKED) this.#post({ t: "ask" });
+      else this.#compete(true);
+    }, this.heartbeat);
   }
 
   /** Wait for the lock; `steal` it from a tab that hangs. */
   #compete(steal = false) {
     this.#turn.abort();
     const { signal } = (this.#turn = new AbortController());
-    this.#asked = false;
-    navigator.locks
-      .request(/** @type {string} */ (this.#name), steal ? { steal } : { signal }, () => {
-        if (signal.aborted) return;
-        void this.#lead();
-        return new Promise((free) => signal.addEventListener("abort", free));
-      })
-      .catch(() => {
-        if (signal.aborted) return;
-        // Somebody took it, as this tab hung.
-        this.#resign();
-        this.#leader = "";
-        this.#compete();
-        this.#join([...this.streams.values()]);
-      });
+    this.#asked = 0;
+    lock(this.#name, steal ? { steal } : { signal }, () => {
+      if (signal.aborted) return;
+      void this.#lead();
+      return until(signal);
+    }).catch(() => {
+      if (signal.aborted) return;
+      // Somebody took it, as this tab hung.
+      this.#resign();
+      this.#leader = "";
+      this.#compete();
+      this.#join();
+    });
   }
 
   // --- of the leader ---
@@ -593,12 +590,11 @@ class Pool {
       if (!this.#leading) return;
       this.#post({ t: "lead" });
       setTimeout(() => {
-        const late = this.#expected.size > 0;
         this.#expected.clear();
-        if (late && this.#leading) this.#open();
+        if (!this.#line) this.#open();
       }, JOINING);
     }
-    this.#join([...this.streams.values()]);
+    this.#join();
   }
 
   #resign() {
@@ -618,27 +614,21 @@ class Pool {
     this.#expected.delete(tab);
     if (tab !== this.#tab && !this.#tabs.has(tab)) {
       this.#tabs.add(tab);
-      const mine = () => [...this.#members.values()].filter((member) => member.tab === tab);
-      navigator.locks
-        .request(`${this.#name} ${tab}`, { signal: this.#leads.signal }, () => {
-          this.#tabs.delete(tab);
-          this.#leave(mine().map(({ id }) => id));
-        })
-        .catch(() => {});
+      lock(`${this.#name} ${tab}`, this.#leads, () => {
+        this.#tabs.delete(tab);
+        this.#leave([...this.#members.values()].filter((member) => member.tab === tab).map(({ id }) => id));
+      }).catch(ignore);
     }
     let more = false;
     for (const want of wants) {
       if (new Set([...this.#groups, ...want.groups]).size > this.#most) {
-        this.#tell({ t: "alone", ids: [want.id] });
+        this.#dismiss(ALONE, [want.id]);
         continue;
       }
       this.#members.set(want.id, { ...want, tab });
       if (!this.#serves(want)) {
         more = true;
-        for (const [hash, place] of want.places) {
-          const known = this.#wanted.get(hash);
-          this.#wanted.set(hash, known ? earlier(place, known) : place);
-        }
+        include(this.#wanted, want.places);
       } else this.#line?.ids.push(want.id);
     }
     if (more || !this.#line) this.#open();
@@ -679,39 +669,32 @@ class Pool {
 
   /** Tell the members that they are served, and from where. */
   #welcome() {
-    const { ids } = /** @type {Line} */ (this.#line);
     const { heartbeat } = this;
-    this.#tell({ t: "open", ids, heartbeat, at: this.#at, names: this.#names });
+    this.#tell({ t: "open", ids: this.#line?.ids, heartbeat, at: this.#at, names: this.#names });
   }
 
   // --- for the connection ---
 
   target() {
-    const members = [...this.#members.values()];
-    const ids = members.map(({ id }) => id);
-    const grants = fewest(members.flatMap((member) => member.grants));
-    if (!this.#name) {
-      const [stream] = this.streams.values();
-      return { ...stream.target(grants.map(({ text }) => text)), ids };
-    }
-    const query = new URLSearchParams();
-    const signed = new Set(grants.flatMap(({ groups }) => groups));
+    const [stream] = this.#own;
+    const url = new URL(stream.url);
+    const query = url.searchParams;
+    const grants = this.#grants;
+    const signed = grants.flatMap(({ groups }) => groups);
+    const groups = [...this.#groups];
+    query.delete("group");
+    query.delete("grant");
     // In one order, so that the server can write to streams of the same groups as to one.
-    for (const group of [...this.#groups].sort()) if (!signed.has(group)) query.append("group", group);
+    for (const group of groups.sort()) if (!signed.includes(group)) query.append("group", group);
     for (const { text } of grants) query.append("grant", text);
-    query.append("label", "1");
+    if (groups.length) query.append("label", "1");
     const from = new Map(this.#at);
-    for (const [hash, place] of this.#wanted) {
-      const known = from.get(hash);
-      from.set(hash, known ? earlier(place, known) : place);
-    }
-    const url = new URL(`?${query}`, location.origin + this.#name.slice(BETWEEN_TABS.length));
-    return { url, cursor: idOf(from), ids, labelled: true };
+    include(from, this.#wanted);
+    return { url, cursor: this.#name ? idOf(from) : stream.cursor, ids: this.#ids, labelled: groups.length };
   }
 
-  /** A sign of life for the followers, where nothing else gives one. */
-  alive() {
-    if (Date.now() - this.#told > this.heartbeat / 2) this.#tell({ t: "alive" });
+  get #grants() {
+    return fewest([...this.#members.values()].flatMap(({ grants }) => grants));
   }
 
   /** @param {State} state @param {string} reason @param {Line} line */
@@ -723,23 +706,14 @@ class Pool {
 
   /** @param {Block} block @param {Line} line */
   hear({ event: name = "message", data, group, id }, line) {
-    if (line !== this.#line && name !== "sse.open") return;
-    /** @type {Places | null} */
-    let places = null;
-    if (this.#name && id !== undefined) places = placesOf(id);
-    if (name === "sse.open") this.#opened(parse(data ?? ""), places, line);
+    const opens = name === "sse.open";
+    if (line !== this.#line && !opens) return;
+    const places = this.#name && id ? placesOf(id) : null;
+    if (opens) this.#opened(parse(data ?? ""), places, line);
     else if (places) this.#at = places;
-    if (data === undefined && this.#name) return;
-    if (name === "sse.reset") group = parse(data ?? "")?.group;
-    const hash = group && this.#names.get(group);
-    this.#tell({
-      t: "event",
-      name,
-      data,
-      group,
-      hash,
-      id: hash && places ? places.get(hash) : this.#name ? undefined : id,
-    });
+    if (name === RESET) group = parse(data ?? "")?.group;
+    const hash = this.#names.get(group ?? "");
+    this.#tell({ t: "event", name, data, group, hash, id: this.#name ? places?.get(hash ?? "") : id });
   }
 
   /** @param {any} data @param {Places | null} places @param {Line} line */
@@ -751,46 +725,37 @@ class Pool {
     }
     if (data?.heartbeat) this.heartbeat = data.heartbeat * 1000;
     if (!this.#name) return;
-    if (!places) return this.#disband();
+    if (!places) return this.#dismiss(ALONE);
     this.#most = data.max_groups;
     this.#at = places;
     this.#wanted.clear();
     const hashes = [...places.keys()];
-    this.#names = new Map(data.groups.map((/** @type {string} */ group, /** @type {number} */ n) => [group, hashes[n]]));
+    this.#names = new Map(hashes.map((hash, n) => [data.groups[n], hash]));
     this.#welcome();
   }
 
-  /** Let each of the members open a connection of its own. @param {string[]} ids */
-  #disband(ids = [...this.#members.keys()]) {
+  /** @param {Told} told @param {string[]} ids */
+  #dismiss(told, ids = this.#ids) {
     for (const id of ids) this.#members.delete(id);
-    if (!this.#members.size) {
-      this.#line?.close();
-      this.#line = null;
-    }
-    this.#tell({ t: "alone", ids });
+    this.#tell({ ...told, ids });
   }
 
   /** @param {string} what @param {string} reason @param {Line} line */
   over(what, reason, line) {
+    const former = this.#line;
     if (line === this.#next) {
       // It was the last ones' to be refused.
       this.#next = null;
       this.#wanted.clear();
-      const former = this.#line;
-      this.#disband([...this.#members.keys()].filter((id) => !former?.ids.includes(id)));
+      this.#dismiss(ALONE, this.#ids.filter((id) => !former?.ids.includes(id)));
       if (former?.opened) former.retired = false;
       else this.#open();
-    } else if (line === this.#line) {
+    } else if (line === former) {
       this.#line = null;
-      if (what === "refused" && this.#members.size > 1) return this.#disband();
-      this.#dismiss([...this.#members.keys()], what === "refused" ? `refused: ${reason}` : what);
+      const refused = what === "refused";
+      if (refused && this.#members.size > 1) this.#dismiss(ALONE);
+      else this.#dismiss({ t: "state", state: "closed", reason: refused ? `refused: ${reason}` : what });
     }
-  }
-
-  /** @param {string[]} ids @param {string} reason */
-  #dismiss(ids, reason) {
-    for (const id of ids) this.#members.delete(id);
-    this.#tell({ t: "state", state: "closed", reason, ids });
   }
 
   /**
@@ -798,43 +763,27 @@ class Pool {
    * Returns whether there is somebody to go on for.
    */
   async renew() {
-    const [stream] = this.streams.values();
-    const members = [...this.#members.values()];
-    const old = fewest(members.flatMap(({ grants }) => grants)).pop()?.text;
-    if (!old || !stream) return false;
-    try {
-      const { response, answer } = await post(stream.sibling("renew/"), { grant: old }, stream.options);
-      if (response.ok) this.#renewed(old, String(answer.grant));
-      else if (!passes(response.status) && response.status < 500) {
-        const ids = members.filter(({ grants }) => grants.includes(old)).map(({ id }) => id);
-        this.#dismiss(ids, "expired");
-      }
-    } catch {
-      // Away; the stream is too, and both are tried again.
+    const old = this.#grants.pop()?.text;
+    const [stream] = this.#own;
+    if (!old) return false;
+    const { status, answer } = await post(stream.sibling("renew/"), { grant: old }, stream.options);
+    const holders = [...this.#members.values()].filter(({ grants }) => grants.includes(old));
+    if (status === 200) {
+      const { grant } = answer;
+      for (const member of holders) member.grants.splice(member.grants.indexOf(old), 1, grant);
+      this.#tell({ t: "grant", old, grant });
+    } else if (!passes(status)) {
+      this.#dismiss({ t: "state", state: "closed", reason: "expired" }, holders.map(({ id }) => id));
     }
     return this.#members.size > 0;
   }
-
-  /** @param {string} old @param {string} fresh */
-  #renewed(old, fresh) {
-    for (const member of this.#members.values()) {
-      member.grants = member.grants.map((grant) => (grant === old ? fresh : grant));
-    }
-    this.#tell({ t: "grant", old, fresh });
-  }
 }
 
-addEventListener("online", () => lines.forEach((line) => line.poke(true)));
-addEventListener("offline", () => lines.forEach((line) => line.suspect()));
+// Also when it goes: what can be reached without a network, such as this machine, opens again.
+for (const name of ["online", "offline"]) addEventListener(name, () => lines.forEach((line) => line.poke(true)));
 document.addEventListener("visibilitychange", () => lines.forEach((line) => line.poke()));
-const sleep = () => pools.forEach((pool) => (resting.add(pool), pool.stop()));
-const wake = () => resting.forEach((pool) => (resting.delete(pool), pool.start()));
-/** @type {Set<Pool>} */
-const resting = new Set();
-addEventListener("pagehide", sleep);
-document.addEventListener("freeze", sleep);
-addEventListener("pageshow", wake);
-document.addEventListener("resume", wake);
+for (const name of ["pagehide", "freeze"]) addEventListener(name, () => pools.forEach((pool) => pool.stop()), true);
+for (const name of ["pageshow", "resume"]) addEventListener(name, () => pools.forEach((pool) => pool.start()), true);
 
 // --- what the page has ---
 
@@ -849,7 +798,7 @@ export class Stream {
   pool = null;
   /** @type {Options} */
   options;
-  #url;
+  url;
   /** @type {string[]} */
   #groups;
   /** @type {string[]} */
@@ -859,6 +808,8 @@ export class Stream {
   /** The last id, where ids are not read. */
   #lastId;
   #served = false;
+  /** By which it shares a connection; empty if it does not. */
+  #path;
   /** @type {Map<string, Set<Listener>>} */
   #listeners = new Map();
   /** What came while the page starts over. @type {[string, any, EventDetail][] | null} */
@@ -868,8 +819,8 @@ export class Stream {
   /** @param {string | URL} url @param {Options} options */
   constructor(url, options) {
     this.options = options;
-    this.#url = new URL(url, document.baseURI);
-    const query = this.#url.searchParams;
+    this.url = new URL(url, document.baseURI);
+    const query = this.url.searchParams;
     this.#lastId = query.get("last_event_id") ?? query.get("lastEventId") ?? "";
     query.delete("last_event_id");
     query.delete("lastEventId");
@@ -881,14 +832,23 @@ export class Stream {
     const known = [...query.keys()].every((key) => key === "group" || key === "grant");
     const readable = signed.every(Boolean) && (places || !this.#lastId);
     const shares = options.share !== false && known && readable && this.#groups.length > 0;
-    const { origin, pathname } = this.#url;
-    if (!shares || origin !== location.origin) this.#alone();
+    const { origin, pathname } = this.url;
+    this.#path = shares && origin === location.origin ? pathname : "";
+    if (this.#path) this.#lastId = "";
+    if (options.reset) this.on(RESET, options.reset);
+  }
+
+  /** Begin, unless it was closed meanwhile. */
+  open() {
+    const path = this.#path;
+    if (this.state === "closed") return this;
+    if (!path) this.#alone();
     else {
-      this.#lastId = "";
-      const pool = shared.get(pathname) ?? new Pool(pathname);
-      shared.set(pathname, pool);
+      const pool = shared.get(path) ?? new Pool(path);
+      shared.set(path, pool);
       pool.add(this);
     }
+    return this;
   }
 
   #alone() {
@@ -907,20 +867,9 @@ export class Stream {
     return { id: this.id, groups: this.#groups, grants: this.#grants, places: this.#places };
   }
 
-  /** What it asks of one of its own. @param {string[]} grants */
-  target(grants) {
-    const url = new URL(this.#url);
-    const query = url.searchParams;
-    if (this.#grants.length) query.delete("grant");
-    for (const grant of grants) query.append("grant", grant);
-    const labelled = this.#groups.length > 0;
-    if (labelled) query.set("label", "1");
-    return { url, cursor: this.#lastId, labelled };
-  }
-
   /** The address beside the stream's. @param {string} name */
   sibling(name) {
-    return new URL(name, this.#url.origin + this.#url.pathname.replace(/\/?$/, "/"));
+    return new URL(name, this.url.origin + this.url.pathname.replace(/\/?$/, "/"));
   }
 
   /**
@@ -928,8 +877,7 @@ export class Stream {
    * @param {string} event @param {Listener} fn
    */
   on(event, fn) {
-    const known = this.#listeners.get(event) ?? new Set();
-    this.#listeners.set(event, known.add(fn));
+    this.#listeners.set(event, (this.#listeners.get(event) ?? new Set()).add(fn));
     return this;
   }
 
@@ -949,41 +897,33 @@ export class Stream {
    * network or the server is away; after a minute it fails. Anything else is a `RequestError`.
    * @param {string} event @param {unknown} [data] @param {SendOptions} [options]
    */
-  async send(event, data = null, { group = this.#groups[0], key = random(), patience = PATIENCE } = {}) {
-    if (!group) throw new TypeError("send() needs a group: send(event, data, {group}).");
-    const until = Date.now() + patience;
+  async send(event, data = null, { group = this.#groups[0], key = random() } = {}) {
+    if (!group) throw new TypeError("send() needs a group");
+    const end = Date.now() + PATIENCE;
     for (let failures = 0; ; failures++) {
-      /** @type {unknown} */
-      let failure;
-      let wait;
-      try {
-        const { response, answer } = await post(this.sibling("send/"), { group, event, data }, this.options, key);
-        if (response.ok) return answer;
-        failure = new RequestError(response.status, answer);
-        if (!passes(response.status)) throw failure;
-        wait = retryAfter(response);
-      } catch (error) {
-        if (error instanceof RequestError) throw error;
-        failure = error;
+      const message = { group, event, data };
+      const sent = await post(this.sibling("send/"), message, this.options, key);
+      const { status, answer, error, wait = jitter(500, failures) } = sent;
+      if (status === 200) return answer;
+      // A handler that failed would fail again.
+      if (!passes(status) || status === 500 || Date.now() + wait > end) {
+        throw error ?? new RequestError(status, answer);
       }
-      wait ??= jitter(500, failures);
-      if (Date.now() + wait > until) throw failure;
       await pause(wait);
     }
   }
 
   /** What the connection says. @param {Told} told */
   take(told) {
-    const { t, ids, state = "open", reason = "" } = told;
+    const { t, ids, state, reason, old, grant } = told;
     const mine = !ids || ids.includes(this.id);
     if (t === "open") {
       this.#served = mine;
       if (mine) this.#settle(told);
-    } else if (t === "state") {
-      if (mine && (this.#served || state !== "open")) this.#turn(state, reason);
+    } else if (t === "state" && mine) {
+      if (this.#served || state !== "open") this.#turn(state, reason);
     } else if (t === "grant") {
-      const { old, fresh = "" } = told;
-      this.#grants = this.#grants.map((grant) => (grant === old ? fresh : grant));
+      this.#grants = this.#grants.map((each) => (each === old ? grant : each));
     } else if (t === "alone" && mine) {
       this.pool?.remove(this);
       this.#alone();
@@ -991,45 +931,44 @@ export class Stream {
   }
 
   /** A connection begins: see whether it does so in time for this stream. @param {Told} told */
-  #settle({ names = new Map(), at = new Map() }) {
+  #settle({ names, at }) {
     for (const group of this.#groups) {
       const hash = names.get(group);
-      const start = hash && at.get(hash);
-      if (!start) continue;
+      const start = at.get(hash);
       const own = this.#places.get(hash);
-      if (!own || !covers(start, own)) this.#places.set(hash, start);
-      if (own && !covers(start, own)) {
-        this.#emit("sse.reset", { group, reason: "unknown" }, { event: "sse.reset", id: "", group });
+      if (start && !(own && covers(start, own))) {
+        this.#places.set(hash, start);
+        if (own) this.#emit(RESET, { group, reason: "unknown" }, { event: RESET, id: "", group });
       }
     }
     this.#turn("open", "");
   }
 
   /** @param {Told} told */
-  #hear({ name = "message", data = "", group, hash, id }) {
+  #hear({ name, data, group, hash, id }) {
+    if (group && this.#groups.length && !this.#groups.includes(group)) return;
     if (hash && id) {
-      if (!this.#groups.includes(group ?? "")) return;
       const own = this.#places.get(hash);
       // A reset to where it stands is for somebody else who shares the connection.
-      if (own && (name === "sse.reset" ? id === own : covers(id, own))) return;
+      if (own && (name === RESET ? id === own : covers(id, own))) return;
       this.#places.set(hash, id);
-    } else if (group && this.#groups.length && !this.#groups.includes(group)) return;
-    else if (id !== undefined && !hash) this.#lastId = id;
-    this.#emit(name, parse(data), { event: name, id: hash && id ? `1.${hash}-${id}` : (id ?? ""), group });
+      id = `1.${hash}-${id}`;
+    } else if (id) this.#lastId = id;
+    if (data !== undefined) this.#emit(name, parse(data), { event: name, id: id ?? "", group });
   }
 
   /** @param {string} name @param {any} data @param {EventDetail} detail */
   #emit(name, data, detail) {
-    if (name === "sse.reset") void this.#startOver(data, detail);
+    if (name === RESET) void this.#startOver(data, detail);
     if (this.#queue && !name.startsWith("sse.")) this.#queue.push([name, data, detail]);
     else this.#call(name, data, detail);
   }
 
   /** @param {string} name @param {any} data @param {any} detail */
   #call(name, data, detail) {
-    const own = name === "state" && detail.event ? [] : (this.#listeners.get(name) ?? []);
-    const all = detail.event ? (this.#listeners.get("*") ?? []) : [];
-    for (const fn of [...own, ...all]) {
+    // A server's event named "state" is no state, and who starts over is called there.
+    const names = !detail.event ? [name] : name === "state" || name === RESET ? ["*"] : [name, "*"];
+    for (const fn of names.flatMap((each) => [...(this.#listeners.get(each) ?? [])])) {
       try {
         fn(data, detail);
       } catch (error) {
@@ -1048,7 +987,7 @@ export class Stream {
       try {
         await this.#reload(data, detail);
       } catch (error) {
-        console.warn("Starting over failed and is tried again:", error);
+        console.warn(error);
         this.#again = true;
         await pause(jitter(1000, failures++));
       }
@@ -1060,10 +999,10 @@ export class Stream {
 
   /** @param {any} data @param {EventDetail} detail */
   async #reload(data, detail) {
-    const { reset, fragment } = this.options;
-    if (reset) return reset(data, detail);
-    if (fragment) return reloadFragment(fragment);
-    if (!this.#listeners.get("sse.reset")?.size) return reloadPage();
+    const { fragment } = this.options;
+    const own = [...(this.#listeners.get(RESET) ?? [])];
+    if (own.length) await Promise.all(own.map((fn) => fn(data, detail)));
+    else await (fragment ? reloadFragment(fragment) : reloadPage());
   }
 
   /** @param {State} state @param {string} reason */
@@ -1083,12 +1022,11 @@ export class Stream {
 
 /** Replace what `selector` finds in the page by what the server renders now. @param {string} selector */
 async function reloadFragment(selector) {
-  const response = await fetch(location.href, { cache: "no-store", headers: { Accept: "text/html" } });
-  if (!response.ok) throw new RequestError(response.status, "");
+  const response = await fetch(location.href, { cache: "no-store" });
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  const [fresh, stale] = [page.querySelector(selector), document.querySelector(selector)];
-  if (!fresh || !stale) throw new Error(`No ${selector} in the page.`);
-  stale.replaceWith(document.adoptNode(fresh));
+  const fresh = response.ok && page.querySelector(selector);
+  if (!fresh) throw new Error(`no ${selector}`);
+  document.querySelector(selector)?.replaceWith(fresh);
 }
 
 /** Reload the page, at a moment of its own, and not for ever if the page itself is too old. */
@@ -1100,7 +1038,13 @@ async function reloadPage() {
 }
 
 /** Open a stream. @param {string | URL} url @param {Options} [options] */
-export const connect = (url, options = {}) => new Stream(url, options);
+export const connect = (url, options = {}) => new Stream(url, options).open();
+
+/** When the page's other modules have run, and listen. */
+const loaded = new Promise((done) => {
+  if (document.readyState === "complete") done(0);
+  else for (const name of ["DOMContentLoaded", "load"]) addEventListener(name, done);
+});
 
 /** `<sse-stream url="…" fragment="#board">`: connected while it is in the page. */
 export class StreamElement extends HTMLElement {
@@ -1134,17 +1078,14 @@ export class StreamElement extends HTMLElement {
   #open() {
     const url = this.getAttribute("url");
     if (url === null) return;
-    const stream = (this.stream = connect(url, { fragment: this.getAttribute("fragment") ?? "" }));
+    const stream = (this.stream = new Stream(url, { fragment: this.getAttribute("fragment") ?? "" }));
+    void loaded.then(() => stream.open());
     const show = () => {
       this.setAttribute("state", stream.state);
-      this.toggleAttribute("reason", !!stream.reason);
-      if (stream.reason) this.setAttribute("reason", stream.reason);
+      this.setAttribute("reason", stream.reason);
     };
     show();
-    stream.on("state", (state, detail) => {
-      show();
-      this.dispatchEvent(new CustomEvent("sse-state", { bubbles: true, detail: { state, ...detail } }));
-    });
+    stream.on("state", show);
   }
 }
 
