@@ -29,8 +29,9 @@ class Cable:
         self._is_cut = True
 
     def mend(self) -> None:
-        """Carry new connections again; the old ones stay as dead as after a change of address."""
+        """Carry new connections again, and end the old ones, as a browser does in a new network."""
         self._is_cut = False
+        self._end()
 
     def swallow_answers(self, count: int) -> None:
         """Carry the next `count` POSTs to the server, and end their connections for an answer."""
@@ -38,10 +39,13 @@ class Cable:
 
     def close(self) -> None:
         self._listener.close()
-        for each in self._sockets:
+        self._end()
+
+    def _end(self) -> None:
+        sockets, self._sockets = self._sockets, []
+        for each in sockets:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-            each.close()
 
     def _accept(self) -> None:
         while True:

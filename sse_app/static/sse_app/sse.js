@@ -271,6 +271,7 @@ class Line {
 
   /** Look at once whether it lives; `now`: it is certain that it has to be made again. */
   poke(now = false) {
+    if (now) this.#failures = 0;
     if (this.#go) {
       if (now || Date.now() >= this.#due) this.#go(0);
     } else if (now || Date.now() - this.#heard > this.#pool.silence) {
@@ -295,8 +296,9 @@ class Line {
       this.opened = false;
       if (this.#closed) return;
       if (this.retired) return this.close();
-      if (!this.#over) this.#turn(navigator.onLine ? "reconnecting" : "offline", this.#reason);
-      if (this.#over === "expired" && (await this.#pool.renew())) this.#over = "";
+      const expired = this.#over === "expired";
+      if (!this.#over || expired) this.#turn(navigator.onLine ? "reconnecting" : "offline", this.#reason);
+      if (expired && (await this.#pool.renew())) this.#over = "";
       if (this.#closed) return;
       if (this.#over) {
         this.close();
@@ -534,6 +536,7 @@ class Pool {
       this.#asked = 0;
       if (t === "lead") this.#join();
       else this.#deliver(message);
+      if (this.#held) this.#look();
     } catch {
       // It is no message of ours.
     }
@@ -547,6 +550,7 @@ class Pool {
 
   /** A follower asks whether its leader is still there, and makes it look whether its line is. */
   #look() {
+    clearTimeout(this.#watch);
     this.#watch = setTimeout(() => {
       this.#look();
       if (this.#leading) return;
