@@ -233,7 +233,7 @@ def test_a_page_restored_from_the_back_forward_cache_goes_on_where_it_was(
     tab.page.goto("/test/whoami/")
     eventually(lambda: site.streams() == 0)
     publish(site, range(2, 5))
-    tab.page.go_back()
+    tab.page.go_back(wait_until="commit")  # Nothing is loaded.
     tab.until_heard(5)
     assert tab.heard == [0, 1, 2, 3, 4], "or it was loaded anew, and not restored"
     publish(site, range(5, 7))

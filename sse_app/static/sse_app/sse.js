@@ -33,13 +33,17 @@
  * @typedef {Record<string, any>} Told
  */
 
+/** With the version of what they tell each other. */
 const BETWEEN_TABS = "sse_app 1 ";
 const RESET = "sse.reset";
 const SILENCE = 2.5;
 /** @type {Told} */
 const ALONE = { t: "alone" };
+/** @param {string} reason @returns {Told} */
+const closed = (reason) => ({ t: "state", state: "closed", reason });
 const LONGEST_WAIT = 60_000;
 const ASKED = 2;
+const YOUNG = 10_000;
 const JOINING = 500;
 const SHRINKING = 2_000;
 const PATIENCE = 60_000;
@@ -330,7 +334,7 @@ class Line {
     if (status !== 200 || !body || !/^text\/event-stream\b/i.test(type)) {
       this.#reason = `HTTP ${status}`;
       this.#wait = retryAfter(response);
-      if (status !== 200 && !passes(status)) this.#over = "refused";
+      if (status !== 200 && !passes(status)) this.#reason = `${(this.#over = "refused")}: ${this.#reason}`;
       return;
     }
     if (!labelled) this.#open();
@@ -423,8 +427,6 @@ class Pool {
   /** @type {Map<string, string>} */
   #names = new Map();
   #most = Infinity;
-  /** @type {Told} */
-  #status = { t: "state", state: "connecting", reason: "" };
 
   /** @param {string} path  That of the stream's URL; empty for a stream of its own. */
   constructor(path) {
@@ -526,7 +528,7 @@ class Pool {
         else if (t === "leave") this.#leave(message.ids);
         else {
           this.#line?.poke();
-          this.#tell(this.#status);
+          this.#tell({ t: "alive" });
         }
         return;
       }
@@ -704,8 +706,7 @@ class Pool {
   /** @param {State} state @param {string} reason @param {Line} line */
   turn(state, reason, line) {
     if (line === this.#next && this.#line?.opened) return;
-    this.#status = { t: "state", state, reason };
-    this.#tell(this.#status);
+    this.#tell({ t: "state", state, reason });
   }
 
   /** @param {Block} block @param {Line} line */
@@ -756,9 +757,8 @@ class Pool {
       else this.#open();
     } else if (line === former) {
       this.#line = null;
-      const refused = what === "refused";
-      if (refused && this.#members.size > 1) this.#dismiss(ALONE);
-      else this.#dismiss({ t: "state", state: "closed", reason: refused ? `refused: ${reason}` : what });
+      const several = this.#members.size > 1;
+      this.#dismiss(what === "refused" && several ? ALONE : closed(reason));
     }
   }
 
@@ -777,7 +777,7 @@ class Pool {
       for (const member of holders) member.grants.splice(member.grants.indexOf(old), 1, grant);
       this.#tell({ t: "grant", old, grant });
     } else if (!passes(status)) {
-      this.#dismiss({ t: "state", state: "closed", reason: "expired" }, holders.map(({ id }) => id));
+      this.#dismiss(closed("expired"), holders.map(({ id }) => id));
     }
     return this.#members.size > 0;
   }
@@ -1033,12 +1033,10 @@ async function reloadFragment(selector) {
   document.querySelector(selector)?.replaceWith(fresh);
 }
 
-/** Reload the page, at a moment of its own, and not for ever if the page itself is too old. */
+/** Reload the page, at a moment of its own; seldom, as what the server gives may be too old for ever. */
 async function reloadPage() {
-  await pause(jitter(1000, 0));
-  const last = Number(sessionStorage.getItem(BETWEEN_TABS));
-  sessionStorage.setItem(BETWEEN_TABS, String(Date.now()));
-  if (Date.now() - last > LONGEST_WAIT) location.reload();
+  await pause(jitter(1000, 0) + Math.max(0, YOUNG - performance.now()));
+  location.reload();
 }
 
 /** Open a stream. @param {string | URL} url @param {Options} [options] */
