@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -46,11 +45,14 @@ def tabs(site: Daphne, open_tabs: Callable[[str], Tabs]) -> Tabs:
 
 
 def node(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of npm's in the version that is pinned here."""
-    if shutil.which("npx") is None and not os.environ.get("CI"):
-        pytest.skip("no npx: install Node.js")
+    """Run a program of npm's, in the version that is pinned here."""
+    npx = shutil.which("npx") or pytest.skip("no npx: install Node.js")
+    tool = command[:3] if command[0] == "-p" else command[:1]
+    known = subprocess.run([npx, "--yes", *tool, "--version"], capture_output=True, check=False)
+    if known.returncode:
+        pytest.skip(f"npm's registry can't be reached: {known.stderr.decode()[-200:]}")
     return subprocess.run(
-        ["npx", "--yes", *command], capture_output=True, text=True, timeout=180, check=False
+        [npx, "--yes", *command], capture_output=True, text=True, timeout=180, check=False
     )
 
 
@@ -105,10 +107,10 @@ STREAMS: list[Any] = [
     (["data: {\ndata: \ndata: }\n\n"], [{"data": "{\n\n}"}]),
 ]
 PARSE = """async ([url, chunks]) => {
-    const {Parser} = await import(url);
+    const {parser} = await import(url);
     const blocks = [];
-    const parser = new Parser(block => blocks.push(block));
-    for (const chunk of chunks) parser.feed(chunk);
+    const feed = parser(block => blocks.push(block));
+    for (const chunk of chunks) feed(chunk);
     return blocks;
 }"""
 

@@ -41,6 +41,7 @@ const SILENCE = 2.5;
 const ALONE = { t: "alone" };
 /** @param {string} reason @returns {Told} */
 const closed = (reason) => ({ t: "state", state: "closed", reason });
+const LONGEST_TIMER = 3_600_000;
 const LONGEST_WAIT = 60_000;
 const ASKED = 2;
 const YOUNG = 10_000;
@@ -63,39 +64,26 @@ const parse = (text) => {
   }
 };
 
-/** Splits a stream's text into blocks (HTML Standard, 9.2.6). */
-export class Parser {
-  #rest = "";
-  #afterCr = false;
-  /** @type {Block} */
-  #block = {};
-  #take;
-
-  /** @param {(block: Block) => void} take */
-  constructor(take) {
-    this.#take = take;
-  }
-
-  /** @param {string} text  Decoded, without the byte order mark. */
-  feed(text) {
-    if (!text) return;
-    if (this.#afterCr && text[0] === "\n") text = text.slice(1);
-    this.#afterCr = text.endsWith("\r");
-    const lines = (this.#rest + text).split(/\r\n|\n|\r/);
-    this.#rest = /** @type {string} */ (lines.pop());
-    for (const line of lines) this.#line(line);
-  }
+/**
+ * Splits a stream's text into blocks (HTML Standard, 9.2.6). Returns what takes the text in chunks,
+ * decoded and without the byte order mark.
+ * @param {(block: Block) => void} take
+ */
+export function parser(take) {
+  let rest = "";
+  let afterCr = false;
+  /** @type {any} */
+  let block = {};
 
   /** @param {string} line */
-  #line(line) {
+  function read(line) {
     if (!line) {
-      const block = this.#block;
-      this.#block = {};
-      if (Object.keys(block).length) this.#take(block);
+      const whole = block;
+      block = {};
+      if (Object.keys(whole).length) take(whole);
       return;
     }
     const [, field, value] = /** @type {string[]} */ (/^([^:]*):? ?([^]*)$/.exec(line));
-    const block = /** @type {any} */ (this.#block);
     if (field === "data" && "data" in block) block.data += `\n${value}`;
     else if (
       field === "retry" ? /^\d+$/.test(value) : field === "id" ? !value.includes("\0") : FIELDS.has(field)
@@ -103,6 +91,15 @@ export class Parser {
       block[field] = value;
     }
   }
+
+  return (/** @type {string} */ text) => {
+    if (!text) return;
+    if (afterCr && text[0] === "\n") text = text.slice(1);
+    afterCr = text.endsWith("\r");
+    const lines = (rest + text).split(/\r\n|\n|\r/);
+    rest = /** @type {string} */ (lines.pop());
+    lines.forEach(read);
+  };
 }
 
 // --- places ---
@@ -136,7 +133,7 @@ const split = (place) => {
  * @param {string} start @param {string} place
  */
 function covers(start, place) {
-  const [[epoch, offset], [own, reached]] = [split(start), split(place)];
+  const [[epoch, offset], [own, reached]] = [start, place].map(split);
   return epoch === "0" || (epoch === own && offset <= reached);
 }
 
@@ -148,8 +145,7 @@ function covers(start, place) {
 function include(places, others) {
   for (const [hash, place] of others) {
     const known = places.get(hash);
-    const [epoch, offset] = split(place);
-    const [own, reached] = split(known ?? "");
+    const [[epoch, offset], [own, reached]] = [place, known ?? ""].map(split);
     if (!known || (epoch === own ? offset < reached : epoch === "0")) places.set(hash, place);
   }
 }
@@ -163,7 +159,7 @@ function readGrant(grant) {
     const [groups, , , , issued] = JSON.parse(
       atob(grant.split(":")[0].replace(/-/g, "+").replace(/_/g, "/")),
     );
-    return Array.isArray(groups) ? { groups: groups.map(String), issued: Number(issued) } : null;
+    return { groups: /** @type {string[]} */ (groups.map(String)), issued };
   } catch {
     return null;
   }
@@ -175,11 +171,7 @@ function fewest(grants) {
   const covered = new Set();
   return all
     .sort((a, b) => b.issued - a.issued)
-    .filter(({ groups }) => {
-      const adds = groups.some((group) => !covered.has(group));
-      for (const group of groups) covered.add(group);
-      return adds;
-    });
+    .filter(({ groups }) => groups.filter((group) => !covered.has(group) && covered.add(group)).length);
 }
 
 // --- requests up ---
@@ -246,7 +238,7 @@ class Line {
   ids = [];
   #closed = false;
   #failures = 0;
-  #heard = 0;
+  /** When its wait is over, or its silence too long, also for a clock that went on in sleep. */
   #due = 0;
   #base = 1000;
   /** @type {number | undefined} */
@@ -276,13 +268,11 @@ class Line {
   /** Look at once whether it lives; `now`: it is certain that it has to be made again. */
   poke(now = false) {
     if (now) this.#failures = 0;
-    if (this.#go) {
-      if (now || Date.now() >= this.#due) this.#go(0);
-    } else if (now || Date.now() - this.#heard > this.#pool.silence) {
-      this.#wait = 0;
-      this.#reason = now ? "network" : "silent";
-      this.#abort.abort();
-    }
+    else if (Date.now() < this.#due) return;
+    if (this.#go) return this.#go(0);
+    this.#wait = 0;
+    this.#reason = now ? "network" : "silent";
+    this.#abort.abort();
   }
 
   async run() {
@@ -309,10 +299,9 @@ class Line {
         return this.#pool.over(this.#over, this.#reason, this);
       }
       const wait = this.#wait ?? jitter(this.#base, this.#failures++);
-      this.#due = Date.now() + wait;
       await new Promise((done) => {
         this.#go = done;
-        this.#timer = setTimeout(done, wait);
+        this.#then(done, wait);
       });
       this.#go = null;
     }
@@ -338,22 +327,28 @@ class Line {
       return;
     }
     if (!labelled) this.#open();
-    const parser = new Parser((block) => this.#hear(block));
+    const feed = parser((block) => this.#hear(block));
     const decoder = new TextDecoder();
     const reader = body.getReader();
     for (;;) {
       const { done, value } = await reader.read();
       if (done || this.#closed) return;
       this.#alive();
-      parser.feed(decoder.decode(value, { stream: true }));
+      feed(decoder.decode(value, { stream: true }));
     }
   }
 
   /** Something came: if nothing does for long, this connection is dead. */
   #alive() {
-    this.#heard = Date.now();
+    this.#then(() => this.#abort.abort(), this.#pool.silence);
+  }
+
+  /** @param {(_: any) => void} fn @param {number} ms */
+  #then(fn, ms) {
+    ms = Math.min(ms, LONGEST_TIMER); // A timer of many days would fire at once.
+    this.#due = Date.now() + ms;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#abort.abort(), this.#pool.silence);
+    this.#timer = setTimeout(fn, ms);
   }
 
   #open() {
@@ -792,7 +787,7 @@ for (const name of ["pageshow", "resume"]) addEventListener(name, () => pools.fo
 // --- what the page has ---
 
 /** A stream as the page sees it; made by `connect()`. */
-export class Stream {
+class Stream {
   id = random();
   /** @type {State} */
   state = "connecting";
