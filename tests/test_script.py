@@ -97,6 +97,7 @@ STREAMS: list[Any] = [
     (["da", "ta", ": ", "a", "\n", "\n"], [{"data": "a"}]),
     ([": x\n:\n\ndata: a\n\n"], [{"data": "a"}]),
     (["data: a\n"], []),
+    (["event:\ndata: a\n\n"], [{"event": "", "data": "a"}]),
     (["event: e\nid: 1\ndata: a\n\n"], [{"event": "e", "id": "1", "data": "a"}]),
     (["id: 1\0\ndata: a\n\n"], [{"data": "a"}]),
     (["id\ndata: a\n\n"], [{"id": "", "data": "a"}]),
@@ -130,7 +131,9 @@ def test_a_stream_is_read_as_the_standard_says(
     assert parsing.evaluate(PARSE, ["/static/sse_app/sse.js", chunks]) == blocks
 
 
-@pytest.mark.parametrize("text", ["\ufeffdata: [1]\n\n", "data: Grüße 🎉\n\n", "data: a\n\n"])
+@pytest.mark.parametrize(
+    "text", ["\ufeffdata: [1]\n\n", "event:\ndata: a\n\n", "data: Grüße 🎉\n\n", "data: a\n\n"]
+)
 def test_bytes_are_decoded_as_they_come(tabs: Tabs, text: str) -> None:
     tabs.context.route(
         "**/plain/",
@@ -141,7 +144,7 @@ def test_bytes_are_decoded_as_they_come(tabs: Tabs, text: str) -> None:
     tab = tabs.begin("/plain/")
     tab.page.evaluate("stream.on('message', data => heard.push(data))")
     tab.until_heard(1)
-    data = text.strip("\ufeff\n").removeprefix("data: ")
+    data = text.strip().partition("data: ")[2]
     assert tab.heard[0] == (json.loads(data) if data.startswith("[") else data)
 
 

@@ -132,7 +132,8 @@ def test_answers_that_are_no_stream_are_tried_again(site: Daphne, tabs: Tabs) ->
 
 def test_retry_after_is_kept(tabs: Tabs) -> None:
     tabs.context.route(
-        "**/events/?*", lambda route: route.fulfill(status=503, headers={"Retry-After": "60"})
+        "**/events/?*",
+        lambda route: route.fulfill(status=503, headers={"Retry-After": "10000000000"}),
     )
     tab = tabs.begin("group=orders")
     tab.until("stream.state === 'reconnecting'")
@@ -198,6 +199,17 @@ def test_a_lost_history_calls_the_function_and_events_wait_for_it(site: Daphne, 
     tab.page.evaluate("finish()")
     tab.until_heard(4)
     assert tab.heard == [0, 1, 2, 3]
+
+
+def test_of_several_lost_groups_each_is_loaded_again(site: Daphne, tabs: Tabs) -> None:
+    tab = tabs.open("group=orders&group=clock")
+    for group in ("orders", "clock"):
+        publish(site, range(1), group)
+    tab.until_heard(2)
+    tab.page.evaluate("stream.on('sse.reset', () => new Promise(done => setTimeout(done, 200)))")
+    run(site, "from django.core.management import call_command\ncall_command('sse_new_epoch')")
+    tab.until("resets.length === 2")
+    assert {reset["group"] for reset in tab.resets} == {"orders", "clock"}
 
 
 def test_a_tab_on_a_log_that_is_no_more_is_reset_and_the_others_go_on(

@@ -223,9 +223,26 @@ def test_messages_of_another_script_on_the_channel_do_no_harm(site: Daphne, tabs
         assert tab.heard == [0, 1, 2]
 
 
-def test_where_tabs_cannot_share_each_has_its_own(site: Daphne, tabs: Tabs) -> None:
-    """As on plain HTTP, where a browser gives no locks."""
-    tabs.context.add_init_script("Object.defineProperty(navigator, 'locks', {value: undefined})")
+def test_who_only_says_that_it_leads_is_found_out(site: Daphne, tabs: Tabs) -> None:
+    leader, follower = tabs.open("group=orders"), tabs.open("group=orders")
+    pretend = "new BroadcastChannel('sse_app 1 /events/').postMessage({t: 'lead', from: 'x'})"
+    follower.page.evaluate(pretend)  # A page's own channels hear each other, too.
+    publish(site, range(3))
+    for tab in (leader, follower):
+        tab.until_heard(3, within=5)
+        assert tab.heard == [0, 1, 2]
+    eventually(lambda: site.streams() == 1)
+
+
+NO_LOCKS = "Object.defineProperty(navigator, 'locks', {value: undefined})"
+DENIED = (
+    "LockManager.prototype.request = async () => { throw new DOMException('', 'SecurityError') }"
+)
+
+
+@pytest.mark.parametrize("how", [NO_LOCKS, DENIED], ids=["on plain HTTP", "without storage"])
+def test_where_tabs_cannot_share_each_has_its_own(site: Daphne, tabs: Tabs, how: str) -> None:
+    tabs.context.add_init_script(how)
     pair = [tabs.open("group=orders") for _ in range(2)]
     assert site.streams() == 2
     publish(site, range(2))
@@ -275,3 +292,19 @@ def test_the_cursor_of_a_view_is_where_the_page_begins(site: Daphne, tabs: Tabs)
     tab = tabs.open(f"group=orders&last_event_id={position}")
     tab.until_heard(3)
     assert tab.heard == [0, 1, 2]
+
+
+def test_a_server_that_knows_of_no_labels_gives_each_tab_its_own(site: Daphne, tabs: Tabs) -> None:
+    """As while a deploy is under way: the page is newer than the server."""
+
+    def older(route: Any) -> None:
+        route.continue_(url=route.request.url.replace("&label=1", ""))
+
+    tabs.context.route("**/events/?*", older)
+    orders, clock = tabs.open("group=orders"), tabs.open("group=clock")
+    assert site.streams() == 2
+    publish(site, range(2), "orders")
+    publish(site, range(2, 4), "clock")
+    for tab, expected in ((orders, [0, 1]), (clock, [2, 3])):
+        tab.until_heard(2)
+        assert tab.heard == expected

@@ -196,8 +196,7 @@ export class RequestError extends Error {
 /** What holds a lock until `signal`. @param {AbortSignal} signal */
 const until = (signal) => new Promise((free) => signal.addEventListener("abort", free));
 /** @param {string} name @param {LockOptions} options @param {() => unknown} fn */
-const lock = (name, options, fn) => navigator.locks.request(name, options, fn);
-const ignore = () => {};
+const lock = async (name, options, fn) => navigator.locks.request(name, options, fn);
 
 /** Whether an answer, or that there was none, is passing. @param {number} status */
 const passes = (status) => !status || status === 429 || status >= 500;
@@ -456,7 +455,7 @@ class Pool {
   start() {
     if (this.#held || !this.streams.size) return;
     const held = (this.#held = new AbortController());
-    if (!this.#name || !navigator.locks || !("BroadcastChannel" in window)) return this.#lead();
+    if (!this.#name) return this.#lead();
     this.#channel = new BroadcastChannel(this.#name);
     this.#channel.onmessage = ({ data }) => this.#hear(data);
     // Whoever leads waits for this lock, and so learns of the end of this tab, however it ends.
@@ -464,7 +463,13 @@ class Pool {
       this.#join();
       this.#compete();
       return until(held.signal);
-    }).catch(ignore);
+    }).catch(() => {
+      if (held.signal.aborted) return;
+      // No locks for this page, as on plain HTTP, in a sandboxed frame or without storage.
+      this.#channel?.close();
+      this.#channel = null;
+      this.#lead();
+    });
     this.#look();
   }
 
@@ -618,7 +623,7 @@ class Pool {
       lock(`${this.#name} ${tab}`, this.#leads, () => {
         this.#tabs.delete(tab);
         this.#leave([...this.#members.values()].filter((member) => member.tab === tab).map(({ id }) => id));
-      }).catch(ignore);
+      }).catch(() => {});
     }
     let more = false;
     for (const want of wants) {
@@ -705,7 +710,8 @@ class Pool {
   }
 
   /** @param {Block} block @param {Line} line */
-  hear({ event: name = "message", data, group, id }, line) {
+  hear({ event, data, group, id }, line) {
+    const name = event || "message";
     const opens = name === "sse.open";
     if (line !== this.#line && !opens) return;
     const places = this.#name && id ? placesOf(id) : null;
@@ -725,7 +731,8 @@ class Pool {
     }
     if (data?.heartbeat) this.heartbeat = data.heartbeat * 1000;
     if (!this.#name) return;
-    if (!places) return this.#dismiss(ALONE);
+    // Ids that can't be read, or a server that knows of no labels: nothing says whose an event is.
+    if (!places || !data.max_groups) return this.#dismiss(ALONE);
     this.#most = data.max_groups;
     this.#at = places;
     this.#wanted.clear();
@@ -813,7 +820,8 @@ class Stream {
   #listeners = new Map();
   /** What came while the page starts over. @type {[string, any, EventDetail][] | null} */
   #queue = null;
-  #again = false;
+  /** The groups that are to be loaded again. @type {Map<string, [any, EventDetail]>} */
+  #lost = new Map();
 
   /** @param {string | URL} url @param {Options} options */
   constructor(url, options) {
@@ -978,16 +986,18 @@ class Stream {
 
   /** What was is lost: load it again; what comes meanwhile waits. @param {any} data @param {EventDetail} detail */
   async #startOver(data, detail) {
-    this.#again = true;
+    const lost = this.#lost;
+    lost.set(data.group, [data, detail]);
     if (this.#queue) return;
     this.#queue = [];
-    for (let failures = 0; this.#again && this.state !== "closed"; ) {
-      this.#again = false;
+    for (let failures = 0; lost.size && this.state !== "closed"; ) {
+      const [[group, reset]] = lost;
+      lost.delete(group);
       try {
-        await this.#reload(data, detail);
+        await this.#reload(...reset);
       } catch (error) {
         console.warn(error);
-        this.#again = true;
+        if (!lost.has(group)) lost.set(group, reset);
         await pause(jitter(1000, failures++));
       }
     }
