@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from django.template import Context, Template
@@ -291,6 +292,28 @@ def test_the_element_lives_as_long_as_its_connection_and_shows_its_state(
     expect(element).to_have_attribute("state", "open", timeout=20_000)
     page.evaluate("document.querySelector('sse-stream').remove()")
     eventually(lambda: site.streams() == 0)
+
+
+def test_the_element_begins_when_the_pages_modules_listen(site: Daphne, tabs: Tabs) -> None:
+    position = run(site, "from sse_app import cursor\nresult = cursor('orders')")
+    publish(site, range(2))
+
+    def late(route: Any) -> None:
+        time.sleep(1)
+        route.fulfill(
+            content_type="text/javascript",
+            body="window.heard = []; document.querySelector('sse-stream').stream"
+            ".on('n', data => window.heard.push(data));",
+        )
+
+    tabs.context.route("**/late.js", late)
+    tag = (
+        '{% sse_script %}<script type="module" src="/late.js"></script>'
+        '{% sse_stream "orders" after="' + position + '" %}'
+    )
+    page = tabs.context.new_page()
+    page.goto(f"/test/page/?tag={quote(tag)}")
+    page.wait_for_function("() => window.heard?.length === 2", timeout=5000)
 
 
 def test_a_refused_element_is_closed(tabs: Tabs) -> None:

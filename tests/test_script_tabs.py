@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from playwright.sync_api import Error
 
 from .conftest import Daphne, eventually
 from .sleepers import run
@@ -93,6 +95,24 @@ def test_who_comes_and_goes_costs_the_others_nothing(site: Daphne, tabs: Tabs) -
     stays.until_heard(count)
     assert stays.heard == list(range(count))
     assert stays.resets == []
+
+
+GROUPS = "from sse_app.control import readers\nresult = [sorted(r.groups) for r in readers()]"
+
+
+@pytest.mark.parametrize("how", ["closed", "crashed"])
+def test_what_nobody_wants_any_more_is_given_back(site: Daphne, tabs: Tabs, how: str) -> None:
+    stays, goes = tabs.open("group=orders"), tabs.open("group=chat.a")
+    eventually(lambda: run(site, GROUPS) == [["chat.a", "orders"]])
+    if how == "closed":
+        goes.close()
+    else:
+        with suppress(Error), goes.page.expect_event("crash"):
+            goes.page.goto("chrome://crash", timeout=2000)
+    eventually(lambda: run(site, GROUPS) == [["orders"]])
+    publish(site, range(2))
+    stays.until_heard(2)
+    assert (stays.heard, stays.states) == ([0, 1], ["open"])
 
 
 def test_a_tab_that_was_rendered_earlier_gets_what_came_since_and_the_others_no_repeat(
