@@ -14,8 +14,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from django.contrib.staticfiles.storage import ManifestStaticFilesStorage
+from django.core.management import call_command
 from django.template import Context, Template
-from django.test import RequestFactory
+from django.test import RequestFactory, override_settings
 from playwright.sync_api import Page, expect
 
 import sse_app
@@ -83,6 +85,22 @@ def test_its_types_hold(tmp_path: Path) -> None:
         str(use),
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Manifest(ManifestStaticFilesStorage):
+    """Renames files by their content, and what looks like an import of one."""
+
+    support_js_module_import_aggregation = True
+
+
+def test_it_can_be_collected_under_a_name_of_its_content(tmp_path: Path) -> None:
+    storages = {"staticfiles": {"BACKEND": f"{__name__}.Manifest"}}
+    with override_settings(STATIC_ROOT=tmp_path, STORAGES=storages):
+        call_command("collectstatic", interactive=False, verbosity=0)
+        with override_settings(DEBUG=False):
+            found = re.search(r'src="/static/(sse_app/sse\.[0-9a-f]{12}\.js)"', rendered())
+    assert found
+    assert (tmp_path / found[1]).read_text() == SCRIPT.read_text()
 
 
 # --- the parser ---

@@ -187,7 +187,7 @@ def test_what_tabs_were_granted_is_joined_and_renewed(
         assert tab.heard == list(range(12))
         assert tab.resets == []
         assert any("expired" in state for state in tab.states)
-        assert tab.page.evaluate("stream.state") == "open"
+        tab.until_open()
 
 
 def test_a_grant_that_is_not_renewed_closes_its_tab_only(

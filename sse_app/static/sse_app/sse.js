@@ -24,10 +24,10 @@
 /** @typedef {"connecting" | "open" | "reconnecting" | "offline" | "closed"} State */
 /** @typedef {{id: string, groups: string[], grants: string[], places: Places}} Want */
 /** @typedef {Want & {tab: string}} Member */
-/** @typedef {import("./sse.js").EventDetail} EventDetail */
-/** @typedef {import("./sse.js").Options} Options */
-/** @typedef {import("./sse.js").SendOptions} SendOptions */
 /** @typedef {(data: any, detail: any) => unknown} Listener */
+/** @typedef {{event: string, id: string, group?: string}} EventDetail */
+/** @typedef {{reset?: Listener, fragment?: string, csrf?: () => string, share?: boolean}} Options */
+/** @typedef {{group?: string, key?: string}} SendOptions */
 /**
  * What a leader tells; `ids` are the streams that it concerns, none: all.
  * @typedef {Record<string, any>} Told
