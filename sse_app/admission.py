@@ -99,15 +99,16 @@ async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = (
     if not fixed and "ticket" in request.GET:
         return await _admit_by_ticket(request, policy)
     asked = tuple(fixed) or _names(request, "group", validate_group)
-    grant = None if fixed else _grant_of(request)
-    groups = tuple(dict.fromkeys([*asked, *(grant.groups if grant else ())]))
+    grants = [] if fixed else _grants_of(request)
+    signed = (group for grant in grants for group in grant.groups)
+    groups = tuple(dict.fromkeys([*asked, *signed]))
     _limit(groups)
     fingerprint = await _identify(request)
     access = Access(request.user, groups, fingerprint=fingerprint)
     if fingerprint is not None:
         access.policy = policy
         access.session_key = request.session.session_key or ""
-    if grant is not None:
+    for grant in grants:
         await _use(grant, access)
     if not fixed:
         await _decide(access, policy, request)
@@ -135,10 +136,12 @@ def _limit(groups: Collection[str]) -> None:
         raise Refused(400, f"{len(groups)} groups are more than a stream can have: {most}.")
 
 
-def _grant_of(request: ASGIRequest) -> Grant | None:
-    text = request.GET.get("grant")
+def _grants_of(request: ASGIRequest) -> list[Grant]:
+    texts = list(dict.fromkeys(request.GET.getlist("grant")))
+    if len(texts) > settings().MAX_GROUPS:
+        raise Refused(400, f"{len(texts)} grants are more than groups: {settings().MAX_GROUPS}.")
     try:
-        return None if text is None else Grant.read(text)
+        return [Grant.read(text) for text in texts]
     except BadGrant as error:
         raise Refused(403, FORBIDDEN) from error
 
@@ -180,7 +183,7 @@ def _fingerprint(user: Any) -> Fingerprint | None:
 async def _use(grant: Grant, access: Access) -> None:
     if not grant.fits(access.user):
         raise Refused(403, FORBIDDEN)
-    access.until = grant.expires
+    access.until = min(grant.expires, access.until or grant.expires)
     if grant.is_over():
         raise Over("expired")
     try:
@@ -193,7 +196,7 @@ async def _use(grant: Grant, access: Access) -> None:
     if revoked:
         raise Over("expired")
     if not grant.user or (access.fingerprint and grant.rights == access.fingerprint.seal):
-        access.granted = frozenset(grant.groups)
+        access.granted |= frozenset(grant.groups)
 
 
 async def _admit_by_token(request: ASGIRequest, text: str) -> Access:

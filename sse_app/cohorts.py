@@ -1,4 +1,4 @@
-"""`Cohort`: live streams of the same groups on plain Daphne connections, written to as one.
+"""`Cohort`: live streams of one kind on plain Daphne connections, written to as one.
 
 Thousands of streams mostly get the same bytes at the same moment. Going through each one's objects
 costs more than the system's `send`, as they have left the processor's caches by then: so the
@@ -23,7 +23,7 @@ from .transports import Direct
 
 if TYPE_CHECKING:
     from .subscriptions import Subscription
-    from .topics import Topic
+    from .topics import Kind, Topic
 
 #: For fewer readers it does not pay.
 LEAST_MEMBERS: Final = 8
@@ -33,16 +33,16 @@ def gather(subscription: Subscription, topics: Mapping[str, Topic]) -> None:
     """Take `subscription` into the cohort of its groups if it can be written to as the others."""
     if not subscription.live or subscription.names:
         return
-    groups = subscription.groups
-    own = [topics[group] for group in groups]
-    cohort = own[0].cohorts.get(groups)
+    kind = subscription.kind
+    own = [topics[group] for group in kind[0]]
+    cohort = own[0].cohorts.get(kind)
     if cohort is None and min(topic.readers for topic in own) < LEAST_MEMBERS:
         return
     send = subscription.sink.direct()
     if send is None:
         return
     if cohort is None:
-        cohort = Cohort(groups, own)
+        cohort = Cohort(kind, own)
     cohort.join(subscription, send)
 
 
@@ -53,17 +53,17 @@ class Cohort:
     members delay nothing else for long.
     """
 
-    def __init__(self, groups: tuple[str, ...], topics: list[Topic]) -> None:
+    def __init__(self, kind: Kind, topics: list[Topic]) -> None:
         #: Where its members stand, one dict for all: the topics' own positions.
         self.positions: dict[str, Position] = {}
-        for group, topic in zip(groups, topics, strict=True):
+        for group, topic in zip(kind[0], topics, strict=True):
             assert topic.position is not None, f"{group} has live readers"
             self.positions[group] = topic.position
-            topic.cohorts[groups] = self
+            topic.cohorts[kind] = self
         self.written_at = time.monotonic()
         #: The bytes that a member was sent who was there from the beginning.
         self.bytes = 0
-        self._groups = groups
+        self._kind = kind
         self._topics = topics
         self._members: list[Subscription] = []
         self._sends: list[Direct] = []
@@ -114,11 +114,11 @@ class Cohort:
 
     def offer(self, event: Event, place: Position | None) -> int:
         """Take the next event of a topic, once settled; return how many members get it."""
-        if place is None:
-            block = event.block
-        else:
+        id = ""
+        if place is not None:
             self.positions[event.group] = place
-            block = event.encode(encode_cursor(self.positions, time.time()))
+            id = encode_cursor(self.positions, time.time())
+        block = event.encode(id, labelled=self._kind[1])
         self._pending.append(block)
         self._size += len(block)
         members = len(self._members)
@@ -171,7 +171,7 @@ class Cohort:
         for topic in self._topics:
             topic.subscriptions.add(subscription)
             if not self._members:
-                topic.cohorts.pop(self._groups, None)
+                topic.cohorts.pop(self._kind, None)
         self._doubted.discard(subscription)
         subscription.cohort = None
         subscription.positions = dict(self.positions)

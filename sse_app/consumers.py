@@ -123,6 +123,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 places=places,
                 address=address.text,
                 ping=request.GET.get("ping") == "1",
+                labelled=request.GET.get("label") == "1",
                 life=life,
                 hub=get_hub(),
             )

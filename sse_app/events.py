@@ -182,9 +182,15 @@ class Event:
             known = self.__dict__["_block"] = encode_block(self.name, self.data)
         return known
 
-    def encode(self, id: str = "") -> bytes:
-        """Return the event on the wire, with `id:` as its last line unless `id` is empty."""
-        return _with_id(self.block, id) if id else self.block
+    def encode(self, id: str = "", *, labelled: bool = False) -> bytes:
+        """Return the event on the wire, with `id:` as its last line unless `id` is empty.
+
+        `labelled`: a line `group:` says whose it is. Parsers ignore fields they don't know.
+        """
+        block = self.block
+        if labelled:
+            block = b"group: %b\n%b" % (self.group.encode("ascii"), block)
+        return _with_id(block, id) if id else block
 
     @property
     def sent(self) -> float | None:

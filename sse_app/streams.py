@@ -50,13 +50,14 @@ class Stream(Sink, Reader):
         places: Places,
         address: str = "",
         ping: bool = False,
+        labelled: bool = False,
         life: float,
     ) -> None:
         #: Names it in the log and to the admin; opens nothing.
         self.id = secrets.token_hex(4)
         #: The id of `sse.open`: where it began. Empty before that.
         self.opened = ""
-        self.subscription = Subscription(self, access.groups, names)
+        self.subscription = Subscription(self, access.groups, names, labelled=labelled)
         self.access = access
         self._sender = sender
         self._places = places
@@ -92,6 +93,10 @@ class Stream(Sink, Reader):
             "missed": start.missed,
             "groups": list(self.groups),
         }
+        if self.subscription.kind[1]:
+            # For a client that shares its stream: when to worry, and what more it could ask for.
+            limits = settings()
+            data |= {"heartbeat": limits.HEARTBEAT, "max_groups": limits.MAX_GROUPS}
         if self._ping:
             self._pinged = positions
         self.opened, retry = self.subscription.cursor, random.uniform(*settings().RETRY)

@@ -23,7 +23,7 @@ from .eventlog.contract import Discontinuity, Reason
 from .events import Event
 from .records import about
 from .sinks import Sink
-from .topics import Told, follows, place_of
+from .topics import Kind, Told, follows, place_of
 from .wakes import Wake
 
 if TYPE_CHECKING:
@@ -45,9 +45,17 @@ _holds = itertools.count(1)
 class Subscription:
     """A reader of some groups. Made by its owner, joined to a hub, then `run()` until closed."""
 
-    def __init__(self, sink: Sink, groups: Collection[str], names: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        groups: Collection[str],
+        names: Collection[str] = (),
+        *,
+        labelled: bool = False,
+    ) -> None:
         self.sink = sink
         self.groups = tuple(dict.fromkeys(groups))
+        self.kind: Kind = self.groups, labelled
         self.names = frozenset(names) if names else _ALL
         self.positions: dict[str, Position] = {}
         self.live = False
@@ -167,6 +175,7 @@ class Subscription:
         """Read `group` no more; by way of `Hub.drop()`, which takes it from the topic too."""
         self.part()
         self.groups = tuple(other for other in self.groups if other != group)
+        self.kind = self.groups, self.kind[1]
         self.positions.pop(group, None)
         self._resets.pop(group, None)
         self._latest = {slot: event for slot, event in self._latest.items() if slot[0] != group}
@@ -238,10 +247,10 @@ class Subscription:
             self.positions[event.group] = place
         if self._wanted(event):
             self._passed = 0
-            known = told.get(self.groups)
+            known = told.get(self.kind)
             if known is None:
                 cursor = "" if place is None else self.cursor
-                known = told[self.groups] = cursor, event.encode(cursor)
+                known = told[self.kind] = cursor, event.encode(cursor, labelled=self.kind[1])
             self.sink.show(event, *known)
             return True
         if place is not None:
@@ -254,7 +263,7 @@ class Subscription:
     def _show_latest(self) -> None:
         COUNTS.delivered += len(self._latest)
         for event in self._latest.values():
-            self.sink.show(event, "", event.block)
+            self.sink.show(event, "", event.encode(labelled=self.kind[1]))
         self._latest.clear()
 
     def _reset(self, group: str, reason: Reason, head: Position) -> None:

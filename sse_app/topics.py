@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from .cohorts import Cohort
     from .subscriptions import Subscription
 
-#: What streams of the same groups get for one event: the id after it, and its bytes. Who is
-#: live stands where the topics stand, so it is the same for all who have the same groups.
-Told = dict[tuple[str, ...], tuple[str, bytes]]
+#: What streams have in common that get the same bytes: their groups, and whether each event is
+#: labelled with its group.
+Kind = tuple[tuple[str, ...], bool]
+#: What streams of one kind get for one event: the id after it, and its bytes. Who is live stands
+#: where the topics stand, so it is the same for all of the kind.
+Told = dict[Kind, tuple[str, bytes]]
 
 logger = logging.getLogger("sse_app")
 
@@ -52,9 +55,9 @@ class Topic:
     def __init__(self, group: str) -> None:
         self.group = group
         self.position: Position | None = None
-        #: Those that are served one by one, and those that are served as one, by their groups.
+        #: Those that are served one by one, and those that are served as one, by their kind.
         self.subscriptions: set[Subscription] = set()
-        self.cohorts: dict[tuple[str, ...], Cohort] = {}
+        self.cohorts: dict[Kind, Cohort] = {}
         self._recent: deque[Event] = deque()
         self._recent_bytes = 0
         self._ahead: dict[Position, Event] = {}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from django import template
+from django.templatetags.static import static
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -15,6 +16,8 @@ from ..grants import Grant, reader_of
 from ..groups import validate_group
 
 register = template.Library()
+
+SCRIPT: Final = "sse_app/sse.js"
 
 
 @register.simple_tag(takes_context=True)
@@ -47,7 +50,23 @@ def sse_url(context: Any, *groups: str, after: str = "") -> str:
 def sse_stream(context: Any, *groups: str, after: str = "") -> SafeString:
     """Return the element that carries a stream's URL: `{% sse_stream "orders" after=position %}`.
 
-    `<sse-stream url="…"></sse-stream>` shows nothing; the page's script opens the stream with an
-    `EventSource` on its `url`. The arguments are those of `sse_url`.
+    `<sse-stream url="…"></sse-stream>` shows nothing. With `{% sse_script %}` in the page it is
+    connected while it is there; any `EventSource` can open its `url` too. The arguments are those
+    of `sse_url`.
     """
     return format_html('<sse-stream url="{}"></sse-stream>', sse_url(context, *groups, after=after))
+
+
+@register.simple_tag(takes_context=True)
+def sse_script(context: Any) -> SafeString:
+    """Return the element that loads the page's script, for the page's head: `{% sse_script %}`.
+
+    It has the nonce that a Content-Security-Policy names if the context has one as `csp_nonce`, as
+    of Django's context processor, or its `request` does, as of django-csp.
+    """
+    nonce = context.get("csp_nonce")
+    if nonce is None:
+        nonce = getattr(context.get("request"), "csp_nonce", None)
+    # Not by its truth: one that nobody has asked for yet is false, and is made by str().
+    own = "" if nonce is None else format_html(' nonce="{}"', str(nonce))
+    return format_html('<script type="module" src="{}"{}></script>', static(SCRIPT), own)

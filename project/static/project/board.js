@@ -1,6 +1,6 @@
 // The board: a card per order, in the column of its status; events move the cards.
 
-import { FreshStart, attempt, connect, post, showTime } from "./live.js";
+import { attempt, follow, post, read, showTime } from "./live.js";
 
 const board = document.getElementById("board");
 const problem = document.getElementById("board-error");
@@ -47,7 +47,7 @@ function show(order, { quietly = false } = {}) {
   const row = order.fields ?? order;
   const known = cardOf(order.pk);
   if (!known && !(row.status && row.item)) {
-    fresh.run(); // An event that says less than a card shows.
+    void startOver(); // An event that says less than a card shows.
     return;
   }
   const card = known ?? makeCard(order.pk);
@@ -79,13 +79,15 @@ function remove(pk) {
   recount();
 }
 
-const fresh = new FreshStart(board.dataset.orders, ({ orders }) => {
+// After `sse.reset`: events that arrive meanwhile wait for this, and a failure is tried again.
+async function startOver() {
+  const { orders } = await read(board.dataset.orders);
   const current = new Set(orders.map((order) => String(order.pk)));
   for (const card of board.querySelectorAll(".card[data-pk]")) {
     if (!current.has(card.dataset.pk)) remove(card.dataset.pk);
   }
   for (const order of orders.reverse()) show(order, { quietly: true });
-});
+}
 
 board.addEventListener("click", async ({ target }) => {
   const button = target.closest(".advance");
@@ -101,14 +103,13 @@ const newOrder = document.getElementById("new-order");
 newOrder.addEventListener("click", () => attempt(() => post(newOrder.dataset.url), problem));
 
 const clock = document.getElementById("clock");
-const live = (change) => (data) => fresh.after(() => change(data));
-connect(
-  document.querySelector("sse-stream").getAttribute("url"),
+const stream = follow(
   {
     "clock.tick": ({ time }) => showTime(clock, time),
-    "order.created": live(show),
-    "order.updated": live(show),
-    "order.deleted": live(({ pk }) => remove(pk)),
+    "order.created": (order) => show(order),
+    "order.updated": (order) => show(order),
+    "order.deleted": ({ pk }) => remove(pk),
   },
-  { quiet: ["clock.tick"], startOver: () => fresh.run() },
+  { quiet: ["clock.tick"] },
 );
+stream.on("sse.reset", ({ group }) => (group === "orders" ? startOver() : undefined));

@@ -1,6 +1,6 @@
 // The chat: messages come down the stream, what is typed goes up in a POST.
 
-import { FreshStart, attempt, connect, post, timeOf } from "./live.js";
+import { attempt, follow, read, timeOf } from "./live.js";
 
 const log = document.getElementById("chat-log");
 const form = document.getElementById("chat-form");
@@ -38,15 +38,10 @@ function say({ id, author, text, at }) {
   if (wasAtEnd || line.classList.contains("mine")) toTheEnd();
 }
 
-const fresh = new FreshStart(log.dataset.messages, ({ messages }) => messages.forEach(say));
-
 for (const line of log.children) dress(line);
 toTheEnd();
-connect(
-  document.querySelector("sse-stream").getAttribute("url"),
-  { "chat.message": (message) => fresh.after(() => say(message)) },
-  { startOver: () => fresh.run() },
-);
+const stream = follow({ "chat.message": say });
+stream.on("sse.reset", async () => (await read(log.dataset.messages)).messages.forEach(say));
 
 form?.addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -57,7 +52,7 @@ form?.addEventListener("submit", async (event) => {
   const button = form.querySelector("button");
   button.disabled = true;
   const sent = await attempt(
-    () => post(form.action, { group, event: name, data: { text } }),
+    () => stream.send(name, { text }, { group }),
     document.getElementById("chat-error"),
   );
   button.disabled = false;

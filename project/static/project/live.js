@@ -1,22 +1,12 @@
-// One EventSource per page: its state, its counters, its log, and the banners of broadcasts.
-// Whatever arrives becomes text, never markup.
+// What the demo's pages have in common: the state of the stream, its counters, its log, and the
+// banners of broadcasts. Whatever arrives becomes text, never markup.
 
-const CONTROL = ["sse.open", "sse.reset", "sse.close", "sse.busy"];
 const BROADCASTS = ["message", "broadcast"];
-const FOR_GOOD = ["auth", "expired"];
 const LOG_LINES = 50;
 const BANNERS = 3;
 const BANNER_MS = 12000;
 
 const byId = (id) => document.getElementById(id);
-
-export function parse(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return text; // An event's data need not be JSON.
-  }
-}
 
 export function timeOf(iso) {
   return new Date(iso).toLocaleTimeString("en-GB");
@@ -27,13 +17,18 @@ export function showTime(element, iso) {
   element.dateTime = iso;
 }
 
-export async function post(url, body) {
+export async function post(url) {
   const headers = { "X-CSRFToken": document.querySelector("meta[name=csrf-token]").content };
-  if (body !== undefined) headers["Content-Type"] = "application/json";
-  const response = await fetch(url, { method: "POST", headers, body: body && JSON.stringify(body) });
+  const response = await fetch(url, { method: "POST", headers });
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error([answer.error ?? `The server said ${response.status}.`].flat().join(" "));
+  if (!response.ok) throw new Error(answer.error ?? `The server said ${response.status}.`);
   return answer;
+}
+
+export async function read(url) {
+  const response = await fetch(url, { cache: "no-store" });
+  if (!response.ok) throw new Error(`The server said ${response.status}.`);
+  return response.json();
 }
 
 // Runs a button's or a form's request and shows what went wrong; true if nothing did.
@@ -49,13 +44,14 @@ export async function attempt(request, errorElement) {
   return !problem;
 }
 
-function setState(state, detail = "") {
+function showState(state, reason) {
   const element = byId("state");
-  if (element.dataset.state !== state) {
-    element.dataset.state = state;
-    element.textContent = state;
+  const word = state === "open" ? "live" : state;
+  if (element.dataset.state !== word) {
+    element.dataset.state = word;
+    element.textContent = word;
   }
-  byId("state-detail").textContent = detail;
+  byId("state-detail").textContent = state === "closed" && reason ? `${reason}: reload the page` : reason;
 }
 
 function banner(text) {
@@ -109,110 +105,24 @@ function noteOf(name, data) {
   return `#${data.pk} ${changed.join(", ") || [row.item, row.customer].filter(Boolean).join(", ")}`;
 }
 
-// `handlers` by event name; those in `quiet` are neither logged nor counted. `startOver` is called
-// when the page can't know what it missed: it must read everything again.
-export function connect(url, handlers, { quiet = [], startOver = () => {} } = {}) {
-  const source = new EventSource(url);
+// Follows the page's stream and returns it. `handlers` by event name get objects only; events in
+// `quiet` are neither logged nor counted.
+export function follow(handlers, { quiet = [] } = {}) {
+  const { stream } = document.querySelector("sse-stream");
   let opened = 0;
   let events = 0;
-  let lastId = "";
-  let detail = "";
-
-  source.addEventListener("open", () => {
-    opened += 1;
-    detail = "";
-    setState("live");
-    byId("reconnect-count").textContent = opened - 1;
+  stream.on("state", (state, { reason }) => {
+    showState(state, reason);
+    if (state === "open") byId("reconnect-count").textContent = opened++;
   });
-  source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) {
-      setState("closed", "the server refused; reload the page to try again");
-    } else {
-      setState(opened ? "reconnecting" : "connecting", detail);
-    }
+  stream.on("*", (data, { event: name, id }) => {
+    if (BROADCASTS.includes(name)) banner(noteOf(name, data));
+    if (quiet.includes(name)) return;
+    writeLog(name, noteOf(name, data), id);
+    if (!name.startsWith("sse.")) byId("event-count").textContent = ++events;
   });
-
-  const onControl = {
-    "sse.open": (data) => data.recovered || startOver(),
-    "sse.reset": startOver,
-    "sse.busy": (data) => {
-      detail = `the server is busy (${data.reason}), coming back in a while`;
-    },
-    "sse.close": (data) => {
-      detail = data.reason;
-      if (!FOR_GOOD.includes(data.reason)) return;
-      source.close();
-      setState("closed", `${data.reason}: reload the page`);
-    },
-  };
-  const names = new Set([...CONTROL, ...BROADCASTS, ...Object.keys(handlers)]);
-  for (const name of names) {
-    source.addEventListener(name, ({ data: text, lastEventId }) => {
-      const data = parse(text);
-      onControl[name]?.(data);
-      if (typeof data === "object" && data !== null) handlers[name]?.(data);
-      if (BROADCASTS.includes(name)) banner(noteOf(name, data));
-      if (quiet.includes(name)) return;
-      // An event without an id of its own is delivered with the last one that had an id.
-      writeLog(name, noteOf(name, data), lastEventId === lastId ? "" : lastEventId);
-      lastId = lastEventId;
-      if (CONTROL.includes(name)) return;
-      events += 1;
-      byId("event-count").textContent = events;
-    });
+  for (const [name, handle] of Object.entries(handlers)) {
+    stream.on(name, (data) => typeof data === "object" && data !== null && handle(data));
   }
-
-  // A page that comes back from the browser's memory has lost its connection.
-  addEventListener("pagehide", () => source.close());
-  addEventListener("pageshow", (shown) => shown.persisted && location.reload());
-  return source;
-}
-
-// Reads `url` until it succeeds; whatever arrives meanwhile waits in `queue` and follows.
-export class FreshStart {
-  #url;
-  #apply;
-  #queue = null;
-  #again = false;
-
-  constructor(url, apply) {
-    this.#url = url;
-    this.#apply = apply;
-  }
-
-  // Runs `change` now, or after the reading that is under way.
-  after(change) {
-    if (this.#queue) this.#queue.push(change);
-    else change();
-  }
-
-  async run() {
-    if (this.#queue) {
-      // What was read so far may be older than this second reset.
-      this.#again = true;
-      return;
-    }
-    this.#queue = [];
-    let answer;
-    do {
-      this.#again = false;
-      answer = await this.#read();
-    } while (this.#again);
-    const queue = this.#queue;
-    this.#queue = null;
-    this.#apply(answer);
-    for (const change of queue) change();
-  }
-
-  async #read() {
-    for (;;) {
-      try {
-        const response = await fetch(this.#url, { cache: "no-store" });
-        if (response.ok) return await response.json();
-      } catch {
-        // The server is away; so is the stream, and both come back.
-      }
-      await new Promise((resolve) => setTimeout(resolve, 2000));
-    }
-  }
+  return stream;
 }
