@@ -45,7 +45,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 pytest: $(INSTALLED) $(NPM_INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Figures of this machine; nothing here fails for being slow. `make bench BENCH=--quick` takes minutes.
 BENCH ?=
