@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from . import stream_admin  # noqa: F401 - registers the live streams
 from .admin_log import log_change
 from .broadcast_admin import PERMISSION, BroadcastAdmin
 from .models import AccessToken

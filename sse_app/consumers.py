@@ -25,13 +25,14 @@ from .conf import settings
 from .counters import COUNTS, count
 from .daphne_transport import DaphneTransport
 from .events import encode_control
+from .farewells import farewell
 from .groups import validate_group
 from .hub import get_hub
 from .limits import LIMITS, Full
 from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
 from .records import about
 from .replay import Start, Wanted, find_start
-from .streams import Stream, farewell
+from .streams import Stream
 from .transports import AsgiTransport, Receive, Send, Transport
 
 logger = logging.getLogger("sse_app")

@@ -32,7 +32,8 @@ logger = logging.getLogger("sse_app")
 
 @dataclass(frozen=True)
 class Revocation:
-    """Whose streams it concerns: those of `user` (a primary key as text) or of one `session`.
+    """Whose streams it concerns: those of `user` (a primary key as text) or of one `session`, or
+    the one `stream` (its id).
 
     Neither means everybody's. `group`: only this group is lost. `review`: nothing is lost yet, but
     what permitted it must be asked again. `session` is a digest, never the session's key.
@@ -42,13 +43,14 @@ class Revocation:
     session: str = ""
     group: str = ""
     review: bool = False
+    stream: str = ""
 
     @classmethod
     def of(cls, event: Event) -> Self:
         """Return what a control event says. Raises `ValueError` or `TypeError` if nothing."""
         fields = event.json()
         revocation = cls(**fields)
-        texts = (revocation.user, revocation.session, revocation.group)
+        texts = (revocation.user, revocation.session, revocation.group, revocation.stream)
         if not all(isinstance(text, str) for text in texts) or type(revocation.review) is not bool:
             raise TypeError(f"{fields!r} is no revocation")
         if revocation.group:
@@ -57,10 +59,16 @@ class Revocation:
 
     def to_event(self) -> Event:
         """Return the control event that says so."""
-        return Event.of(CONTROL_GROUP, CONTROL_EVENT, asdict(self))
+        fields = asdict(self)
+        if not self.stream:
+            # Processes of an older release, beside which this one may run, do not know it.
+            del fields["stream"]
+        return Event.of(CONTROL_GROUP, CONTROL_EVENT, fields)
 
     def concerns(self, reader: Reader) -> bool:
         """Whether it is about this reader."""
+        if self.stream and self.stream != reader.id:
+            return False
         if self.user and self.user != reader.user_key:
             return False
         if self.session and self.session != reader.session_digest:
@@ -73,6 +81,7 @@ class Revocation:
 class Reader(ABC):
     """A stream, as far as a revocation is concerned. `user_key` is empty for an anonymous one."""
 
+    id: str
     loop: asyncio.AbstractEventLoop
     opened_at: float
     user_key: str

@@ -191,9 +191,13 @@ class ServerProcess(models.Model):
 
     class Meta:
         verbose_name = _("server process")
-        verbose_name_plural = _("server processes")
+        verbose_name_plural = _("live streams")
         ordering = ["host", "pid"]
         default_permissions = ("view",)
+        permissions = [
+            ("end_streams", _("Can end streams")),
+            ("read_events", _("Can read the events of groups")),
+        ]
 
     def __str__(self) -> str:
         return f"{self.host} {self.pid}"

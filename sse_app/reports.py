@@ -122,6 +122,8 @@ def row_of(stream: Stream) -> Row:
         "positions": {
             group: _text(place) for group, place in list(stream.subscription.positions.items())
         },
+        "resets": {group: [_text(place), why] for group, (place, why) in stream.resets.items()},
+        "taken": [group for group in stream.access.groups if group not in stream.groups],
         "closed_at": None,
         "reason": stream.close_reason or "",
     }

@@ -6,19 +6,31 @@ import asyncio
 import logging
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from django.http import StreamingHttpResponse
 
 from .conf import settings
 from .events import HEARTBEAT, encode_block, to_text, validate_name
+from .farewells import farewell
 from .records import about
 
 logger = logging.getLogger("sse_app")
 
 
+@dataclass(frozen=True)
+class Close:
+    """Yielded by an iterable, says farewell: `sse.close` with the reason, and ends the stream.
+
+    The reasons and when a browser comes back after each are those of the other streams.
+    """
+
+    reason: str
+
+
 class EventStreamResponse(StreamingHttpResponse):
-    """Streams what an async iterable yields: `(event, data)` pairs, or data alone.
+    """Streams what an async iterable yields: `(event, data)` pairs, data alone, or a `Close`.
 
     The wire format, headers and heartbeat are those of the other streams; a `str` goes out as it
     is and everything else as JSON. The iterable is closed when the reader leaves. An exception in
@@ -43,9 +55,11 @@ async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
             if not done:
                 yield HEARTBEAT
                 continue
-            block = _encode(coming.result())
+            item = coming.result()
             coming = None
-            yield block
+            yield _encode(item)
+            if isinstance(item, Close):
+                break
     except StopAsyncIteration:
         pass
     except Exception:
@@ -65,5 +79,7 @@ async def _next(iterator: AsyncIterator[Any]) -> Any:
 
 
 def _encode(item: Any) -> bytes:
+    if isinstance(item, Close):
+        return farewell(item.reason)
     name, data = item if isinstance(item, tuple) and len(item) == 2 else ("message", item)
     return encode_block(validate_name(name), to_text(data))

@@ -56,6 +56,15 @@ def disconnect(*, user: Any = None, group: str | None = None) -> None:
     _revoke(control.Revocation(user=key, group=name), using=alias)
 
 
+def end_stream(id: str) -> None:
+    """End the one stream with this id (`Stream.id`), in whatever process it is. For the admin.
+
+    It ends with the reason `auth`, so its page does not come back by itself; nothing is taken from
+    it, so it may once it is loaded again. Raises what the event log raises.
+    """
+    _revoke(control.Revocation(stream=id), using=None)
+
+
 async def adisconnect(*, user: Any = None, group: str | None = None) -> None:
     """See `disconnect()`."""
     await sync_to_async(disconnect)(user=user, group=group)

@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from .counters import COUNTS, count
 from .cursors import Position
 from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
+from .farewells import farewell
 from .fingerprints import Fingerprint
 from .hub import Hub
 from .limits import Places
@@ -31,13 +32,6 @@ from .transports import Direct, Transport
 
 logger = logging.getLogger("sse_app")
 
-#: Seconds after which a client that was told to close comes back, by the reason, at random.
-CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
-    "age": (0.2, 0.5),
-    "shutdown": (1.0, 10.0),
-    "expired": (3600.0, 3600.0),
-    "auth": (3600.0, 3600.0),
-}
 #: Reasons that end a stream without a farewell: nobody can read it.
 UNHEARD: Final = frozenset({"disconnect", "broken", "stalled"})
 
@@ -76,6 +70,8 @@ class Stream(Sink, Reader):
         self.hub = hub
         self._transport = transport
         self._revoked: list[str] = []
+        #: Where each group was reset to that was, and why.
+        self.resets: dict[str, tuple[Position, Reason]] = {}
         self._ping = ping
         self._sent = 0
         self._written_at = time.monotonic()
@@ -255,6 +251,8 @@ class Stream(Sink, Reader):
         self._write(block)
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
+        if (place := self.subscription.positions.get(group)) is not None:
+            self.resets[group] = place, reason
         count(COUNTS.resets, reason)
         data = {"group": group, "reason": reason}
         self._write(encode_control("sse.reset", data, id=cursor))
@@ -290,9 +288,3 @@ class Stream(Sink, Reader):
         self._sent += len(chunk)
         COUNTS.bytes += len(chunk)
         self._transport.write(chunk)
-
-
-def farewell(reason: str, id: str = "") -> bytes:
-    """Return `sse.close` with the reason and how long to stay away."""
-    retry = random.uniform(*CLOSE_RETRY.get(reason, settings().RETRY))
-    return encode_control("sse.close", {"reason": reason}, id=id, retry=retry)

@@ -222,6 +222,18 @@ def test_earliest_is_the_position_before_what_is_left(log: EventLog) -> None:
     assert texts(log.since("g", log.earliest("g"), 10)) == ["3"]
 
 
+def test_each_event_has_the_time_at_which_it_came(log: EventLog) -> None:
+    assert log.times("g", 0, 10) == {}
+    began = time.time()
+    log.append(made("g", "1", "2"))
+    log.append(made("h", "1"))
+    log.append(made("g", "3"))
+    times = log.times("g", 1, 10)
+    assert list(times) == [2, 3]
+    assert all(began - 0.01 <= at <= time.time() for at in times.values())
+    assert list(log.times("g", 0, 2)) == [1, 2]
+
+
 def test_prune_by_count_keeps_the_latest_of_each_group(log: EventLog) -> None:
     log.append([*made("a", "1", "2", "3"), *made("b", "1")])
     with override_settings(SSE_APP={"RETENTION_EVENTS": 2}):

@@ -137,6 +137,8 @@ async def test_streams_are_listed_while_somebody_watches_and_those_that_ended(
         "lag": 0,
         "opened": {"orders": f"{epoch}-1"},
         "positions": {"orders": f"{epoch}-2"},
+        "resets": {},
+        "taken": [],
         "closed_at": None,
         "reason": "",
     }

@@ -121,6 +121,13 @@ class EventLog(ABC):
     async def aearliest(self, group: str) -> Position:
         """See `earliest()`."""
 
+    def times(self, group: str, after: int, limit: int) -> dict[int, float]:
+        """Return the Unix time of each of the events right after the offset `after`, by offset.
+
+        At most `limit` of them; none where the log does not keep it.
+        """
+        return {}
+
     @abstractmethod
     def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
         """Give the groups (None: all) a new epoch, so that every older cursor is reset.

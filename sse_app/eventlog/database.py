@@ -112,6 +112,13 @@ class DatabaseEventLog(EventLog):
     async def aearliest(self, group: str) -> Position:
         return await _in_thread(self.earliest, group)
 
+    def times(self, group: str, after: int, limit: int) -> dict[int, float]:
+        from ..models import StoredEvent
+
+        events = StoredEvent.objects.using(self.alias).filter(group=group, offset__gt=after)
+        rows = events.order_by("offset").values_list("offset", "created_at")[:limit]
+        return {offset: at.timestamp() for offset, at in rows if offset is not None}
+
     # --- keeping ---
 
     def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:

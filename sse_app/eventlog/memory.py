@@ -122,6 +122,12 @@ class MemoryEventLog(EventLog):
     async def aearliest(self, group: str) -> Position:
         return self.earliest(group)
 
+    def times(self, group: str, after: int, limit: int) -> dict[int, float]:
+        with self._lock:
+            log = self._logs.get(group)
+            kept = [(event.offset or 0, at) for at, event in log.events] if log else []
+        return dict([(offset, at) for offset, at in kept if offset > after][:limit])
+
     def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
         renewed = 0
         with self._lock:

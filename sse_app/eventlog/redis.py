@@ -143,6 +143,11 @@ class RedisEventLog(EventLog):
     async def aearliest(self, group: str) -> Position:
         return _earliest(await self._clients.of_loop.eval(*self._read(group, START, 1)))
 
+    def times(self, group: str, after: int, limit: int) -> dict[int, float]:
+        found = self._clients.sync.eval(*self._read(group, Position("", after), limit))
+        entries = (entry[0].decode().split("-") for entry in (found[2] if found else ()))
+        return {int(offset): int(at) / 1000 for offset, at in entries}
+
     def _read(self, group: str, after: Position, limit: int) -> list[Any]:
         return [READ, 2, *self._keys(group), after.offset, limit]
 

@@ -1,0 +1,24 @@
+"""`sse.close`: what a stream says when it is ended on purpose, and how long to stay away."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Final
+
+from .conf import settings
+from .events import encode_control
+
+#: Seconds after which a client that was told to close comes back, by the reason, at random.
+CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
+    "age": (0.2, 0.5),
+    "shutdown": (1.0, 10.0),
+    "expired": (3600.0, 3600.0),
+    "auth": (3600.0, 3600.0),
+}
+
+
+def farewell(reason: str, id: str = "") -> bytes:
+    """Return `sse.close` with the reason and how long to stay away."""
+    retry = random.uniform(*CLOSE_RETRY.get(reason, settings().RETRY))
+    return encode_control("sse.close", {"reason": reason}, id=id, retry=retry)
