@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -32,6 +33,11 @@ from .valkeys import start_cluster
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 20.0
+#: What `test/failing/` answers: what came before the exception, and a farewell.
+FAILED_STREAM = re.compile(
+    r'retry: \d+\nevent: before\ndata: {"n":1}\n\n'
+    r'retry: \d+\nevent: sse\.close\ndata: {"reason":"error"}\n\n'
+)
 
 
 def eventually(check: Callable[[], Any], what: str = "", within: float = PATIENCE) -> Any:

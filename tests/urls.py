@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -57,6 +58,27 @@ async def failing_stream(request: HttpRequest) -> HttpResponse:
         raise RuntimeError("on purpose")
 
     return EventStreamResponse(events())
+
+
+#: What became of the readers of `resuming_stream`, in order.
+LEFT: list[str] = []
+
+
+async def resuming_stream(request: HttpRequest) -> HttpResponse:
+    """Count from where the client was; "wait": and then wait for ever; "fail": and then fail."""
+
+    async def count(after: str) -> AsyncIterator[Any]:
+        try:
+            for n in range(int(after or 0) + 1, 4):
+                yield "count", n, str(n)
+            if "wait" in request.GET:
+                await asyncio.Event().wait()
+            if "fail" in request.GET:
+                raise RuntimeError("on purpose")
+        finally:
+            LEFT.append(request.GET.get("reader", ""))
+
+    return EventStreamResponse(count, request)
 
 
 class _Escaping(HttpResponse):
@@ -142,5 +164,6 @@ urlpatterns = [
     path("test/apublish/", publish_async),
     path("test/publish-in-thread/", publish_in_thread),
     path("test/failing/", failing_stream),
+    path("test/resuming/", resuming_stream),
     *demo,
 ]

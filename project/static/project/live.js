@@ -3,7 +3,7 @@
 
 const CONTROL = ["sse.open", "sse.reset", "sse.close", "sse.busy"];
 const BROADCASTS = ["message", "broadcast"];
-const FOR_GOOD = ["auth", "expired"];
+const FOR_GOOD = ["auth", "expired", "end"];
 const LOG_LINES = 50;
 const BANNERS = 3;
 const BANNER_MS = 12000;
