@@ -63,6 +63,7 @@ RANKS = {
     "cohorts": 6,
     "topics": 6,
     "publishing": 6,
+    "task_progress": 7,
     "views": 7,
     "checks": 7,
     "changes": 7,
