@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from django.db import transaction
 
-from sse_app import progress
+from sse_app import progress, task_progress
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 
@@ -19,6 +21,15 @@ from .conftest import Daphne, eventually
 
 GROUP = "import.7"
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def interrupted() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 def states(events: list[Event]) -> list[tuple[Any, str, bool]]:
@@ -95,18 +106,24 @@ async def test_in_async_code_the_latest_leaves_while_the_task_waits(seen: list[E
         assert states(seen)[1] == (5, "running", False)
 
 
-def test_no_timer_outlives_the_block_and_nothing_follows_the_end(seen: list[Event]) -> None:
-    before = threading.active_count()
+def test_no_timer_outlives_the_block_and_nothing_follows_the_end(
+    seen: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_progress, "PAUSE_SECONDS", 60)
+    began = time.monotonic()
     with progress(GROUP) as report:
         report.advance()
         assert isinstance(report._timer, threading.Timer)
         timer = report._timer
     assert not timer.is_alive()
-    assert threading.active_count() <= before + 1  # That of the layer stays.
-    assert states(seen)[-1] == (1, "done", True)
+    assert time.monotonic() - began < 30
+    report._on_timer()  # As if it had begun just before the end.
+    assert states(seen) == [(0, "running", True), (1, "done", True)]
 
 
-def test_reports_of_many_threads_are_in_order(seen: list[Event]) -> None:
+def test_reports_of_many_threads_are_in_order_and_none_is_forgotten(
+    seen: list[Event], interrupted: None
+) -> None:
     with progress(GROUP, total=2000) as report:
         work = [
             threading.Thread(target=lambda: [report.advance() for _ in range(500)])

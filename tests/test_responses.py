@@ -144,8 +144,20 @@ async def test_the_first_event_says_when_to_come_back_after_a_break() -> None:
         yield "first"
 
     chunks = [chunk async for chunk in EventStreamResponse(events())]
+    assert len(chunks) == 2
     assert chunks[0].startswith(b"retry: ")
     assert chunks[0].endswith(b"\ndata: first\n\n")
+
+
+async def test_the_farewell_has_the_last_id_that_was_given() -> None:
+    async def events() -> AsyncIterator[Any]:
+        yield "n", 1, "a"
+        yield "n", 2
+
+    chunks = [chunk async for chunk in EventStreamResponse(events())]
+    assert b"\nid: a\n" in chunks[0]
+    assert b"id: " not in chunks[1]
+    assert b"\nid: a\nevent: sse.close\n" in chunks[2]
 
 
 async def test_nothing_is_begun_for_a_head_request() -> None:

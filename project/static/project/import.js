@@ -6,12 +6,16 @@ const form = document.getElementById("import");
 const bar = document.getElementById("import-bar");
 const text = document.getElementById("import-text");
 const said = document.getElementById("import-said");
+const button = form.querySelector("button");
+const SILENCE_MS = 3000;
 const SAYS = { done: "The import is done.", failed: "The import has failed." };
 
 // A screen reader would read every step of a live region: it hears of few.
 function say(words) {
   if (said.textContent !== words) said.textContent = words;
 }
+
+let silence;
 
 function show({ done, total, text: step, state }) {
   bar.max = total;
@@ -21,7 +25,10 @@ function show({ done, total, text: step, state }) {
   text.textContent = SAYS[state] ?? (step || "begun");
   const quarters = Math.floor((done / total) * 4) * 25;
   say(SAYS[state] ?? (quarters ? `${quarters} % imported` : "The import has begun."));
-  form.querySelector("button").disabled = state === "running";
+  button.disabled = state === "running";
+  // A task that was killed tells nobody: whoever wants may start another.
+  clearTimeout(silence);
+  if (state === "running") silence = setTimeout(() => (button.disabled = false), SILENCE_MS);
 }
 
 const source = new EventSource(form.dataset.stream);
