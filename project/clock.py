@@ -15,6 +15,7 @@ from django.dispatch import receiver
 from django.utils import timezone
 
 from sse_app import apublish
+from sse_app.responses import Close
 from sse_app.signals import stream_closed, stream_opened
 
 GROUP = "clock"
@@ -30,14 +31,14 @@ async def ticks() -> AsyncIterator[str]:
         yield timezone.now().isoformat(timespec="milliseconds")
 
 
-async def ticks_for_one_page() -> AsyncIterator[tuple[str, dict[str, str]]]:
+async def ticks_for_one_page() -> AsyncIterator[tuple[str, dict[str, str]] | Close]:
     """Yield named events for a one-off stream; it ends in time and the browser comes back."""
     left = LONGEST_STREAM
     async for now in ticks():
         yield "tick", {"time": now}
         left -= 1
         if not left:
-            return
+            yield Close("age")
 
 
 class Clock:

@@ -18,6 +18,8 @@ urlpatterns = [
     path("chat/<slug:room>/messages/", views.chat_messages, name="chat_messages"),
     path("clock/", views.clock, name="clock"),
     path("clock/stream/", views.clock_stream, name="clock_stream"),
+    path("import/", views.import_page, name="import"),
+    path("import/start/", views.begin_import, name="start_import"),
     path("events/", include("sse_app.urls")),
     path(
         "login/",

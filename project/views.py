@@ -8,6 +8,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from project import orders as shop
 from project.clock import ticks_for_one_page
+from project.imports import ROWS, start_import
 from project.inbox import ROOM_LENGTH
 from project.models import ChatMessage, Order
 from sse_app import cursor
@@ -93,6 +94,20 @@ def chat(request: HttpRequest, room: str) -> HttpResponse:
 def chat_messages(request: HttpRequest, room: str) -> JsonResponse:
     """The last of what was said, as JSON: for a page that has to start over."""
     return JsonResponse({"messages": [message.as_event() for message in _history(room)]})
+
+
+@require_safe
+def import_page(request: HttpRequest) -> HttpResponse:
+    """The bar of a long task, and the button that starts it."""
+    return render(request, "import.html", {"rows": ROWS})
+
+
+@require_POST
+def begin_import(request: HttpRequest) -> JsonResponse:
+    """Start the long task; anybody may, so there is one at a time."""
+    if not start_import():
+        return JsonResponse({"error": "An import is running already."}, status=409)
+    return JsonResponse({}, status=202)
 
 
 @require_safe

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .publishing import apublish, apublish_many, publish, publish_many
     from .revocation import adisconnect, disconnect
     from .subscribing import ContinuityLost, subscribe
+    from .task_progress import progress
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "disconnect",
     "off",
     "on",
+    "progress",
     "publish",
     "publish_many",
     "subscribe",
@@ -40,6 +42,7 @@ _MODULES = {
     "disconnect": "revocation",
     "off": "inbox",
     "on": "inbox",
+    "progress": "task_progress",
     "publish": "publishing",
     "publish_many": "publishing",
     "subscribe": "subscribing",

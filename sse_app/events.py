@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from django.core.serializers.json import DjangoJSONEncoder
 
-from .cursors import validate_place
+from .cursors import MAX_BYTES, validate_place
 from .groups import CONTROL_GROUP, RESERVED, validate_group
 
 HEARTBEAT: Final = b":\n"
@@ -23,6 +23,8 @@ MESSAGE_TYPE: Final = "sse.event"
 BATCH_TYPE: Final = "sse.events"
 
 _NAME: Final = re.compile(r"(?!sse\.)[A-Za-z0-9_.:-]{1,64}\Z", re.ASCII)
+# What a client sends back unchanged as a header: visible ASCII, with spaces inside at most.
+_ID: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?\Z", re.ASCII)
 # Made once: json.dumps() with arguments makes an encoder for every call.
 _JSON: Final = DjangoJSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -39,6 +41,16 @@ def validate_name(name: object) -> str:
     raise ValueError(
         f"Invalid event name {name!r}: 1 to 64 ASCII letters, digits, '_', '.', ':' and '-', "
         "for example 'order.updated'."
+    )
+
+
+def validate_id(id: object) -> str:
+    """Return `id` if it can be an event's id on the wire, else raise `ValueError` that shows it."""
+    if isinstance(id, str) and len(id) <= MAX_BYTES and _ID.match(id):
+        return id
+    raise ValueError(
+        f"Invalid event id {id!r}: a str of 1 to {MAX_BYTES} visible ASCII characters, without NUL "
+        "and line ends, and with spaces only in between."
     )
 
 

@@ -15,6 +15,7 @@ CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
     "shutdown": (1.0, 10.0),
     "expired": (3600.0, 3600.0),
     "auth": (3600.0, 3600.0),
+    "end": (3600.0, 3600.0),
 }
 
 

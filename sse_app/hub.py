@@ -70,7 +70,7 @@ class Hub:
             self.loop.create_task(every(lambda: settings().SWEEP_INTERVAL, self._sweep)),
             self.loop.create_task(every(lambda: REJOIN_SECONDS, self._mailbox.join_all)),
             self.loop.create_task(every(prune_interval, self._prune)),
-            self.loop.create_task(every(tick_interval, self._tick)),
+            self.loop.create_task(every(tick_interval, self.tick)),
             self.loop.create_task(self.revalidator.run()),
         ]
 
@@ -227,7 +227,8 @@ class Hub:
             pruned = await log.aprune(PRUNE_EVENTS)
             await asyncio.sleep(PRUNE_PAUSE)
 
-    async def _tick(self) -> None:
+    async def tick(self) -> None:
+        """Let every stream do what time asks for."""
         now = time.monotonic()
         for ticker in list(self.tickers):
             try:

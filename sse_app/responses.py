@@ -1,22 +1,26 @@
-"""`EventStreamResponse`: a one-off stream from an ordinary async view."""
+"""`EventStreamResponse`: a one-off stream, which is no group's, from an ordinary async view."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, AsyncIterator
+import random
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from django.http import StreamingHttpResponse
+from django.http import HttpRequest, StreamingHttpResponse
 
 from .conf import settings
-from .events import HEARTBEAT, encode_block, to_text, validate_name
+from .events import HEARTBEAT, encode_control, to_text, validate_id, validate_name
 from .farewells import farewell
 from .records import about
 
 logger = logging.getLogger("sse_app")
+
+#: Called with `after=`, the id of the last event that the client has, or "".
+Resumable = Callable[..., AsyncIterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -30,24 +34,67 @@ class Close:
 
 
 class EventStreamResponse(StreamingHttpResponse):
-    """Streams what an async iterable yields: `(event, data)` pairs, data alone, or a `Close`.
+    """Streams `(event, data)`, `(event, data, id)`, data alone, or a `Close`, until it ends.
+
+    `events`: an async iterable of them; or, to resume, a callable that is given `after=` and
+    returns one: the id that the client saw last (`Last-Event-ID`, else `?last_event_id=`, else
+    `?lastEventId=`), "" if there is none that could be an id. It came from outside: it may be any
+    visible ASCII of at most 1 KiB. A callable needs the `request`.
 
     The wire format, headers and heartbeat are those of the other streams; a `str` goes out as it
-    is and everything else as JSON. The iterable is closed when the reader leaves. An exception in
-    it is logged and ends the stream cleanly, as the response has started by then.
+    is and everything else as JSON. When the iterable ends, the client gets `sse.close` with the
+    reason "end", and does not come back for an hour. An exception in it is logged, as the response
+    has started by then; the client gets "error" and comes back soon, with the last id. When the
+    reader leaves, what the iterable awaits is cancelled at once and the iterable is closed.
+
+    Raises `TypeError` for a callable without a request, and for what is not iterable.
     """
 
-    def __init__(self, events: AsyncIterable[Any], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        events: AsyncIterable[Any] | Resumable,
+        request: HttpRequest | None = None,
+        **kwargs: Any,
+    ) -> None:
         kwargs.setdefault("content_type", "text/event-stream; charset=utf-8")
-        super().__init__(_blocks(events), **kwargs)
+        iterable = _iterable(events, request)
+        if request is not None and request.method == "HEAD":
+            iterable = _nothing()  # Nobody reads it, and it might never end.
+        super().__init__(_blocks(iterable), **kwargs)
         self["Cache-Control"] = "no-cache, no-store, private, no-transform"
         self["X-Accel-Buffering"] = "no"
         self["X-Content-Type-Options"] = "nosniff"
 
 
+def _iterable(
+    events: AsyncIterable[Any] | Resumable, request: HttpRequest | None
+) -> AsyncIterable[Any]:
+    if not isinstance(events, AsyncIterable):
+        if not callable(events) or request is None:
+            raise TypeError(
+                f"EventStreamResponse() takes an async iterable, or a callable and the request "
+                f"that says where to resume; not {events!r} with the request {request!r}."
+            )
+        events = events(after=_last_id(request))
+        if not isinstance(events, AsyncIterable):
+            raise TypeError(f"{events!r} is no async iterable: write an async generator.")
+    return events
+
+
+def _last_id(request: HttpRequest) -> str:
+    header, query = request.headers.get("Last-Event-ID"), request.GET
+    given = header or query.get("last_event_id") or query.get("lastEventId")
+    try:
+        return validate_id(given)
+    except ValueError:
+        return ""  # None was given, or it is no id that this app has sent.
+
+
 async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
     iterator = aiter(events)
     coming: asyncio.Future[Any] | None = None
+    # After an hour's farewell a browser would wait as long at each break, were it not told again.
+    id, retry = "", _retry()
     try:
         while True:
             coming = coming or asyncio.ensure_future(_next(iterator))
@@ -57,13 +104,17 @@ async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
                 continue
             item = coming.result()
             coming = None
-            yield _encode(item)
             if isinstance(item, Close):
+                yield farewell(item.reason, id)
                 break
+            name, data, own = _parts(item)
+            yield encode_control(name, data, id=own, retry=retry)
+            id, retry = own or id, None
     except StopAsyncIteration:
-        pass
+        yield farewell("end", id)
     except Exception:
         logger.exception("An event stream's iterable failed; the stream ends here.", extra=about())
+        yield farewell("error", id)
     finally:
         if coming is not None:
             coming.cancel()
@@ -74,12 +125,25 @@ async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
             await close()
 
 
+def _retry() -> float | None:
+    return random.uniform(*settings().RETRY)
+
+
+async def _nothing() -> AsyncIterator[Any]:
+    return
+    yield  # Makes it a generator.
+
+
 async def _next(iterator: AsyncIterator[Any]) -> Any:
     return await anext(iterator)
 
 
-def _encode(item: Any) -> bytes:
-    if isinstance(item, Close):
-        return farewell(item.reason)
-    name, data = item if isinstance(item, tuple) and len(item) == 2 else ("message", item)
-    return encode_block(validate_name(name), to_text(data))
+def _parts(item: Any) -> tuple[str, str, str]:
+    """Return the event's name, its text and its id, which may be empty."""
+    name, data, id = "message", item, ""
+    if isinstance(item, tuple) and len(item) == 2:
+        name, data = item
+    elif isinstance(item, tuple) and len(item) == 3:
+        name, data, id = item
+        id = validate_id(id)
+    return validate_name(name), to_text(data), id

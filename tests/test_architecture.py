@@ -63,6 +63,7 @@ RANKS = {
     "cohorts": 6,
     "topics": 6,
     "publishing": 6,
+    "task_progress": 7,
     "views": 7,
     "checks": 7,
     "changes": 7,
@@ -114,7 +115,13 @@ RANKS = {
     "asgi": 17,
     "routing": 18,
     "apps": 19,
+    "testing.capturing": 18,
+    "testing.streaming": 18,
+    "testing.clocks": 18,
+    "testing.live": 18,
+    "testing.daphne_process": 18,
     "testing": 19,
+    "testing.fixtures": 20,
 }
 DESIGNED = [
     *("conf", "events", "cursors", "groups", "eventlog", "models", "layer", "publishing", "hub"),

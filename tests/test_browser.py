@@ -302,3 +302,18 @@ def test_a_page_of_another_origin_hears_nothing(browser: Browser, site: Daphne) 
     })"""
     assert page.evaluate(embed, url) == "refused"
     context.close()
+
+
+def test_the_bar_of_the_import_moves_on_every_page_and_on_one_that_comes_late(
+    open_page: Callable[..., Page],
+) -> None:
+    one, two = open_page("/import/"), open_page("/import/")
+    one.get_by_test_id("import-start").click()
+    for page in (one, two):
+        expect(page.get_by_test_id("import")).to_have_attribute("data-state", "running")
+        expect(page.get_by_role("progressbar", name="Import of 200 rows")).to_be_visible()
+        expect(page.get_by_test_id("import-start")).to_be_disabled()
+    late = open_page("/import/")
+    for page in (one, two, late):
+        expect(page.get_by_test_id("import-bar")).to_have_js_property("value", 200, timeout=20_000)
+        expect(page.get_by_role("status").last).to_have_text("The import is done.")

@@ -432,7 +432,7 @@ async def test_a_ticker_that_fails_takes_the_tick_from_no_other() -> None:
 
     for n in range(10):  # A set has no order: one of them comes after the one that fails.
         reader.hub.tickers.add(fail if n == 5 else lambda now, n=n: ticked.append(n))  # type: ignore[misc]
-    await reader.hub._tick()
+    await reader.hub.tick()
     assert len(ticked) == 9
     await reader.stop()
 

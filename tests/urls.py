@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,27 @@ async def failing_stream(request: HttpRequest) -> HttpResponse:
         raise RuntimeError("on purpose")
 
     return EventStreamResponse(events())
+
+
+#: What became of the readers of `resuming_stream`, in order.
+LEFT: list[str] = []
+
+
+async def resuming_stream(request: HttpRequest) -> HttpResponse:
+    """Count from where the client was; "wait": and then wait for ever; "fail": and then fail."""
+
+    async def count(after: str) -> AsyncIterator[Any]:
+        try:
+            for n in range(int(after or 0) + 1, 4):
+                yield "count", n, str(n)
+            if "wait" in request.GET:
+                await asyncio.Event().wait()
+            if "fail" in request.GET:
+                raise RuntimeError("on purpose")
+        finally:
+            LEFT.append(request.GET.get("reader", ""))
+
+    return EventStreamResponse(count, request)
 
 
 class _Escaping(HttpResponse):
@@ -145,5 +167,6 @@ urlpatterns = [
     path("test/publish-in-thread/", publish_in_thread),
     path("test/failing/", failing_stream),
     path("test/clients/<path:path>", serve, {"document_root": Path(__file__).parent / "clients"}),
+    path("test/resuming/", resuming_stream),
     *demo,
 ]

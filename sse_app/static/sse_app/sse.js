@@ -363,7 +363,7 @@ class Line {
     const busy = name === "sse.busy";
     const over = busy || name === "sse.close" ? String(parse(data)?.reason) : "";
     if (over) this.#reason = busy ? `busy: ${over}` : over;
-    if (over === "auth" || over === "expired") this.#over = over;
+    if (/^(auth|expired|end)$/.test(over)) this.#over = over;
     else if (retry && over) this.#wait = +retry;
     else if (retry) this.#base = +retry;
     this.#pool.hear(block, this);

@@ -1,0 +1,250 @@
+"""`stream()`: a client that reads a stream of the project's application, without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from http.cookies import SimpleCookie
+from types import TracebackType
+from typing import Any, Final, Self
+
+from channels.routing import get_default_application
+from django.contrib.auth.models import AnonymousUser
+from django.test import AsyncClient, Client
+from django.urls import reverse
+
+from ..asgi import is_stream
+
+#: How long the application may take to end once its reader has left.
+END_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Received:
+    """One event as an `EventSource` would dispatch it; `id` is the last one that was sent."""
+
+    name: str
+    data: str
+    id: str
+
+    def json(self) -> Any:
+        """Return the data parsed as JSON; raises `ValueError` if it isn't."""
+        return json.loads(self.data)
+
+
+def stream(
+    reader: Any = None,
+    query: str = "",
+    *,
+    headers: dict[str, str] | None = None,
+    timeout: float = 5.0,
+) -> TestStream:
+    """Return an async context manager that opens a stream and whose value reads it.
+
+    `reader`: Django's test client with its cookies, a user, who is logged in for it, or None.
+    `query`: that of the app's stream, such as `"group=orders"`; or a whole path, which begins with
+    a slash, for example a signed one or that of a view with an `EventStreamResponse`.
+    `timeout`: seconds that each wait may take; what takes longer raises `AssertionError`.
+
+    Entered, the app's own stream is open: what is published from then on is received. `sse.open`
+    is in `opened`, and everything is in `received`. On leaving the reader disconnects and the
+    application has ended. An exception that it raised is raised where the test waits for it.
+
+    The stream runs in the test's event loop, and reads the database from other threads: give the
+    test real transactions (`TransactionTestCase`, `django_db(transaction=True)`), and an SQLite
+    test database a file.
+    """
+    return TestStream(reader, query, headers or {}, timeout)
+
+
+class TestStream:
+    """What `stream()` returns. Made by it alone."""
+
+    __test__ = False  # pytest would take it for tests.
+
+    def __init__(self, reader: Any, query: str, headers: dict[str, str], timeout: float) -> None:
+        self.received: list[Received] = []
+        #: The data of `sse.open`; None if the stream did not begin with it.
+        self.opened: Any = None
+        #: 200 for a stream; 403 if the reader may not listen. 0 before the response.
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        #: The last `retry:`, in seconds.
+        self.retry: float | None = None
+        #: How many comment lines came: the heartbeats.
+        self.heartbeats = 0
+        self._reader = reader
+        self._query = query
+        self._sent_headers = headers
+        self._timeout = timeout
+        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._changed = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._taken = self._felt = 0
+        self._buffer = b""
+        self._body = b""
+        self._name, self._data, self._id = "", list[str](), ""
+
+    async def __aenter__(self) -> Self:
+        scope = await self._scope()
+        self._inbox.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        application = get_default_application()
+        self._running = asyncio.ensure_future(application(scope, self._inbox.get, self._take))
+        self._running.add_done_callback(lambda _: self._changed.set())
+        try:
+            await self._until(lambda: self.status, "a response")
+            if self.status == 200 and is_stream(scope):
+                await self._until(lambda: self.received, "the first event")
+                if self.received[0].name == "sse.open":
+                    self.opened, self._taken = self.received[0].json(), 1
+        except BaseException:
+            await self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._leave()
+        if error is None:
+            self._raise_what_ended_it()
+
+    async def next(self) -> Received:
+        """Return the next event, `sse.reset` and its like included.
+
+        Raises `AssertionError` when it does not come in time, or the stream has ended.
+        """
+        await self._until(lambda: self._taken < len(self.received), "an event")
+        self._taken += 1
+        return self.received[self._taken - 1]
+
+    async def take(self, count: int) -> list[Received]:
+        """Return the next `count` events. See `next()`."""
+        return [await self.next() for _ in range(count)]
+
+    async def until_end(self) -> list[Received]:
+        """Return the events that are left once the stream has ended; `sse.close` is the last."""
+        await self._until(lambda: self._ended, "the end")
+        rest, self._taken = self.received[self._taken :], len(self.received)
+        return rest
+
+    async def heartbeat(self) -> None:
+        """Return after the next heartbeat, each time after another. See `next()`."""
+        await self._until(lambda: self.heartbeats > self._felt, "a heartbeat")
+        self._felt += 1
+
+    @property
+    def _ended(self) -> bool:
+        return self._running is not None and self._running.done()
+
+    async def _until(self, check: Callable[[], object], what: str) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                while not check():
+                    if self._ended:
+                        self._raise_what_ended_it()
+                        raise AssertionError(f"The stream ended without {what}; {self._so_far()}")
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise AssertionError(
+                f"No sign of {what} within {self._timeout:g} s; {self._so_far()}"
+            ) from None
+
+    def _so_far(self) -> str:
+        if self.status != 200:
+            return f"the answer was {self.status or 'none'}: {self._body.decode(errors='replace')}"
+        events = ", ".join(f"{event.name} {event.data}" for event in self.received)
+        return f"received so far: {events or 'nothing'}."
+
+    def _raise_what_ended_it(self) -> None:
+        if self._running is not None and self._ended and not self._running.cancelled():
+            self._running.result()
+
+    async def _leave(self) -> None:
+        assert self._running is not None
+        self._inbox.put_nowait({"type": "http.disconnect"})
+        await asyncio.wait([self._running], timeout=END_SECONDS)
+        if not self._running.done():
+            self._running.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await self._running
+            raise AssertionError(
+                f"The application did not end within {END_SECONDS:g} s of the reader's leaving."
+            )
+
+    async def _scope(self) -> dict[str, Any]:
+        target = self._query
+        if not target.startswith("/"):
+            target = f"{reverse('sse_app:stream')}?{target}"
+        path, _, query = target.partition("?")
+        headers = {"host": "testserver", "accept": "text/event-stream"}
+        cookies = await self._cookies()
+        if cookies:
+            headers["cookie"] = "; ".join(f"{name}={c.value}" for name, c in cookies.items())
+        headers |= {name.lower(): value for name, value in self._sent_headers.items()}
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "client": ("127.0.0.1", 0),
+            "server": ("testserver", 80),
+        }
+
+    async def _cookies(self) -> SimpleCookie:
+        reader: Any = self._reader
+        if reader is None or isinstance(reader, AnonymousUser):
+            return SimpleCookie()
+        if not isinstance(reader, Client | AsyncClient):
+            client = AsyncClient()
+            await client.aforce_login(reader)
+            reader = client
+        cookies: SimpleCookie = reader.cookies
+        return cookies
+
+    async def _take(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.headers = {
+                name.decode().lower(): value.decode() for name, value in message["headers"]
+            }
+            self.status = message["status"]
+        elif self.status != 200:
+            self._body += message.get("body", b"")
+        else:
+            *lines, self._buffer = (self._buffer + message.get("body", b"")).split(b"\n")
+            for line in lines:
+                self._line(line.decode())
+        self._changed.set()
+
+    def _line(self, line: str) -> None:
+        """As in the HTML Standard, 9.2.6, of what the app writes: line ends are `\\n`."""
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if not line:
+            if self._data:
+                name, data = self._name or "message", "\n".join(self._data)
+                self.received.append(Received(name, data, self._id))
+            self._name, self._data = "", []
+        elif not field:
+            self.heartbeats += 1
+        elif field == "event":
+            self._name = value
+        elif field == "data":
+            self._data.append(value)
+        elif field == "id":
+            self._id = value
+        elif field == "retry":
+            self.retry = int(value) / 1000
