@@ -13,8 +13,7 @@ from project.settings import CHANNEL_LAYERS, DATABASES, SSE_APP
 
 ROOT_URLCONF = "tests.urls"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-# Who joins and leaves would come between what other tests read.
-SSE_APP = {**SSE_APP, "PRESENCE_GROUPS": [], **json.loads(os.environ.get("TEST_SSE_APP", "{}"))}
+SSE_APP = {**SSE_APP, **json.loads(os.environ.get("TEST_SSE_APP", "{}"))}
 
 if path := os.environ.get("TEST_LOGGING_BY"):
     # The example of a page of the documentation, as a project would take it over.
