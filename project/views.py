@@ -11,7 +11,7 @@ from project.clock import ticks_for_one_page
 from project.imports import ROWS, start_import
 from project.inbox import ROOM_LENGTH
 from project.models import ChatMessage, Order
-from sse_app import cursor
+from sse_app import cursor, presence
 from sse_app.responses import EventStreamResponse
 
 BOARD_LIMIT = 60
@@ -92,8 +92,11 @@ def chat(request: HttpRequest, room: str) -> HttpResponse:
 
 @require_safe
 def chat_messages(request: HttpRequest, room: str) -> JsonResponse:
-    """The last of what was said, as JSON: for a page that has to start over."""
-    return JsonResponse({"messages": [message.as_event() for message in _history(room)]})
+    """What was said last and who is here, as JSON: for a page that has to start over."""
+    messages = [message.as_event() for message in _history(room)]
+    people = presence.members(f"chat.{room}")
+    members = [{"user": member.user, "name": member.name} for member in people]
+    return JsonResponse({"messages": messages, "members": members})
 
 
 @require_safe

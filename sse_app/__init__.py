@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import presence
     from .events import Event
     from .inbox import off, on
     from .pages import acursor, cursor
@@ -25,6 +26,7 @@ __all__ = [
     "disconnect",
     "off",
     "on",
+    "presence",
     "progress",
     "publish",
     "publish_many",
@@ -53,6 +55,8 @@ def __getattr__(name: str) -> Any:
     # Django imports this package before its apps are ready, so what needs them is loaded late.
     from importlib import import_module
 
+    if name == "presence":
+        return import_module(".presence", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)

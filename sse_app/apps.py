@@ -15,8 +15,16 @@ class SseAppConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the checks and follow Django's signals about users."""
-        from . import checks, deploy_checks, reports, revocation, stream_logs  # noqa: F401
+        from . import (  # noqa: F401
+            attendance,
+            checks,
+            deploy_checks,
+            reports,
+            revocation,
+            stream_logs,
+        )
 
         reports.connect_signals()
         stream_logs.connect_signals()
         revocation.connect_signals()
+        attendance.connect_signals()

@@ -13,7 +13,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from . import addresses, authorization, layer, origins
+from . import addresses, authorization, layer, origins, presence
 from .conf import settings
 from .eventlog import database, event_log
 from .groups import validate_pattern
@@ -30,11 +30,15 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 def _values() -> Iterator[CheckMessage]:
-    try:
-        for pattern in authorization.public_patterns():
-            validate_pattern(pattern)
-    except (ValueError, ImproperlyConfigured) as error:
-        yield Error(f"SSE_APP['PUBLIC_GROUPS']: {error}", id="sse_app.E002")
+    for key, patterns in (
+        ("PUBLIC_GROUPS", authorization.public_patterns),
+        ("PRESENCE_GROUPS", presence.patterns),
+    ):
+        try:
+            for pattern in patterns():
+                validate_pattern(pattern)
+        except (ValueError, ImproperlyConfigured) as error:
+            yield Error(f"SSE_APP[{key!r}]: {error}", id="sse_app.E002")
     for key in _POSITIVE:
         value = getattr(settings(), key)
         if value is None and key in _OPTIONAL:
@@ -74,6 +78,7 @@ _OPTIONAL = {"REPLAY_EVENTS", "CHECK_INTERVAL", *_LIMITS}
 _POSITIVE = (
     *_LIMITS,
     "GRANT_AGE",
+    "PRESENCE_GRACE",
     "SPEAK_RATE",
     "SPEAK_BURST",
     "REVALIDATE_INTERVAL",

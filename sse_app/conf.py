@@ -30,6 +30,8 @@ class Settings:
     TRUSTED_PROXIES: Sequence[str] = ()
     PROXY_HEADER: str = "X-Forwarded-For"
     METRICS_ADDRESSES: Sequence[str] = ()
+    PRESENCE_GROUPS: Sequence[str] = ()
+    PRESENCE_GRACE: float = 6.0
     STREAMS_PER_USER: int | None = 20
     STREAMS_PER_SESSION: int | None = 10
     STREAMS_PER_ADDRESS: int | None = 200

@@ -1,6 +1,6 @@
 """Rows: the database log's events and heads, and what grants or ends access.
 
-Those of broadcasts are in `broadcast_models`.
+Those of broadcasts are in `broadcast_models`, those of presence in `presence_models`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from .broadcast_models import BroadcastCount as BroadcastCount
 from .broadcast_models import group_validator as group_validator  # The first migration's.
 from .broadcast_models import name_validator as name_validator
 from .groups import matches
+from .presence_models import GroupMember as GroupMember
+from .presence_models import Presence as Presence
 
 
 class GroupHead(models.Model):

@@ -16,7 +16,7 @@ from typing import Any, Final
 from django.db.models import Q
 from django.utils import timezone
 
-from . import broadcasts, reports
+from . import attendance, broadcasts, presence, reports
 from .hub import Hub
 from .identity import process_name
 from .models import ServerProcess
@@ -25,9 +25,6 @@ from .servers import name_of
 
 #: Not seen for so long, a process is taken for dead.
 ALIVE_SECONDS: Final = 15.0
-#: What each process does once a second in the thread that keeps its row, or sooner where one
-#: returns in how many seconds it wants to be called again; what they raise is logged, once.
-DUTIES: Final[tuple[Duty, ...]] = (broadcasts.send_due, broadcasts.tally)
 
 
 def alive() -> list[ServerProcess]:
@@ -77,6 +74,17 @@ def soon() -> None:
 def report() -> dict[str, Any]:
     """Return what this process would say now, see `reports.report()`."""
     return reports.report("", layer="ok", loop_lag=0.0) if _reporter is None else _reporter.report()
+
+
+def _keep_presence() -> None:
+    # Those who keep no presence pay nothing for it.
+    if presence.patterns():
+        attendance.keep({process_name(), *(process.name for process in alive())})
+
+
+#: What each process does once a second in the thread that keeps its row, or sooner where one
+#: returns in how many seconds it wants to be called again; what they raise is logged, once.
+DUTIES: Final[tuple[Duty, ...]] = (broadcasts.send_due, broadcasts.tally, _keep_presence)
 
 
 # --- for the wiring: one reporter, from the first request to the shutdown ---

@@ -242,6 +242,8 @@ class Stream(Sink, Reader):
             await self.hub.drop(self.subscription, group)
             if self._live:
                 self.reset(group, "unknown", self.subscription.cursor)
+            lost = signals.stream_lost_group
+            await lost.asend_robust(sender=self._sender, stream=self, group=group)
 
     # --- Sink ---
 

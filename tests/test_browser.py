@@ -179,6 +179,26 @@ def test_selected_orders_can_be_broadcast_from_their_list(open_page: Callable[..
     expect(watcher.get_by_test_id("event-log")).to_contain_text("broadcast")
 
 
+def test_the_chat_shows_who_is_there_and_moves_as_they_come_and_go(
+    open_page: Callable[..., Page],
+) -> None:
+    guest = open_page("/chat/lobby/")
+    people = guest.get_by_test_id("chat-people").locator("li")
+    is_live(guest)
+    expect(guest.locator("#people-empty")).to_be_visible()
+    ann, again = open_page("/chat/lobby/", "ann"), open_page("/chat/lobby/", "ann")
+    expect(people).to_have_text(["ann"])
+    expect(guest.locator("#people-empty")).to_be_hidden()
+    bob = open_page("/chat/lobby/", "bob")
+    expect(bob.get_by_test_id("chat-people").locator("li")).to_have_text(["ann", "bob"])
+    ann.close()
+    bob.close()
+    expect(people).to_have_text(["ann"], timeout=20_000)
+    again.close()
+    expect(people).to_have_count(0, timeout=20_000)
+    expect(guest.locator("#people-empty")).to_be_visible()
+
+
 def test_a_chat_message_reaches_a_second_browser_and_its_history(
     open_page: Callable[..., Page],
 ) -> None:

@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 from ..authorization import is_public
 from ..grants import Grant, reader_of
 from ..groups import validate_group
+from ..presence import Member, members
 
 register = template.Library()
 
@@ -55,6 +56,15 @@ def sse_stream(context: Any, *groups: str, after: str = "") -> SafeString:
     of `sse_url`.
     """
     return format_html('<sse-stream url="{}"></sse-stream>', sse_url(context, *groups, after=after))
+
+
+@register.simple_tag
+def sse_members(group: str) -> list[Member]:
+    """Return who is in `group`, see `presence.members()`: `{% sse_members "room.1" as people %}`.
+
+    Each has a `name`, `user` (the primary key as text) and `since`.
+    """
+    return members(group)
 
 
 @register.simple_tag(takes_context=True)

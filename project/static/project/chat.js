@@ -1,8 +1,9 @@
-// The chat: messages come down the stream, what is typed goes up in a POST.
+// The chat: messages, and who comes and goes, come down the stream; what is typed goes up in a POST.
 
 import { attempt, follow, read, timeOf } from "./live.js";
 
 const log = document.getElementById("chat-log");
+const people = document.getElementById("chat-people");
 const form = document.getElementById("chat-form");
 const NEAR = 80;
 
@@ -38,10 +39,36 @@ function say({ id, author, text, at }) {
   if (wasAtEnd || line.classList.contains("mine")) toTheEnd();
 }
 
+const lineOf = (user) => [...people.children].find((line) => line.dataset.user === String(user));
+const count = () => (document.getElementById("people-empty").hidden = people.children.length > 0);
+
+function join({ user, name }) {
+  // The page may have been rendered with somebody whose coming also arrives.
+  if (lineOf(user)) return;
+  const line = document.createElement("li");
+  line.dataset.user = user;
+  line.textContent = name;
+  people.append(line);
+  count();
+}
+
+function leave({ user }) {
+  lineOf(user)?.remove();
+  count();
+}
+
+async function startOver() {
+  const { messages, members } = await read(log.dataset.state);
+  messages.forEach(say);
+  people.replaceChildren();
+  members.forEach(join);
+  count();
+}
+
 for (const line of log.children) dress(line);
 toTheEnd();
-const stream = follow({ "chat.message": say });
-stream.on("sse.reset", async () => (await read(log.dataset.messages)).messages.forEach(say));
+const stream = follow({ "chat.message": say, "presence.join": join, "presence.leave": leave });
+stream.on("sse.reset", startOver);
 
 form?.addEventListener("submit", async (event) => {
   event.preventDefault();

@@ -1,0 +1,158 @@
+"""Who is in a group: the names, the settings and the statements, without a server."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.template import Context, Template
+from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+import sse_app
+from sse_app import attendance, presence, processes
+from sse_app.checks import check_settings
+from sse_app.events import Event
+from sse_app.hub import Hub
+from sse_app.identity import process_name
+from sse_app.models import GroupMember, Presence
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ROOM = "chat.room"
+
+
+@pytest.fixture(autouse=True)
+def kept() -> Iterator[None]:
+    with override_settings(SSE_APP={"PRESENCE_GROUPS": ["chat.*"]}):
+        attendance._begin_anew()
+        yield
+        attendance._begin_anew()
+
+
+def there(*users: str, group: str = ROOM) -> None:
+    """Let this process have streams of these users, and write it."""
+    attendance._names.clear()
+    attendance._names.update({(group, user): f"name of {user}" for user in users})
+    attendance.keep({process_name()})
+
+
+def told(seen: list[Event]) -> list[tuple[str, Any]]:
+    return [(event.name, json.loads(event.data)["user"]) for event in seen]
+
+
+def test_members_are_read_by_name_in_code_and_in_templates() -> None:
+    there("2", "10")
+    here, other = presence.members(ROOM)
+    assert (here.user, here.name) == ("10", "name of 10")
+    assert abs(other.since - timezone.now()) < timedelta(seconds=20)
+    assert presence.members("chat.empty") == []
+    page = Template(
+        "{% load sse %}{% sse_members room as people %}"
+        "{% for person in people %}{{ person.name }};{% endfor %}"
+    )
+    assert page.render(Context({"room": ROOM})) == "name of 10;name of 2;"
+
+
+async def test_async_code_reads_them_too() -> None:
+    assert await presence.amembers(ROOM) == []
+
+
+def test_a_name_is_text_in_a_template() -> None:
+    now = timezone.now()
+    GroupMember.objects.create(group=ROOM, user_key="1", name="<b>", since=now)
+    tag = "{% load sse %}{% sse_members 'chat.room' as people %}{{ people.0.name }}"
+    assert Template(tag).render(Context()) == "&lt;b&gt;"
+
+
+def test_a_group_of_which_nothing_is_kept_is_an_error_that_names_the_patterns() -> None:
+    with pytest.raises(ValueError, match=re.escape("'orders'") + ".*" + re.escape("'chat.*'")):
+        presence.members("orders")
+    with pytest.raises(ValueError, match="Invalid group name"):
+        presence.members("no name")
+
+
+def test_the_package_has_the_module() -> None:
+    assert sse_app.presence is presence
+
+
+@pytest.mark.parametrize("given", ["chat.*", ["bad pattern"], [5], None])
+def test_patterns_are_checked(given: Any) -> None:
+    with override_settings(SSE_APP={"PRESENCE_GROUPS": given}):
+        (message,) = check_settings(None)
+    assert message.id == "sse_app.E002"
+    assert "'PRESENCE_GROUPS'" in message.msg
+
+
+def test_without_patterns_nothing_is_asked_of_the_database() -> None:
+    with override_settings(SSE_APP={}), CaptureQueriesContext(connection) as queries:
+        processes._keep_presence()
+    assert len(queries) == 0
+
+
+def test_where_nobody_comes_or_goes_little_is_asked_and_nothing_is_written() -> None:
+    there("1")
+    with CaptureQueriesContext(connection) as queries:
+        processes._keep_presence()
+    assert len(queries) == 4
+    assert all(query["sql"].startswith("SELECT") for query in queries)
+
+
+def test_two_thousand_who_come_at_once_are_few_statements(seen: list[Event]) -> None:
+    users = [str(n) for n in range(2000)]
+    there()
+    with CaptureQueriesContext(connection) as queries:
+        there(*users)
+    assert len(queries) < 50
+    assert sorted(told(seen)) == sorted(("presence.join", user) for user in users)
+    seen.clear()
+    at_once = override_settings(SSE_APP={"PRESENCE_GROUPS": ["chat.*"], "PRESENCE_GRACE": 1e-6})
+    with at_once, CaptureQueriesContext(connection) as queries:
+        there()
+        there()
+    assert len(queries) < 60
+    assert sorted(told(seen)) == sorted(("presence.leave", user) for user in users)
+    assert not Presence.objects.exists()
+
+
+def test_what_fails_changes_nothing_and_is_done_by_the_next_pass(
+    monkeypatch: pytest.MonkeyPatch, seen: list[Event]
+) -> None:
+    there("1")
+    with monkeypatch.context() as broken:
+        broken.setattr(attendance, "publish_many", lambda *given, **named: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            there("1", "2")
+    assert [member.user for member in presence.members(ROOM)] == ["1"]
+    there("1", "2")
+    assert told(seen) == [("presence.join", "1"), ("presence.join", "2")]
+
+
+def test_a_process_that_died_while_nobody_lived_is_found_by_the_next(seen: list[Event]) -> None:
+    there("1", "2")
+    Presence.objects.update(process="dead")
+    attendance._begin_anew()
+    there("1")
+    due = GroupMember.objects.get(user_key="2").leaves_at
+    assert due is not None
+    assert 0 < (due - timezone.now()).total_seconds() <= attendance.RETURN_SECONDS
+    assert told(seen) == [("presence.join", "1"), ("presence.join", "2")]
+    GroupMember.objects.filter(user_key="2").update(leaves_at=timezone.now())
+    there("1")
+    assert told(seen)[2:] == [("presence.leave", "2")]
+
+
+def test_a_process_that_stops_says_nothing_of_those_it_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there("1")
+    monkeypatch.setattr(Hub, "draining", True)
+    there()
+    assert GroupMember.objects.get(user_key="1").leaves_at is None
+    assert Presence.objects.count() == 1
