@@ -118,7 +118,7 @@ if _redis_url := os.environ.get("REDIS_URL"):
 else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
-SSE_APP: dict[str, Any] = {"PUBLIC_GROUPS": ["clock", "orders", "chat.*", "import"]}
+SSE_APP: dict[str, Any] = {"PUBLIC_GROUPS": ["clock", "orders", "orders.*", "chat.*", "import"]}
 if _event_log := os.environ.get("SSE_EVENT_LOG"):
     SSE_APP["EVENT_LOG"] = {"BACKEND": _event_log}
     if _redis_url and _event_log.endswith(".RedisEventLog"):

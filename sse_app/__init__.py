@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .events import Event
+    from .fragments import apublish_template, publish_template
     from .inbox import off, on
     from .pages import acursor, cursor
     from .publishing import apublish, apublish_many, publish, publish_many
@@ -21,6 +22,7 @@ __all__ = [
     "adisconnect",
     "apublish",
     "apublish_many",
+    "apublish_template",
     "cursor",
     "disconnect",
     "off",
@@ -28,6 +30,7 @@ __all__ = [
     "progress",
     "publish",
     "publish_many",
+    "publish_template",
     "subscribe",
 ]
 
@@ -38,6 +41,7 @@ _MODULES = {
     "adisconnect": "revocation",
     "apublish": "publishing",
     "apublish_many": "publishing",
+    "apublish_template": "fragments",
     "cursor": "pages",
     "disconnect": "revocation",
     "off": "inbox",
@@ -45,6 +49,7 @@ _MODULES = {
     "progress": "task_progress",
     "publish": "publishing",
     "publish_many": "publishing",
+    "publish_template": "fragments",
     "subscribe": "subscribing",
 }
 
