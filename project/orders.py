@@ -66,8 +66,9 @@ def clear_delivered(keep: int) -> int:
 
 def publish_row(order: Order) -> None:
     """Publish the order's row as HTML, in the transaction that changed it."""
-    publish_template(HTMX_GROUP, "order.row", "_htmx_row.html", {"order": order})
-    publish_template(TURBO_GROUP, "message", "_turbo_row.html", {"order": order})
+    context = {"order": order, "fresh": True}
+    publish_template(HTMX_GROUP, "order.row", "_htmx_row.html", context)
+    publish_template(TURBO_GROUP, "message", "_turbo_row.html", context)
 
 
 def publish_no_row(order: Order) -> None:

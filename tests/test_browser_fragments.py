@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from .conftest import Daphne
-from .test_browser import browser, open_page, site
+from .test_browser import browser, is_live, open_page, site
 
 __all__ = ["browser", "open_page", "site"]
 
@@ -162,3 +162,35 @@ def test_htmx_goes_on_from_the_last_row_after_a_refusal(
     expect(page.locator(ROW)).to_have_count(15, timeout=30_000)
     ids = page.evaluate("sources.flatMap(source => source.arrived)")
     assert len(ids) == len(set(ids)) == 3
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_stream_whose_right_has_ended_is_not_opened_again(
+    open_list: Callable[[str], Page], site: Daphne, path: str
+) -> None:
+    page = open_list(path)
+    group = path.strip("/").join(["orders.", ""])
+    site.shell(f"from sse_app import disconnect\ndisconnect(group={group!r})")
+    page.wait_for_function("() => sources.every(source => source.readyState === source.CLOSED)")
+    assert page.evaluate("sources.length") == 1
+
+
+def test_the_other_pages_work_when_they_are_reached_from_turbos(
+    open_list: Callable[[str], Page],
+) -> None:
+    page = open_list("/turbo/")
+    for _ in range(2):
+        page.get_by_role("link", name="Board").click()
+        is_live(page)
+        before = page.locator("[data-testid^=order-]").count()
+        page.get_by_test_id("new-order").click()
+        expect(page.locator("[data-testid^=order-]")).to_have_count(before + 1)
+        page.get_by_role("link", name="Turbo").click()
+        expect(page.locator(ROW)).to_have_count(before + 1)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_the_lists_fit_a_phone(open_list: Callable[[str], Page], path: str) -> None:
+    page = open_list(path)
+    page.set_viewport_size({"width": 375, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
