@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
+from .clients import NODE_MODULES
 from .conftest import Daphne
 from .test_browser import browser, is_live, open_page, site
 
@@ -194,3 +199,38 @@ def test_the_lists_fit_a_phone(open_list: Callable[[str], Page], path: str) -> N
     page = open_list(path)
     page.set_viewport_size({"width": 375, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+
+
+GUIDE = Path(__file__).parent.parent / "docs" / "fragments.md"
+
+
+@pytest.mark.skipif(
+    not ((NODE_MODULES / "@alpinejs").exists() or os.environ.get("CI")),
+    reason="no npm packages: `make install` fetches them",
+)
+def test_the_example_for_alpine_makes_changes_and_removes_rows(
+    browser: Browser, site: Daphne
+) -> None:
+    chapter = GUIDE.read_text().split("\n## Alpine\n")[1].split("\n## ")[0]
+    html, script = re.findall(r"```(?:html|js)\n(.*?)```", chapter, re.DOTALL)
+    rows = '<script type="application/json" id="rows">[{"pk": 0, "item": "Old"}]</script>'
+    html = html.replace("{% load sse static %}", "{% load static %}")
+    html = html.replace('{{ rows|json_script:"rows" }}', rows)
+    context = browser.new_context(base_url=site.url)
+    page = context.new_page()
+    alpine = NODE_MODULES / "@alpinejs" / "csp" / "dist" / "cdn.min.js"
+    kind = "text/javascript"
+    page.route("**/board.js", lambda route: route.fulfill(body=script, content_type=kind))
+    page.route("**/alpine.js", lambda route: route.fulfill(path=alpine, content_type=kind))
+    page.goto(f"/test/page/?tag={quote(html)}")
+    expect(page.locator("sse-stream")).to_have_attribute("state", "open")
+    items = page.locator("li")
+    expect(items).to_have_text(["Old"])
+    for code, texts in (
+        ("shop.Order.objects.create(customer='Ada', item='Lamp', total=1)", ["Lamp", "Old"]),
+        ("order = shop.Order.objects.first(); order.item = 'Cup'; order.save()", ["Cup", "Old"]),
+        ("shop.Order.objects.first().delete()", ["Old"]),
+    ):
+        change(site, code)
+        expect(items).to_have_text(texts)
+    context.close()
