@@ -6,6 +6,10 @@ from decimal import Decimal
 from django.db import transaction
 
 from project.models import Order
+from sse_app import publish_template
+
+HTMX_GROUP = "orders.htmx"
+TURBO_GROUP = "orders.turbo"
 
 CUSTOMERS = ["Ada", "Alan", "Barbara", "Edsger", "Grace", "Hedy", "Ken", "Margaret", "Radia", "Tim"]
 ITEMS = {
@@ -25,12 +29,15 @@ ITEMS = {
 def place_order(status: str = Order.Status.NEW) -> Order:
     """Save a new order of something for somebody."""
     item, price = random.choice(list(ITEMS.items()))
-    return Order.objects.create(
-        customer=random.choice(CUSTOMERS),
-        item=item,
-        status=status,
-        total=Decimal(price) * random.randint(1, 3),
-    )
+    with transaction.atomic():
+        order = Order.objects.create(
+            customer=random.choice(CUSTOMERS),
+            item=item,
+            status=status,
+            total=Decimal(price) * random.randint(1, 3),
+        )
+        publish_row(order)
+    return order
 
 
 def advance_order(pk: int) -> Order:
@@ -39,6 +46,7 @@ def advance_order(pk: int) -> Order:
         # Two buttons pressed at once are two steps, not the same step twice.
         order = Order.objects.select_for_update().get(pk=pk)
         order.advance()
+        publish_row(order)
     return order
 
 
@@ -50,5 +58,20 @@ def clear_delivered(keep: int) -> int:
     delivered = Order.objects.filter(status=Order.Status.DELIVERED).order_by("updated_at")
     gone = list(delivered[:surplus])
     for order in gone:
-        order.delete()
+        with transaction.atomic():
+            publish_no_row(order)
+            order.delete()
     return len(gone)
+
+
+def publish_row(order: Order) -> None:
+    """Publish the order's row as HTML, in the transaction that changed it."""
+    context = {"order": order, "fresh": True}
+    publish_template(HTMX_GROUP, "order.row", "_htmx_row.html", context)
+    publish_template(TURBO_GROUP, "message", "_turbo_row.html", context)
+
+
+def publish_no_row(order: Order) -> None:
+    """Publish that the order's row goes, while the order still has its number."""
+    publish_template(HTMX_GROUP, "order.gone", "_htmx_gone.html", {"order": order})
+    publish_template(TURBO_GROUP, "message", "_turbo_gone.html", {"order": order})

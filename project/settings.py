@@ -119,7 +119,7 @@ else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
 SSE_APP: dict[str, Any] = {
-    "PUBLIC_GROUPS": ["clock", "orders", "chat.*", "import"],
+    "PUBLIC_GROUPS": ["clock", "orders", "orders.*", "chat.*", "import"],
     "PRESENCE_GROUPS": ["chat.*"],
 }
 if _event_log := os.environ.get("SSE_EVENT_LOG"):

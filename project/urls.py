@@ -6,7 +6,7 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from project import views
+from project import fragments, views
 
 urlpatterns = [
     path("", views.board, name="board"),
@@ -20,6 +20,10 @@ urlpatterns = [
     path("clock/stream/", views.clock_stream, name="clock_stream"),
     path("import/", views.import_page, name="import"),
     path("import/start/", views.begin_import, name="start_import"),
+    path("htmx/", fragments.htmx, name="htmx"),
+    path("turbo/", fragments.turbo, name="turbo"),
+    path("rows/place/", fragments.place, name="place_row"),
+    path("rows/<int:pk>/advance/", fragments.advance, name="advance_row"),
     path("events/", include("sse_app.urls")),
     path(
         "login/",

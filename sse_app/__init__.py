@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import presence
     from .events import Event
+    from .fragments import apublish_template, publish_template
     from .inbox import off, on
     from .pages import acursor, cursor
     from .publishing import apublish, apublish_many, publish, publish_many
@@ -22,6 +23,7 @@ __all__ = [
     "adisconnect",
     "apublish",
     "apublish_many",
+    "apublish_template",
     "cursor",
     "disconnect",
     "off",
@@ -30,6 +32,7 @@ __all__ = [
     "progress",
     "publish",
     "publish_many",
+    "publish_template",
     "subscribe",
 ]
 
@@ -40,6 +43,7 @@ _MODULES = {
     "adisconnect": "revocation",
     "apublish": "publishing",
     "apublish_many": "publishing",
+    "apublish_template": "fragments",
     "cursor": "pages",
     "disconnect": "revocation",
     "off": "inbox",
@@ -47,6 +51,7 @@ _MODULES = {
     "progress": "task_progress",
     "publish": "publishing",
     "publish_many": "publishing",
+    "publish_template": "fragments",
     "subscribe": "subscribing",
 }
 

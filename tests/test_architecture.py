@@ -68,6 +68,7 @@ RANKS = {
     "topics": 6,
     "publishing": 6,
     "task_progress": 7,
+    "fragments": 7,
     "views": 7,
     "checks": 7,
     "changes": 7,
