@@ -183,6 +183,21 @@ def test_the_demo_publishes_a_row_in_the_transaction_that_changes_it(seen: list[
     assert len(seen) == before
 
 
+def test_the_demos_admin_publishes_rows_too(admin_client: Client, seen: list[Event]) -> None:
+    order = Order.objects.create(customer="Ada", item="Lamp", total=1)
+    form = {"customer": "Ada", "item": "Cup", "status": "paid", "total": "5.00"}
+    admin_client.post(f"/admin/project/order/{order.pk}/change/", form)
+    (row,) = rows(seen, HTMX_GROUP)
+    assert "Cup" in row
+    admin_client.post(f"/admin/project/order/{order.pk}/delete/", {"post": "yes"})
+    other = Order.objects.create(customer="Ada", item="Lamp", total=1)
+    form = {"action": "delete_selected", "_selected_action": str(other.pk), "post": "yes"}
+    admin_client.post("/admin/project/order/", form)
+    gone = [f'<li id="order-{each}" hx-swap-oob="delete"></li>' for each in (order.pk, other.pk)]
+    assert rows(seen, HTMX_GROUP)[1:] == gone
+    assert len(rows(seen, TURBO_GROUP)) == 3
+
+
 @pytest.mark.parametrize("group", [HTMX_GROUP, TURBO_GROUP])
 def test_the_demos_rows_are_the_same_for_everybody(
     client: Client, seen: list[Event], group: str
