@@ -24,7 +24,7 @@ ROOT = Path(sse_app.__file__).parent.parent
 VENDOR = ROOT / "project" / "static" / "project" / "vendor"
 ROW = re.compile(r"^\| `(\S+)` \| `(\S+)` \| (\S+) \| `\S+` \| .*`(\S+)` \| `(\w{64})` \|$", re.M)
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
 
 
 @pytest.fixture
@@ -162,6 +162,15 @@ def test_a_transaction_that_is_rolled_back_publishes_nothing(seen: list[Event]) 
 async def test_the_options_of_publish_are_handed_on(seen: list[Event]) -> None:
     await apublish_template("rows", "row", "row.html", {"item": 1}, durable=False, key="one")
     assert [(event.durable, event.key, event.offset) for event in seen] == [(False, "one", None)]
+
+
+@pytest.mark.usefixtures("templates")
+def test_it_joins_the_transaction_of_the_database_that_is_named(seen: list[Event]) -> None:
+    with transaction.atomic(using="postgresql"):
+        publish_template("rows", "row", "row.html", using="postgresql")
+        transaction.set_rollback(True, using="postgresql")
+    assert seen == []
+    assert stored() == []
 
 
 def test_the_demo_publishes_a_row_in_the_transaction_that_changes_it(seen: list[Event]) -> None:
