@@ -24,7 +24,7 @@ ROOT = Path(sse_app.__file__).parent.parent
 VENDOR = ROOT / "project" / "static" / "project" / "vendor"
 ROW = re.compile(r"^\| `(\S+)` \| `(\S+)` \| (\S+) \| `\S+` \| .*`(\S+)` \| `(\w{64})` \|$", re.M)
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
 
 
 @pytest.fixture
@@ -164,6 +164,15 @@ async def test_the_options_of_publish_are_handed_on(seen: list[Event]) -> None:
     assert [(event.durable, event.key, event.offset) for event in seen] == [(False, "one", None)]
 
 
+@pytest.mark.usefixtures("templates")
+def test_it_joins_the_transaction_of_the_database_that_is_named(seen: list[Event]) -> None:
+    with transaction.atomic(using="postgresql"):
+        publish_template("rows", "row", "row.html", using="postgresql")
+        transaction.set_rollback(True, using="postgresql")
+    assert seen == []
+    assert stored() == []
+
+
 def test_the_demo_publishes_a_row_in_the_transaction_that_changes_it(seen: list[Event]) -> None:
     order = place_order()
     while not rows(seen, HTMX_GROUP)[-1].count('data-status="delivered"'):
@@ -181,6 +190,21 @@ def test_the_demo_publishes_a_row_in_the_transaction_that_changes_it(seen: list[
         place_order()
         transaction.set_rollback(True)
     assert len(seen) == before
+
+
+def test_the_demos_admin_publishes_rows_too(admin_client: Client, seen: list[Event]) -> None:
+    order = Order.objects.create(customer="Ada", item="Lamp", total=1)
+    form = {"customer": "Ada", "item": "Cup", "status": "paid", "total": "5.00"}
+    admin_client.post(f"/admin/project/order/{order.pk}/change/", form)
+    (row,) = rows(seen, HTMX_GROUP)
+    assert "Cup" in row
+    admin_client.post(f"/admin/project/order/{order.pk}/delete/", {"post": "yes"})
+    other = Order.objects.create(customer="Ada", item="Lamp", total=1)
+    form = {"action": "delete_selected", "_selected_action": str(other.pk), "post": "yes"}
+    admin_client.post("/admin/project/order/", form)
+    gone = [f'<li id="order-{each}" hx-swap-oob="delete"></li>' for each in (order.pk, other.pk)]
+    assert rows(seen, HTMX_GROUP)[1:] == gone
+    assert len(rows(seen, TURBO_GROUP)) == 3
 
 
 @pytest.mark.parametrize("group", [HTMX_GROUP, TURBO_GROUP])
