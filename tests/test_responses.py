@@ -119,7 +119,7 @@ async def test_a_close_says_farewell_and_ends_the_stream() -> None:
         yield "n", 2
 
     text = b"".join([block async for block in EventStreamResponse(events())]).decode()
-    assert text == (
+    assert text.partition("\n")[2] == (
         'event: n\ndata: 1\n\nretry: 3600000\nevent: sse.close\ndata: {"reason":"auth"}\n\n'
     )
 
@@ -168,7 +168,8 @@ async def test_the_farewell_has_the_last_id_that_was_given() -> None:
     chunks = [chunk async for chunk in EventStreamResponse(events())]
     assert b"\nid: a\n" in chunks[0]
     assert b"id: " not in chunks[1]
-    assert b"\nid: a\nevent: sse.close\n" in chunks[2]
+    assert b"\nevent: sse.close\n" in chunks[2]
+    assert chunks[2].endswith(b"\nid: a\n\n")
 
 
 async def test_nothing_is_begun_for_a_head_request() -> None:

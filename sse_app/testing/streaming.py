@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from channels.routing import get_default_application
-from django.contrib.auth.models import AnonymousUser
 from django.test import AsyncClient, Client
 from django.urls import reverse
 
@@ -206,7 +205,7 @@ class TestStream:
 
     async def _cookies(self) -> SimpleCookie:
         reader: Any = self._reader
-        if reader is None or isinstance(reader, AnonymousUser):
+        if reader is None or getattr(reader, "is_anonymous", False):
             return SimpleCookie()
         if not isinstance(reader, Client | AsyncClient):
             client = AsyncClient()
