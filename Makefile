@@ -44,8 +44,12 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+# Much of a test is waiting, so that two cores have work for three.
+WORKERS ?= 3
+
 pytest: $(INSTALLED) $(NPM_INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --dist loadfile
 
 # Figures of this machine; nothing here fails for being slow. `make bench BENCH=--quick` takes minutes.
 BENCH ?=

@@ -83,6 +83,7 @@ async def test_over_tls_a_stream_is_heard_left_and_resumed(secure: TlsDaphne, ve
         await left(secure)
 
 
+@pytest.mark.alone
 async def test_over_tls_a_reader_that_sleeps_costs_little_and_catches_up(
     secure: TlsDaphne,
 ) -> None:
