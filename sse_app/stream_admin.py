@@ -11,8 +11,6 @@ from typing import Any, Final
 
 from channels.db import database_sync_to_async
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.admin.options import get_content_type_for_model
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
@@ -26,6 +24,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from . import group_history, watching
+from .admin_log import log_act
 from .dashboard import feed
 from .dashboard_texts import texts
 from .explain import Question, Verdict, explain, to_position
@@ -133,13 +132,19 @@ class LiveStreamsAdmin(admin.ModelAdmin):
             return JsonResponse({"said": _("This stream has ended already.")}, status=404)
         end_stream(id)
         who = row["user"] or _("nobody who signed in")
-        self._log(request, id, f"{id} ({who}, {row['address']})", "Ended the stream.")
+        log_act(request, ServerProcess, id, f"{id} ({who}, {row['address']})", "Ended the stream.")
         return JsonResponse({"said": _("The stream %s was ended.") % id})
 
     def _end_user(self, request: HttpRequest, key: str) -> HttpResponse:
         disconnect(user=key)
         who = _name_of(key)
-        self._log(request, key, who, "Ended all streams of the user, and took back the grants.")
+        log_act(
+            request,
+            ServerProcess,
+            key,
+            who,
+            "Ended all streams of the user, and took back the grants.",
+        )
         return JsonResponse({"said": _("All streams of %s were ended.") % who})
 
     def group(self, request: HttpRequest, group: str) -> HttpResponse:
@@ -169,7 +174,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
             else:
                 publish(target, event.name, event.data)
                 said = f"Sent event {offset} of {group} again, to {target}, as {event.name}."
-                self._log(request, group, f"{group} {offset}", said)
+                log_act(request, ServerProcess, group, f"{group} {offset}", said)
                 messages.success(request, _("The event was sent to %s.") % target)
                 return redirect(self._url("group", group=target))
         context = {"title": _("Send the event again?"), "event": event, "group": group}
@@ -211,16 +216,6 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         shared["list_url"] = self._url("changelist")
         request.current_app = self.admin_site.name
         return TemplateResponse(request, f"sse_app/admin/{name}.html", {**shared, **context})
-
-    def _log(self, request: HttpRequest, id: str, name: str, message: str) -> None:
-        LogEntry.objects.create(
-            user_id=request.user.pk or 0,
-            content_type_id=get_content_type_for_model(ServerProcess).pk,
-            object_id=id,
-            object_repr=name[:200],
-            action_flag=CHANGE,
-            change_message=message,
-        )
 
 
 _ASKED: Final = ("stream", "group", "offset", "epoch")

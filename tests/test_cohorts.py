@@ -440,6 +440,15 @@ async def test_whatever_readers_do_each_gets_each_event_once_and_in_order(
 # --- on a real server ---
 
 
+async def members_of(daphne: Daphne, stack: AsyncExitStack) -> list[StreamReader]:
+    """Open twenty streams and wait until all are members."""
+    streams = [await stack.enter_async_context(daphne.stream("group=orders")) for _ in range(20)]
+    for stream in streams:
+        await stream.next()
+    eventually(lambda: run(daphne, MEMBERSHIP) == [20, 0])
+    return streams
+
+
 async def test_streams_on_daphne_are_written_to_as_one_and_a_sleeper_is_not(
     make_daphne: Callable[..., Daphne],
 ) -> None:
@@ -488,12 +497,7 @@ result = sorted(reader.bytes_sent for reader in readers())
 async def test_what_a_stream_says_itself_comes_in_order(make_daphne: Callable[..., Daphne]) -> None:
     daphne = make_daphne()
     async with AsyncExitStack() as stack:
-        streams = [
-            await stack.enter_async_context(daphne.stream("group=orders")) for _ in range(20)
-        ]
-        for stream in streams:
-            await stream.next()
-        eventually(lambda: run(daphne, MEMBERSHIP) == [20, 0])
+        streams = await members_of(daphne, stack)
         for own in ("reader._write(own)", BY_TWISTED):
             await asyncio.to_thread(run, daphne, IN_ONE_TURN.format(own=own))
             for stream in streams:
@@ -531,12 +535,7 @@ async def test_a_member_whose_connection_fails_is_ended_and_not_passed_over(
 ) -> None:
     daphne = make_daphne()
     async with AsyncExitStack() as stack:
-        streams = [
-            await stack.enter_async_context(daphne.stream("group=orders")) for _ in range(20)
-        ]
-        for stream in streams:
-            await stream.next()
-        eventually(lambda: run(daphne, MEMBERSHIP) == [20, 0])
+        await members_of(daphne, stack)
         await asyncio.to_thread(run, daphne, ONE_FAILS)
         eventually(lambda: daphne.streams() == 19)
 
@@ -559,12 +558,7 @@ async def test_members_leave_with_a_farewell_that_continues_after_the_last_event
 ) -> None:
     daphne = make_daphne()
     async with AsyncExitStack() as stack:
-        streams = [
-            await stack.enter_async_context(daphne.stream("group=orders")) for _ in range(20)
-        ]
-        for stream in streams:
-            await stream.next()
-        eventually(lambda: run(daphne, MEMBERSHIP) == [20, 0])
+        streams = await members_of(daphne, stack)
         stopping = asyncio.create_task(asyncio.to_thread(daphne.stop))
         ids = set()
         for stream in streams:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,10 +51,12 @@ def tabs(site: Daphne, open_tabs: Callable[[str], Tabs]) -> Tabs:
 
 def node(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a program of npm's, in the version that is pinned here."""
-    npx = shutil.which("npx") or pytest.skip("no npx: install Node.js")
+    # Node comes with the Python packages.
+    npx = shutil.which("npx", path=os.path.dirname(sys.executable))
+    assert npx, "no npx: `make install` brings it"
     tool = command[:3] if command[0] == "-p" else command[:1]
     known = subprocess.run([npx, "--yes", *tool, "--version"], capture_output=True, check=False)
-    if known.returncode:
+    if known.returncode and not os.environ.get("CI"):
         pytest.skip(f"npm's registry can't be reached: {known.stderr.decode()[-200:]}")
     return subprocess.run(
         [npx, "--yes", *command], capture_output=True, text=True, timeout=180, check=False
