@@ -31,7 +31,7 @@ LEAST_MEMBERS: Final = 8
 
 def gather(subscription: Subscription, topics: Mapping[str, Topic]) -> None:
     """Take `subscription` into the cohort of its groups if it can be written to as the others."""
-    if not subscription.live or subscription.names:
+    if subscription.cohort is not None or not subscription.live or subscription.names:
         return
     kind = subscription.kind
     own = [topics[group] for group in kind[0]]

@@ -192,6 +192,12 @@ class Browser:
         if self._subscription.cohort is None:
             gather(self._subscription, self._hub.topics)
 
+    async def review(self) -> None:
+        """Be held while it is asked whether it still may read, and go on, as it may."""
+        self._subscription.hold()
+        await asyncio.sleep(0)
+        self._subscription.release(self._subscription.held)
+
     def stands(self) -> dict[str, Position]:
         """Return where the subscription is, which a filter lets run ahead of what was shown."""
         return dict(self._subscription.positions)

@@ -306,6 +306,11 @@ class Streams(RuleBasedStateMachine):
     def gather(self, browser: Browser) -> None:
         self.process.run(browser.gather())
 
+    @precondition(lambda self: self.connected())
+    @rule(browser=pick(connected))
+    def review(self, browser: Browser) -> None:
+        self.process.run(browser.review())
+
     # --- the process and the log ---
 
     @rule(lost=losses)
