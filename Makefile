@@ -49,7 +49,7 @@ WORKERS ?= 3
 
 pytest: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/python -m pytest -m alone
-	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Figures of this machine; nothing here fails for being slow. `make bench BENCH=--quick` takes minutes.
 BENCH ?=
