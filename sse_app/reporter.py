@@ -24,7 +24,7 @@ from .records import about
 TICK_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 5.0
 #: Of the list of streams, which may be long.
-STREAMS_SECONDS: Final = 2.0
+STREAMS_SECONDS: Final = 3.0
 FORGET_SECONDS: Final = 60.0
 RETIRE_SECONDS: Final = 1.0
 
