@@ -50,7 +50,6 @@ for (const pane of own) {
         pane.unplug("unplugged");
         pane.missed(await post(button.dataset.url));
       }
-      label(pane, button);
     }).then(() => label(pane, button)),
   );
 }

@@ -5,8 +5,9 @@ import { parser } from "../sse_app/sse.js";
 import { read } from "./live.js";
 import { Tally } from "./panes.js";
 
-const SLOW_MS = 5000;
-const SIP_MS = 150;
+const SLOW_MS = 4000;
+const SIP_MS = 50;
+const SIP_BYTES = 16 * 1024;
 const ASK_MS = 400;
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -50,12 +51,15 @@ export async function readSlowly({ url, serverUrl, publish, show }) {
 }
 
 async function sip(body, feed, ended, slow, tell) {
-  const reader = body.getReader();
+  // By its own buffer: a plain read hands over whatever has come, megabytes at once.
+  const reader = body.getReader({ mode: "byob" });
+  let buffer = new ArrayBuffer(SIP_BYTES);
   const decoder = new TextDecoder();
   while (!ended()) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read(new Uint8Array(buffer));
     if (done) return;
     feed(decoder.decode(value, { stream: true }));
+    buffer = value.buffer;
     tell();
     if (slow()) await pause(SIP_MS);
   }
