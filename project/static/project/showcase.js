@@ -8,6 +8,27 @@ const LOOK_MS = 1000;
 const byId = (id) => document.getElementById(id);
 const problem = byId("problem");
 
+// By which the server tells this browser's streams from those of others.
+function browserName() {
+  const fresh = Math.random().toString(36).slice(2, 12);
+  try {
+    localStorage.browserName ??= fresh;
+    return localStorage.browserName;
+  } catch {
+    return fresh; // No storage: this page counts as a browser of its own.
+  }
+}
+
+const browser = browserName();
+
+function alsoIn(url, group) {
+  const more = new URL(url, location.href);
+  more.searchParams.append("group", `${group}.${browser}`);
+  return more.href;
+}
+
+const serverUrl = `${byId("tabs").dataset.url}?browser=${browser}`;
+
 // A live region that repeats itself, or says all that passes, is switched off by who hears it.
 function say(text) {
   if (byId("said").textContent !== text) byId("said").textContent = text;
@@ -23,7 +44,7 @@ async function press(button, act) {
 
 const makePlain = Object.assign((url, ears) => new PlainSource(url, ears), { plain: true });
 const makeOwn = (url, ears) => new ScriptSource(url, ears, false);
-const makeShared = (url, ears) => new ScriptSource(url, ears, true);
+const makeShared = (url, ears) => new ScriptSource(alsoIn(url, "showcase.tabs"), ears, true);
 
 function paneOf(kind, make) {
   const element = document.querySelector(`[data-pane=${kind}]`);
@@ -119,8 +140,8 @@ slow.addEventListener("click", () =>
   press(slow, async () => {
     delete reader.dataset.lagged;
     const tally = await readSlowly({
-      url: slow.dataset.stream,
-      serverUrl: byId("tabs").dataset.url,
+      url: alsoIn(slow.dataset.stream, "showcase.reader"),
+      serverUrl,
       publish: () => post(slow.dataset.url),
       show: showSlow,
     });
@@ -140,7 +161,7 @@ async function countTabs() {
 
 async function lookAtTabs() {
   const tabs = byId("tabs");
-  const seen = await read(tabs.dataset.url).catch(() => null);
+  const seen = await read(serverUrl).catch(() => null);
   const shown = { tabs: await countTabs(), shared: seen?.shared ?? "…", streams: seen?.streams ?? "…" };
   for (const [field, value] of Object.entries(shown)) {
     tabs.querySelector(`[data-field=${field}]`).textContent = value;

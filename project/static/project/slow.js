@@ -70,6 +70,6 @@ async function ask(url, progress, tell) {
   const seen = await read(url).catch(() => null);
   if (!seen || progress.state === "caught up") return;
   progress.state = seen.lagging ? "lagging" : "reading";
-  progress.lagged ||= seen.lagging > 0;
+  progress.lagged ||= seen.lagging;
   tell();
 }
