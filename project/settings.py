@@ -123,8 +123,8 @@ SSE_APP: dict[str, Any] = {
         *("clock", "orders", "orders.*", "chat.*", "import"),
         *("showcase", "showcase.*"),
     ],
-    # Anybody may publish 40 KB events on the landing page.
-    "RETENTION_EVENTS": 2_000,
+    # Anybody may publish 60 KB events on the landing page.
+    "RETENTION_EVENTS": 1_000,
     "PRESENCE_GROUPS": ["chat.*"],
 }
 if _event_log := os.environ.get("SSE_EVENT_LOG"):

@@ -196,7 +196,7 @@ export class Pane {
     if (!this.#away || !recovered) return;
     const seconds = ((performance.now() - this.#away) / 1000).toFixed(1);
     this.#away = 0;
-    this.judge(`Back after ${seconds} s: ${missed} events were sent again from the log.`, "good");
+    this.judge(`Back after ${seconds} s. Missed meanwhile and sent again: ${missed}.`, "good");
   }
 
   #count(number) {
