@@ -32,8 +32,7 @@ demo: $(INSTALLED)
 	$(BIN)/python manage.py demo_data
 	@$(BIN)/python manage.py demo_simulate & simulator=$$!; \
 	trap 'kill $$simulator 2>/dev/null; wait $$simulator 2>/dev/null' EXIT INT TERM; \
-	$(BIN)/daphne --verbosity 1 --access-log /dev/null \
-	    --endpoint "tcp:port=$(PORT):interface=$(subst :,\:,$(HOST)):backlog=4096" project.asgi:application
+	$(BIN)/python manage.py demo_serve
 
 test: lint types pytest
 
