@@ -11,7 +11,7 @@ NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest chaos fuzz install bench bench-publish bench-returning
+.PHONY: demo test lint types pytest coverage messages chaos fuzz install bench bench-publish bench-returning
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
@@ -50,6 +50,18 @@ WORKERS ?= 3
 pytest: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/python -m pytest -m alone
 	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# Which lines and branches of the app no test runs, also in the servers that the tests start.
+coverage: $(INSTALLED) $(NPM_INSTALLED)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/coverage html --quiet
+
+# The texts that can be translated, for sse_app/locale; needs Debian's gettext.
+messages: $(INSTALLED)
+	cd sse_app && ../$(BIN)/django-admin makemessages --locale en --no-wrap --no-obsolete --no-location
 
 # Figures of this machine; nothing here fails for being slow. `make bench BENCH=--quick` takes minutes.
 BENCH ?=
