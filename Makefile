@@ -54,7 +54,7 @@ pytest: $(INSTALLED) $(NPM_INSTALLED)
 # Which lines and branches of the app no test runs, also in the servers that the tests start.
 coverage: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage html --quiet

@@ -42,7 +42,14 @@ QUICK = [
 @nox.session
 @nox.parametrize(
     ("python", "django"),
-    [("3.11", "5.2"), ("3.12", "5.2"), ("3.12", "6.0"), ("3.13", "5.2"), ("3.13", "6.0")],
+    [
+        ("3.11", "5.2"),
+        ("3.12", "5.2"),
+        ("3.12", "6.0"),
+        ("3.12", "6.1"),
+        ("3.13", "6.0"),
+        ("3.13", "6.1"),
+    ],
 )
 def tests(session: nox.Session, django: str) -> None:
     session.install("--requirement", "requirements.txt", f"django=={django}.*")
