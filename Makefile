@@ -6,6 +6,7 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEMO_INSTALLED := $(VENV)/.installed-demo
 CLIENTS := tests/clients
 NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
@@ -15,8 +16,14 @@ export HOST PORT
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
-$(INSTALLED): requirements.txt
+# The first part of the requirements: a newcomer sees the demo without waiting for browsers and servers.
+$(DEMO_INSTALLED): requirements.txt
 	$(PYTHON) -m venv $(VENV)
+	sed '/^# Only for the tests/,$$d' requirements.txt | \
+	    $(BIN)/pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	touch $@
+
+$(INSTALLED): $(DEMO_INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	touch $@
 
@@ -27,7 +34,7 @@ $(NPM_INSTALLED): $(CLIENTS)/package-lock.json $(INSTALLED)
 
 # The simulator runs beside the server and ends with it.
 demo: export DEBUG := 1
-demo: $(INSTALLED)
+demo: $(DEMO_INSTALLED)
 	$(BIN)/python manage.py migrate --verbosity 0
 	$(BIN)/python manage.py demo_data
 	@$(BIN)/python manage.py demo_simulate & simulator=$$!; \
