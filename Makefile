@@ -11,7 +11,7 @@ NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest chaos fuzz install bench bench-publish bench-returning
+.PHONY: demo test lint types pytest chaos fuzz install docs bench bench-publish bench-returning
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
@@ -50,6 +50,18 @@ WORKERS ?= 3
 pytest: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/python -m pytest -m alone
 	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# The documentation as a site, in build/docs/. A broken link or a broken docstring is an error.
+DOCS := $(VENV)/.installed-docs
+
+$(DOCS): docs/requirements.txt $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	    --requirement requirements.txt --requirement docs/requirements.txt
+	touch $@
+
+docs: $(DOCS)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs build/docs
+	@echo "The site is build/docs/index.html."
 
 # Figures of this machine; nothing here fails for being slow. `make bench BENCH=--quick` takes minutes.
 BENCH ?=
