@@ -93,7 +93,7 @@ def test_every_link_inside_the_repository_leads_somewhere(page: Path) -> None:
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     trees = re.findall(r"^:::\{toctree\}\n(.*?)^:::$", index, re.MULTILINE | re.DOTALL)
-    listed = re.findall(r"^([\w-]+)$", "\n".join(trees), re.MULTILINE)
+    listed = re.findall(r"^(?:.+ <)?([\w-]+)>?$", "\n".join(trees), re.MULTILINE)
     pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.rst")]
     assert sorted([*listed, "index"]) == sorted(page.stem for page in pages)
 
