@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
-import sse_app
+from .newcomers import ROOT, WAIT, make, read, run, served
 
-ROOT = Path(sse_app.__file__).parent.parent
 BLOCK = re.compile(r"^```(?:python|html)\n(?:# |<!-- )(\S+?\.\w+)(.*?)\n(.*?)^```$", re.M | re.S)
-WAIT = 20
-
-
-def run(folder: Path, *arguments: str) -> None:
-    subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment(),
-        check=True,
-        timeout=60,
-        capture_output=True,
-    )
-
-
-def environment() -> dict[str, str]:
-    own = {key: value for key, value in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}
-    return {**own, "PYTHONPATH": str(ROOT)}
 
 
 def write(folder: Path) -> None:
-    """The files as they are at the tutorial's end, without Redis and with the usual limits."""
+    """The files as they are at the tutorial's end, without Redis."""
     for name, remark, text in BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text()):
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -55,48 +32,10 @@ def write(folder: Path) -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """The tutorial's project, served by Daphne."""
     folder = tmp_path_factory.mktemp("hello")
-    run(folder, "-m", "django", "startproject", "mysite", ".")
-    run(folder, "manage.py", "startapp", "chat")
+    make(folder, "chat")
     write(folder)
-    run(folder, "manage.py", "check")
-    run(folder, "manage.py", "migrate", "--verbosity", "0")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "daphne", "-p", str(port), "mysite.asgi:application"]
-    with (folder / "log").open("w") as log:
-        daphne = subprocess.Popen(
-            command, cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(f"{address}/events/health/", daphne)
+    with served(folder) as address:
         yield folder, address
-    finally:
-        daphne.send_signal(signal.SIGTERM)
-        daphne.wait(timeout=WAIT)
-
-
-def wait_for(url: str, daphne: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + WAIT
-    while time.monotonic() < end and daphne.poll() is None:
-        try:
-            if httpx.get(url).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    pytest.fail(f"{url} does not answer")
-
-
-def read(url: str, until: str, **headers: str) -> str:
-    """What a stream says, up to and with `until`."""
-    text = ""
-    with httpx.stream("GET", url, headers=headers, timeout=WAIT) as answer:
-        for part in answer.iter_text():
-            text += part
-            if until in text:
-                return text
-    pytest.fail(f"the stream ended without {until!r}: {text}")
 
 
 def test_the_clock_has_names_and_ids_and_ticks_again(site: tuple[Path, str]) -> None:
@@ -123,11 +62,11 @@ def test_what_the_command_publishes_comes_and_an_id_resumes(site: tuple[Path, st
 
 def test_a_user_speaks_in_the_lobby_and_a_stranger_does_not(site: tuple[Path, str]) -> None:
     folder, address = site
-    make = (
+    code = (
         "from django.contrib.auth.models import User; "
         "User.objects.create_superuser('ann', password='x')"
     )
-    run(folder, "manage.py", "shell", "--command", make)
+    run(folder, "manage.py", "shell", "--command", code)
     with httpx.Client(base_url=address, timeout=WAIT) as ann:
         assert "sse-stream" in ann.get("/chat/").text
         assert say(ann, "hello").status_code == 403
@@ -156,3 +95,15 @@ def test_the_page_loads_its_script(site: tuple[Path, str]) -> None:
     script = re.search(r'<script type="module" src="([^"]+)"', page)
     assert script
     assert httpx.get(f"{site[1]}{script[1]}").status_code == 200
+
+
+def test_a_third_stream_is_told_to_come_back(site: tuple[Path, str]) -> None:
+    url = f"{site[1]}/events/?group=news"
+    with ExitStack() as stack:
+        readers = []  # A reader that nobody holds closes its stream.
+        for _ in range(2):
+            answer = stack.enter_context(httpx.stream("GET", url, timeout=WAIT))
+            readers.append(answer.iter_text())
+            assert "sse.open" in next(readers[-1])
+        third = read(url, "\n\n")
+    assert 'event: sse.busy\ndata: {"reason":"process"}' in third
