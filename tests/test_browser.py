@@ -215,6 +215,28 @@ def test_a_chat_message_reaches_a_second_browser_and_its_history(
     expect(late.get_by_test_id("chat-log")).to_contain_text("Grüße & <script>")
 
 
+def test_who_types_is_shown_until_it_is_said_and_a_command_is_answered_to_one_page(
+    open_page: Callable[..., Page],
+) -> None:
+    ann, guest = open_page("/chat/lobby/", "ann"), open_page("/chat/lobby/")
+    for page in (ann, guest):
+        is_live(page)
+    said = ann.get_by_test_id("chat-input")
+    said.press_sequentially("hi")
+    expect(guest.get_by_test_id("chat-typing")).to_have_text("ann is typing …")
+    expect(ann.get_by_test_id("chat-typing")).to_be_empty()
+    said.press("Enter")
+    expect(guest.get_by_test_id("chat-log")).to_contain_text("hi")
+    expect(guest.get_by_test_id("chat-typing")).to_be_empty()
+    said.fill("/who")
+    said.press("Enter")
+    expect(ann.get_by_test_id("chat-log")).to_contain_text("Here: ann.")
+    said.fill("bye")
+    said.press("Enter")
+    expect(guest.get_by_test_id("chat-log")).to_contain_text("bye")
+    expect(guest.get_by_test_id("chat-log")).not_to_contain_text("Here:")
+
+
 def test_the_one_off_clock_ticks(open_page: Callable[..., Page]) -> None:
     page = open_page("/clock/")
     expect(page.get_by_test_id("clock")).to_contain_text(":")
