@@ -60,7 +60,7 @@ $(DOCS): docs/requirements.txt $(INSTALLED)
 	touch $@
 
 docs: $(DOCS)
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs build/docs
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going --nitpicky docs build/docs
 	@echo "The site is build/docs/index.html."
 
 # Figures of this machine; nothing here fails for being slow. `make bench BENCH=--quick` takes minutes.

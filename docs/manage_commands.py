@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from typing import Any
 
@@ -30,15 +31,25 @@ class ManageCommand(Directive):
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
         os.environ["COLUMNS"] = "92"  # How wide argparse writes.
-        parser = load_command_class("sse_app", name).create_parser("manage.py", name)
-        for action in parser._actions:
-            if COMMON & set(action.option_strings):
-                action.help = "==SUPPRESS=="
         section = nodes.section(ids=[name], names=[name])
         section += nodes.title(text=name)
-        text = parser.format_help()
-        section += nodes.literal_block(text, text, language="text")
+        command = load_command_class("sse_app", name)
+        for parser in _parsers(command.create_parser("manage.py", name)):
+            text = parser.format_help()
+            section += nodes.literal_block(text, text, language="text")
         return [section]
+
+
+def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The command's own and those of its subcommands."""
+    found = [parser]
+    for action in parser._actions:
+        if COMMON & set(action.option_strings):
+            action.help = argparse.SUPPRESS
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                found += _parsers(inner)
+    return found
 
 
 def setup(app: Any) -> dict[str, Any]:
