@@ -12,7 +12,7 @@ NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest coverage messages chaos fuzz install bench bench-publish bench-returning
+.PHONY: demo test lint types pytest coverage messages chaos fuzz install docs bench bench-publish bench-returning
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
@@ -68,6 +68,18 @@ coverage: $(INSTALLED) $(NPM_INSTALLED)
 # The texts that can be translated, for sse_app/locale; needs Debian's gettext.
 messages: $(INSTALLED)
 	cd sse_app && ../$(BIN)/django-admin makemessages --locale en --no-wrap --no-obsolete --no-location
+
+# The documentation as a site, in build/docs/. A broken link or a broken docstring is an error.
+DOCS := $(VENV)/.installed-docs
+
+$(DOCS): docs/requirements.txt $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	    --requirement requirements.txt --requirement docs/requirements.txt
+	touch $@
+
+docs: $(DOCS)
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going --nitpicky docs build/docs
+	@echo "The site is build/docs/index.html."
 
 # Figures of this machine; nothing here fails for being slow. `make bench BENCH=--quick` takes minutes.
 BENCH ?=
