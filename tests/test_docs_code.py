@@ -40,7 +40,8 @@ def test_it_compiles(block: Block) -> None:
 
 
 def test_most_of_it_is_run() -> None:
-    assert len(RUN) > len(BLOCKS) / 2, "too much of the documentation is marked `not run`"
+    here_or_there = [block for block in BLOCKS if not block.why or "runs it" in block.why]
+    assert len(here_or_there) > len(BLOCKS) * 0.8, "too much of it is marked `not run`"
 
 
 def compiled(block: Block) -> CodeType:
