@@ -161,8 +161,19 @@ def restart(request: HttpRequest) -> HttpResponse:
     runner = _runner()
     if runner is None:
         return JsonResponse({"error": "Only `make demo` restarts its server."}, status=403)
-    threading.Timer(RESTART_SECONDS, os.kill, (runner, signal.SIGHUP)).start()
-    return JsonResponse({}, status=202)
+    return LastAnswer(runner)
+
+
+class LastAnswer(JsonResponse):
+    """What is said before the server stops, which is asked for only once this has left."""
+
+    def __init__(self, runner: int) -> None:
+        super().__init__({}, status=202)
+        self._runner = runner
+
+    def close(self) -> None:
+        super().close()
+        threading.Timer(RESTART_SECONDS, os.kill, (self._runner, signal.SIGHUP)).start()
 
 
 def _runner() -> int | None:
