@@ -10,10 +10,8 @@ import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final
-from weakref import WeakSet
 
 from django.conf import settings
-from django.dispatch import receiver
 from django.http import HttpRequest, JsonResponse
 from django.http.response import HttpResponse
 from django.shortcuts import render
@@ -23,9 +21,9 @@ from project import orders as shop
 from project.clients import clients_passed
 from project.models import Order
 from sse_app import cursor, publish, publish_many
+from sse_app.control import readers
 from sse_app.eventlog import event_log
 from sse_app.rates import TokenBuckets
-from sse_app.signals import stream_closed, stream_opened
 
 GROUP: Final = "showcase"
 SLOW_GROUP: Final = "showcase.slow"
@@ -48,19 +46,6 @@ RUNNER: Final = "DEMO_RUNNER"
 View = Callable[[HttpRequest], HttpResponse]
 
 buckets: Final = TokenBuckets()
-_streams: WeakSet[Any] = WeakSet()
-
-
-@receiver(stream_opened)
-def note_opened(stream: Any, **kwargs: Any) -> None:
-    """Count a stream from now on."""
-    _streams.add(stream)
-
-
-@receiver(stream_closed)
-def note_closed(stream: Any, **kwargs: Any) -> None:
-    """Count it no more."""
-    _streams.discard(stream)
 
 
 def bounded(*, seconds: float, burst: int) -> Callable[[View], View]:
@@ -187,7 +172,7 @@ def seen_by_server(request: HttpRequest) -> JsonResponse:
     """How many streams this process has: of the browser named in `?browser=`, and in all."""
     browser = request.GET.get("browser", "")
     tabs, reader = TABS_GROUP.format(browser), READER_GROUP.format(browser)
-    streams = list(_streams)
+    streams: list[Any] = readers()
     lagging = [stream.subscription.lagging for stream in streams if reader in stream.groups]
     return JsonResponse(
         {
