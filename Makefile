@@ -41,7 +41,7 @@ demo: $(DEMO_INSTALLED)
 	trap 'kill $$simulator 2>/dev/null; wait $$simulator 2>/dev/null' EXIT INT TERM; \
 	$(BIN)/python manage.py demo_serve
 
-test: lint types pytest
+test: lint types docs pytest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

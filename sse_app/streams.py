@@ -9,7 +9,6 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Final
 
 from . import control, signals
@@ -30,15 +29,13 @@ from .limits import Places
 from .records import about
 from .replay import Start
 from .sinks import Sink
-from .subscriptions import Subscription
+from .subscriptions import NONE, Subscription
 from .transports import Direct, Transport
 
 logger = logging.getLogger("sse_app")
 
 #: Reasons that end a stream without a farewell: nobody can read it.
 UNHEARD: Final = frozenset({"disconnect", "broken", "stalled"})
-#: What thousands have, and only few put something into.
-_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Stream(Sink, Reader):
@@ -59,7 +56,7 @@ class Stream(Sink, Reader):
         life: float,
     ) -> None:
         #: Names it in the log and to the admin; opens nothing.
-        self.id = secrets.token_hex(4)
+        self.id = secrets.token_hex(6)
         #: The id of `sse.open`: where it began. Empty before that.
         self.opened = ""
         self.subscription = Subscription(self, access.groups, names, labelled=labelled)
@@ -76,12 +73,12 @@ class Stream(Sink, Reader):
         self._transport = transport
         self._revoked: list[str] = []
         #: Where each group was reset to that was, and why.
-        self.resets: Mapping[str, tuple[Position, Reason]] = _NONE
+        self.resets: Mapping[str, tuple[Position, Reason]] = NONE
         self._ping = ping
         self._sent = 0
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
-        self._pinged: Mapping[str, Position] = _NONE
+        self._pinged: Mapping[str, Position] = NONE
         transport.on_broken = self.subscription.close
 
     async def open(self, start: Start) -> None:

@@ -39,7 +39,7 @@ logger = logging.getLogger("sse_app")
 
 # Thousands of readers have these, and each empty one made anew would be an object of its own.
 _ALL: Final[frozenset[str]] = frozenset()
-_NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
+NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
 _holding = threading.Lock()
 _holds = itertools.count(1)
 
@@ -66,8 +66,8 @@ class Subscription:
         #: While not 0, nothing is shown: whether this reader still may is being asked.
         self.held = 0
         self.close_reason: str | None = None
-        self._resets: Mapping[str, tuple[Reason, Position]] = _NONE
-        self._latest: Mapping[tuple[str, ...], Event] = _NONE
+        self._resets: Mapping[str, tuple[Reason, Position]] = NONE
+        self._latest: Mapping[tuple[str, ...], Event] = NONE
         self._passed = 0
         #: Who writes for it while it is as the others, and its place there.
         self.cohort: Cohort | None = None
@@ -205,7 +205,7 @@ class Subscription:
             if not self.sink.ready:
                 await self._sink_drained()
                 continue
-            resets, self._resets = self._resets, _NONE
+            resets, self._resets = self._resets, NONE
             for group, (reason, head) in resets.items():
                 self._reset(group, reason, head)
             behind = next((g for g in self.groups if self.positions[g] != hub.position(g)), None)
@@ -279,7 +279,7 @@ class Subscription:
             COUNTS.superseded += 1
 
     def _show_latest(self) -> None:
-        latest, self._latest = self._latest, _NONE
+        latest, self._latest = self._latest, NONE
         COUNTS.delivered += len(latest)
         for event in latest.values():
             self.sink.show(event, "", event.encode(labelled=self.kind[1]))

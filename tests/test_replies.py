@@ -143,8 +143,11 @@ def test_a_connection_id_is_the_users_own() -> None:
 
 
 @pytest.mark.django_db
-def test_without_a_stream_nothing_is_sent(seen: list[Event]) -> None:
+def test_without_a_stream_nothing_is_sent(sent: list[Event]) -> None:
     assert reply(message(stream=""), "note", {}) is False
+    assert sent == []
+    assert reply(message(), "note", {}) is True
+    assert len(sent) == 1
 
 
 @pytest.mark.django_db
