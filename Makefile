@@ -6,17 +6,24 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEMO_INSTALLED := $(VENV)/.installed-demo
 CLIENTS := tests/clients
 NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest chaos fuzz install bench bench-publish bench-returning
+.PHONY: demo test lint types pytest coverage messages chaos fuzz install docs bench bench-publish bench-returning
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
-$(INSTALLED): requirements.txt
+# The first part of the requirements: a newcomer sees the demo without waiting for browsers and servers.
+$(DEMO_INSTALLED): requirements.txt
 	$(PYTHON) -m venv $(VENV)
+	sed '/^# Only for the tests/,$$d' requirements.txt | \
+	    $(BIN)/pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	touch $@
+
+$(INSTALLED): $(DEMO_INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	touch $@
 
@@ -27,15 +34,14 @@ $(NPM_INSTALLED): $(CLIENTS)/package-lock.json $(INSTALLED)
 
 # The simulator runs beside the server and ends with it.
 demo: export DEBUG := 1
-demo: $(INSTALLED)
+demo: $(DEMO_INSTALLED)
 	$(BIN)/python manage.py migrate --verbosity 0
 	$(BIN)/python manage.py demo_data
 	@$(BIN)/python manage.py demo_simulate & simulator=$$!; \
 	trap 'kill $$simulator 2>/dev/null; wait $$simulator 2>/dev/null' EXIT INT TERM; \
-	$(BIN)/daphne --verbosity 1 --access-log /dev/null \
-	    --endpoint "tcp:port=$(PORT):interface=$(subst :,\:,$(HOST)):backlog=4096" project.asgi:application
+	$(BIN)/python manage.py demo_serve
 
-test: lint types pytest
+test: lint types docs pytest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -50,6 +56,30 @@ WORKERS ?= 3
 pytest: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/python -m pytest -m alone
 	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# Which lines and branches of the app no test runs, also in the servers that the tests start.
+coverage: $(INSTALLED) $(NPM_INSTALLED)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/coverage html --quiet
+
+# The texts that can be translated, for sse_app/locale; needs Debian's gettext.
+messages: $(INSTALLED)
+	cd sse_app && ../$(BIN)/django-admin makemessages --locale en --no-wrap --no-obsolete --no-location
+
+# The documentation as a site, in build/docs/. A broken link or a broken docstring is an error.
+DOCS := $(VENV)/.installed-docs
+
+$(DOCS): docs/requirements.txt $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	    --requirement requirements.txt --requirement docs/requirements.txt
+	touch $@
+
+docs: $(DOCS)
+	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going --nitpicky docs build/docs
+	@echo "The site is build/docs/index.html."
 
 # Figures of this machine; nothing here fails for being slow. `make bench BENCH=--quick` takes minutes.
 BENCH ?=

@@ -7,4 +7,5 @@ from .publishers import GROUP
 
 ROOT_URLCONF = "benchmarks.urls"
 SSE_APP["PUBLIC_GROUPS"] = [GROUP]
+del SSE_APP["RETENTION_EVENTS"]  # The default is what is measured.
 LOGGING = {"version": 1, "disable_existing_loggers": False}

@@ -1,4 +1,4 @@
-"""The demo's app: at start it connects what people say and who listens to the clock."""
+"""The demo's app: at start it connects what people say and who listens."""
 
 from django.apps import AppConfig
 
@@ -10,8 +10,9 @@ class ProjectConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the chat's handler and the clock's receivers."""
+        """Register the chat's handler, and the receivers of the clock and the showcase."""
         from project import (
             clock,  # noqa: F401
             inbox,  # noqa: F401
+            showcase,  # noqa: F401
         )

@@ -1,4 +1,4 @@
-"""What the demo's pages send up: a chat message, saved and published in one transaction."""
+"""What the demo's pages send up: chat messages, commands to the chat, and that somebody types."""
 
 from django import forms
 from django.core.exceptions import PermissionDenied, ValidationError
@@ -6,7 +6,7 @@ from django.core.validators import validate_slug
 from django.db import transaction
 
 from project.models import ChatMessage
-from sse_app import on, publish
+from sse_app import on, presence, publish, reply
 from sse_app.inbox import Message
 
 ROOM_LENGTH = 40
@@ -36,12 +36,38 @@ def text_of(data: object) -> str:
 
 
 @on("chat.message")
-def chat_message(message: Message) -> dict[str, int]:
-    """Save what a signed-in user says and publish it to the room."""
+def chat_message(message: Message) -> dict[str, int] | None:
+    """Save what a signed-in user says and publish it to the room; answer a command to them alone.
+
+    Message and event are one transaction.
+    """
     if not message.user.is_authenticated:
         raise PermissionDenied("Sign in to speak.")
     room, text = room_of(message.group), text_of(message.data)
+    if text.startswith("/"):
+        reply(message, "chat.note", {"text": _obey(text, message.group)})
+        return None
     with transaction.atomic():
         row = ChatMessage.objects.create(room=room, author=message.user, text=text)
         publish(message.group, message.event, row.as_event())
     return {"id": row.pk}
+
+
+@on("chat.typing")
+def chat_typing(message: Message) -> None:
+    """Tell the room that somebody is typing: of no use later, so it is not durable."""
+    if not message.user.is_authenticated:
+        raise PermissionDenied("Sign in to speak.")
+    room_of(message.group)
+    who = {"user": str(message.user.pk), "name": message.user.get_username()}
+    publish(message.group, message.event, who, durable=False, key=who["user"])
+
+
+def _obey(command: str, group: str) -> str:
+    """Return what a command, such as "/who", comes to."""
+    if command == "/who":
+        names = [member.name for member in presence.members(group)]
+        return f"Here: {', '.join(names) or 'nobody who is signed in'}."
+    if command == "/help":
+        return "/who says who is here. Only you see this."
+    raise ValidationError(f"There is no command {command!r}: try /who or /help.")

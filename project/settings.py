@@ -119,7 +119,12 @@ else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
 SSE_APP: dict[str, Any] = {
-    "PUBLIC_GROUPS": ["clock", "orders", "orders.*", "chat.*", "import"],
+    "PUBLIC_GROUPS": [
+        *("clock", "orders", "orders.*", "chat.*", "import"),
+        *("showcase", "showcase.*"),
+    ],
+    # Anybody may publish 60 KB events on the landing page.
+    "RETENTION_EVENTS": 1_000,
     "PRESENCE_GROUPS": ["chat.*"],
 }
 if _event_log := os.environ.get("SSE_EVENT_LOG"):
@@ -130,8 +135,8 @@ if _event_log := os.environ.get("SSE_EVENT_LOG"):
 # The demo's logins are "ann" with the password "ann": no validator would let them pass.
 AUTH_PASSWORD_VALIDATORS: list[dict[str, Any]] = []
 LOGIN_URL = "login"
-LOGIN_REDIRECT_URL = "board"
-LOGOUT_REDIRECT_URL = "board"
+LOGIN_REDIRECT_URL = "showcase"
+LOGOUT_REDIRECT_URL = "showcase"
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"

@@ -6,10 +6,17 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from project import fragments, views
+from project import fragments, showcase, views
 
 urlpatterns = [
-    path("", views.board, name="board"),
+    path("", showcase.showcase, name="showcase"),
+    path("showcase/order/", showcase.save_order, name="showcase_order"),
+    path("showcase/burst/", showcase.burst, name="showcase_burst"),
+    path("showcase/slow/", showcase.slow_burst, name="showcase_slow"),
+    path("showcase/wipe/", showcase.wipe, name="showcase_wipe"),
+    path("showcase/restart/", showcase.restart, name="showcase_restart"),
+    path("showcase/server/", showcase.seen_by_server, name="showcase_server"),
+    path("board/", views.board, name="board"),
     path("orders/", views.orders, name="orders"),
     path("orders/new/", views.new_order, name="new_order"),
     path("orders/<int:pk>/advance/", views.advance_order, name="advance_order"),

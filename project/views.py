@@ -32,7 +32,7 @@ def _as_json(order: Order) -> dict[str, Any]:
 
 @require_safe
 def board(request: HttpRequest) -> HttpResponse:
-    """The landing page: every order, by status."""
+    """The board: every order, by status."""
     # First the position, then the rows: what changes in between arrives as an event.
     position = cursor("orders")
     rows = list(Order.objects.all())

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .inbox import off, on
     from .pages import acursor, cursor
     from .publishing import apublish, apublish_many, publish, publish_many
+    from .replies import areply, reply
     from .revocation import adisconnect, disconnect
     from .subscribing import ContinuityLost, subscribe
     from .task_progress import progress
@@ -24,6 +25,7 @@ __all__ = [
     "apublish",
     "apublish_many",
     "apublish_template",
+    "areply",
     "cursor",
     "disconnect",
     "off",
@@ -33,6 +35,7 @@ __all__ = [
     "publish",
     "publish_many",
     "publish_template",
+    "reply",
     "subscribe",
 ]
 
@@ -44,6 +47,7 @@ _MODULES = {
     "apublish": "publishing",
     "apublish_many": "publishing",
     "apublish_template": "fragments",
+    "areply": "replies",
     "cursor": "pages",
     "disconnect": "revocation",
     "off": "inbox",
@@ -52,6 +56,7 @@ _MODULES = {
     "publish": "publishing",
     "publish_many": "publishing",
     "publish_template": "fragments",
+    "reply": "replies",
     "subscribe": "subscribing",
 }
 

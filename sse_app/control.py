@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Final, Self
 
+from .connections import REPLY_EVENT, Reply
 from .eventlog.contract import Reason
 from .events import Event
 from .fingerprints import Fingerprint
@@ -82,11 +83,15 @@ class Reader(ABC):
     """A stream, as far as a revocation is concerned. `user_key` is empty for an anonymous one."""
 
     id: str
-    loop: asyncio.AbstractEventLoop
     opened_at: float
     user_key: str
     session_key: str
     session_digest: str
+
+    @property
+    @abstractmethod
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that serves it."""
 
     @property
     @abstractmethod
@@ -101,6 +106,10 @@ class Reader(ABC):
     @abstractmethod
     def revoke(self, revocation: Revocation) -> None:
         """Show nothing more of what is lost or in doubt, from now on. Called from any thread."""
+
+    @abstractmethod
+    def take(self, reply: Reply) -> None:
+        """Show what is for this stream alone. Called on its own loop."""
 
     @abstractmethod
     async def lose_revoked(self) -> None:
@@ -169,8 +178,16 @@ def apply(revocation: Revocation) -> None:
             reader.revoke(revocation)
 
 
+def hand_over(reply: Reply) -> None:
+    """Give a reply to its stream, if the running loop has it."""
+    loop = asyncio.get_running_loop()
+    for reader in readers():
+        if reader.id == reply.stream and reader.loop is loop:
+            reader.take(reply)
+
+
 class ControlSink(Sink):
-    """Reads the control group for one hub, in which other processes say what they revoked."""
+    """Reads the control group for one hub: what other processes revoke, and replies."""
 
     @property
     def ready(self) -> bool:
@@ -181,11 +198,12 @@ class ControlSink(Sink):
 
     def show(self, event: Event, cursor: str, block: bytes) -> None:
         try:
-            revocation = Revocation.of(event)
+            if event.name == REPLY_EVENT:
+                hand_over(Reply.from_event(event))
+            else:
+                apply(Revocation.of(event))
         except (TypeError, ValueError) as error:
-            logger.error("Skipped a malformed revocation: %s", error, extra=about(error=error))
-            return
-        apply(revocation)
+            logger.error("Skipped a malformed control event: %s", error, extra=about(error=error))
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
         logger.warning(

@@ -181,6 +181,11 @@ class Event:
         # A value needs no copy; the in-memory layer makes one of all that a message holds.
         return self
 
+    @property
+    def slot(self) -> tuple[str, ...]:
+        """Which earlier one this one replaces for a reader that lags, if it is not durable."""
+        return self.group, self.name, self.key or ""
+
     def json(self) -> Any:
         """Return the data parsed as JSON; raises `ValueError` if it isn't."""
         return json.loads(self.data)

@@ -38,7 +38,7 @@ def httpx() -> Any:
         import httpx as package
         import httpx_sse  # noqa: F401 - the one that needs the other
     except ImportError as error:
-        text = f"--url needs the package httpx-sse: pip install httpx-sse ({error})."
+        text = f'--url needs the package httpx-sse: pip install "sse-app[listen]" ({error}).'
         raise Stopped(text) from error
     return package
 

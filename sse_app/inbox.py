@@ -20,13 +20,19 @@ _handlers: dict[str, list[Callable[..., Any]]] = {}
 
 @dataclass(frozen=True)
 class Message:
-    """One message from a page. `user` comes from the session, never from the page."""
+    """One message from a page. `user` comes from the session, never from the page.
+
+    `stream` is the id of the stream beside which it was spoken, as far as the page said so and it
+    is this user's, else empty; `tab` tells apart the pages that share it. See `reply()`.
+    """
 
     user: Any
     group: str
     event: str
     data: Any
     request: HttpRequest
+    stream: str = ""
+    tab: str = ""
 
 
 def on(event: str) -> Callable[[Handler], Handler]:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from multiprocessing.util import Finalize
 from typing import Any, Final
 
+from channels.exceptions import InvalidChannelLayerError
 from channels.layers import InMemoryChannelLayer, channel_layers
 from channels.layers import get_channel_layer as get_layer
 from django.core.exceptions import ImproperlyConfigured
@@ -44,10 +45,18 @@ logger = logging.getLogger("sse_app")
 def channel_layer() -> Any:
     """Return the channel layer that `SSE_APP["CHANNEL_LAYER"]` names.
 
-    Raises `ImproperlyConfigured` if there is none by that name.
+    Raises `ImproperlyConfigured` if there is none by that name, or its package is missing.
     """
     alias = settings().CHANNEL_LAYER
-    layer = get_layer(alias)
+    try:
+        layer = get_layer(alias)
+    except InvalidChannelLayerError as error:
+        package = str(getattr(error.__context__, "name", "")).partition(".")[0]
+        if package not in {"channels_redis", "redis"}:
+            raise
+        raise ImproperlyConfigured(
+            f'CHANNEL_LAYERS[{alias!r}] needs the package {package}: pip install "sse-app[redis]".'
+        ) from error
     if layer is None:
         known = ", ".join(map(repr, channel_layers.configs)) or "none"
         raise ImproperlyConfigured(

@@ -93,9 +93,11 @@ async def apublish_many(
     return await send(made, using=using, immediate=_checked(immediate, durable))
 
 
-def publish_events(events: list[Event], *, using: str | None = None) -> list[Event]:
+def publish_events(
+    events: list[Event], *, using: str | None = None, immediate: bool = False
+) -> list[Event]:
     """Publish events as they are, for the app's own: nothing is checked. See `publish()`."""
-    return _publish(events, using=using, immediate=False)
+    return _publish(events, using=using, immediate=immediate)
 
 
 def publish_numbered(events: list[Event]) -> list[Event]:

@@ -40,7 +40,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "prometheus_client":
             raise
-        missing = _("The metrics need a package: pip install sse-app[metrics]")
+        missing = _('The metrics need a package: pip install "sse-app[metrics]"')
         return _text(501, missing)
     body, content_type = exposition(request.headers.get("Accept", ""))
     return HttpResponse(body, content_type=content_type, headers={"Cache-Control": "no-store"})

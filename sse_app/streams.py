@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from . import control, signals
 from .admission import Access
 from .cohorts import Cohort, gather
 from .conf import settings
+from .connections import Reply
 from .control import Reader, Revocation, session_digest
 from .counters import COUNTS, count
 from .cursors import Position
@@ -22,12 +23,13 @@ from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
 from .farewells import farewell
 from .fingerprints import Fingerprint
+from .greetings import greeting
 from .hub import Hub
 from .limits import Places
 from .records import about
 from .replay import Start
 from .sinks import Sink
-from .subscriptions import Subscription
+from .subscriptions import NONE, Subscription
 from .transports import Direct, Transport
 
 logger = logging.getLogger("sse_app")
@@ -54,7 +56,7 @@ class Stream(Sink, Reader):
         life: float,
     ) -> None:
         #: Names it in the log and to the admin; opens nothing.
-        self.id = secrets.token_hex(4)
+        self.id = secrets.token_hex(6)
         #: The id of `sse.open`: where it began. Empty before that.
         self.opened = ""
         self.subscription = Subscription(self, access.groups, names, labelled=labelled)
@@ -64,7 +66,6 @@ class Stream(Sink, Reader):
         self.address = address
         self._opened = self._live = False
         self.opened_at = time.time()
-        self.loop = hub.loop
         self.user_key = access.user_key
         self.session_key = access.session_key
         self.session_digest = session_digest(access.session_key)
@@ -72,12 +73,12 @@ class Stream(Sink, Reader):
         self._transport = transport
         self._revoked: list[str] = []
         #: Where each group was reset to that was, and why.
-        self.resets: dict[str, tuple[Position, Reason]] = {}
+        self.resets: Mapping[str, tuple[Position, Reason]] = NONE
         self._ping = ping
         self._sent = 0
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
-        self._pinged: dict[str, Position] = {}
+        self._pinged: Mapping[str, Position] = NONE
         transport.on_broken = self.subscription.close
 
     async def open(self, start: Start) -> None:
@@ -88,19 +89,10 @@ class Stream(Sink, Reader):
         # One of its groups may have been taken from it while it joined.
         positions = {group: start.positions[group] for group in self.groups}
         self.subscription.move(positions)
-        data = {
-            "recovered": start.recovered,
-            "missed": start.missed,
-            "groups": list(self.groups),
-        }
-        if self.subscription.kind[1]:
-            # For a client that shares its stream: when to worry, and what more it could ask for.
-            limits = settings()
-            data |= {"heartbeat": limits.HEARTBEAT, "max_groups": limits.MAX_GROUPS}
         if self._ping:
             self._pinged = positions
-        self.opened, retry = self.subscription.cursor, random.uniform(*settings().RETRY)
-        self._write(encode_control("sse.open", data, id=self.opened, retry=retry))
+        self.opened, kind = self.subscription.cursor, self.subscription.kind
+        self._write(greeting(start, kind, self.opened, stream=self.id, user=self.user_key))
         self._live = True
         for group in self.groups:
             if group in start.resets:
@@ -142,6 +134,11 @@ class Stream(Sink, Reader):
             if self._opened:
                 count(COUNTS.closed, self.close_reason or "error")
                 await signals.stream_closed.asend_robust(sender=self._sender, stream=self)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that serves it."""
+        return self.hub.loop
 
     @property
     def user(self) -> Any:
@@ -211,6 +208,9 @@ class Stream(Sink, Reader):
         except RuntimeError:
             pass  # The loop has closed, and the stream with it.
 
+    def take(self, reply: Reply) -> None:
+        self.subscription.take_alone(reply)
+
     async def lose_revoked(self) -> None:
         while self._revoked:
             await self._lose(self._revoked.pop())
@@ -259,7 +259,7 @@ class Stream(Sink, Reader):
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
         if (place := self.subscription.positions.get(group)) is not None:
-            self.resets[group] = place, reason
+            self.resets = {**self.resets, group: (place, reason)}
         count(COUNTS.resets, reason)
         data = {"group": group, "reason": reason}
         self._write(encode_control("sse.reset", data, id=cursor))

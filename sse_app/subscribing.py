@@ -37,7 +37,7 @@ def subscribe(
     history: int | str | None = None,
     events: Iterable[str] = (),
 ) -> Subscriber:
-    """Return an async context manager whose value is an async iterator over `Event`s.
+    """Return an async context manager whose value is an async iterator over each `Event`.
 
     `after`: a position from `cursor()` or from the iterator's own `cursor`, to go on from.
     `history`: without `after`, "earliest" or a number of past events to begin with; else it

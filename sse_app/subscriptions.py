@@ -14,7 +14,8 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from .cohorts import Cohort, gather
 from .counters import COUNTS
@@ -36,8 +37,9 @@ PATIENCE_SECONDS: Final = 1.0
 logger = logging.getLogger("sse_app")
 
 
-#: An empty frozenset is an object of its own each time, and thousands of readers have one.
+# Thousands of readers have these, and each empty one made anew would be an object of its own.
 _ALL: Final[frozenset[str]] = frozenset()
+NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
 _holding = threading.Lock()
 _holds = itertools.count(1)
 
@@ -64,8 +66,8 @@ class Subscription:
         #: While not 0, nothing is shown: whether this reader still may is being asked.
         self.held = 0
         self.close_reason: str | None = None
-        self._resets: dict[str, tuple[Reason, Position]] = {}
-        self._latest: dict[tuple[str, str, str | None], Event] = {}
+        self._resets: Mapping[str, tuple[Reason, Position]] = NONE
+        self._latest: Mapping[tuple[str, ...], Event] = NONE
         self._passed = 0
         #: Who writes for it while it is as the others, and its place there.
         self.cohort: Cohort | None = None
@@ -152,14 +154,18 @@ class Subscription:
         if self.live:
             return self._take(event, place, told)
         if place is None and self._wanted(event):
-            kept = self._latest
-            slot = event.group, event.name, event.key
-            COUNTS.superseded += kept.pop(slot, None) is not None
-            kept[slot] = event
-            if len(kept) > LATEST_EVENTS:
-                del kept[next(iter(kept))]
-                COUNTS.superseded += 1
+            self._keep(event)
         return False
+
+    def take_alone(self, event: Event) -> None:
+        """Take an event without a place that is for this reader only, whatever it listens to."""
+        if self.close_reason is not None:
+            return
+        self._keep(event)
+        if self.live and self.sink.ready and not self.held:
+            self._show_latest()
+        else:
+            self._lag()
 
     def restart(self, group: str, reason: Reason, head: Position) -> None:
         """Go on from `head` in `group`, and say that what came before is lost.
@@ -177,12 +183,13 @@ class Subscription:
         self.groups = tuple(other for other in self.groups if other != group)
         self.kind = self.groups, self.kind[1]
         self.positions.pop(group, None)
-        self._resets.pop(group, None)
-        self._latest = {slot: event for slot, event in self._latest.items() if slot[0] != group}
+        self._resets = {name: to for name, to in self._resets.items() if name != group}
+        kept = self._latest.items()
+        self._latest = {slot: event for slot, event in kept if event.group != group}
 
     def begin_with_reset(self, group: str, reason: Reason, head: Position) -> None:
         """Say first that the place asked for can't be continued; before the subscription runs."""
-        self._resets[group] = reason, head
+        self._resets = {**self._resets, group: (reason, head)}
 
     def move(self, positions: Mapping[str, Position]) -> None:
         """Stand at `positions`; before the subscription runs."""
@@ -198,8 +205,9 @@ class Subscription:
             if not self.sink.ready:
                 await self._sink_drained()
                 continue
-            for group in list(self._resets):
-                self._reset(group, *self._resets.pop(group))
+            resets, self._resets = self._resets, NONE
+            for group, (reason, head) in resets.items():
+                self._reset(group, reason, head)
             behind = next((g for g in self.groups if self.positions[g] != hub.position(g)), None)
             if behind is None:
                 COUNTS.caught_up += self.lagging
@@ -260,11 +268,21 @@ class Subscription:
                 self.sink.passed(self.cursor)
         return False
 
+    def _keep(self, event: Event) -> None:
+        if not isinstance(self._latest, dict):
+            self._latest = {}
+        kept, slot = self._latest, event.slot
+        COUNTS.superseded += kept.pop(slot, None) is not None
+        kept[slot] = event
+        if len(kept) > LATEST_EVENTS:
+            del kept[next(iter(kept))]
+            COUNTS.superseded += 1
+
     def _show_latest(self) -> None:
-        COUNTS.delivered += len(self._latest)
-        for event in self._latest.values():
+        latest, self._latest = self._latest, NONE
+        COUNTS.delivered += len(latest)
+        for event in latest.values():
             self.sink.show(event, "", event.encode(labelled=self.kind[1]))
-        self._latest.clear()
 
     def _reset(self, group: str, reason: Reason, head: Position) -> None:
         self.positions[group] = head

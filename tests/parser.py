@@ -19,6 +19,12 @@ class Parsed:
 
         return json.loads(self.data)
 
+    def opening(self) -> Any:
+        """What `sse.open` says, without the connection id, which is another one each time."""
+        said = self.json()
+        assert isinstance(said.pop("connection"), str)
+        return said
+
 
 @dataclass
 class Parser:

@@ -13,6 +13,7 @@ from project.settings import CHANNEL_LAYERS, DATABASES, SSE_APP
 
 ROOT_URLCONF = "tests.urls"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+del SSE_APP["RETENTION_EVENTS"]  # The tests want the default.
 SSE_APP = {**SSE_APP, **json.loads(os.environ.get("TEST_SSE_APP", "{}"))}
 
 if path := os.environ.get("TEST_LOGGING_BY"):

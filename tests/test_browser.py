@@ -53,7 +53,7 @@ def open_page(browser: Browser, site: Daphne) -> Iterator[Callable[..., Page]]:
     """Open a page of the demo in a browser profile of its own, signed in or not."""
     contexts: list[Any] = []
 
-    def open_page(path: str = "/", name: str = "") -> Page:
+    def open_page(path: str = "/board/", name: str = "") -> Page:
         context = browser.new_context(base_url=site.url)
         contexts.append(context)
         page = context.new_page()
@@ -79,7 +79,7 @@ def is_live(page: Page, within: float = 5.0) -> None:
 def test_an_order_saved_in_the_admin_by_another_user_moves_the_board(
     open_page: Callable[..., Page],
 ) -> None:
-    watcher = open_page("/")
+    watcher = open_page("/board/")
     is_live(watcher)
     expect(watcher.get_by_test_id("clock")).to_contain_text(":")
     card = watcher.locator("[data-testid^=order-][data-status=new]").first
@@ -93,7 +93,7 @@ def test_an_order_saved_in_the_admin_by_another_user_moves_the_board(
 
 
 def test_a_button_moves_the_board_in_every_tab(open_page: Callable[..., Page]) -> None:
-    one, two = open_page("/"), open_page("/")
+    one, two = open_page("/board/"), open_page("/board/")
     is_live(one)
     is_live(two)
     before = two.locator("[data-testid^=order-]").count()
@@ -103,7 +103,7 @@ def test_a_button_moves_the_board_in_every_tab(open_page: Callable[..., Page]) -
 
 
 def test_a_broadcast_sent_in_the_admin_appears(open_page: Callable[..., Page]) -> None:
-    watcher = open_page("/")
+    watcher = open_page("/board/")
     is_live(watcher)
     admin = open_page("/admin/sse_app/broadcast/add/", "admin")
     admin.locator("input[name=groups]").press_sequentially("ord")
@@ -144,7 +144,7 @@ def reload_until(page: Page, place: Locator, text: str) -> None:
 def test_a_scheduled_broadcast_is_cancelled_and_repeated_from_the_list(
     open_page: Callable[..., Page],
 ) -> None:
-    watcher = open_page("/")
+    watcher = open_page("/board/")
     is_live(watcher)
     admin = open_page("/admin/sse_app/broadcast/add/", "admin")
     admin.fill("input[name=groups]", "orders")
@@ -169,7 +169,7 @@ def test_a_scheduled_broadcast_is_cancelled_and_repeated_from_the_list(
 
 
 def test_selected_orders_can_be_broadcast_from_their_list(open_page: Callable[..., Page]) -> None:
-    watcher = open_page("/")
+    watcher = open_page("/board/")
     is_live(watcher)
     admin = open_page("/admin/project/order/", "admin")
     admin.locator("input.action-select").first.check()
@@ -215,6 +215,28 @@ def test_a_chat_message_reaches_a_second_browser_and_its_history(
     expect(late.get_by_test_id("chat-log")).to_contain_text("Grüße & <script>")
 
 
+def test_who_types_is_shown_until_it_is_said_and_a_command_is_answered_to_one_page(
+    open_page: Callable[..., Page],
+) -> None:
+    ann, guest = open_page("/chat/lobby/", "ann"), open_page("/chat/lobby/")
+    for page in (ann, guest):
+        is_live(page)
+    said = ann.get_by_test_id("chat-input")
+    said.press_sequentially("hi")
+    expect(guest.get_by_test_id("chat-typing")).to_have_text("ann is typing …")
+    expect(ann.get_by_test_id("chat-typing")).to_be_empty()
+    said.press("Enter")
+    expect(guest.get_by_test_id("chat-log")).to_contain_text("hi")
+    expect(guest.get_by_test_id("chat-typing")).to_be_empty()
+    said.fill("/who")
+    said.press("Enter")
+    expect(ann.get_by_test_id("chat-log")).to_contain_text("Here: ann.")
+    said.fill("bye")
+    said.press("Enter")
+    expect(guest.get_by_test_id("chat-log")).to_contain_text("bye")
+    expect(guest.get_by_test_id("chat-log")).not_to_contain_text("Here:")
+
+
 def test_the_one_off_clock_ticks(open_page: Callable[..., Page]) -> None:
     page = open_page("/clock/")
     expect(page.get_by_test_id("clock")).to_contain_text(":")
@@ -223,7 +245,7 @@ def test_the_one_off_clock_ticks(open_page: Callable[..., Page]) -> None:
 def test_the_server_restarts_and_the_page_goes_on_without_loss_or_repeat(
     open_page: Callable[..., Page], site: Daphne
 ) -> None:
-    page = open_page("/")
+    page = open_page("/board/")
     is_live(page)
     page.evaluate(
         """() => {
@@ -253,7 +275,7 @@ def test_the_server_restarts_and_the_page_goes_on_without_loss_or_repeat(
 
 
 def test_the_pages_fit_a_phone(open_page: Callable[..., Page]) -> None:
-    page = open_page("/")
+    page = open_page("/board/")
     page.set_viewport_size({"width": 375, "height": 740})
     is_live(page)
     wider = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")

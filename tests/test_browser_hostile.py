@@ -89,7 +89,7 @@ def sign_in(context: BrowserContext, name: str) -> int:
 def test_event_data_and_order_fields_are_text_on_the_board(
     context: BrowserContext, site: Daphne
 ) -> None:
-    board = Watched(context, "/")
+    board = Watched(context, "/board/")
     is_live(board.page)
     for text in MARKUP:
         for name, data in (("broadcast", {"text": text}), ("message", text), ("message", [text])):
@@ -109,7 +109,7 @@ def test_event_data_and_order_fields_are_text_on_the_board(
     run(site, "from sse_app import publish\npublish('orders', 'message', 'the last')")
     expect(board.page.get_by_test_id("banner").last).to_contain_text("the last")
     board.assert_harmless()
-    rendered = Watched(context, "/")
+    rendered = Watched(context, "/board/")
     expect(rendered.page.locator("#board")).to_contain_text(MARKUP[0])
     assert rendered.page.evaluate("window.ran") == []
     assert rendered.before == board.before, "the server renders no markup either"

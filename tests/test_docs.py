@@ -90,6 +90,34 @@ def test_every_link_inside_the_repository_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(file), target
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    trees = re.findall(r"^:::\{toctree\}\n(.*?)^:::$", index, re.MULTILINE | re.DOTALL)
+    listed = re.findall(r"^(?:.+ <)?([\w-]+)>?$", "\n".join(trees), re.MULTILINE)
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.rst")]
+    assert sorted([*listed, "index"]) == sorted(page.stem for page in pages)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "reference.rst").read_text()
+    shown = set(re.findall(r":: sse_app\.(\w+)$", reference, re.MULTILINE))
+    assert set(sse_app.__all__) - shown == set()
+
+
+def test_every_command_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "reference.rst").read_text()
+    commands = {file.stem for file in (ROOT / "sse_app/management/commands").glob("sse_*.py")}
+    assert set(re.findall(r"manage-command:: (\w+)", reference)) == commands
+
+
+def test_every_check_is_documented_and_no_other_is() -> None:
+    code = "\n".join(file.read_text() for file in (ROOT / "sse_app").glob("*checks.py"))
+    documented = re.findall(
+        r"^\| `(\S+)` \|", (ROOT / "docs" / "checks.md").read_text(), re.MULTILINE
+    )
+    assert documented == sorted(set(re.findall(r"\bsse_app\.[EW]\d+", code)))
+
+
 def test_every_test_and_module_that_proves_something_is_there() -> None:
     security = (ROOT / "docs" / "security.md").read_text()
     proofs = TEST.findall(security)

@@ -59,7 +59,7 @@ async def test_only_a_labelled_stream_is_told_the_limits(
 ) -> None:
     site = make_daphne(HEARTBEAT=7.5, MAX_GROUPS=3)
     async with site.stream("group=orders") as plain, site.stream("group=clock&label=1") as own:
-        assert (await plain.next()).json().keys() == {"recovered", "missed", "groups"}
+        assert (await plain.next()).json().keys() == {"recovered", "missed", "groups", "connection"}
         told = (await own.next()).json()
     assert (told["heartbeat"], told["max_groups"]) == (7.5, 3)
 

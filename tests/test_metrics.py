@@ -496,4 +496,4 @@ def test_without_the_package_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     answer = admin_client.get(URL)
     assert answer.status_code == 501
-    assert "pip install sse-app[metrics]" in answer.text
+    assert 'pip install "sse-app[metrics]"' in answer.text

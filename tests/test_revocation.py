@@ -179,14 +179,14 @@ async def test_a_lost_right_costs_that_group_and_the_rest_goes_on(site: Daphne, 
     ann = await Visitor(site, "ann").sign_in()
     await run(site, USER.format(pk=ann.pk) + "Group.objects.create(name='red').user_set.add(user)")
     async with (
-        ann.stream("group=team.red&group=chat.a") as both,
+        ann.stream("group=team.red&group=orders.a") as both,
         ann.stream("group=team.red") as only,
     ):
         await publish(site, "team.red", "before")
         assert (await both.next()).data == "before"
         await run(site, USER.format(pk=ann.pk) + LOST[how])
         await publish(site, "team.red", "too late")
-        await publish(site, "chat.a", "still")
+        await publish(site, "orders.a", "still")
         reset, event = await both.take(2)
         assert (reset.name, reset.json()) == (
             "sse.reset",

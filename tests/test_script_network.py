@@ -168,7 +168,12 @@ def test_a_busy_server_is_asked_again_when_it_says_so(
     assert refused.connections == 1
 
 
-def test_a_logout_closes_the_streams_of_all_tabs(site: Daphne, tabs: Tabs) -> None:
+def test_a_logout_closes_the_streams_of_all_tabs(
+    make_daphne: Callable[..., Daphne], open_tabs: Callable[[str], Tabs]
+) -> None:
+    # With heartbeats as they are by default: a busy machine must not look like a dead network.
+    site = make_daphne()
+    tabs = open_tabs(site.url)
     tabs.sign_in("ann")
     pair = [tabs.open(tabs.url_of("team.red")) for _ in range(2)]
     tabs.context.request.get("/test/logout/")

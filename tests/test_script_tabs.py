@@ -75,6 +75,30 @@ def test_tabs_of_different_groups_share_it_and_each_hears_only_its_own(
     assert (orders.states, clock.states) == (["open"], ["open"])
 
 
+def test_of_the_tabs_that_share_a_stream_only_the_one_that_spoke_hears(
+    site: Daphne, tabs: Tabs
+) -> None:
+    tabs.sign_in("ann")
+    tabs.context.request.get("/login/")
+    speaks, listens = (tabs.open("group=chat.lobby") for _ in range(2))
+    assert site.streams() == 1
+    for tab in (speaks, listens):
+        tab.page.evaluate(
+            "() => { window.notes = [];"
+            "window.stream.on('chat.note', ({text}) => window.notes.push(text)); }"
+        )
+    say(listens.page, "/help")
+    say(speaks.page, "/who")
+    say(speaks.page, "/help")
+    speaks.until("() => window.notes.length === 2")
+    listens.until("() => window.notes.length === 1")
+    assert speaks.page.evaluate("() => window.notes")[0].startswith("Here: ")
+
+
+def say(page: Any, text: str) -> None:
+    page.evaluate("text => window.stream.send('chat.message', {text})", text)
+
+
 def test_who_comes_and_goes_costs_the_others_nothing(site: Daphne, tabs: Tabs) -> None:
     stays = tabs.open("group=orders")
     done = threading.Event()

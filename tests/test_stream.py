@@ -22,7 +22,7 @@ async def test_a_stream_opens_with_retry_headers_and_a_position(daphne: Daphne) 
     assert headers["x-accel-buffering"] == "no"
     assert headers["x-content-type-options"] == "nosniff"
     assert first.name == "sse.open"
-    assert first.json() == {"recovered": False, "missed": 0, "groups": ["orders", "clock"]}
+    assert first.opening() == {"recovered": False, "missed": 0, "groups": ["orders", "clock"]}
     assert first.id.startswith("1.")
     assert 2000 <= (stream.parser.retry or 0) <= 5000
 
@@ -122,7 +122,7 @@ async def test_a_dropped_stream_resumes_from_its_last_id(daphne: Daphne) -> None
         async with daphne.stream(query, headers) as stream:
             opened, *events = await stream.take(4)
             assert opened.id == last.id
-            assert opened.json() == {"recovered": True, "missed": 3, "groups": ["orders"]}
+            assert opened.opening() == {"recovered": True, "missed": 3, "groups": ["orders"]}
             assert [e.data for e in events] == ["2", "3", "4"]
     async with daphne.stream(*ways[0]) as stream:
         await stream.take(4)
@@ -180,7 +180,7 @@ async def test_a_cursor_of_other_groups_starts_from_now(daphne: Daphne) -> None:
         _, foreign = await stream.take(2)
     async with daphne.stream("group=orders", {"Last-Event-ID": foreign.id}) as stream:
         opened = await stream.next()
-        assert opened.json() == {"recovered": False, "missed": 0, "groups": ["orders"]}
+        assert opened.opening() == {"recovered": False, "missed": 0, "groups": ["orders"]}
         daphne.publish("orders", "n", "2")
         assert (await stream.next()).data == "2"
 

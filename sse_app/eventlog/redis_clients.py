@@ -46,7 +46,7 @@ class RedisClients:
             import redis
         except ImportError as error:
             raise ImproperlyConfigured(
-                "RedisEventLog needs the package redis: pip install 'sse-app[redis]'."
+                'RedisEventLog needs the package redis: pip install "sse-app[redis]".'
             ) from error
         if bool(self._sentinels) != bool(self._service):
             raise ImproperlyConfigured(

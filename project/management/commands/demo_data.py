@@ -59,7 +59,8 @@ class Command(BaseCommand):
         everywhere = settings.HOST in {"0.0.0.0", "::"}
         site = f"http://{'localhost' if everywhere else settings.URL_HOST}:{settings.PORT}"
         self.stdout.write(
-            f"\n  The board   {site}/      (open it in two tabs)\n"
+            f"\n  The demo    {site}/\n"
+            f"  The board   {site}/board/      (open it in two tabs)\n"
             f"  The chat    {site}/chat/lobby/\n"
             f"  The admin   {site}/admin/\n"
             f"  The events  curl -N '{site}/events/?group=orders'\n\n"

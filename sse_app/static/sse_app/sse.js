@@ -20,7 +20,7 @@
  */
 
 /** @typedef {Map<string, string>} Places  By a group's hash: `<epoch>-<offset>`. */
-/** @typedef {{data?: string, event?: string, group?: string, id?: string, retry?: string}} Block */
+/** @typedef {{data?: string, event?: string, group?: string, id?: string, retry?: string, tab?: string}} Block */
 /** @typedef {"connecting" | "open" | "reconnecting" | "offline" | "closed"} State */
 /** @typedef {{id: string, groups: string[], grants: string[], places: Places}} Want */
 /** @typedef {Want & {tab: string}} Member */
@@ -36,26 +36,25 @@
 /** With the version of what they tell each other. */
 const BETWEEN_TABS = "sse_app 1 ";
 const RESET = "sse.reset";
-const SILENCE = 2.5;
 /** @type {Told} */
 const ALONE = { t: "alone" };
 /** @param {string} reason @returns {Told} */
 const closed = (reason) => ({ t: "state", state: "closed", reason });
 const LONGEST_TIMER = 3_600_000;
+/** For an answer, and between two attempts. */
 const LONGEST_WAIT = 60_000;
 const ASKED = 2;
 const YOUNG = 10_000;
 const JOINING = 500;
 const SHRINKING = 2_000;
-const PATIENCE = 60_000;
-const FIELDS = new Set(["data", "event", "group"]);
+const FIELDS = new Set(["data", "event", "group", "tab"]);
 
 const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 /** Full jitter: anything up to a bound that doubles. @param {number} base @param {number} failures */
 const jitter = (base, failures) => Math.random() * Math.min(LONGEST_WAIT, base * 2 ** failures);
 /** @param {number} ms */
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-/** @param {string} text */
+/** @param {any} text */
 const parse = (text) => {
   try {
     return JSON.parse(text);
@@ -187,7 +186,7 @@ function csrfToken() {
 export class RequestError extends Error {
   /** @param {number} status @param {any} answer */
   constructor(status, answer) {
-    super([answer?.error ?? `The server answered ${status}.`].flat().join(" "));
+    super([answer?.error ?? `HTTP ${status}`].flat().join(" "));
     this.status = status;
     this.answer = answer;
   }
@@ -214,7 +213,7 @@ async function post(url, data, options, key) {
   const headers = { "Content-Type": "application/json", "X-CSRFToken": options.csrf?.() ?? csrfToken() };
   if (key) headers["Idempotency-Key"] = key;
   try {
-    const signal = AbortSignal.timeout(PATIENCE);
+    const signal = AbortSignal.timeout(LONGEST_WAIT);
     const response = await fetch(url, { method: "POST", headers, body, signal });
     const answer = parse(await response.text());
     return { status: response.status, answer, wait: retryAfter(response) };
@@ -359,7 +358,7 @@ class Line {
   /** @param {Block} block */
   #hear(block) {
     if (this.#closed) return;
-    const { event: name, data = "", retry } = block;
+    const { event: name, data, retry } = block;
     const busy = name === "sse.busy";
     const over = busy || name === "sse.close" ? String(parse(data)?.reason) : "";
     if (over) this.#reason = busy ? `busy: ${over}` : over;
@@ -385,7 +384,8 @@ const pools = new Set();
 
 /** The streams of this page that share a connection, and the connection, if this tab leads. */
 class Pool {
-  heartbeat = 15_000;
+  /** What the server said when the connection opened. @type {any} */
+  about = {};
   /** This page's. @type {Map<string, Stream>} */
   streams = new Map();
   #tab = random();
@@ -420,7 +420,6 @@ class Pool {
   #wanted = new Map();
   /** @type {Map<string, string>} */
   #names = new Map();
-  #most = Infinity;
 
   /** @param {string} path  That of the stream's URL; empty for a stream of its own. */
   constructor(path) {
@@ -428,8 +427,14 @@ class Pool {
     this.#leads.abort();
   }
 
+  /** After so many milliseconds without a byte a connection is dead. */
   get silence() {
-    return SILENCE * this.heartbeat;
+    return 2.5 * this.heartbeat;
+  }
+
+  /** In milliseconds. */
+  get heartbeat() {
+    return 1000 * (this.about.heartbeat ?? 15);
   }
 
   /** @param {Stream} stream */
@@ -491,6 +496,10 @@ class Pool {
     return [...this.streams.values()];
   }
 
+  get #all() {
+    return [...this.#members.values()];
+  }
+
   get #ids() {
     return [...this.#members.keys()];
   }
@@ -514,7 +523,7 @@ class Pool {
 
   /** @param {Told} told */
   #deliver(told) {
-    this.heartbeat = told.heartbeat ?? this.heartbeat;
+    this.about = told.about ?? this.about;
     for (const stream of this.#own) stream.take(told);
   }
 
@@ -612,7 +621,7 @@ class Pool {
   }
 
   get #groups() {
-    return new Set([...this.#members.values()].flatMap(({ groups }) => groups));
+    return new Set(this.#all.flatMap(({ groups }) => groups));
   }
 
   /** @param {string} tab @param {Want[]} wants */
@@ -622,12 +631,12 @@ class Pool {
       this.#tabs.add(tab);
       lock(`${this.#name} ${tab}`, this.#leads, () => {
         this.#tabs.delete(tab);
-        this.#leave([...this.#members.values()].filter((member) => member.tab === tab).map(({ id }) => id));
+        this.#leave(this.#all.filter((member) => member.tab === tab).map(({ id }) => id));
       }).catch(() => {});
     }
     let more = false;
     for (const want of wants) {
-      if (new Set([...this.#groups, ...want.groups]).size > this.#most) {
+      if (new Set([...this.#groups, ...want.groups]).size > this.about.max_groups) {
         this.#dismiss(ALONE, [want.id]);
         continue;
       }
@@ -675,8 +684,7 @@ class Pool {
 
   /** Tell the members that they are served, and from where. */
   #welcome() {
-    const { heartbeat } = this;
-    this.#tell({ t: "open", ids: this.#line?.ids, heartbeat, at: this.#at, names: this.#names });
+    this.#tell({ t: "open", ids: this.#line?.ids, about: this.about, at: this.#at, names: this.#names });
   }
 
   // --- for the connection ---
@@ -700,7 +708,7 @@ class Pool {
   }
 
   get #grants() {
-    return fewest([...this.#members.values()].flatMap(({ grants }) => grants));
+    return fewest(this.#all.flatMap(({ grants }) => grants));
   }
 
   /** @param {State} state @param {string} reason @param {Line} line */
@@ -710,16 +718,17 @@ class Pool {
   }
 
   /** @param {Block} block @param {Line} line */
-  hear({ event, data, group, id }, line) {
+  hear({ event, data, group, id, tab }, line) {
     const name = event || "message";
     const opens = name === "sse.open";
     if (line !== this.#line && !opens) return;
     const places = this.#name && id ? placesOf(id) : null;
-    if (opens) this.#opened(parse(data ?? ""), places, line);
+    if (opens) this.#opened(parse(data) ?? {}, places, line);
     else if (places) this.#at = places;
-    if (name === RESET) group = parse(data ?? "")?.group;
+    if (name === RESET) group = parse(data)?.group;
     const hash = this.#names.get(group ?? "");
-    this.#tell({ t: "event", name, data, group, hash, id: this.#name ? places?.get(hash ?? "") : id });
+    id = this.#name ? places?.get(hash ?? "") : id;
+    this.#tell({ t: "event", name, data, group, hash, id, ids: tab && [tab] });
   }
 
   /** @param {any} data @param {Places | null} places @param {Line} line */
@@ -729,11 +738,10 @@ class Pool {
       this.#line = line;
       this.#next = null;
     }
-    if (data?.heartbeat) this.heartbeat = data.heartbeat * 1000;
+    this.about = data;
     if (!this.#name) return;
     // Ids that can't be read, or a server that knows of no labels: nothing says whose an event is.
     if (!places || !data.max_groups) return this.#dismiss(ALONE);
-    this.#most = data.max_groups;
     this.#at = places;
     this.#wanted.clear();
     const hashes = [...places.keys()];
@@ -773,7 +781,7 @@ class Pool {
     const [stream] = this.#own;
     if (!old) return false;
     const { status, answer } = await post(stream.sibling("renew/"), { grant: old }, stream.options);
-    const holders = [...this.#members.values()].filter(({ grants }) => grants.includes(old));
+    const holders = this.#all.filter(({ grants }) => grants.includes(old));
     if (status === 200) {
       const { grant } = answer;
       for (const member of holders) member.grants.splice(member.grants.indexOf(old), 1, grant);
@@ -787,7 +795,7 @@ class Pool {
 
 // Also when it goes: what can be reached without a network, such as this machine, opens again.
 for (const name of ["online", "offline"]) addEventListener(name, () => lines.forEach((line) => line.poke(true)));
-document.addEventListener("visibilitychange", () => lines.forEach((line) => line.poke()));
+addEventListener("visibilitychange", () => lines.forEach((line) => line.poke()));
 for (const name of ["pagehide", "freeze"]) addEventListener(name, () => pools.forEach((pool) => pool.stop()), true);
 for (const name of ["pageshow", "resume"]) addEventListener(name, () => pools.forEach((pool) => pool.start()), true);
 
@@ -812,7 +820,7 @@ class Stream {
   /** @type {Places} */
   #places;
   /** The last id, where ids are not read. */
-  #lastId;
+  #lastId = "";
   #served = false;
   /** By which it shares a connection; empty if it does not. */
   #path;
@@ -828,15 +836,16 @@ class Stream {
     this.options = options;
     this.url = new URL(url, document.baseURI);
     const query = this.url.searchParams;
-    this.#lastId = query.get("last_event_id") ?? query.get("lastEventId") ?? "";
-    query.delete("last_event_id");
-    query.delete("lastEventId");
+    for (const name of ["last_event_id", "lastEventId"]) {
+      this.#lastId ||= query.get(name) ?? "";
+      query.delete(name);
+    }
     this.#grants = query.getAll("grant");
     const signed = this.#grants.map(readGrant);
     this.#groups = [...new Set([...query.getAll("group"), ...signed.flatMap((grant) => grant?.groups ?? [])])];
     const places = placesOf(this.#lastId);
     this.#places = places ?? new Map();
-    const known = [...query.keys()].every((key) => key === "group" || key === "grant");
+    const known = [...query.keys()].every((key) => /^gr(oup|ant)$/.test(key));
     const readable = signed.every(Boolean) && (places || !this.#lastId);
     const shares = options.share !== false && known && readable && this.#groups.length > 0;
     const { origin, pathname } = this.url;
@@ -906,9 +915,9 @@ class Stream {
    */
   async send(event, data = null, { group = this.#groups[0], key = random() } = {}) {
     if (!group) throw new TypeError("send() needs a group");
-    const end = Date.now() + PATIENCE;
+    const end = Date.now() + LONGEST_WAIT;
     for (let failures = 0; ; failures++) {
-      const message = { group, event, data };
+      const message = { group, event, data, connection: this.pool?.about.connection, tab: this.id };
       const sent = await post(this.sibling("send/"), message, this.options, key);
       const { status, answer, error, wait = jitter(500, failures) } = sent;
       if (status === 200) return answer;
@@ -934,7 +943,7 @@ class Stream {
     } else if (t === "alone" && mine) {
       this.pool?.remove(this);
       this.#alone();
-    } else if (t === "event" && this.#served) this.#hear(told);
+    } else if (t === "event" && mine && this.#served) this.#hear(told);
   }
 
   /** A connection begins: see whether it does so in time for this stream. @param {Told} told */

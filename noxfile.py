@@ -1,0 +1,58 @@
+"""The quick tests on each Python and Django that the app is for: `nox`, or `nox -s "tests(…)"`.
+
+A Python that is not installed is skipped. Django 6 needs Python 3.12.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
+
+#: Without servers, browsers and what takes long; `make test` runs everything on one Python.
+QUICK = [
+    "access",
+    "admin",
+    "asgi",
+    "broadcast_admin",
+    "broadcasts",
+    "changes",
+    "commands",
+    "composition",
+    "cursors",
+    "eventlog",
+    "events",
+    "fragments",
+    "inbox",
+    "metrics",
+    "package",
+    "presence",
+    "publishing",
+    "responses",
+    "settings",
+    "stream_admin",
+    "subscribing",
+    "testing",
+    "tokens",
+    "transactions",
+]
+
+
+@nox.session
+@nox.parametrize(
+    ("python", "django"),
+    [
+        ("3.11", "5.2"),
+        ("3.12", "5.2"),
+        ("3.12", "6.0"),
+        ("3.12", "6.1"),
+        ("3.13", "6.0"),
+        ("3.13", "6.1"),
+    ],
+)
+def tests(session: nox.Session, django: str) -> None:
+    session.install("--requirement", "requirements.txt", f"django=={django}.*")
+    session.run("python", "-m", "django", "--version")
+    files = [f"tests/test_{name}.py" for name in QUICK]
+    session.run("python", "-m", "pytest", *(session.posargs or files))
