@@ -150,7 +150,11 @@ class ChangesQuerySet(QuerySet[Row]):
         that it had to wait for.
         """
         query = rows.query
-        if rows._fields is not None or query.group_by is not None or query.distinct:
+        if (
+            getattr(rows, "_fields", None) is not None
+            or query.group_by is not None
+            or query.distinct
+        ):
             rows = self._rows().filter(pk__in=rows.order_by().values("pk"))  # these can't lock
         features = connections[self.db].features
         if features.has_select_for_update:

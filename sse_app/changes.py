@@ -18,7 +18,6 @@ from .events import validate_name
 from .m2m_changes import connect_m2m
 from .publications import (
     Change,
-    Field,
     Groups,
     Publication,
     Serializer,
@@ -92,7 +91,8 @@ def publish_changes(
             raw,
         )
         register(publication)
-        for each in (model, *_descendants(model)):
+        heirs: list[type[models.Model]] = [model, *_descendants(model)]
+        for each in heirs:
             _connect(each, publication)
         for field in sets.values():
             connect_m2m(publication, field)
@@ -105,8 +105,8 @@ def publish_changes(
 
 def _chosen(
     model: type[models.Model], option: str, names: Iterable[str], fields: Iterable[Any]
-) -> dict[str, Field]:
-    legal: dict[str, Field] = {field.name: field for field in fields}
+) -> dict[str, Any]:
+    legal = {field.name: field for field in fields}
     kind = {"fields": "column", "related": "relation", "m2m": "many-to-many field"}[option]
     for name in names:
         if name not in legal:
@@ -206,7 +206,13 @@ def _wrap(model: type[models.Model], method: str, block: Callable[[str], Any]) -
     def wrapped(self: models.Model, *args: Any, **kwargs: Any) -> Any:
         using = kwargs.get("using") or (args[0] if method == "delete" and args else None)
         using = using or router.db_for_write(type(self), instance=self)
-        with block(using):
-            return original(self, *args, **kwargs)
+        key = self.pk
+        try:
+            with block(using):
+                return original(self, *args, **kwargs)
+        except BaseException:
+            if method == "delete":
+                self.pk = key  # Django took it, but the row is there again
+            raise
 
     setattr(model, method, wrapped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from django.db import models
 from django.db.models.fields.related import resolve_relation
@@ -38,7 +38,7 @@ def connect_m2m(publication: Publication, field: models.ManyToManyField[Any, Any
         if suppressed():
             return
         if action in ("pre_remove", "pre_clear"):
-            # What is there, and not what was named: Django removes what is not in the set in silence.
+            # What is there, not what was named: Django says nothing of what was not in the set.
             pairs = _stored(field, instance, reverse, pk_set, using)
             instance.__dict__[kept] = pairs
         elif action in ("post_remove", "post_clear"):
@@ -48,7 +48,7 @@ def connect_m2m(publication: Publication, field: models.ManyToManyField[Any, Any
             pairs = _pairs(field, instance, reverse, sorted(pk_set))
             _publish(publication, name, pairs, using, "added")
 
-    through = resolve_relation(publication.model, field.remote_field.through)
+    through = resolve_relation(publication.model, _through(field))
     m2m_changed.connect(changed, sender=through, weak=False)
 
 
@@ -78,8 +78,8 @@ def _stored(
     near, far = field.m2m_field_name(), field.m2m_reverse_field_name()
     if reverse:
         near, far = far, near
-    rows = field.remote_field.through._base_manager.using(using).filter(**{near: instance.pk})
-    column = rows.model._meta.get_field(far).attname
+    rows = _through(field)._base_manager.using(using).filter(**{near: instance.pk})
+    column = cast("models.Field[Any, Any]", rows.model._meta.get_field(far)).attname
     others = [
         other
         for some in ([None] if pk_set is None else batches(sorted(pk_set)))
@@ -116,3 +116,8 @@ def _publish(
 
 def _is_symmetrical(field: models.ManyToManyField[Any, Any]) -> bool:
     return bool(getattr(field.remote_field, "symmetrical", False))
+
+
+def _through(field: models.ManyToManyField[Any, Any]) -> type[models.Model]:
+    """The model of the table between; a string, if it is named before it is made."""
+    return cast("type[models.Model]", field.remote_field.through)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from django.db import connections, models, transaction
 from django.db.models import prefetch_related_objects
@@ -18,9 +18,11 @@ from .publishing import publish_many
 Groups = str | Iterable[str] | Callable[[Any], str | Iterable[str]]
 #: A callable of the instance, or a serializer class of Django REST framework.
 Serializer = Callable[[Any], Any]
-Field = models.Field[Any, Any]
 Triple = tuple[str, str, object]
 Item = TypeVar("Item")
+
+if TYPE_CHECKING:
+    Field = models.Field[Any, Any]
 
 #: The most rows that one statement of the app's own reads or writes.
 ROWS: Final = 500
