@@ -163,7 +163,8 @@ class ChangesQuerySet(QuerySet[Row]):
             rows = rows.select_for_update(of=of)
         names = {name for one in self._publications() for name in one.fields}
         plain = rows.using(self.db).select_related(None).prefetch_related(None)
-        return list(plain.order_by("pk").only("pk", *names))
+        found = plain.order_by("pk").only("pk", *names)
+        return list({row.pk: row for row in found}.values())  # a join may repeat a row
 
     def _conflicting(self, objs: Sequence[Row], unique_fields: Collection[str]) -> list[Row]:
         """Read and lock the rows that are there already."""
@@ -210,7 +211,9 @@ for _method in ("bulk_create", "bulk_update", "update", "delete"):
     vars(ChangesQuerySet)[_method].__dict__.update(vars(getattr(QuerySet, _method)))
 
 
-class ChangesManager(models.Manager.from_queryset(ChangesQuerySet)[Row]):  # type: ignore[misc]
+class ChangesManager(  # type: ignore[misc]  # mypy knows no base made at run time
+    models.Manager.from_queryset(ChangesQuerySet)
+):
     """A manager of `ChangesQuerySet`: `objects = ChangesManager()`."""
 
 
