@@ -211,8 +211,8 @@ for _method in ("bulk_create", "bulk_update", "update", "delete"):
     vars(ChangesQuerySet)[_method].__dict__.update(vars(getattr(QuerySet, _method)))
 
 
-class ChangesManager(  # type: ignore[misc]  # mypy knows no base made at run time
-    models.Manager.from_queryset(ChangesQuerySet)
+class ChangesManager(
+    models.Manager.from_queryset(ChangesQuerySet)  # type: ignore[misc]  # a base made at run time
 ):
     """A manager of `ChangesQuerySet`: `objects = ChangesManager()`."""
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from math import inf
+from statistics import median
+from time import perf_counter
 from typing import Any
 from unittest import mock
 
@@ -388,3 +392,28 @@ def test_templates_may_not_call_what_django_forbids_them(method: str) -> None:
     ours, theirs = getattr(ChangesQuerySet, method), getattr(models.QuerySet, method)
     assert vars(ours) == vars(theirs)
     assert hasattr(Order.objects, method) == hasattr(Customer.objects, method)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_bulk_create_with_events_takes_little_longer() -> None:
+    """`BULK_TIMES=2` in the environment asks how many times as long, on a machine that is quiet."""
+    most = float(os.environ.get("BULK_TIMES", "inf"))
+    count, rounds = (10_000, 7) if most < inf else (10, 1)
+
+    def seconds() -> float:
+        rows = [Order(status="paid", total=n) for n in range(count)]
+        began = perf_counter()
+        Order.objects.bulk_create(rows)
+        return perf_counter() - began
+
+    plain, published = [], []
+    with capture_events() as events:
+        for _ in range(rounds):
+            with suppress_changes():
+                plain.append(seconds())
+            published.append(seconds())
+    assert len(events) == count * rounds
+    times = median(published) / median(plain)
+    if most < inf:
+        print(f"{median(plain):.3f} s plain, {median(published):.3f} s with events: {times:.2f}")
+    assert times <= most
