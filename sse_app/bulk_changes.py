@@ -71,7 +71,7 @@ class ChangesQuerySet(QuerySet[Row]):
                     f"bulk_create() can't publish: {connections[self.db].display_name} does not "
                     "return the keys of the rows. Set them before, or use suppress_changes()."
                 )
-            if update_conflicts or any(map(_has_expressions, made)):
+            if update_conflicts or _have_expressions(made):
                 self._publish_rows([one.pk for one in made], before, created=True)
             else:
                 self._publish_created(made)
@@ -183,12 +183,14 @@ class ChangesQuerySet(QuerySet[Row]):
             for publication in self._publications()
         }
 
-    def _publish_created(self, made: Iterable[Row]) -> None:
+    def _publish_created(self, made: Sequence[Row]) -> None:
         for publication in self._publications():
-            changes = [
-                Change(one, "created", publication.written(one, {}, self.db)) for one in made
-            ]
-            publication.publish(changes, self.db)
+            for some in batches(made):
+                values = [publication.as_read(publication.in_memory(one)) for one in some]
+                changes = [
+                    Change(one, "created", shown) for one, shown in zip(some, values, strict=True)
+                ]
+                publication.publish(changes, self.db)
 
     def _publish_rows(self, keys: Sequence[Any], before: Before, created: bool = False) -> None:
         """Publish what the rows are now: the database knows what became of expressions."""
@@ -217,5 +219,6 @@ class ChangesManager(
     """A manager of `ChangesQuerySet`: `objects = ChangesManager()`."""
 
 
-def _has_expressions(instance: models.Model) -> bool:
-    return any(is_expression(value) for value in instance.__dict__.values())
+def _have_expressions(rows: Iterable[models.Model]) -> bool:
+    kinds = {type(value) for row in rows for value in row.__dict__.values()}
+    return any(map(is_expression, kinds))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from django.db import connections, models, transaction
 from django.db.models import prefetch_related_objects
 
-from .publishing import publish_many
+from .events import to_text
+from .publishing import publish_within
 
 Groups = str | Iterable[str] | Callable[[Any], str | Iterable[str]]
 #: A callable of the instance, or a serializer class of Django REST framework.
@@ -83,6 +84,10 @@ class Publication:
         if any(is_expression(value) for value in values.values()):
             key = self.key_of(instance)
             return self.rows([key], using).get(key, {})  # F("total") + 1: the database knows
+        return self.as_read(values)
+
+    def as_read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values as the database will give them: a number in a str is a number there."""
         return {name: self.fields[name].to_python(value) for name, value in values.items()}
 
     def updated(
@@ -105,9 +110,9 @@ class Publication:
         groups_of = self._groups_of()
         publish_together(
             (
-                (group, f"{self.prefix}.{change.verb}", data)
+                (group, f"{self.prefix}.{change.verb}", text)
                 for change in changes
-                for data in [data_of(change)]
+                for text in [to_text(data_of(change))]  # once for all groups
                 for group in groups_of(change.instance)
             ),
             using,
@@ -171,15 +176,15 @@ class Gathering:
         """Add events; many are published at once, so that memory is bounded."""
         events = iter(events)
         while some := list(islice(events, GATHERED)):
-            self.events += some
-            if len(self.events) >= GATHERED:
+            if len(self.events) + len(some) > GATHERED:
                 self.flush()
+            self.events += some
 
-    def flush(self) -> None:
-        """Publish what was gathered."""
+    def flush(self, *, last: bool = False) -> None:
+        """Publish what was gathered; `last`: the transaction is about to commit."""
         events, self.events = self.events, []
         if events:
-            publish_many(events, using=self.using)
+            publish_within(events, using=self.using, last=last)
 
 
 @contextmanager
@@ -195,13 +200,14 @@ def gathered(using: str) -> Iterator[Gathering]:
             yield outer
         return
     gathering = Gathering(using)
+    outermost = not connections[using].in_atomic_block
     with transaction.atomic(using=using):
         token = _gathering.set(gathering)
         try:
             yield gathering
         finally:
             _gathering.reset(token)
-        gathering.flush()
+        gathering.flush(last=outermost)
 
 
 def gathering_on(using: str) -> Gathering | None:

@@ -216,7 +216,7 @@ def test_row_and_event_are_one_transaction_in_autocommit(
     order.status = "paid"
     work = {"created": make, "updated": order.save, "deleted": order.delete}[verb]
     with (
-        mock.patch("sse_app.publications.publish_many", side_effect=RuntimeError("no event")),
+        mock.patch("sse_app.publications.publish_within", side_effect=RuntimeError("no event")),
         pytest.raises(RuntimeError, match="no event"),
     ):
         work()
@@ -227,7 +227,7 @@ def test_row_and_event_are_one_transaction_in_autocommit(
 def test_a_save_that_failed_and_is_repeated_is_published(seen: Seen, order: Order) -> None:
     order.status = "paid"
     with (
-        mock.patch("sse_app.publications.publish_many", side_effect=RuntimeError("no event")),
+        mock.patch("sse_app.publications.publish_within", side_effect=RuntimeError("no event")),
         pytest.raises(RuntimeError),
     ):
         order.save()
@@ -300,7 +300,7 @@ def sent(model: Any, name: str, **fields: Any) -> list[tuple[str, str, Any]]:
     instance = model(pk=7, **fields)
     signal = models.signals.post_delete if name == "deleted" else models.signals.post_save
     more = {} if name == "deleted" else {"created": name == "created", "raw": False}
-    with mock.patch("sse_app.publications.publish_many") as publish_many:
+    with mock.patch("sse_app.publications.publish_within") as publish_many:
         signal.send(sender=model, instance=instance, using="default", **more)
     return [event for call in publish_many.call_args_list for event in call.args[0]]
 
@@ -335,7 +335,7 @@ def test_a_serializer_says_what_the_event_shows() -> None:
 
 def test_fixtures_publish_nothing() -> None:
     model = publish_changes(groups="g")(plain("Loaded"))
-    with mock.patch("sse_app.publications.publish_many") as publish_many:
+    with mock.patch("sse_app.publications.publish_within") as publish_many:
         models.signals.post_save.send(
             sender=model, instance=model(pk=7), created=True, raw=True, using="default"
         )
