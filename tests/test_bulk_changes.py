@@ -74,16 +74,18 @@ def test_a_call_is_one_round_trip_to_the_log() -> None:
     for verb, call in calls.items():
         with mock.patch(
             "sse_app.publications.publish_within", wraps=publishing.publish_within
-        ) as many:
+        ) as publish:
             assert len(published(call)) == 1_200, verb
-        assert many.call_count == 1, verb
+        assert publish.call_count == 1, verb
 
 
 def test_many_events_are_published_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sse_app.publications.GATHERED", 4)
-    with mock.patch("sse_app.publications.publish_within", wraps=publishing.publish_within) as many:
+    with mock.patch(
+        "sse_app.publications.publish_within", wraps=publishing.publish_within
+    ) as publish:
         assert len(published(lambda: Order.objects.bulk_create(Order() for _ in range(10)))) == 10
-    assert [len(call.args[0]) for call in many.call_args_list] == [4, 4, 2]
+    assert [len(call.args[0]) for call in publish.call_args_list] == [4, 4, 2]
 
 
 @pytest.mark.parametrize("fail", ["publish", "row"])
