@@ -167,6 +167,7 @@ class Gathering:
     """The events of one call on the rows of one database, and the rows it is about to delete."""
 
     using: str
+    savepoints: list[str] = field(default_factory=list)
     events: list[Triple] = field(default_factory=list)
     deleting: defaultdict[Publication, list[models.Model]] = field(
         default_factory=lambda: defaultdict(list)
@@ -188,32 +189,36 @@ class Gathering:
 
 
 @contextmanager
-def gathered(using: str) -> Iterator[Gathering]:
+def gathered(using: str) -> Iterator[None]:
     """Publish the changes within the block at its end, together, and nothing if it raises.
 
-    The rows and the events are one transaction on the database `using`. What is within another
-    such block on the same database is published with that one.
+    The rows and the events are one transaction on the database `using`.
     """
-    outer = _gathering.get()
-    if outer is not None and outer.using == using:
-        with transaction.atomic(using=using):
-            yield outer
-        return
-    gathering = Gathering(using)
     outermost = not connections[using].in_atomic_block
     with transaction.atomic(using=using):
+        gathering = Gathering(using, _savepoints(using))
         token = _gathering.set(gathering)
         try:
-            yield gathering
+            yield
         finally:
             _gathering.reset(token)
         gathering.flush(last=outermost)
 
 
 def gathering_on(using: str) -> Gathering | None:
-    """What is being gathered for the database `using` in this thread or task."""
+    """What is being gathered for the database `using` in this thread or task.
+
+    None within a savepoint of its own: what is published there must go if that is rolled back.
+    """
     gathering = _gathering.get()
-    return gathering if gathering is not None and gathering.using == using else None
+    if gathering is None or gathering.using != using:
+        return None
+    return gathering if gathering.savepoints == _savepoints(using) else None
+
+
+def _savepoints(using: str) -> list[str]:
+    # None stands for a block without one.
+    return [one for one in connections[using].savepoint_ids if one]
 
 
 def publish_together(events: Iterable[Triple], using: str) -> None:
@@ -222,7 +227,7 @@ def publish_together(events: Iterable[Triple], using: str) -> None:
     if gathering is not None:
         gathering.add(events)
     else:
-        Gathering(using, list(events)).flush()
+        Gathering(using, events=list(events)).flush()
 
 
 @contextmanager

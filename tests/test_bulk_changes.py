@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from math import inf
 from statistics import median
 from time import perf_counter
@@ -13,8 +14,9 @@ from unittest import mock
 
 import pytest
 from django.core.exceptions import FieldDoesNotExist
-from django.db import NotSupportedError, connection, models
+from django.db import NotSupportedError, connection, connections, models, transaction
 from django.db.models import Case, F, Value, When
+from django.db.models.signals import pre_delete
 from django.test.utils import CaptureQueriesContext
 
 from sse_app import layer, publishing
@@ -79,17 +81,41 @@ def test_a_call_is_one_round_trip_to_the_log() -> None:
         assert publish.call_count == 1, verb
 
 
-def test_many_events_are_published_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.django_db(transaction=True)
+def test_many_events_are_published_in_portions_and_in_order(
+    autocommit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sse_app.publications.GATHERED", 4)
-    with mock.patch(
-        "sse_app.publications.publish_within", wraps=publishing.publish_within
-    ) as publish:
-        assert len(published(lambda: Order.objects.bulk_create(Order() for _ in range(10)))) == 10
-    assert [len(call.args[0]) for call in publish.call_args_list] == [4, 4, 2]
+    with (
+        mock.patch("sse_app.publications.publish_within", wraps=publishing.publish_within) as done,
+        capture_events() as events,
+        nullcontext() if autocommit else transaction.atomic(),
+    ):
+        made = Order.objects.bulk_create(Order() for _ in range(10))
+    assert [len(call.args[0]) for call in done.call_args_list] == [4, 4, 2]
+    assert [event.json()["pk"] for event in events] == [order.pk for order in made]
+    assert [event.offset for event in events] == list(range(1, 11))
 
 
-@pytest.mark.parametrize("fail", ["publish", "row"])
-def test_rows_and_events_are_one_transaction(fail: str) -> None:
+def test_what_a_handler_rolled_back_is_not_published() -> None:
+    orders(2)
+
+    def fail(**kwargs: Any) -> None:
+        with suppress(ZeroDivisionError), transaction.atomic():
+            Product.objects.create(title="never")
+            Product.objects.all().delete()
+            raise ZeroDivisionError
+
+    pre_delete.connect(fail, sender=Order)
+    try:
+        said = published(lambda: Order.objects.all().delete())
+    finally:
+        pre_delete.disconnect(fail, sender=Order)
+    assert [name for name, _ in said] == ["order.deleted"] * 2
+
+
+def test_rows_and_events_are_one_transaction() -> None:
     pks = [order.pk for order in orders(2)]
     broken = mock.patch("sse_app.publications.publish_within", side_effect=RuntimeError("no event"))
     for work in (
@@ -380,8 +406,6 @@ def test_rows_of_any_database_are_published(using: str) -> None:
 
 
 def test_the_rows_are_locked_where_the_database_can() -> None:
-    from django.db import connections
-
     with suppress_changes():
         Book.objects.using("postgresql").create(title="Emma")
     with CaptureQueriesContext(connections["postgresql"]) as taken:
