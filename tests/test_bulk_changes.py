@@ -222,6 +222,20 @@ def test_a_related_manager_publishes_too() -> None:
     assert [data["changed"] for _, data in said] == [{"customer": [customer.pk, None]}] * 3
 
 
+def test_adding_to_a_related_manager_goes_by_the_base_manager() -> None:
+    customer = Customer.objects.create(name="Ann")
+    old, new = orders(2, number=None)
+    with suppress_changes():
+        Order.objects.filter(pk=new.pk).update(number=5)
+        line = Line.objects.create(order=old)
+    assert published(lambda: new.lines.add(line)) == [
+        ("line.updated", {"pk": line.pk, "for": None})
+    ]
+    assert published(lambda: customer.orders.add(old)) == []  # it has Django's own
+    said = published(lambda: customer.orders.add(new, bulk=False))
+    assert [(name, data["pk"]) for name, data in said] == [("order.updated", new.pk)]
+
+
 def test_bulk_update_publishes_the_rows_that_changed() -> None:
     made = orders(3)
     made[0].status, made[2].total, made[2].status = "paid", 4, "not written"

@@ -63,6 +63,9 @@ class Line(models.Model):
 
     objects = ChangesManager()
 
+    class Meta:
+        base_manager_name = "objects"
+
 
 @publish_changes(groups="products", fields=["title"], raw=True)
 class Product(models.Model):
