@@ -116,8 +116,7 @@ class ChangesQuerySet(QuerySet[Row]):
             before = self._before(found)
             keys = [row.pk for row in found]
             with suppress_changes():
-                # Empty, for Django to look at the values even if there is no row.
-                count = sum(self._of(some).update(**values) for some in [*batches(keys)] or [[]])
+                count = sum(self._of(some).update(**values) for some in self._portions(keys))
             self._result_cache = None
             self._publish_rows(keys, before)
         return count
@@ -137,9 +136,13 @@ class ChangesQuerySet(QuerySet[Row]):
         rows: QuerySet[Row] = self.model._base_manager.using(self.db)
         return rows
 
+    def _portions(self, keys: list[Any]) -> list[list[Any]]:
+        # With the filter of this queryset in one statement only: the first of several would change
+        # what the next one looks at. Without rows it is one for Django to look at the values.
+        return [keys] if self.query.annotations else [*batches(keys)] or [[]]
+
     def _of(self, keys: Sequence[Any]) -> QuerySet[Row]:
-        # By key alone: what the first statement changed may be what the filter of the next one
-        # looks at. Values may name annotations, which only this queryset has.
+        # Values may name annotations, which only this queryset has; else the keys are enough.
         rows: QuerySet[Row] = self if self.query.annotations else self._rows()
         return rows.filter(pk__in=keys)
 

@@ -15,12 +15,14 @@ from unittest import mock
 import pytest
 from django.core.exceptions import FieldDoesNotExist
 from django.db import NotSupportedError, connection, connections, models, transaction
-from django.db.models import Case, F, Value, When
+from django.db.models import Case, Count, F, Value, When
+from django.db.models.functions import Lower
 from django.db.models.signals import pre_delete
 from django.test.utils import CaptureQueriesContext
 
 from sse_app import layer, publishing
 from sse_app.changes import ChangesQuerySet, suppress_changes
+from sse_app.publishing import publish_numbered
 from sse_app.testing import capture_events
 
 from .shop.models import Book, Customer, Gift, Line, Order, Product
@@ -60,6 +62,11 @@ def test_bulk_create_publishes_what_single_saves_do() -> None:
     assert one == [("order.created", {"fields": {"customer": None, "status": "paid", "total": 3}})]
 
 
+def test_bulk_create_by_an_expression_publishes_the_real_value() -> None:
+    said = published(lambda: Order.objects.bulk_create([Order(status=Lower(Value("PAID")))]))
+    assert [data["fields"]["status"] for _, data in said] == ["paid"]
+
+
 def test_bulk_create_of_nothing_publishes_nothing() -> None:
     assert published(lambda: Order.objects.bulk_create([])) == []
 
@@ -89,11 +96,13 @@ def test_many_events_are_published_in_portions_and_in_order(
     monkeypatch.setattr("sse_app.publications.GATHERED", 4)
     with (
         mock.patch("sse_app.publications.publish_within", wraps=publishing.publish_within) as done,
+        mock.patch("sse_app.publishing.publish_numbered", wraps=publish_numbered) as numbered,
         capture_events() as events,
         nullcontext() if autocommit else transaction.atomic(),
     ):
         made = Order.objects.bulk_create(Order() for _ in range(10))
     assert [len(call.args[0]) for call in done.call_args_list] == [4, 4, 2]
+    assert numbered.call_count == autocommit  # of the last: no others wait for a place in the log
     assert [event.json()["pk"] for event in events] == [order.pk for order in made]
     assert [event.offset for event in events] == list(range(1, 11))
 
@@ -168,6 +177,21 @@ def test_update_that_takes_rows_out_of_its_own_filter_updates_all() -> None:
         said = published(lambda: Order.objects.filter(status="new").update(status="paid"))
     assert [data["pk"] for _, data in said] == [order.pk for order in made]
     assert not Order.objects.filter(status="new").exists()
+
+
+@pytest.mark.parametrize("annotated", [False, True])
+def test_update_of_what_its_filter_looks_at_in_other_rows_updates_all(annotated: bool) -> None:
+    customer = Customer.objects.create(name="Ann")
+    orders(5, customer=customer)
+    with suppress_changes():
+        Order.objects.filter(pk=Order.objects.earliest("pk").pk).update(status="paid")
+    rows = Order.objects.filter(customer__in=Customer.objects.filter(orders__status="paid"))
+    if annotated:
+        rows = rows.annotate(double=F("total") * 2)
+    with mock.patch("sse_app.publications.ROWS", 2):
+        said = published(lambda: rows.update(status="packed"))
+    assert len(said) == 5
+    assert {data["fields"]["status"] for _, data in said} == {"packed"}
 
 
 def test_update_by_an_expression_publishes_the_real_value() -> None:
@@ -406,7 +430,8 @@ def test_rows_of_any_database_are_published(using: str) -> None:
         ("updated", lambda: rows.update(total=F("total") + 1)),
         ("updated", lambda: rows.filter(lines__isnull=True).update(status="paid")),
         ("updated", lambda: rows.distinct().update(status="packed")),
-        ("updated", lambda: rows.bulk_update([Order(pk=pk) for pk in keys()], ["total"])),
+        ("updated", lambda: rows.annotate(n=Count("lines")).filter(n=0).update(status="sent")),
+        ("updated", lambda: rows.bulk_update([Order(pk=pk, total=9) for pk in keys()], ["total"])),
         ("deleted", lambda: rows.all().delete()),
     ]
 

@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from sse_app.changes import publish_changes, suppress_changes
 from sse_app.testing import capture_events
 
-from .shop.models import Gift, Order, Person, Tag
+from .shop.models import Customer, Gift, Order, Person, Tag
 
 pytestmark = pytest.mark.django_db
 
@@ -119,6 +119,19 @@ def test_many_rows_of_the_other_end_cost_as_many_queries_as_few(tags: list[Tag])
     for some in made[:3], made[3:]:
         with capture_events(), CaptureQueriesContext(connection) as taken:
             tags[0].orders.add(*some)
+        counts.append(len(taken))
+    assert counts[0] == counts[1]
+
+
+def test_groups_that_follow_relations_cost_the_same_for_any_number() -> None:
+    with suppress_changes():
+        club = Customer.objects.create(name="chess")
+        made = [Person.objects.create(club=club) for _ in range(12)]
+    counts = []
+    for person, *friends in made[:3], made[3:]:
+        with capture_events() as events, CaptureQueriesContext(connection) as taken:
+            person.friends.add(*friends)
+        assert [event.group for event in events] == ["chess"] * (1 + len(friends))
         counts.append(len(taken))
     assert counts[0] == counts[1]
 

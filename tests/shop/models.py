@@ -82,8 +82,13 @@ class Book(Product):
     pages = models.IntegerField(default=0)
 
 
-@publish_changes(groups="people", m2m=["friends"])
+@publish_changes(
+    groups=lambda person: ["people" if person.club is None else person.club.name],
+    m2m=["friends"],
+    related=["club"],
+)
 class Person(models.Model):
-    """A friend's friend."""
+    """Heard of in a club; friends are friends of each other."""
 
+    club = models.ForeignKey(Customer, models.CASCADE, null=True, related_name="+")
     friends = models.ManyToManyField("self")
