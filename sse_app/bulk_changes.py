@@ -56,9 +56,9 @@ class ChangesQuerySet(QuerySet[Row]):
             return insert(objs, *rest)
         if ignore_conflicts or (update_conflicts and not unique_fields):
             raise NotSupportedError(
-                "bulk_create(ignore_conflicts=True) can't publish: the database does not say which "
-                "rows it inserted. Use update_conflicts=True with unique_fields, or do it within "
-                "suppress_changes() and publish yourself."
+                "bulk_create(ignore_conflicts=True), or update_conflicts=True without "
+                "unique_fields, can't publish: the database does not say which rows it wrote. Give "
+                "unique_fields, or do it within suppress_changes() and publish yourself."
             )
         objs = list(objs)
         self._for_write = True
@@ -72,7 +72,7 @@ class ChangesQuerySet(QuerySet[Row]):
                     "return the keys of the rows. Set them before, or use suppress_changes()."
                 )
             if update_conflicts or _have_expressions(made):
-                self._publish_rows([one.pk for one in made], before, created=True)
+                self._publish_rows([*dict.fromkeys(one.pk for one in made)], before, created=True)
             else:
                 self._publish_created(made)
         return made
@@ -87,7 +87,7 @@ class ChangesQuerySet(QuerySet[Row]):
         objs = list(objs)
         self._for_write = True
         with gathered(self.db):
-            keys = [one.pk for one in objs if one.pk is not None]
+            keys = {one.pk: None for one in objs if one.pk is not None}  # each once, in order
             found = [
                 row for some in batches(keys) for row in self._locked(self.filter(pk__in=some))
             ]

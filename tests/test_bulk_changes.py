@@ -305,6 +305,21 @@ def test_bulk_create_that_updates_conflicts_says_which_is_which() -> None:
     assert same.pk not in [data["pk"] for _, data in said]
 
 
+def test_a_row_that_a_call_names_twice_is_published_once() -> None:
+    (order,) = orders(1)
+    rows = [Order(number=1, total=1), Order(number=1, total=2)]
+    with mock.patch("sse_app.publications.ROWS", 1):
+        said = published(
+            lambda: Order.objects.bulk_create(
+                rows, 1, update_conflicts=True, update_fields=["total"], unique_fields=["number"]
+            )
+        )
+        assert [data["fields"]["total"] for _, data in said] == [2]
+        order.total = 3
+        said = published(lambda: Order.objects.bulk_update([order, order], ["total"]))
+        assert [data["pk"] for _, data in said] == [order.pk]
+
+
 def test_bulk_create_that_ignores_conflicts_is_refused_before_it_writes() -> None:
     with pytest.raises(NotSupportedError, match=r"ignore_conflicts=True.*suppress_changes\(\)"):
         Order.objects.bulk_create([Order(number=1)], ignore_conflicts=True)
