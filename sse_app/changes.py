@@ -1,99 +1,41 @@
-"""Model changes as events: `@publish_changes` on a model."""
+"""Model changes as events: `@publish_changes` on a model.
+
+`ChangesManager` and `ChangesQuerySet` are for what Django sends no signals of: bulk operations.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db import connections, models, router, transaction
-from django.db.models.signals import post_delete, post_save, pre_save
+from django.db import models, router, transaction
+from django.db.models.signals import class_prepared, post_delete, post_save, pre_delete, pre_save
 
+from .bulk_changes import ChangesManager, ChangesQuerySet
 from .events import validate_name
-from .publishing import publish
+from .m2m_changes import connect_m2m
+from .publications import (
+    Change,
+    Groups,
+    Publication,
+    Serializer,
+    as_names,
+    gathered,
+    gathering_on,
+    is_expression,
+    publications_of,
+    register,
+    suppress_changes,
+    suppressed,
+)
+
+__all__ = ["ChangesManager", "ChangesQuerySet", "publish_changes", "suppress_changes"]
 
 Model = TypeVar("Model", bound=models.Model)
-Groups = str | Iterable[str] | Callable[[Any], str | Iterable[str]]
-Serializer = Callable[[Any], Any]
 
 _BEFORE: Final = "_sse_app_before"
-
-_suppressed: ContextVar[bool] = ContextVar("sse_app_changes_suppressed", default=False)
-
-
-@dataclass(frozen=True)
-class _Publication:
-    """How the changes of one model are published."""
-
-    prefix: str
-    groups: Groups
-    fields: Mapping[str, models.Field[Any, Any]]
-    serializer: Serializer | None
-    only_changed: bool
-
-    def groups_of(self, instance: models.Model) -> Iterator[str]:
-        groups = self.groups(instance) if callable(self.groups) else self.groups
-        values = _Values(instance)
-        for group in [groups] if isinstance(groups, str) else groups:
-            yield group.format_map(values)
-
-    def row(self, instance: models.Model, using: str) -> dict[str, Any] | None:
-        """The chosen fields as they are in the database, the row locked; None if it isn't there."""
-        rows = type(instance)._base_manager.using(using).filter(pk=instance.pk)
-        if connections[using].features.has_select_for_update:
-            rows = rows.select_for_update()
-        names = [field.attname for field in self.fields.values()]
-        row = rows.values_list(*names).first()
-        return None if row is None else dict(zip(self.fields, row, strict=True))
-
-    def in_memory(self, instance: models.Model) -> dict[str, Any]:
-        """The chosen fields as the instance has them; deferred ones are left out, not loaded."""
-        return {
-            name: instance.__dict__[field.attname]
-            for name, field in self.fields.items()
-            if field.attname in instance.__dict__
-        }
-
-    def written(self, instance: models.Model, before: Mapping[str, Any], using: str) -> Any:
-        """The chosen fields after a save that wrote what differs from `before` in memory."""
-        values = {**before, **self.in_memory(instance)}
-        if any(hasattr(value, "resolve_expression") for value in values.values()):
-            return self.row(instance, using) or {}  # such as F("total") + 1: the database knows
-        return {name: self.fields[name].to_python(value) for name, value in values.items()}
-
-    def publish(
-        self,
-        instance: models.Model,
-        verb: str,
-        using: str,
-        values: Mapping[str, Any],
-        changed: Mapping[str, Any] | None = None,
-    ) -> None:
-        if self.serializer is not None:
-            data = self.serializer(instance)
-        else:
-            data = {"pk": instance.pk}
-            if self.fields:
-                data["fields"] = values
-                if changed is not None:
-                    data["changed"] = changed
-        for group in self.groups_of(instance):
-            publish(group, f"{self.prefix}.{verb}", data, using=using)
-
-
-class _Values(dict[str, Any]):
-    """What `"order.{pk}"` may name: any attribute of the instance."""
-
-    def __init__(self, instance: models.Model) -> None:
-        super().__init__()
-        self._instance = instance
-
-    def __missing__(self, name: str) -> Any:
-        return getattr(self._instance, name)
 
 
 def publish_changes(
@@ -103,6 +45,9 @@ def publish_changes(
     serializer: Serializer | None = None,
     only_if_changed: bool = True,
     name: str | None = None,
+    related: Iterable[str] = (),
+    m2m: Iterable[str] = (),
+    raw: bool = False,
 ) -> Callable[[type[Model]], type[Model]]:
     """Publish `<name>.created`, `.updated` and `.deleted` for the decorated model.
 
@@ -110,91 +55,150 @@ def publish_changes(
     instance that returns them. `fields`: what the event shows, as `{"pk": …, "fields": {…}}`;
     none: `{"pk": …}` only. An update carries `changed` too, `{field: [old, new]}`, and with
     `only_if_changed` none is published when no chosen field changed. `serializer(instance)`
-    replaces the data. `name` is by default the model's, in lower case.
+    replaces the data; a serializer class of Django REST framework may be given as it is. `name`
+    is by default the model's, in lower case. `related`: relations that groups or data follow,
+    loaded for all rows of a bulk operation at once, as `prefetch_related()` names them. `m2m`:
+    many-to-many fields of which `<name>.<field>.changed` is published. `raw`: publish what
+    `loaddata` loads too.
 
     Row and event are one transaction: `save()` and `delete()` run in `atomic()`, since Django
-    sends `post_save` outside any transaction in autocommit. Bulk operations send no signals and
-    publish nothing, but the admin's bulk delete does. With `fields`, an update costs one query
-    more: the old values are read from the row. Raises `FieldDoesNotExist` for a field that is no
-    column of the model.
+    sends `post_save` outside any transaction in autocommit. Proxies of the model publish as it
+    does, and so do models that inherit from it. Bulk operations send no signals: they publish with
+    `ChangesManager` or `ChangesQuerySet` only. With `fields`, an update costs one query more: the
+    old values are read from the row. Raises `FieldDoesNotExist` for a name in `fields`, `related`
+    or `m2m` that is no such field, and `TypeError` for an abstract model.
     """
-    chosen = (fields,) if isinstance(fields, str) else tuple(fields)
+    fields, related, m2m = as_names(fields), as_names(related), as_names(m2m)
 
     def decorate(model: type[Model]) -> type[Model]:
-        prefix = validate_name(name or model._meta.model_name)
-        publication = _Publication(
-            prefix, groups, _chosen(model, chosen), serializer, only_if_changed
+        meta = model._meta
+        if meta.abstract:
+            raise TypeError(
+                f"@publish_changes can't be on {model.__name__}: it is abstract and has no rows. "
+                "Decorate the models that inherit from it."
+            )
+        relations = [one for one in (*meta.concrete_fields, *meta.many_to_many) if one.is_relation]
+        _chosen(model, "related", [path.split("__")[0] for path in related], relations)
+        sets = _chosen(model, "m2m", m2m, meta.many_to_many)
+        publication = Publication(
+            model,
+            validate_name(name or meta.model_name),
+            groups,
+            _chosen(model, "fields", fields, meta.concrete_fields),
+            serializer,
+            only_if_changed,
+            related,
+            raw,
         )
-        _connect(model, publication)
-        _wrap_in_atomic(model, "save")
-        _wrap_in_atomic(model, "delete")
+        register(publication)
+        heirs: list[type[models.Model]] = [model, *_descendants(model)]
+        for each in heirs:
+            _connect(each, publication)
+        for field in sets.values():
+            connect_m2m(publication, field)
+        _wrap(model, "save", lambda using: transaction.atomic(using=using))
+        _wrap(model, "delete", gathered)
         return model
 
     return decorate
 
 
-@contextmanager
-def suppress_changes() -> Iterator[None]:
-    """Publish no model changes of this thread or task within the `with` block."""
-    token = _suppressed.set(True)
-    try:
-        yield
-    finally:
-        _suppressed.reset(token)
-
-
-def _chosen(model: type[models.Model], names: tuple[str, ...]) -> dict[str, models.Field[Any, Any]]:
-    columns = {field.name: field for field in model._meta.concrete_fields}
+def _chosen(
+    model: type[models.Model], option: str, names: Iterable[str], fields: Iterable[Any]
+) -> dict[str, Any]:
+    legal = {field.name: field for field in fields}
+    kind = {"fields": "column", "related": "relation", "m2m": "many-to-many field"}[option]
     for name in names:
-        if name not in columns:
+        if name not in legal:
             raise FieldDoesNotExist(
-                f"@publish_changes(fields=…) names {name!r}, which is no column of "
-                f"{model.__name__}. It has: {', '.join(sorted(columns))}."
+                f"@publish_changes({option}=…) names {name!r}, which is no {kind} of "
+                f"{model.__name__}. It has: {', '.join(sorted(legal)) or 'none'}."
             )
-    return {name: columns[name] for name in names}
+    return {name: legal[name] for name in names}
 
 
-def _connect(model: type[models.Model], publication: _Publication) -> None:
+def _connect(sender: type[models.Model], publication: Publication) -> None:
+    """Publish what happens to the rows of `sender`: the model, a proxy, or one that inherits."""
+    kept = f"{_BEFORE}_{publication.prefix}"
+    shares_table = sender._meta.concrete_model is publication.model._meta.concrete_model
+
+    def ignored(raw: bool) -> bool:
+        # A fixture has a parent's row as an object of its own.
+        return suppressed() or (raw and not (publication.raw and shares_table))
+
     def saving(sender: Any, instance: models.Model, raw: bool, using: str, **kwargs: Any) -> None:
         # The old values come from the row: what is in memory may be from before a rollback, a
         # refresh or another process.
-        if publication.fields and not raw and not _suppressed.get():
-            adding = instance._state.adding and instance.pk is None
-            instance.__dict__[_BEFORE] = None if adding else publication.row(instance, using)
+        if ignored(raw) or not (publication.fields or not shares_table):
+            return
+        key = publication.key_of(instance)
+        rows = {} if key is None else publication.rows([key], using)
+        instance.__dict__[kept] = rows.get(key)
 
     def saved(
         sender: Any, instance: models.Model, created: bool, raw: bool, using: str, **kwargs: Any
     ) -> None:
-        before = instance.__dict__.pop(_BEFORE, None) or {}
-        if raw or _suppressed.get():
+        before = instance.__dict__.pop(kept, None)
+        if ignored(raw):
             return
-        values = publication.written(instance, before, using)
-        if created:
-            publication.publish(instance, "created", using, values)
+        values = publication.written(instance, before or {}, using)
+        shown = _as_stored(instance, publication, using)
+        # A row that inherits may be added to one that was there.
+        if created and (shares_table or before is None):
+            publication.publish([Change(shown, "created", values)], using)
             return
+        before = before or {}
         only = kwargs.get("update_fields")
         for name, field in publication.fields.items():
             if only is not None and not {name, field.attname} & set(only) and name in before:
                 values[name] = before[name]
-        changed = {
-            name: [before.get(name), value]
-            for name, value in values.items()
-            if name not in before or before[name] != value
-        }
-        if changed or not publication.fields or not publication.only_changed:
-            publication.publish(instance, "updated", using, values, changed)
+        change = publication.updated(shown, before, values)
+        if change is not None:
+            publication.publish([change], using)
+
+    def deleting(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
+        gathering = gathering_on(using)
+        if gathering is not None and publication.related:
+            gathering.deleting[publication].append(instance)
 
     def deleted(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
-        if not _suppressed.get():
-            publication.publish(instance, "deleted", using, publication.in_memory(instance))
+        if suppressed():
+            return
+        gathering = gathering_on(using)
+        if gathering is not None:
+            # Django deletes what refers to a row before the row, so what they follow is there yet.
+            publication.load_related(gathering.deleting.pop(publication, []))
+        change = Change(instance, "deleted", publication.in_memory(instance))
+        publication.publish([change], using)
 
-    label = f"sse_app.{model._meta.label_lower}"
-    pre_save.connect(saving, sender=model, weak=False, dispatch_uid=label)
-    post_save.connect(saved, sender=model, weak=False, dispatch_uid=label)
-    post_delete.connect(deleted, sender=model, weak=False, dispatch_uid=label)
+    pre_save.connect(saving, sender=sender, weak=False)
+    post_save.connect(saved, sender=sender, weak=False)
+    if shares_table:  # with a row that inherits, Django deletes the inherited one by itself
+        pre_delete.connect(deleting, sender=sender, weak=False)
+        post_delete.connect(deleted, sender=sender, weak=False)
 
 
-def _wrap_in_atomic(model: type[models.Model], method: str) -> None:
+def _as_stored(instance: models.Model, publication: Publication, using: str) -> models.Model:
+    """The instance, or one read anew if it has expressions in place of values."""
+    plain = publication.serializer is None and not callable(publication.groups)
+    if plain or not any(is_expression(value) for value in instance.__dict__.values()):
+        return instance
+    return type(instance)._base_manager.using(using).get(pk=instance.pk)
+
+
+def _descendants(model: type[models.Model]) -> list[type[models.Model]]:
+    return [one for child in model.__subclasses__() for one in (child, *_descendants(child))]
+
+
+def _inherit(sender: type[models.Model], **kwargs: Any) -> None:
+    for publication in publications_of(sender):
+        _connect(sender, publication)
+
+
+class_prepared.connect(_inherit, dispatch_uid="sse_app.changes")
+
+
+def _wrap(model: type[models.Model], method: str, block: Callable[[str], Any]) -> None:
     """Make row and event one transaction in autocommit; a failed publish undoes the row."""
     original = getattr(model, method)
 
@@ -202,7 +206,13 @@ def _wrap_in_atomic(model: type[models.Model], method: str) -> None:
     def wrapped(self: models.Model, *args: Any, **kwargs: Any) -> Any:
         using = kwargs.get("using") or (args[0] if method == "delete" and args else None)
         using = using or router.db_for_write(type(self), instance=self)
-        with transaction.atomic(using=using):
-            return original(self, *args, **kwargs)
+        key = self.pk
+        try:
+            with block(using):
+                return original(self, *args, **kwargs)
+        except BaseException:
+            if method == "delete":
+                self.pk = key  # Django took it, but the row is there again
+            raise
 
     setattr(model, method, wrapped)

@@ -133,7 +133,7 @@ def session_digest(key: str | None) -> str:
     return hashlib.sha256(f"sse_app.session:{key}".encode()).hexdigest()[:32] if key else ""
 
 
-_readers: set[Reader] = set()
+_readers: dict[str, Reader] = {}
 _recent: deque[tuple[int, Revocation]] = deque(maxlen=RECENT)
 _count = itertools.count(1)
 _last = 0
@@ -147,9 +147,10 @@ def mark() -> int:
 def enter(reader: Reader, since: int) -> bool:
     """Let `reader` be told of revocations; return False if one concerned it after `since`.
 
-    It was admitted after `since`, and by what was true then.
+    It was admitted after `since`, and by what was true then. Also False if another has its id.
     """
-    _readers.add(reader)
+    if _readers.setdefault(reader.id, reader) is not reader:
+        return False
     forgotten = len(_recent) == RECENT and _recent[0][0] > since + 1
     return not forgotten and not any(
         number > since and revocation.concerns(reader) for number, revocation in list(_recent)
@@ -158,12 +159,13 @@ def enter(reader: Reader, since: int) -> bool:
 
 def leave(reader: Reader) -> None:
     """Tell `reader` nothing more. Safe to call twice."""
-    _readers.discard(reader)
+    if _readers.get(reader.id) is reader:
+        del _readers[reader.id]
 
 
 def readers() -> list[Reader]:
     """Return the readers of this process."""
-    return list(_readers)
+    return list(_readers.values())
 
 
 def apply(revocation: Revocation) -> None:
@@ -180,10 +182,9 @@ def apply(revocation: Revocation) -> None:
 
 def hand_over(reply: Reply) -> None:
     """Give a reply to its stream, if the running loop has it."""
-    loop = asyncio.get_running_loop()
-    for reader in readers():
-        if reader.id == reply.stream and reader.loop is loop:
-            reader.take(reply)
+    reader = _readers.get(reply.stream)
+    if reader is not None and reader.loop is asyncio.get_running_loop():
+        reader.take(reply)
 
 
 class ControlSink(Sink):

@@ -112,6 +112,21 @@ def publish_numbered(events: list[Event]) -> list[Event]:
     return placed[-len(events) :]
 
 
+def publish_within(
+    events: Iterable[tuple[str, str, object]], *, using: str, last: bool = False
+) -> None:
+    """Publish triples in the transaction open on `using`, for the app's own. See `publish_many()`.
+
+    `last`: nothing but the commit follows. SQLite has one writer, so the events may have their
+    places then without anybody waiting for it, and need not be written and read once more.
+    """
+    made = [_make(*event, durable=True, key=None) for event in events]
+    if last and event_log().alias == using and connections[using].vendor == "sqlite":
+        publish_numbered(made)
+    else:
+        _publish(made, using=using, immediate=False)
+
+
 def _make(group: str, name: str, data: object, *, durable: bool, key: str | None) -> Event:
     event = Event.of(group, name, data, durable=durable, key=key)
     return event.limited(settings().MAX_EVENT_BYTES)

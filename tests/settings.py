@@ -9,9 +9,10 @@ from typing import Any
 os.environ.setdefault("DEBUG", "1")
 
 from project.settings import *  # noqa: F403
-from project.settings import CHANNEL_LAYERS, DATABASES, SSE_APP
+from project.settings import CHANNEL_LAYERS, DATABASES, INSTALLED_APPS, SSE_APP
 
 ROOT_URLCONF = "tests.urls"
+INSTALLED_APPS = [*INSTALLED_APPS, "tests.shop"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 del SSE_APP["RETENTION_EVENTS"]  # The tests want the default.
 SSE_APP = {**SSE_APP, **json.loads(os.environ.get("TEST_SSE_APP", "{}"))}

@@ -221,6 +221,8 @@ def test_who_types_is_shown_until_it_is_said_and_a_command_is_answered_to_one_pa
     ann, guest = open_page("/chat/lobby/", "ann"), open_page("/chat/lobby/")
     for page in (ann, guest):
         is_live(page)
+    # Presence is kept once a second, and nothing says sooner who is here.
+    expect(ann.get_by_test_id("chat-people")).to_contain_text("ann")
     said = ann.get_by_test_id("chat-input")
     said.press_sequentially("hi")
     expect(guest.get_by_test_id("chat-typing")).to_have_text("ann is typing …")

@@ -142,6 +142,7 @@ def test_an_expression_does_not_break_the_save(seen: Seen, order: Order) -> None
     assert Order.objects.get(pk=order.pk).total == Decimal("6.00")
     ((name, data),) = seen.take()
     assert (name, data["pk"]) == ("order.updated", order.pk)
+    assert data["changed"] == {"total": ["5.00", "6.00"]}
 
 
 def test_values_read_anew_are_no_change(seen: Seen, order: Order) -> None:
@@ -216,7 +217,7 @@ def test_row_and_event_are_one_transaction_in_autocommit(
     order.status = "paid"
     work = {"created": make, "updated": order.save, "deleted": order.delete}[verb]
     with (
-        mock.patch("sse_app.changes.publish", side_effect=RuntimeError("no event")),
+        mock.patch("sse_app.publications.publish_within", side_effect=RuntimeError("no event")),
         pytest.raises(RuntimeError, match="no event"),
     ):
         work()
@@ -227,7 +228,7 @@ def test_row_and_event_are_one_transaction_in_autocommit(
 def test_a_save_that_failed_and_is_repeated_is_published(seen: Seen, order: Order) -> None:
     order.status = "paid"
     with (
-        mock.patch("sse_app.changes.publish", side_effect=RuntimeError("no event")),
+        mock.patch("sse_app.publications.publish_within", side_effect=RuntimeError("no event")),
         pytest.raises(RuntimeError),
     ):
         order.save()
@@ -300,9 +301,10 @@ def sent(model: Any, name: str, **fields: Any) -> list[tuple[str, str, Any]]:
     instance = model(pk=7, **fields)
     signal = models.signals.post_delete if name == "deleted" else models.signals.post_save
     more = {} if name == "deleted" else {"created": name == "created", "raw": False}
-    with mock.patch("sse_app.changes.publish") as publish:
+    with mock.patch("sse_app.publications.publish_within") as publish:
         signal.send(sender=model, instance=instance, using="default", **more)
-    return [call.args for call in publish.call_args_list]
+    events = [event for call in publish.call_args_list for event in call.args[0]]
+    return [(group, name, json.loads(text)) for group, name, text in events]
 
 
 def test_without_fields_an_event_shows_the_key_only() -> None:
@@ -335,7 +337,7 @@ def test_a_serializer_says_what_the_event_shows() -> None:
 
 def test_fixtures_publish_nothing() -> None:
     model = publish_changes(groups="g")(plain("Loaded"))
-    with mock.patch("sse_app.changes.publish") as publish:
+    with mock.patch("sse_app.publications.publish_within") as publish:
         models.signals.post_save.send(
             sender=model, instance=model(pk=7), created=True, raw=True, using="default"
         )

@@ -19,7 +19,7 @@ from django.utils import timezone
 from sse_app import control, processes, reporter, reports
 from sse_app.admission import Access
 from sse_app.asgi import guard
-from sse_app.hub import get_hub
+from sse_app.hub import Hub, get_hub
 from sse_app.identity import process_name
 from sse_app.limits import LIMITS, Places
 from sse_app.models import ServerProcess
@@ -123,7 +123,7 @@ async def test_streams_are_listed_while_somebody_watches_and_those_that_ended(
         )
     (row,) = listed["open"]
     epoch = opened.id.split("-")[1]
-    assert len(row.pop("id")) == 8
+    assert len(row.pop("id")) == 12
     assert row.pop("bytes") > len(last.data)
     assert abs(row.pop("opened_at") - time.time()) < 20
     assert row == {
@@ -429,17 +429,21 @@ def test_watching_never_shortens_what_another_asked_for() -> None:
     assert row.watched_until > now + timedelta(seconds=90)
 
 
+def new_stream(hub: Hub) -> Stream:
+    return Stream(
+        hub,
+        AsgiTransport(None, None),  # type: ignore[arg-type]
+        Access(AnonymousUser(), ("g",)),
+        sender=object,
+        places=Places(LIMITS),
+        life=60,
+    )
+
+
 async def test_a_list_of_thousands_lets_the_loop_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = get_hub()
     for _ in range(5000):
-        stream = Stream(
-            hub,
-            AsgiTransport(None, None),  # type: ignore[arg-type]
-            Access(AnonymousUser(), ("g",)),
-            sender=object,
-            places=Places(LIMITS),
-            life=60,
-        )
+        stream = new_stream(hub)
         stream.opened = "1.aaaaaaaa-bbbb-1"
         control.enter(stream, control.mark())
     turns = 0

@@ -22,7 +22,7 @@ from .documented import CODE, PAGES, Block, blocks
 MODULES = {
     "admin": {"BroadcastActionMixin"},
     "asgi": {"event_stream_application"},
-    "changes": {"publish_changes", "suppress_changes"},
+    "changes": {"ChangesManager", "ChangesQuerySet", "publish_changes", "suppress_changes"},
     "consumers": {"EventStreamConsumer"},
     "eventlog": {"DatabaseEventLog", "MemoryEventLog", "RedisEventLog"},
     "metrics": {"Collector"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,17 +14,20 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.test import RequestFactory
 
-from sse_app import areply, publish, reply
+from sse_app import areply, control, publish, reply
 from sse_app.connections import REPLY_EVENT, Reply, connection_id, stream_of
 from sse_app.control import ControlSink
 from sse_app.events import Event
 from sse_app.groups import CONTROL_GROUP
+from sse_app.hub import get_hub
 from sse_app.inbox import Message
+from sse_app.streams import Stream
 
 from .conftest import PATIENCE, Daphne, StreamReader
 from .test_hub import Reader, memory
 from .test_inbox import EVENT, handled
 from .test_inbox import Page as Sender
+from .test_processes import new_stream
 
 __all__ = ["handled", "memory"]
 
@@ -144,9 +148,9 @@ def test_a_connection_id_is_the_users_own() -> None:
 
 @pytest.mark.django_db
 def test_without_a_stream_nothing_is_sent(sent: list[Event]) -> None:
-    assert reply(message(stream=""), "note", {}) is False
+    assert reply(message(stream=""), "note", {}, immediate=True) is False
     assert sent == []
-    assert reply(message(), "note", {}) is True
+    assert reply(message(), "note", {}, immediate=True) is True
     assert len(sent) == 1
 
 
@@ -205,6 +209,38 @@ def test_a_malformed_reply_is_logged_and_skipped(
     event = Event.of(CONTROL_GROUP, REPLY_EVENT, fields, durable=False)
     ControlSink().show(event, "", b"")
     assert "Skipped a malformed control event" in caplog.text
+
+
+async def test_a_reply_is_taken_on_the_loop_of_its_stream(listening: Stream) -> None:
+    taken: list[Reply] = []
+    listening.take = taken.append  # type: ignore[method-assign]
+    said = Reply(group=GROUP, name="n", data="1", stream=listening.id)
+
+    async def show() -> None:
+        ControlSink().show(said.to_event(), "", b"")
+
+    await asyncio.to_thread(asyncio.run, show())
+    assert taken == []
+    await show()
+    assert taken == [said]
+
+
+async def test_two_streams_never_have_one_id(listening: Stream) -> None:
+    other = new_stream(listening.hub)
+    other.id = listening.id
+    assert not control.enter(other, control.mark())
+    control.leave(other)
+    assert control.readers() == [listening]
+
+
+@pytest.fixture
+async def listening() -> AsyncIterator[Stream]:
+    """A stream that is told of replies."""
+    stream = new_stream(get_hub())
+    assert control.enter(stream, control.mark())
+    yield stream
+    control.leave(stream)
+    await stream.hub.close()
 
 
 @pytest.mark.usefixtures("memory")

@@ -1,0 +1,1 @@
+"""An app whose models publish their changes in every way there is."""
