@@ -200,7 +200,8 @@ async def test_a_permission_that_is_lost(site: Daphne) -> None:
     ann = await Visitor(site, "ann").sign_in()
     permission = (
         "from django.contrib.auth.models import Permission\n"
-        "permission = Permission.objects.get(codename='view_order')\n"
+        "orders = Permission.objects.filter(content_type__app_label='project')\n"
+        "permission = orders.get(codename='view_order')\n"
     )
     await run(site, USER.format(pk=ann.pk) + permission + "user.user_permissions.add(permission)")
     async with ann.stream("group=perm.x") as stream:
