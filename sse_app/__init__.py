@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .pages import acursor, cursor
     from .publishing import apublish, apublish_many, publish, publish_many
     from .revocation import adisconnect, disconnect
+    from .snapshots import snapshot
     from .subscribing import ContinuityLost, subscribe
     from .task_progress import progress
 
@@ -33,6 +34,7 @@ __all__ = [
     "publish",
     "publish_many",
     "publish_template",
+    "snapshot",
     "subscribe",
 ]
 
@@ -52,6 +54,7 @@ _MODULES = {
     "publish": "publishing",
     "publish_many": "publishing",
     "publish_template": "fragments",
+    "snapshot": "snapshots",
     "subscribe": "subscribing",
 }
 

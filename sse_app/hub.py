@@ -30,6 +30,7 @@ from .mailbox import Mailbox
 from .reads import PAGE_EVENTS, SharedReads
 from .records import about
 from .revalidation import Revalidator
+from .snapshots import SharedSnapshots
 from .subscriptions import Subscription
 from .timers import check_interval, every, logged, prune_interval, tick_interval
 from .topics import Topic
@@ -60,6 +61,7 @@ class Hub:
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._reads = SharedReads()
         self._healer = Healer(self.topics, self._reads)
+        self.snapshots = SharedSnapshots(self.topics)
         self._changed = asyncio.Event()
         layer.adopt(self.loop)
         self._stop_watch = event_log().watch(self._on_log_changed)
@@ -267,6 +269,7 @@ class Hub:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._healer.close()
         await self._reads.close()
+        await self.snapshots.close()
         self.topics.clear()
         await self._quit(joined)
         await self._mailbox.close()

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar
 
 from . import control, signals
 from .admission import Access
@@ -20,24 +20,24 @@ from .counters import COUNTS, count
 from .cursors import Position
 from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
-from .farewells import farewell
+from .farewells import UNHEARD, farewell
 from .fingerprints import Fingerprint
 from .hub import Hub
 from .limits import Places
 from .records import about
 from .replay import Start
 from .sinks import Sink
+from .snapshots import SnapshotFailed, State
 from .subscriptions import Subscription
 from .transports import Direct, Transport
 
 logger = logging.getLogger("sse_app")
 
-#: Reasons that end a stream without a farewell: nobody can read it.
-UNHEARD: Final = frozenset({"disconnect", "broken", "stalled"})
-
 
 class Stream(Sink, Reader):
     """What signals and the hub see of one client's response. Its subscription feeds it."""
+
+    takes_snapshots: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Stream(Sink, Reader):
     ) -> None:
         #: Names it in the log and to the admin; opens nothing.
         self.id = secrets.token_hex(4)
-        #: The id of `sse.open`: where it began. Empty before that.
+        #: Where it began: the id of `sse.open`, or of its first states. Empty before that.
         self.opened = ""
         self.subscription = Subscription(self, access.groups, names, labelled=labelled)
         self.access = access
@@ -88,11 +88,8 @@ class Stream(Sink, Reader):
         # One of its groups may have been taken from it while it joined.
         positions = {group: start.positions[group] for group in self.groups}
         self.subscription.move(positions)
-        data = {
-            "recovered": start.recovered,
-            "missed": start.missed,
-            "groups": list(self.groups),
-        }
+        self.subscription.owe([group for group in self.groups if group in start.states])
+        data = {"recovered": start.recovered, "missed": start.missed, "groups": list(self.groups)}
         if self.subscription.kind[1]:
             # For a client that shares its stream: when to worry, and what more it could ask for.
             limits = settings()
@@ -119,10 +116,12 @@ class Stream(Sink, Reader):
         except Exception as error:
             # What ends a stream that was behind: nothing is lost, the client comes back.
             logger.warning(
-                "The event log did not answer a stream: %r",
+                "What a stream needs did not answer, so it ends: %r",
                 error,
                 extra=about(stream=self.id, groups=self.groups, error=error),
             )
+            if isinstance(error, SnapshotFailed):
+                self.close("snapshot")  # The client must not believe that it knows the state.
             self.close("log")
         finally:
             await self.end()
@@ -179,9 +178,7 @@ class Stream(Sink, Reader):
         """Do what time asks for: a heartbeat, the end of life, giving up a stalled client."""
         self._transport.check(now)
         cohort = self.subscription.cohort
-        written_at = self._written_at
-        if cohort is not None and cohort.written_at > written_at:
-            written_at = cohort.written_at
+        written_at = max(self._written_at, 0.0 if cohort is None else cohort.written_at)
         if now >= self._ends_at:
             self.subscription.close("age")
         elif self.access.until is not None and time.time() >= self.access.until:
@@ -264,6 +261,13 @@ class Stream(Sink, Reader):
         data = {"group": group, "reason": reason}
         self._write(encode_control("sse.reset", data, id=cursor))
 
+    def snapshot(self, state: State, cursor: str) -> None:
+        if state.group in self.resets:
+            self.resets[state.group] = state.position, self.resets[state.group][1]
+        else:
+            self.opened = cursor
+        self._write(state.encode(cursor, labelled=self.subscription.kind[1]))
+
     def passed(self, cursor: str) -> None:
         self._write(encode_control("sse.cursor", {}, id=cursor))
 
@@ -286,8 +290,7 @@ class Stream(Sink, Reader):
             return HEARTBEAT
         positions = self.subscription.positions
         moved, self._pinged = positions != self._pinged, dict(positions)
-        id = self.subscription.cursor if moved else ""
-        return encode_control("sse.ping", {}, id=id)
+        return encode_control("sse.ping", {}, id=self.subscription.cursor if moved else "")
 
     def _write(self, chunk: bytes) -> None:
         self.subscription.part()

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 from .cohorts import Cohort, gather
 from .counters import COUNTS
-from .cursors import Position, encode_cursor
+from .cursors import LOST, Position, encode_cursor
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
 from .records import about
 from .sinks import Sink
+from .snapshots import source_of
 from .topics import Kind, Told, follows, place_of
 from .wakes import Wake
 
@@ -65,6 +66,8 @@ class Subscription:
         self.held = 0
         self.close_reason: str | None = None
         self._resets: dict[str, tuple[Reason, Position]] = {}
+        #: Of which groups the state is to be shown before anything else of them.
+        self._owed: tuple[str, ...] = ()
         self._latest: dict[tuple[str, str, str | None], Event] = {}
         self._passed = 0
         #: Who writes for it while it is as the others, and its place there.
@@ -178,11 +181,20 @@ class Subscription:
         self.kind = self.groups, self.kind[1]
         self.positions.pop(group, None)
         self._resets.pop(group, None)
+        self._owed = tuple(other for other in self._owed if other != group)
         self._latest = {slot: event for slot, event in self._latest.items() if slot[0] != group}
 
     def begin_with_reset(self, group: str, reason: Reason, head: Position) -> None:
         """Say first that the place asked for can't be continued; before the subscription runs."""
         self._resets[group] = reason, head
+
+    def owe(self, groups: Collection[str]) -> None:
+        """Show the state of `groups` before anything else of them; their places are lost."""
+        self._owed = tuple(dict.fromkeys((*self._owed, *groups)))
+        for group in groups:
+            self.positions[group] = LOST
+        if self.live:
+            self._lag()
 
     def move(self, positions: Mapping[str, Position]) -> None:
         """Stand at `positions`; before the subscription runs."""
@@ -200,6 +212,9 @@ class Subscription:
                 continue
             for group in list(self._resets):
                 self._reset(group, *self._resets.pop(group))
+            if self._owed:
+                await self._show_state(hub, self._owed[0])
+                continue
             behind = next((g for g in self.groups if self.positions[g] != hub.position(g)), None)
             if behind is None:
                 COUNTS.caught_up += self.lagging
@@ -210,6 +225,7 @@ class Subscription:
                 events = await hub.read(behind, self.positions[behind])
             except Discontinuity as lost:
                 if behind in self.positions:
+                    hub.snapshots.forget(behind, self.positions[behind])
                     self._reset(behind, lost.reason, lost.head)
                 continue
             for event in events:
@@ -220,6 +236,14 @@ class Subscription:
             if not events:
                 # The reader was served by a process that is ahead of this one.
                 await hub.heal(behind)
+
+    async def _show_state(self, hub: Hub, group: str) -> None:
+        state = await hub.snapshots.state(group)
+        # Whoever was held meanwhile, or could take no more, asks again: it may be an old one then.
+        if group in self._owed and not (self.close_reason or self.held) and self.sink.ready:
+            self._owed = tuple(other for other in self._owed if other != group)
+            self.positions[group] = state.position
+            self.sink.snapshot(state, self.cursor)
 
     async def _sink_drained(self) -> None:
         """Return when the sink can take more, or the subscription is closed before it can."""
@@ -268,6 +292,8 @@ class Subscription:
 
     def _reset(self, group: str, reason: Reason, head: Position) -> None:
         self.positions[group] = head
+        if self.sink.takes_snapshots and source_of(group) is not None:
+            self.owe([group])
         self.sink.reset(group, reason, self.cursor)
 
     def _wanted(self, event: Event) -> bool:

@@ -25,6 +25,8 @@ RANKS = {
     "groups": -2,
     "signals": 0,
     "rates": 0,
+    "retained": 1,
+    "snapshots": 1,
     "events": -1,
     "composition": 0,
     "broadcast_models": 1,
