@@ -49,7 +49,9 @@ class Source:
     async def read(self, group: str) -> Any:
         """Call the function; one that is awaited gets `SNAPSHOT_SECONDS`."""
         if not inspect.iscoroutinefunction(self.function):
-            return await database_sync_to_async(self.function)(group)
+            # In a thread of its own: a slow one must not hold up those who read the log.
+            in_thread = database_sync_to_async(self.function, thread_sensitive=False)
+            return await in_thread(group)
         async with asyncio.timeout(settings().SNAPSHOT_SECONDS):
             return await self.function(group)
 
