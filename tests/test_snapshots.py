@@ -412,3 +412,35 @@ async def test_what_can_not_be_sent_is_a_failure() -> None:
     snapshot("g")(lambda group: object())
     with pytest.raises(SnapshotFailed, match="can't be JSON"):
         await SharedSnapshots({}).state("g")
+
+
+# --- the latest value ---
+
+
+async def test_a_new_stream_of_a_retained_group_gets_its_last_events(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = with_states(make_daphne(RETAIN={"chat.*": 1, "chat.two": 2, "orders.now.*": 5}))
+    for group in ("chat.a", "chat.two", "clock", "orders.now.a"):
+        for n in range(3):
+            daphne.publish(group, "n", f"{group} {n}")
+    async with daphne.stream("group=chat.a&group=chat.two&group=chat.none") as stream:
+        opened, *events = await stream.take(4)
+        daphne.publish("chat.none", "n", "live")
+        assert (await stream.next()).data == "live"
+    assert opened.json()["missed"] == 3
+    assert [event.data for event in events] == ["chat.a 2", "chat.two 1", "chat.two 2"]
+    # A place wins, wherever it comes from, and so does a state.
+    for query, first in (
+        (f"group=chat.a&last_event_id={events[-1].id}", "live"),
+        ("group=chat.a&from=-3", "chat.a 1"),
+        ("group=clock", "live"),
+    ):
+        async with daphne.stream(query) as stream:
+            await stream.next()
+            daphne.publish(query[6:].split("&")[0], "n", "live")
+            assert (await stream.next()).data == first
+    async with daphne.stream("group=orders.now.a") as stream:
+        await first_state(stream)
+        daphne.publish("orders.now.a", "n", "live")
+        assert (await stream.next()).data == "live"
