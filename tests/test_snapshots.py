@@ -14,6 +14,7 @@ import pytest
 from sse_app import snapshot, snapshots
 from sse_app.cursors import LOST, Position, encode_cursor
 from sse_app.snapshots import SharedSnapshots, SnapshotFailed, source_of
+from sse_app.topics import RECENT_EVENTS
 
 from .conftest import Daphne, StreamReader, eventually
 from .parser import Parsed
@@ -152,6 +153,31 @@ async def test_a_live_stream_whose_log_begins_anew_gets_the_state_again(
     finally:
         for stream in streams:
             await stream.__aexit__(None, None, None)
+
+
+async def test_a_kept_state_that_nothing_goes_on_from_is_read_again(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = with_states(make_daphne(HEARTBEAT=0.4, RETENTION_EVENTS=1))
+    run(daphne, "from tests.states import gate\ngate.set()\nresult = None")
+    async with daphne.stream("group=orders.slow") as early:
+        await first_state(early)
+        # More than a process remembers; then only the last is left in the log.
+        code = (
+            "from sse_app import publish_many\nfrom sse_app.topics import RECENT_EVENTS\n"
+            "publish_many([('orders.slow', 'n', n) for n in range(RECENT_EVENTS + 50)])"
+        )
+        await asyncio.to_thread(daphne.shell, code)
+        while int((await early.next()).data) < RECENT_EVENTS + 49:
+            pass
+        await asyncio.to_thread(daphne.manage, "sse_prune")
+        async with daphne.stream("group=orders.slow") as late:
+            await first_state(late)
+            reset, state = await late.take(2)
+            daphne.publish("orders.slow", "n", "live")
+            assert (await late.next()).data == "live"
+    assert (reset.json()["reason"], state.name) == ("trimmed", "sse.snapshot")
+    assert calls(daphne, "orders.slow") == 2
 
 
 async def test_who_loses_the_connection_before_the_state_gets_it_when_it_comes_back(
