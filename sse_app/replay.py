@@ -137,10 +137,8 @@ async def _from_first(hub: Hub, start: Start, new: Collection[str]) -> Start:
     """Return `start` with what the `new` groups are given first: their states, or last events."""
     positions, missed = dict(start.positions), start.missed
     states = frozenset(group for group in new if source_of(group) is not None)
-    for group in new:
-        if group in states:
-            positions[group] = LOST
-        elif count := retained(group):
+    for group in set(new) - states:
+        if count := retained(group):
             head = positions[group]
             positions[group] = await _before(hub, group, head, count)
             missed += head.offset - positions[group].offset
