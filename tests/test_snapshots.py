@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from sse_app import snapshot, snapshots
@@ -16,7 +17,7 @@ from sse_app.cursors import LOST, Position, encode_cursor
 from sse_app.snapshots import SharedSnapshots, SnapshotFailed, source_of
 from sse_app.topics import RECENT_EVENTS
 
-from .conftest import Daphne, StreamReader, eventually
+from .conftest import PATIENCE, Daphne, StreamReader, eventually
 from .parser import Parsed
 from .sleepers import run
 from .test_labels import raw
@@ -301,22 +302,28 @@ async def test_under_writes_nobody_misses_anything_or_gets_it_twice(
 ) -> None:
     daphne = with_states(make_daphne())
     stop = tmp_path / "stop"
-    async with daphne.stream("group=orders") as observer, asyncio.TaskGroup() as group:
+    limits = httpx.Limits(max_connections=None)
+    log: list[Parsed] = []
+    async with (
+        httpx.AsyncClient(timeout=PATIENCE, limits=limits) as client,
+        daphne.stream("group=orders") as observer,
+        asyncio.TaskGroup() as group,
+    ):
         await first_state(observer)
         code = WRITER.format(stop=str(stop), rate=WRITES)
         group.create_task(asyncio.to_thread(daphne.shell, code))
         try:
-            log = await observer.take(2 * ROWS)
+            log += await observer.take(2 * ROWS)
+            watching = group.create_task(until_done(observer, log))
             arrivals = []
             for _ in range(ARRIVALS):
-                arrivals.append(group.create_task(arrive(daphne)))
-                log.append(await observer.next())
-            while not all(arrival.done() for arrival in arrivals):
-                log.append(await observer.next())
+                arrived = asyncio.Event()
+                arrivals.append(group.create_task(arrive(daphne, client, arrived)))
+                await arrived.wait()
+            await asyncio.gather(*arrivals)
         finally:
             stop.touch()
-        while log[-1].name != "done":
-            log.append(await observer.next())
+        await watching
     said = log.pop().data
     assert [place(event.id)[1] for event in log] == list(range(1, len(log) + 1))
     repeated = missed = stale = wrong = 0
@@ -335,10 +342,19 @@ async def test_under_writes_nobody_misses_anything_or_gets_it_twice(
     assert (missed, repeated, stale, wrong) == (0, 0, 0, 0)
 
 
-async def arrive(daphne: Daphne) -> tuple[Parsed, list[Parsed]]:
+async def until_done(stream: StreamReader, log: list[Parsed]) -> None:
+    while log[-1].name != "done":
+        log.append(await stream.next())
+
+
+async def arrive(
+    daphne: Daphne, client: httpx.AsyncClient, arrived: asyncio.Event
+) -> tuple[Parsed, list[Parsed]]:
     """Return the state and as many events as change each row."""
-    async with daphne.stream("group=orders") as stream:
-        return await first_state(stream), await stream.take(2 * ROWS)
+    async with daphne.stream("group=orders", client=client) as stream:
+        state = await first_state(stream)
+        arrived.set()
+        return state, await stream.take(2 * ROWS)
 
 
 def rows_of(events: list[Parsed]) -> dict[int, int]:

@@ -147,9 +147,9 @@ class EventLog(ABC):
     def prune(self, limit: int | None = None) -> int:
         """Delete what is beyond retention by age or count; return how many events went.
 
-        The last events of a group that matches `RETAIN` stay, as many as it says, and its head.
         At most `limit` of them (None: all), so that nobody has to wait for it long. The head of
         an idle group stays `HEAD_LIVES` times as long as its events: it says that there were some.
+        Of a group that matches `RETAIN`, its last events stay, as many as that says, and its head.
         """
 
     async def aprune(self, limit: int | None = None) -> int:
