@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .publishing import apublish, apublish_many, publish, publish_many
     from .replies import areply, reply
     from .revocation import adisconnect, disconnect
+    from .snapshots import snapshot
     from .subscribing import ContinuityLost, subscribe
     from .task_progress import progress
 
@@ -36,6 +37,7 @@ __all__ = [
     "publish_many",
     "publish_template",
     "reply",
+    "snapshot",
     "subscribe",
 ]
 
@@ -57,6 +59,7 @@ _MODULES = {
     "publish_many": "publishing",
     "publish_template": "fragments",
     "reply": "replies",
+    "snapshot": "snapshots",
     "subscribe": "subscribing",
 }
 

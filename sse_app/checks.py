@@ -13,7 +13,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from . import addresses, authorization, layer, origins, presence
+from . import addresses, authorization, layer, origins, presence, retained
 from .conf import settings
 from .eventlog import database, event_log
 from .groups import validate_pattern
@@ -26,7 +26,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         settings()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="sse_app.E001")]
-    return [*_values(), *_layer(), *_log(), *_policies(), *_edge(), *_asgi()]
+    return [*_values(), *_retained(), *_layer(), *_log(), *_policies(), *_edge(), *_asgi()]
 
 
 def _values() -> Iterator[CheckMessage]:
@@ -61,6 +61,15 @@ def _values() -> Iterator[CheckMessage]:
         )
 
 
+def _retained() -> Iterator[CheckMessage]:
+    if not _is_positive(settings().RETENTION_EVENTS):
+        return  # Said above; there is no bound to compare with.
+    try:
+        retained.retained_patterns()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), id="sse_app.E012")
+
+
 def _is_positive(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
@@ -91,6 +100,8 @@ _POSITIVE = (
     "REPLAY_EVENTS",
     "RETENTION_SECONDS",
     "RETENTION_EVENTS",
+    "SNAPSHOT_BYTES",
+    "SNAPSHOT_SECONDS",
     "QUEUE_EVENTS",
     "QUEUE_BYTES",
     "STALL_SECONDS",

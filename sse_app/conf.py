@@ -50,6 +50,9 @@ class Settings:
     REPLAY_EVENTS: int | None = None
     RETENTION_SECONDS: float = 24 * 3600.0
     RETENTION_EVENTS: int = 10_000
+    RETAIN: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    SNAPSHOT_BYTES: int = 1024 * 1024
+    SNAPSHOT_SECONDS: float = 10.0
     QUEUE_EVENTS: int = 256
     QUEUE_BYTES: int = 1024 * 1024
     STALL_SECONDS: float = 30.0

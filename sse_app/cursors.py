@@ -34,6 +34,10 @@ class Position(NamedTuple):
 #: Before the first event of a group that never had one; every epoch begins here. In an id it has,
 #: in place of the offset, the Unix time in seconds at which the group was seen empty.
 START: Final = Position("0", 0)
+#: Where a reader stands who was not given yet what comes first: a reset, or the group's state. The
+#: ids it gets until then have to say so, since a client that loses the rest comes back with one. It
+#: reads as a group seen empty before all retention, which is always refused.
+LOST: Final = Position(START.epoch, 1)
 
 
 def validate_place(epoch: object, offset: object) -> None:

@@ -98,7 +98,7 @@ def encode_block(name: str, text: str) -> bytes:
     return f"{head}data: {lines}\n\n".encode()
 
 
-def _with_id(block: bytes, id: str) -> bytes:
+def with_id(block: bytes, id: str) -> bytes:
     """Return a block with its `id:` as the last line.
 
     Not as the first: @microsoft/fetch-event-source takes an id for seen as soon as it reads that
@@ -111,7 +111,7 @@ def encode_control(name: str, data: object, *, id: str = "", retry: float | None
     """Return the block of a control event such as `sse.open`; `retry` is in seconds."""
     block = encode_block(name, to_text(data))
     if id:
-        block = _with_id(block, id)
+        block = with_id(block, id)
     if retry is not None:
         block = b"retry: %d\n%b" % (round(retry * 1000), block)
     return block
@@ -207,7 +207,7 @@ class Event:
         block = self.block
         if labelled:
             block = b"group: %b\n%b" % (self.group.encode("ascii"), block)
-        return _with_id(block, id) if id else block
+        return with_id(block, id) if id else block
 
     @property
     def sent(self) -> float | None:

@@ -13,10 +13,15 @@ from .events import encode_control
 CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
     "age": (0.2, 0.5),
     "shutdown": (1.0, 10.0),
+    "snapshot": (15.0, 60.0),
     "expired": (3600.0, 3600.0),
     "auth": (3600.0, 3600.0),
     "end": (3600.0, 3600.0),
 }
+
+
+#: Reasons that end a stream without a farewell: nobody can read it.
+UNHEARD: Final = frozenset({"disconnect", "broken", "stalled"})
 
 
 def farewell(reason: str, id: str = "") -> bytes:

@@ -27,9 +27,11 @@ from .events import Event
 from .groups import CONTROL_GROUP
 from .healing import GRACE_SECONDS, Healer
 from .mailbox import Mailbox
+from .patience import run_patiently
 from .reads import PAGE_EVENTS, SharedReads
 from .records import about
 from .revalidation import Revalidator
+from .snapshots import SharedSnapshots
 from .subscriptions import Subscription
 from .timers import check_interval, every, logged, prune_interval, tick_interval
 from .topics import Topic
@@ -60,6 +62,7 @@ class Hub:
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._reads = SharedReads()
         self._healer = Healer(self.topics, self._reads)
+        self.snapshots = SharedSnapshots(self.topics)
         self._changed = asyncio.Event()
         layer.adopt(self.loop)
         self._stop_watch = event_log().watch(self._on_log_changed)
@@ -135,7 +138,7 @@ class Hub:
             await self._attach(self._control)
         if not self._control.positions:
             self._control.move({CONTROL_GROUP: self.position(CONTROL_GROUP)})
-            self._tasks.append(self.loop.create_task(self._control.run_patiently(self)))
+            self._tasks.append(self.loop.create_task(run_patiently(self._control, self)))
 
     def position(self, group: str) -> Position:
         """Return up to where the topic of a joined group was served."""
@@ -267,6 +270,7 @@ class Hub:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._healer.close()
         await self._reads.close()
+        await self.snapshots.close()
         self.topics.clear()
         await self._quit(joined)
         await self._mailbox.close()

@@ -5,22 +5,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 from django.http import HttpRequest
 
 from .conf import settings
-from .cursors import START, Cursor, Position
+from .cursors import LOST, START, Cursor, Position
 from .eventlog import Discontinuity
 from .eventlog.contract import Reason
 from .hub import Hub
+from .retained import retained
+from .snapshots import source_of
 
 _LAST: Final = re.compile(r"-([1-9][0-9]{0,8})\Z", re.ASCII)
-#: Where a group stands until its reset has been written. The id of `sse.open`, and of the reset of
-#: another group, has to say so: a client that loses the rest comes back with it. It reads as a
-#: group seen empty before all retention, which is always refused.
-LOST: Final = Position(START.epoch, 1)
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,14 @@ class Start:
     """Positions to begin at, and for each group whose history can't be given, why and from where.
 
     `recovered`: the client had a cursor and all of it holds. `missed`: events to be replayed.
+    `states`: the groups of which it is to be given the state first.
     """
 
     positions: dict[str, Position]
     resets: dict[str, tuple[Reason, Position]] = field(default_factory=dict)
     recovered: bool = False
     missed: int = 0
+    states: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,12 @@ class Wanted:
     """What a reader asks for: what follows `cursor`, else some `history`, else what comes now.
 
     `history` is "earliest" or, for the last twenty, "-20". Both are as they came, valid or not.
+    `first`: where neither says where to begin, what `@snapshot` and `RETAIN` give comes first.
     """
 
     cursor: str | None = None
     history: str = ""
+    first: bool = False
 
     @classmethod
     def by(cls, request: HttpRequest) -> Self:
@@ -55,19 +57,21 @@ class Wanted:
         """
         header, query = request.headers.get("Last-Event-ID"), request.GET
         cursor = header or query.get("last_event_id") or query.get("lastEventId")
-        return cls(cursor, query.get("from", ""))
+        return cls(cursor, query.get("from", ""), first=True)
 
 
 async def find_start(hub: Hub, groups: Collection[str], wanted: Wanted) -> Start:
     """Return where a reader of the joined `groups` starts.
 
-    A group that the cursor does not mention starts from now.
+    A group that the cursor does not mention starts from now, or from what comes first there.
     """
     now = {group: hub.position(group) for group in groups}
     # Before anybody is told that a group is empty, too: the log begins with the first who asks.
     began = await hub.began() if START in now.values() else 0.0
     if wanted.cursor is None:
-        return await _from_history(hub, now, wanted.history)
+        if wanted.history == "earliest" or _LAST.match(wanted.history):
+            return await _from_history(hub, now, wanted.history)
+        return await _from_first(hub, Start(now), groups if wanted.first else ())
     cursor = Cursor.parse(wanted.cursor)
     if cursor is None:
         resets: dict[str, tuple[Reason, Position]]
@@ -75,7 +79,9 @@ async def find_start(hub: Hub, groups: Collection[str], wanted: Wanted) -> Start
         return Start(dict.fromkeys(now, LOST), resets)
     if any(cursor.seen_empty_at(group) is not None for group in now):
         began = began or await hub.began()
-    return await _from_cursor(hub, now, cursor, began)
+    start = await _from_cursor(hub, now, cursor, began)
+    new = [group for group in now if cursor.get(group) is None]
+    return await _from_first(hub, start, new if wanted.first else ())
 
 
 async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor, began: float) -> Start:
@@ -120,15 +126,29 @@ async def _count(hub: Hub, group: str, place: Position) -> int:
 
 async def _from_history(hub: Hub, now: dict[str, Position], wanted: str) -> Start:
     last = _LAST.match(wanted)
-    if wanted != "earliest" and last is None:
-        return Start(now)
     positions, missed = {}, 0
     for group, head in now.items():
-        first = await hub.earliest(group)
-        offset = first.offset if last is None else max(first.offset, head.offset - int(last[1]))
-        if first.epoch == head.epoch and offset <= head.offset:
-            positions[group] = Position(head.epoch, offset)
-            missed += head.offset - offset
-        else:  # The log began anew since the topic was served; it is about to be told.
-            positions[group] = head
+        positions[group] = await _before(hub, group, head, int(last[1]) if last else None)
+        missed += head.offset - positions[group].offset
     return Start(positions, missed=missed)
+
+
+async def _from_first(hub: Hub, start: Start, new: Collection[str]) -> Start:
+    """Return `start` with what the `new` groups are given first: their states, or last events."""
+    positions, missed = dict(start.positions), start.missed
+    states = frozenset(group for group in new if source_of(group) is not None)
+    for group in set(new) - states:
+        if count := retained(group):
+            head = positions[group]
+            positions[group] = await _before(hub, group, head, count)
+            missed += head.offset - positions[group].offset
+    return replace(start, positions=positions, missed=missed, states=states)
+
+
+async def _before(hub: Hub, group: str, head: Position, last: int | None) -> Position:
+    """Return the place before the `last` events up to `head`, before all that are left if None."""
+    first = await hub.earliest(group)
+    offset = first.offset if last is None else max(first.offset, head.offset - last)
+    if first.epoch == head.epoch and offset <= head.offset:
+        return Position(head.epoch, offset)
+    return head  # The log began anew since the topic was served; it is about to be told.

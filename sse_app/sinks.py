@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from .eventlog.contract import Reason
 from .events import Event
+from .snapshots import State
 from .transports import Direct
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 class Sink(ABC):
     """Where a subscription puts what it has. Nothing here may block."""
+
+    #: Is a group's state shown after a reset?
+    takes_snapshots: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -39,6 +43,10 @@ class Sink(ABC):
     @abstractmethod
     def passed(self, cursor: str) -> None:
         """Many events were passed over without showing one; the place is now `cursor`."""
+
+    def snapshot(self, state: State, cursor: str) -> None:
+        """Take the state of a group; `cursor` is the id of the place it was read after."""
+        raise NotImplementedError
 
     def direct(self) -> Direct | None:
         """Let go what waits, and return what writes HTTP/1.1 chunks straight to its socket.

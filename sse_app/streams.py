@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar
 
 from . import control, signals
 from .admission import Access
@@ -21,7 +21,7 @@ from .counters import COUNTS, count
 from .cursors import Position
 from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
-from .farewells import farewell
+from .farewells import UNHEARD, farewell
 from .fingerprints import Fingerprint
 from .greetings import greeting
 from .hub import Hub
@@ -29,17 +29,17 @@ from .limits import Places
 from .records import about
 from .replay import Start
 from .sinks import Sink
+from .snapshots import SnapshotFailed, State
 from .subscriptions import NONE, Subscription
 from .transports import Direct, Transport
 
 logger = logging.getLogger("sse_app")
 
-#: Reasons that end a stream without a farewell: nobody can read it.
-UNHEARD: Final = frozenset({"disconnect", "broken", "stalled"})
-
 
 class Stream(Sink, Reader):
     """What signals and the hub see of one client's response. Its subscription feeds it."""
+
+    takes_snapshots: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Stream(Sink, Reader):
     ) -> None:
         #: Names it in the log and to the admin; opens nothing.
         self.id = secrets.token_hex(6)
-        #: The id of `sse.open`: where it began. Empty before that.
+        #: Where it began: the id of `sse.open`, or of its first states. Empty before that.
         self.opened = ""
         self.subscription = Subscription(self, access.groups, names, labelled=labelled)
         self.access = access
@@ -89,6 +89,7 @@ class Stream(Sink, Reader):
         # One of its groups may have been taken from it while it joined.
         positions = {group: start.positions[group] for group in self.groups}
         self.subscription.move(positions)
+        self.subscription.owe([group for group in self.groups if group in start.states])
         if self._ping:
             self._pinged = positions
         self.opened, kind = self.subscription.cursor, self.subscription.kind
@@ -111,10 +112,12 @@ class Stream(Sink, Reader):
         except Exception as error:
             # What ends a stream that was behind: nothing is lost, the client comes back.
             logger.warning(
-                "The event log did not answer a stream: %r",
+                "What a stream needs did not answer, so it ends: %r",
                 error,
                 extra=about(stream=self.id, groups=self.groups, error=error),
             )
+            if isinstance(error, SnapshotFailed):
+                self.close("snapshot")  # The client must not believe that it knows the state.
             self.close("log")
         finally:
             await self.end()
@@ -125,7 +128,10 @@ class Stream(Sink, Reader):
         self.hub.tickers.discard(self.tick)
         try:
             if self._opened:
-                self._farewell()
+                reason = self.close_reason or "error"
+                if reason not in UNHEARD:
+                    id = self.subscription.cursor if self.subscription.positions else ""
+                    self._write(farewell(reason, id))
                 await self._transport.finish()
         finally:
             self._places.release()
@@ -166,19 +172,11 @@ class Stream(Sink, Reader):
         """How many bytes wait for its client to take them, as far as this process knows."""
         return self._transport.waiting
 
-    def _farewell(self) -> None:
-        reason = self.close_reason or "error"
-        if reason not in UNHEARD:
-            id = self.subscription.cursor if self.subscription.positions else ""
-            self._write(farewell(reason, id))
-
     def tick(self, now: float) -> None:
         """Do what time asks for: a heartbeat, the end of life, giving up a stalled client."""
         self._transport.check(now)
         cohort = self.subscription.cohort
-        written_at = self._written_at
-        if cohort is not None and cohort.written_at > written_at:
-            written_at = cohort.written_at
+        written_at = max(self._written_at, 0.0 if cohort is None else cohort.written_at)
         if now >= self._ends_at:
             self.subscription.close("age")
         elif self.access.until is not None and time.time() >= self.access.until:
@@ -261,8 +259,14 @@ class Stream(Sink, Reader):
         if (place := self.subscription.positions.get(group)) is not None:
             self.resets = {**self.resets, group: (place, reason)}
         count(COUNTS.resets, reason)
-        data = {"group": group, "reason": reason}
-        self._write(encode_control("sse.reset", data, id=cursor))
+        self._write(encode_control("sse.reset", {"group": group, "reason": reason}, id=cursor))
+
+    def snapshot(self, state: State, cursor: str) -> None:
+        if (told := self.resets.get(state.group)) is not None:
+            self.resets = {**self.resets, state.group: (state.position, told[1])}
+        else:
+            self.opened = cursor
+        self._write(state.encode(cursor, labelled=self.subscription.kind[1]))
 
     def passed(self, cursor: str) -> None:
         self._write(encode_control("sse.cursor", {}, id=cursor))
@@ -286,8 +290,7 @@ class Stream(Sink, Reader):
             return HEARTBEAT
         positions = self.subscription.positions
         moved, self._pinged = positions != self._pinged, dict(positions)
-        id = self.subscription.cursor if moved else ""
-        return encode_control("sse.ping", {}, id=id)
+        return encode_control("sse.ping", {}, id=self.subscription.cursor if moved else "")
 
     def _write(self, chunk: bytes) -> None:
         self.subscription.part()

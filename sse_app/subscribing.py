@@ -13,6 +13,7 @@ from .eventlog.contract import Reason
 from .events import Event, validate_name
 from .groups import validate_group
 from .hub import Hub, get_hub
+from .patience import run_patiently
 from .replay import Wanted, find_start
 from .sinks import Sink
 from .subscriptions import Subscription
@@ -98,7 +99,7 @@ class Subscriber:
         self._cursor = subscription.cursor
         for group, (reason, head) in start.resets.items():
             subscription.begin_with_reset(group, reason, head)
-        self._running = asyncio.create_task(subscription.run_patiently(self._hub))
+        self._running = asyncio.create_task(run_patiently(subscription, self._hub))
         self._running.add_done_callback(self._inbox.end)
         return self
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .cohorts import Cohort, gather
 from .counters import COUNTS
-from .cursors import Position, encode_cursor
+from .cursors import LOST, Position, encode_cursor
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
-from .records import about
+from .latest import Latest, with_latest, without_group
 from .sinks import Sink
+from .snapshots import source_of
 from .topics import Kind, Told, follows, place_of
 from .wakes import Wake
 
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from .hub import Hub
 
 PASSED_EVENTS: Final = 500
-LATEST_EVENTS: Final = 256
-PATIENCE_SECONDS: Final = 1.0
-
-logger = logging.getLogger("sse_app")
 
 
 # Thousands of readers have these, and each empty one made anew would be an object of its own.
@@ -67,7 +63,9 @@ class Subscription:
         self.held = 0
         self.close_reason: str | None = None
         self._resets: Mapping[str, tuple[Reason, Position]] = NONE
-        self._latest: Mapping[tuple[str, ...], Event] = NONE
+        #: Of which groups the state is to be shown before anything else of them.
+        self._owed: tuple[str, ...] = ()
+        self._latest: Latest = NONE
         self._passed = 0
         #: Who writes for it while it is as the others, and its place there.
         self.cohort: Cohort | None = None
@@ -125,20 +123,6 @@ class Subscription:
                 await self._wake.next()
         return self.close_reason
 
-    async def run_patiently(self, hub: Hub) -> str:
-        """See `run()`; where the event log can't be read, try again until it can."""
-        while True:
-            try:
-                return await self.run(hub)
-            except Exception as error:
-                # It stands where it stood, so nothing is lost by waiting.
-                logger.warning(
-                    "The event log can't be read: %r",
-                    error,
-                    extra=about(groups=self.groups, error=error),
-                )
-                await asyncio.sleep(PATIENCE_SECONDS)
-
     # --- from the topics, in the order of each group's log ---
 
     def offer(self, event: Event, place: Position | None, told: Told) -> bool:
@@ -154,14 +138,14 @@ class Subscription:
         if self.live:
             return self._take(event, place, told)
         if place is None and self._wanted(event):
-            self._keep(event)
+            self._latest = with_latest(self._latest, event)
         return False
 
     def take_alone(self, event: Event) -> None:
         """Take an event without a place that is for this reader only, whatever it listens to."""
         if self.close_reason is not None:
             return
-        self._keep(event)
+        self._latest = with_latest(self._latest, event)
         if self.live and self.sink.ready and not self.held:
             self._show_latest()
         else:
@@ -184,12 +168,20 @@ class Subscription:
         self.kind = self.groups, self.kind[1]
         self.positions.pop(group, None)
         self._resets = {name: to for name, to in self._resets.items() if name != group}
-        kept = self._latest.items()
-        self._latest = {slot: event for slot, event in kept if event.group != group}
+        self._owed = tuple(other for other in self._owed if other != group)
+        self._latest = without_group(self._latest, group)
 
     def begin_with_reset(self, group: str, reason: Reason, head: Position) -> None:
         """Say first that the place asked for can't be continued; before the subscription runs."""
         self._resets = {**self._resets, group: (reason, head)}
+
+    def owe(self, groups: Collection[str]) -> None:
+        """Show the state of `groups` before anything else of them; their places are lost."""
+        self._owed = tuple(dict.fromkeys((*self._owed, *groups)))
+        for group in groups:
+            self.positions[group] = LOST
+        if self.live:
+            self._lag()
 
     def move(self, positions: Mapping[str, Position]) -> None:
         """Stand at `positions`; before the subscription runs."""
@@ -208,6 +200,9 @@ class Subscription:
             resets, self._resets = self._resets, NONE
             for group, (reason, head) in resets.items():
                 self._reset(group, reason, head)
+            if self._owed:
+                await self._show_state(hub, self._owed[0])
+                continue
             behind = next((g for g in self.groups if self.positions[g] != hub.position(g)), None)
             if behind is None:
                 COUNTS.caught_up += self.lagging
@@ -218,6 +213,7 @@ class Subscription:
                 events = await hub.read(behind, self.positions[behind])
             except Discontinuity as lost:
                 if behind in self.positions:
+                    hub.snapshots.forget(behind, self.positions[behind])
                     self._reset(behind, lost.reason, lost.head)
                 continue
             for event in events:
@@ -228,6 +224,14 @@ class Subscription:
             if not events:
                 # The reader was served by a process that is ahead of this one.
                 await hub.heal(behind)
+
+    async def _show_state(self, hub: Hub, group: str) -> None:
+        state = await hub.snapshots.state(group)
+        # Whoever was held meanwhile, or could take no more, asks again: it may be an old one then.
+        if group in self._owed and not (self.close_reason or self.held) and self.sink.ready:
+            self._owed = tuple(other for other in self._owed if other != group)
+            self.positions[group] = state.position
+            self.sink.snapshot(state, self.cursor)
 
     async def _sink_drained(self) -> None:
         """Return when the sink can take more, or the subscription is closed before it can."""
@@ -268,16 +272,6 @@ class Subscription:
                 self.sink.passed(self.cursor)
         return False
 
-    def _keep(self, event: Event) -> None:
-        if not isinstance(self._latest, dict):
-            self._latest = {}
-        kept, slot = self._latest, event.slot
-        COUNTS.superseded += kept.pop(slot, None) is not None
-        kept[slot] = event
-        if len(kept) > LATEST_EVENTS:
-            del kept[next(iter(kept))]
-            COUNTS.superseded += 1
-
     def _show_latest(self) -> None:
         latest, self._latest = self._latest, NONE
         COUNTS.delivered += len(latest)
@@ -286,6 +280,8 @@ class Subscription:
 
     def _reset(self, group: str, reason: Reason, head: Position) -> None:
         self.positions[group] = head
+        if self.sink.takes_snapshots and source_of(group) is not None:
+            self.owe([group])
         self.sink.reset(group, reason, self.cursor)
 
     def _wanted(self, event: Event) -> bool:

@@ -254,6 +254,28 @@ def test_prune_by_age_keeps_what_is_young(log: EventLog) -> None:
     assert head(log).offset == 2
 
 
+def test_prune_by_age_keeps_the_last_events_of_retained_groups(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One step sees one row: what stays must not hide what can go.
+    monkeypatch.setattr("sse_app.eventlog.retention.STEP_ROWS", 1)
+    groups = ("price.gold", "price.1", "priceless", "idle")
+    retain = {"RETAIN": {"price.*": 1, "*.1": 2}}
+    with override_settings(SSE_APP=retain), hours_ago(5):
+        log.append([event for group in groups for event in made(group, "1", "2", "3")])
+    before = log.heads(groups)
+    with override_settings(SSE_APP={**retain, "RETENTION_SECONDS": 3600}):
+        assert log.prune() == 2 + 1 + 3 + 3
+        assert log.prune() == 0
+        for group, kept in zip(groups[:2], (["3"], ["2", "3"]), strict=True):
+            assert texts(log.since(group, log.earliest(group), 10)) == kept
+            assert log.heads([group]) == {group: before[group]}
+        # A younger event takes the place of the oldest that was kept.
+        log.append(made("price.gold", "4"))
+        log.prune()
+        assert texts(log.since("price.gold", log.earliest("price.gold"), 10)) == ["4"]
+
+
 def test_an_idle_groups_head_outlives_its_events(log: EventLog) -> None:
     """Else a reader who saw the group empty would take its new beginning for the continuation."""
     with hours_ago(3):

@@ -72,6 +72,17 @@ def test_an_append_to_many_groups_is_one_round_trip(
     assert sent == 3
 
 
+def test_a_retained_group_never_expires_until_it_is_retained_no_longer(
+    log: RedisEventLog, client: redis.Redis
+) -> None:
+    log.append(made("g", "1"))
+    with override_settings(SSE_APP={"RETAIN": {"g": 1}}):
+        log.append(made("g", "2"))
+        assert [client.pttl(key) for key in keys(log)] == [-1, -1]
+    log.append(made("g", "3"))
+    assert all(int(client.pttl(key)) > 0 for key in keys(log))  # type: ignore[arg-type]
+
+
 def test_an_idle_group_expires_its_events_before_its_head(
     log: RedisEventLog, client: redis.Redis
 ) -> None:

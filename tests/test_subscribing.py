@@ -104,7 +104,7 @@ async def test_an_unreadable_position_is_lost_continuity() -> None:
 async def test_a_log_that_is_away_for_a_moment_costs_a_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sse_app.subscriptions.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("sse_app.patience.PATIENCE_SECONDS", 0)
     real, failures = MemoryEventLog.asince, 0
 
     async def failing(self: MemoryEventLog, *args: Any) -> list[Event]:

@@ -149,6 +149,7 @@ class EventLog(ABC):
 
         At most `limit` of them (None: all), so that nobody has to wait for it long. The head of
         an idle group stays `HEAD_LIVES` times as long as its events: it says that there were some.
+        Of a group that matches `RETAIN`, its last events stay, as many as that says, and its head.
         """
 
     async def aprune(self, limit: int | None = None) -> int:

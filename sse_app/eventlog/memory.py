@@ -14,6 +14,7 @@ from typing import ClassVar
 from ..conf import settings
 from ..cursors import START, Position, new_epoch
 from ..events import Event
+from ..retained import retained
 from .contract import HEAD_LIVES, Discontinuity, EventLog, goes_on
 
 
@@ -32,9 +33,9 @@ class _Log:
     def first(self) -> int:
         return self.head - len(self.events) + 1
 
-    def trim(self, count: int, before: float, most: int | None = None) -> int:
+    def trim(self, count: int, before: float, least: int, most: int | None = None) -> int:
         trimmed = 0
-        while self.events and (len(self.events) > count or self.events[0][0] < before):
+        while len(self.events) > least and (len(self.events) > count or self.events[0][0] < before):
             if trimmed == most:
                 break
             self.events.popleft()
@@ -79,7 +80,7 @@ class MemoryEventLog(EventLog):
                 log.head += 1
                 placed.append(event)
             for group in {event.group for event in placed}:
-                self._logs[group].trim(keep, before)
+                self._logs[group].trim(keep, before, retained(group))
         return placed
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
@@ -143,9 +144,9 @@ class MemoryEventLog(EventLog):
         gone = now - settings().RETENTION_SECONDS * HEAD_LIVES
         pruned = 0
         with self._lock:
-            for log in self._logs.values():
+            for group, log in self._logs.items():
                 left = None if limit is None else limit - pruned
-                pruned += log.trim(keep, before, left)
+                pruned += log.trim(keep, before, retained(group), left)
             for group in [group for group, log in self._logs.items() if log.changed_at < gone]:
                 if not self._logs[group].events:
                     del self._logs[group]

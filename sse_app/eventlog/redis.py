@@ -3,7 +3,8 @@
 Every change is one Lua script on the two keys of its group, so it is atomic and the keys, which
 share the hash tag `{<group>}`, live on one node of a Redis Cluster. A stream entry's id is
 `<offset>-<milliseconds>`: the order is the offset's, and the age is at hand for trimming. Both
-keys expire, the head after its events, so an idle group costs nothing for ever.
+keys expire, the head after its events, so an idle group costs nothing for ever; those of a group
+that matches `RETAIN` stay.
 
 How durable an acknowledged event is, Redis decides: with `appendonly yes` and `appendfsync always`
 it survives a crash of the server. After a crash that lost some, `manage.py sse_new_epoch` is due.
@@ -25,6 +26,7 @@ from ..conf import settings
 from ..cursors import START, Position, new_epoch
 from ..events import Event
 from ..records import about
+from ..retained import retained
 from .contract import HEAD_LIVES, Discontinuity, EventLog, goes_on
 from .redis_clients import RedisClients
 from .redis_scripts import APPEND, BEGAN, PRUNE, READ, RENEW
@@ -108,7 +110,7 @@ class RedisEventLog(EventLog):
         for event in events:
             call = calls.get(event.group)
             if call is None:
-                limits = [*_limits(), new_epoch(), HEAD_LIVES]
+                limits = [*_limits(event.group), new_epoch(), HEAD_LIVES]
                 call = calls[event.group] = [APPEND, 2, *self._keys(event.group), *limits]
             call += [event.name, event.data]
         return calls
@@ -133,8 +135,7 @@ class RedisEventLog(EventLog):
 
     def known(self, text: str, limit: int) -> list[str]:
         found = islice(self._all_heads(), KNOWN_HEADS)
-        # By what is around the name, which has no braces: "<prefix>:{<group>}:head".
-        names = (head.decode().partition("{")[2].partition("}")[0] for head in found)
+        names = map(_group_of, found)
         return sorted(name for name in names if text in name)[:limit]
 
     def earliest(self, group: str) -> Position:
@@ -166,7 +167,7 @@ class RedisEventLog(EventLog):
         for head in self._all_heads():
             while (most := _most(limit, pruned)) > 0:
                 events = head.removesuffix(b"head") + b"events"
-                limits = [*_limits(), HEAD_LIVES, most]
+                limits = [*_limits(_group_of(head)), HEAD_LIVES, most]
                 trimmed = int(self._clients.sync.eval(PRUNE, 2, head, events, *limits))
                 pruned += trimmed
                 if trimmed < most:
@@ -190,9 +191,14 @@ class RedisEventLog(EventLog):
         return f"{self._prefix}:{{{group}}}:head", f"{self._prefix}:{{{group}}}:events"
 
 
-def _limits() -> list[int]:
+def _limits(group: str) -> list[int]:
     now, age = time.time(), settings().RETENTION_SECONDS
-    return [int(now * 1000), int(age * 1000), settings().RETENTION_EVENTS]
+    return [int(now * 1000), int(age * 1000), settings().RETENTION_EVENTS, retained(group)]
+
+
+def _group_of(head: bytes) -> str:
+    """Return the group of a head's key: what is in the braces, which a name has not."""
+    return head.decode().partition("{")[2].partition("}")[0]
 
 
 def _most(limit: int | None, done: int) -> int:

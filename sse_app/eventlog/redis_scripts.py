@@ -6,7 +6,7 @@ from typing import Final
 
 #: Trims from the beginning only, so that clocks that differ leave no gap. `most` bounds the work.
 _TRIM: Final = """
-local function trim(events, last, keep, before, most)
+local function trim(events, last, keep, before, least, most)
   local first = redis.call('XRANGE', events, '-', '+', 'COUNT', 1)[1]
   if not first then return 0 end
   local from = tonumber(string.match(first[1], '^%d+'))
@@ -18,35 +18,42 @@ local function trim(events, last, keep, before, most)
       bound = math.max(bound, tonumber(string.match(entry[1], '^%d+')))
     end
   end
-  bound = math.min(bound, from + most - 1)
+  bound = math.min(bound, last - least, from + most - 1)
   if bound < from then return 0 end
   return redis.call('XTRIM', events, 'MINID', string.format('%.0f', bound + 1))
 end
 """
 
-#: KEYS: head, events. ARGV: now in ms, retention in ms, in events, an epoch for a new log, lives
-#: of a head, then name and data of each event. Returns the epoch and the last offset.
+#: KEYS: head, events. ARGV: now in ms, retention in ms, in events, how many last events stay for
+#: ever, an epoch for a new log, lives of a head, then name and data of each event. Returns the
+#: epoch and the last offset.
 APPEND: Final = (
     _TRIM
     + """
 local now, age, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local least = tonumber(ARGV[4])
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
 local epoch, offset = found[1], tonumber(found[2])
 if not epoch or not offset then
   -- The head was lost, so what is left of its events can't be placed.
   redis.call('DEL', KEYS[2])
-  epoch, offset = ARGV[4], 0
+  epoch, offset = ARGV[5], 0
 end
-for i = 6, #ARGV, 2 do
+for i = 7, #ARGV, 2 do
   offset = offset + 1
   local id = string.format('%.0f-%.0f', offset, now)
   redis.call('XADD', KEYS[2], id, 'n', ARGV[i], 'd', ARGV[i + 1])
 end
 local place = string.format('%.0f', offset)
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', place, 'changed_at', ARGV[1])
-redis.call('PEXPIRE', KEYS[1], string.format('%.0f', age * tonumber(ARGV[5])))
-redis.call('PEXPIRE', KEYS[2], string.format('%.0f', age))
-trim(KEYS[2], offset, keep, now - age, 100)
+if least > 0 then
+  redis.call('PERSIST', KEYS[1])
+  redis.call('PERSIST', KEYS[2])
+else
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', age * tonumber(ARGV[6])))
+  redis.call('PEXPIRE', KEYS[2], string.format('%.0f', age))
+end
+trim(KEYS[2], offset, keep, now - age, least, 100)
 return {epoch, place}
 """
 )
@@ -73,16 +80,17 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
 return 1
 """
 
-#: KEYS: head, events. ARGV: now in ms, retention in ms, in events, lives of a head, at most.
+#: KEYS: head, events. ARGV: now in ms, retention in ms, in events, how many last events stay for
+#: ever, lives of a head, at most.
 PRUNE: Final = (
     _TRIM
     + """
 local now, age = tonumber(ARGV[1]), tonumber(ARGV[2])
 local found = redis.call('HMGET', KEYS[1], 'offset', 'changed_at')
 if not found[1] or not found[2] then return 0 end
-local keep, most = tonumber(ARGV[3]), tonumber(ARGV[5])
-local pruned = trim(KEYS[2], tonumber(found[1]), keep, now - age, most)
-local idle = tonumber(found[2]) < now - age * tonumber(ARGV[4])
+local keep, least, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
+local pruned = trim(KEYS[2], tonumber(found[1]), keep, now - age, least, most)
+local idle = tonumber(found[2]) < now - age * tonumber(ARGV[5])
 if idle and redis.call('XLEN', KEYS[2]) == 0 then redis.call('DEL', KEYS[1], KEYS[2]) end
 return pruned
 """

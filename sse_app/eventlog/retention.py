@@ -7,16 +7,18 @@ not appear. Every step is a short transaction of its own that takes no lock a pu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
 from django.db import connections
-from django.db.models import F, OuterRef, Subquery
+from django.db.models import F, OuterRef, Q, Subquery
 from django.utils import timezone
 
 from ..conf import settings
 from ..models import GroupHead, StoredEvent
+from ..retained import retained
 from .contract import HEAD_LIVES
 
 STEP_ROWS: Final = 500
@@ -57,13 +59,24 @@ def _prunable(alias: str, before: datetime) -> Iterator[tuple[str, int]]:
     bound = F("offset") - settings().RETENTION_EVENTS
     for group, last in heads.filter(first__lte=bound).values_list("group", bound)[:STEP_ROWS]:
         yield group, last
-    old = rows.filter(created_at__lt=before).order_by("created_at")
+    # Those that stay would otherwise be found again each time, in place of those that can go.
+    old = rows.filter(created_at__lt=before).exclude(_stays(alias)).order_by("created_at")
     for group in dict.fromkeys(old.values_list("group", flat=True)[:STEP_ROWS]):
         own = rows.filter(group=group).order_by("offset")
         young = own.filter(created_at__gte=before).values_list("offset", flat=True).first()
         last = own.values_list("offset", flat=True).last()
         if last is not None:
-            yield group, last if young is None else young - 1
+            yield group, min(last - retained(group), last if young is None else young - 1)
+
+
+def _stays(alias: str) -> Q:
+    """Say which rows are among the last ones of a group that matches `RETAIN`."""
+    heads = GroupHead.objects.using(alias).filter(group=OuterRef("group")).values("offset")[:1]
+    stays = Q(pk__in=[])
+    for pattern, count in settings().RETAIN.items():
+        name = ".*".join(map(re.escape, pattern.split("*")))
+        stays |= Q(group__regex=f"^{name}$", offset__gt=Subquery(heads) - count)
+    return stays
 
 
 def _forget_idle(alias: str, before: datetime) -> None:

@@ -1,0 +1,209 @@
+"""`@snapshot`: functions that give a group's present state, and one read of it for all who come.
+
+A stream that begins, and one that was reset, gets `sse.snapshot`, whose id is a place taken before
+the state was read; then what came after that place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from channels.db import database_sync_to_async
+
+from .conf import settings
+from .cursors import START, Position
+from .events import encode_control, with_id
+from .groups import matches, validate_pattern
+from .records import about
+
+if TYPE_CHECKING:
+    from .topics import Topic
+
+SNAPSHOT: Final = "sse.snapshot"
+MOST_SECONDS: Final = 60.0
+#: How long a process that ends waits for a function that can't be interrupted.
+END_SECONDS: Final = 1.0
+
+Function = TypeVar("Function", bound=Callable[[str], Any])
+
+logger = logging.getLogger("sse_app")
+
+
+class SnapshotFailed(Exception):
+    """Raised where a group's state can't be had now."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What gives the state of the groups that match `pattern`, and how long it may be kept."""
+
+    pattern: str
+    function: Callable[[str], Any]
+    seconds: float
+
+    async def read(self, group: str) -> Any:
+        """Call the function; one that is awaited gets `SNAPSHOT_SECONDS`."""
+        if not inspect.iscoroutinefunction(self.function):
+            # In a thread of its own: a slow one must not hold up those who read the log.
+            in_thread = database_sync_to_async(self.function, thread_sensitive=False)
+            return await in_thread(group)
+        async with asyncio.timeout(settings().SNAPSHOT_SECONDS):
+            return await self.function(group)
+
+
+@dataclass(frozen=True)
+class State:
+    """A group's state as all streams get it, and a place before which all is in it."""
+
+    group: str
+    position: Position
+    block: bytes
+
+    @classmethod
+    def of(cls, group: str, position: Position, data: object) -> State:
+        """Return the state; raises `TypeError` or `ValueError` for what can't be sent."""
+        block = encode_control(SNAPSHOT, {"group": group, "data": data})
+        most = settings().SNAPSHOT_BYTES
+        if len(block) > most:
+            raise ValueError(
+                f"The snapshot of group {group!r} has {len(block)} bytes on the wire, more than "
+                f"SSE_APP['SNAPSHOT_BYTES'] = {most}. Give less, or a reference to be fetched."
+            )
+        return cls(group, position, block)
+
+    def encode(self, id: str, *, labelled: bool) -> bytes:
+        """Return it on the wire; `labelled` as for events."""
+        label = b"group: %b\n" % self.group.encode("ascii") if labelled else b""
+        return label + with_id(self.block, id)
+
+
+_sources: dict[str, Source] = {}
+
+
+def snapshot(pattern: str, *, seconds: float = 1.0) -> Callable[[Function], Function]:
+    """Register the decorated function for the state of groups that match `pattern`.
+
+    It is called with the group's name, sync (in a thread, where it may use the database) or async,
+    and returns a `str` or what can be JSON. Each new stream of the group, and each one that got
+    `sse.reset` for it, is sent what it returned. For `seconds`, from 0 to 60, that is kept for
+    whoever comes meanwhile; who comes while it is called waits for the same call.
+
+    It can't see who listens, since many get the same; only streams that may listen to the group
+    get it. Return nothing that is not for all of them. Read from the database that is written to:
+    a replica could lack what the stream is told has been. It runs outside any transaction.
+
+    A group's state comes from the longest pattern that matches. A function that raises, takes
+    longer than `SNAPSHOT_SECONDS` or returns more than `SNAPSHOT_BYTES` ends the stream by
+    `sse.close` with `snapshot`: its client comes back. Raises `ValueError` for an invalid pattern
+    or `seconds`, and for a pattern that another function has.
+    """
+    validate_pattern(pattern)
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not (number and 0 <= seconds <= MOST_SECONDS):
+        raise ValueError(f"Invalid seconds {seconds!r}: a number from 0 to {MOST_SECONDS:g}.")
+
+    def register(function: Function) -> Function:
+        known = _sources.setdefault(pattern, Source(pattern, function, seconds))
+        if known.function is not function:
+            raise ValueError(
+                f"The pattern {pattern!r} has a snapshot already: {known.function!r}; "
+                f"{function!r} needs another pattern."
+            )
+        return function
+
+    return register
+
+
+def source_of(group: str) -> Source | None:
+    """Return what gives the state of `group`, None if nothing does."""
+    found = [source for source in _sources.values() if matches(group, [source.pattern])]
+    return max(found, key=lambda source: len(source.pattern), default=None)
+
+
+class SharedSnapshots:
+    """The states of groups, each read once for all who ask meanwhile and for a moment after.
+
+    `topics` say up to where the readers of each group were served here. Used on one loop. A
+    cancelled reader never cancels a read: others may wait for it.
+    """
+
+    def __init__(self, topics: Mapping[str, Topic]) -> None:
+        self._topics = topics
+        self._reading: dict[str, asyncio.Task[State]] = {}
+        self._kept: dict[str, tuple[State, asyncio.TimerHandle]] = {}
+
+    async def state(self, group: str) -> State:
+        """Return the state of `group`, which has readers; raises `SnapshotFailed`."""
+        while True:
+            if group in self._kept:
+                state = self._kept[group][0]
+            else:
+                state = await self._read_once(group)
+            if self._goes_on(state):
+                return state
+            # The log has begun anew since: what came after that place can't be told any more.
+            self.forget(group, state.position)
+
+    def forget(self, group: str, position: Position) -> None:
+        """Keep no state of `group` that was read at `position`: nothing goes on from there."""
+        if group in self._kept and self._kept[group][0].position == position:
+            self._kept.pop(group)[1].cancel()
+
+    async def close(self) -> None:
+        """Stop what is being read."""
+        for _, timer in self._kept.values():
+            timer.cancel()
+        self._kept.clear()
+        tasks = list(self._reading.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            # Not for ever: a function in a thread can't be interrupted.
+            await asyncio.wait(tasks, timeout=END_SECONDS)
+
+    def _goes_on(self, state: State) -> bool:
+        now = self._served(state.group)
+        return now is None or state.position == START or state.position.epoch == now.epoch
+
+    def _served(self, group: str) -> Position | None:
+        topic = self._topics.get(group)
+        return topic.position if topic else None
+
+    async def _read_once(self, group: str) -> State:
+        task = self._reading.get(group)
+        if task is None:
+            # Its place first: what is written while the function reads comes after it.
+            place = self._served(group) or START
+            task = self._reading[group] = asyncio.create_task(self._read(group, place))
+            task.add_done_callback(lambda done: self._done(group, done))
+        most = settings().SNAPSHOT_SECONDS
+        # The read goes on, as a thread does: whoever comes again waits for the same one.
+        if not (await asyncio.wait([task], timeout=most))[0]:
+            raise SnapshotFailed(f"The snapshot of group {group!r} takes more than {most:g} s.")
+        return task.result()
+
+    async def _read(self, group: str, place: Position) -> State:
+        source = source_of(group)
+        if source is None:
+            raise SnapshotFailed(f"Nothing gives the state of group {group!r} any more.")
+        try:
+            state = State.of(group, place, await source.read(group))
+        except Exception as error:
+            logger.exception(
+                "The snapshot of group %s failed.", group, extra=about(group=group, error=error)
+            )
+            raise SnapshotFailed(f"The snapshot of group {group!r} failed: {error!r}") from error
+        if source.seconds:
+            loop = asyncio.get_running_loop()
+            self._kept[group] = state, loop.call_later(source.seconds, self._kept.pop, group, None)
+        return state
+
+    def _done(self, group: str, task: asyncio.Task[State]) -> None:
+        del self._reading[group]
+        if not task.cancelled():
+            task.exception()  # Seen: everybody who waited may have gone.

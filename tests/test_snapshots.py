@@ -1,0 +1,488 @@
+"""`@snapshot`: the first state of a stream, over a real Daphne."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sse_app import snapshot, snapshots
+from sse_app.cursors import LOST, Position, encode_cursor
+from sse_app.snapshots import SharedSnapshots, SnapshotFailed, source_of
+from sse_app.topics import RECENT_EVENTS
+
+from .conftest import PATIENCE, Daphne, StreamReader, eventually
+from .parser import Parsed
+from .sleepers import run
+from .test_labels import raw
+
+#: `SNAPSHOT_ARRIVALS=200 SNAPSHOT_WRITES=500` in the environment asks for the figure; the first
+#: also says how many wait for one read.
+ARRIVALS = int(os.environ.get("SNAPSHOT_ARRIVALS", "12"))
+WRITES = int(os.environ.get("SNAPSHOT_WRITES", "100"))
+ROWS = 10
+
+
+def with_states(server: Daphne) -> Daphne:
+    run(server, "import tests.states\nresult = None")
+    return server
+
+
+@pytest.fixture
+def site(shared_daphne: Daphne) -> Daphne:
+    return with_states(shared_daphne)
+
+
+def calls(server: Daphne, group: str) -> Any:
+    return run(server, f"from tests.states import calls\nresult = calls[{group!r}]")
+
+
+def place(id: str) -> tuple[str, int]:
+    """The epoch and offset in an id of one group."""
+    _, epoch, offset = id.split("-")
+    return epoch, int(offset)
+
+
+async def first_state(stream: StreamReader) -> Parsed:
+    opened, state = await stream.take(2)
+    assert (opened.name, state.name) == ("sse.open", "sse.snapshot")
+    return state
+
+
+async def test_a_new_stream_gets_the_state_and_then_what_came_after_its_id(site: Daphne) -> None:
+    site.publish("orders.now.a", "n", "before")
+    async with site.stream("group=orders.now.a") as stream:
+        state = await first_state(stream)
+        assert state.json()["group"] == "orders.now.a"
+        assert state.json()["data"]["of"] == "orders.now.a"
+        assert place(state.id)[1] == 1
+        site.publish("orders.now.a", "n", "after")
+        assert (await stream.next()).data == "after"
+
+
+async def test_what_comes_while_the_state_is_read_is_told_after_it(site: Daphne) -> None:
+    async with site.stream("group=orders.now.during") as stream:
+        state = await first_state(stream)
+        site.publish("orders.now.during", "n", "last")
+        assert [event.data for event in await stream.take(2)] == ["1", "last"]
+    assert state.json()["data"] == 1
+
+
+async def test_who_has_a_place_gets_no_state(site: Daphne) -> None:
+    group = "orders.now.b"
+    site.publish(group, "n", "1")
+    async with site.stream(f"group={group}") as stream:
+        state = await first_state(stream)
+    site.publish(group, "n", "2")
+    before = calls(site, group)
+    for query in (f"last_event_id={state.id}", "from=-1"):
+        async with site.stream(f"group={group}&{query}") as stream:
+            opened, event = await stream.take(2)
+            assert (opened.name, event.data) == ("sse.open", "2")
+    assert calls(site, group) == before
+
+
+async def test_a_group_that_the_cursor_does_not_mention_gets_its_state(site: Daphne) -> None:
+    site.publish("orders.now.c", "n", "1")
+    async with site.stream("group=orders.now.c") as stream:
+        known = (await first_state(stream)).id
+    site.publish("orders.now.c", "n", "2")
+    query = f"group=orders.now.c&group=orders.now.d&last_event_id={known}"
+    async with site.stream(query) as stream:
+        _, state, event = await stream.take(3)
+    assert (state.name, state.json()["group"]) == ("sse.snapshot", "orders.now.d")
+    assert event.data == "2"
+
+
+async def test_each_of_several_groups_has_its_state_and_its_label(site: Daphne) -> None:
+    query = "group=orders.now.e&group=clock&group=orders.async"
+    async with site.stream(query) as stream, site.stream(f"{query}&label=1") as labelled:
+        _, *states = await stream.take(3)
+        site.publish("clock", "n", "live")
+        assert (await stream.next()).data == "live"
+        received = await raw(labelled, b"data: live\n")
+    assert [state.json()["group"] for state in states] == ["orders.now.e", "orders.async"]
+    assert states[1].json()["data"] == [1, 2]
+    assert [line for line in received.split(b"\n") if line.startswith(b"group:")] == [
+        *(b"group: orders.now.e", b"group: orders.async", b"group: clock"),
+    ]
+
+
+async def test_a_filtered_stream_gets_the_state_too(site: Daphne) -> None:
+    async with site.stream("group=orders.now.f&event=wanted") as stream:
+        await first_state(stream)
+        site.publish("orders.now.f", "other", "1")
+        site.publish("orders.now.f", "wanted", "2")
+        assert (await stream.next()).data == "2"
+
+
+async def test_who_is_reset_gets_the_state_after_the_reset(site: Daphne) -> None:
+    site.publish("orders.now.g", "n", "1")
+    async with site.stream("group=orders.now.g&last_event_id=nonsense") as stream:
+        _, reset, state = await stream.take(3)
+        site.publish("orders.now.g", "n", "2")
+        assert (await stream.next()).data == "2"
+    assert (reset.name, state.name) == ("sse.reset", "sse.snapshot")
+
+
+async def test_a_live_stream_whose_log_begins_anew_gets_the_state_again(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = with_states(make_daphne(HEARTBEAT=0.4))
+    # More than a cohort needs, so that it is dissolved.
+    streams = [daphne.stream("group=orders.now.a") for _ in range(10)]
+    readers = [await stream.__aenter__() for stream in streams]
+    try:
+        daphne.publish("orders.now.a", "n", "1")
+        for reader in readers:
+            await first_state(reader)
+            assert (await reader.next()).data == "1"
+        await asyncio.to_thread(daphne.manage, "sse_new_epoch", "orders.now.a")
+        for reader in readers:
+            reset, state = await reader.take(2)
+            assert (reset.name, reset.json()["reason"]) == ("sse.reset", "epoch")
+            assert state.name == "sse.snapshot"
+            assert state.json()["data"]["call"] > 1
+        daphne.publish("orders.now.a", "n", "2")
+        assert [(await reader.next()).data for reader in readers] == ["2"] * 10
+    finally:
+        for stream in streams:
+            await stream.__aexit__(None, None, None)
+
+
+async def test_a_kept_state_that_nothing_goes_on_from_is_read_again(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = with_states(make_daphne(HEARTBEAT=0.4, RETENTION_EVENTS=1))
+    run(daphne, "from tests.states import gate\ngate.set()\nresult = None")
+    async with daphne.stream("group=orders.slow") as early:
+        await first_state(early)
+        # More than a process remembers; then only the last is left in the log.
+        code = (
+            "from sse_app import publish_many\nfrom sse_app.topics import RECENT_EVENTS\n"
+            "publish_many([('orders.slow', 'n', n) for n in range(RECENT_EVENTS + 50)])"
+        )
+        await asyncio.to_thread(daphne.shell, code)
+        while int((await early.next()).data) < RECENT_EVENTS + 49:
+            pass
+        await asyncio.to_thread(daphne.manage, "sse_prune")
+        async with daphne.stream("group=orders.slow") as late:
+            await first_state(late)
+            reset, state = await late.take(2)
+            daphne.publish("orders.slow", "n", "live")
+            assert (await late.next()).data == "live"
+    assert (reset.json()["reason"], state.name) == ("trimmed", "sse.snapshot")
+    assert calls(daphne, "orders.slow") == 2
+
+
+async def test_who_loses_the_connection_before_the_state_gets_it_when_it_comes_back(
+    site: Daphne,
+) -> None:
+    """The id of `sse.open` must not say that the state is known."""
+    run(site, "from tests.states import gate\ngate.clear()\nresult = None")
+    lost = [("last_event_id=bad", "sse.reset"), ("", "sse.open")]
+    ids = []
+    for query, last in lost:
+        async with site.stream(f"group=orders.slow&{query}") as stream:
+            while (event := await stream.next()).name != last:
+                pass
+            ids.append(event.id)
+    run(site, "from tests.states import gate\ngate.set()\nresult = None")
+    for id in ids:
+        async with site.stream("group=orders.slow", {"Last-Event-ID": id}) as stream:
+            _, reset, state = await stream.take(3)
+        assert (reset.name, state.name) == ("sse.reset", "sse.snapshot")
+        assert state.json()["data"] == "<b>slow</b>"
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [
+        ("orders.failing", "on purpose"),
+        ("orders.large", "SSE_APP['SNAPSHOT_BYTES'] = 1048576"),
+    ],
+)
+async def test_a_state_that_cannot_be_had_ends_the_stream_and_is_logged(
+    site: Daphne, group: str, said: str
+) -> None:
+    async with site.stream(f"group={group}") as stream:
+        *_, closed = await stream.until_end()
+    assert (closed.name, closed.json()) == ("sse.close", {"reason": "snapshot"})
+    assert 15_000 <= (stream.parser.retry or 0) <= 60_000
+    assert place(closed.id) == (LOST.epoch, LOST.offset)
+    assert said in site.text()
+    # Whoever has a place needs no state.
+    cursor = encode_cursor({group: Position("0", 0)}, 1e10)
+    async with site.stream(f"group={group}", {"Last-Event-ID": cursor}) as stream:
+        await stream.next()
+        site.publish(group, "n", "1")
+        assert (await stream.next()).data == "1"
+
+
+async def test_one_read_that_takes_too_long_ends_all_who_wait_and_is_not_begun_again(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = with_states(make_daphne(SNAPSHOT_SECONDS=0.2))
+    async with daphne.stream("group=clock") as other:
+        await other.next()
+        for _ in range(2):
+            async with daphne.stream("group=orders.slow") as stream:
+                assert (await stream.until_end())[-1].json() == {"reason": "snapshot"}
+            # It holds up nobody else: not even the reads of the log.
+            async with daphne.stream("group=chat.a&from=earliest") as stream:
+                await stream.next()
+        assert "takes more than 0.2 s" in daphne.text()
+        run(daphne, "from tests.states import gate\ngate.set()\nresult = None")
+        async with daphne.stream("group=orders.slow") as stream:
+            await first_state(stream)
+    assert calls(daphne, "orders.slow") == 1
+
+
+async def test_a_group_that_is_taken_while_its_state_is_read_is_not_shown(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = with_states(make_daphne(HEARTBEAT=0.4))
+    async with daphne.stream("group=orders.slow&group=clock") as stream:
+        await stream.next()
+        await asyncio.to_thread(eventually, lambda: calls(daphne, "orders.slow"))
+        code = "from sse_app import disconnect\ndisconnect(group='orders.slow')\nresult = None"
+        await asyncio.to_thread(run, daphne, code)
+        assert (await stream.next()).json() == {"group": "orders.slow", "reason": "unknown"}
+        run(daphne, "from tests.states import gate\ngate.set()\nresult = None")
+        daphne.publish("clock", "n", "on")
+        assert (await stream.next()).data == "on"
+
+
+async def test_many_who_come_at_once_share_one_read(make_daphne: Callable[..., Daphne]) -> None:
+    daphne = with_states(make_daphne())
+    streams = [daphne.stream("group=orders.slow") for _ in range(max(ARRIVALS, 20))]
+    readers = await asyncio.gather(*(stream.__aenter__() for stream in streams))
+    try:
+        for reader in readers:
+            assert (await reader.next()).name == "sse.open"
+        run(daphne, "from tests.states import gate\ngate.set()\nresult = None")
+        states = [await reader.next() for reader in readers]
+    finally:
+        await asyncio.gather(*(stream.__aexit__(None, None, None) for stream in streams))
+    assert {state.name for state in states} == {"sse.snapshot"}
+    assert len({state.id.rpartition("-")[0] for state in states}) == 1
+    assert calls(daphne, "orders.slow") == 1
+
+
+# --- under writes ---
+
+WRITER = f"""
+import time
+from pathlib import Path
+from project.models import Order
+from sse_app import publish
+
+stop, rate = Path({{stop!r}}), {{rate}}
+orders = [Order.objects.create(customer="c", item="i", total=0) for _ in range({ROWS})]
+began, written = time.monotonic(), 0
+while not stop.exists():
+    order = orders[written % {ROWS}]
+    order.total += 1
+    order.save()
+    written += 1
+    time.sleep(max(0, began + written / rate - time.monotonic()))
+seconds = time.monotonic() - began
+publish("orders", "done", f"{{{{written / seconds:.0f}}}} writes/s")
+"""
+
+
+async def test_under_writes_nobody_misses_anything_or_gets_it_twice(
+    make_daphne: Callable[..., Daphne], tmp_path: Path
+) -> None:
+    daphne = with_states(make_daphne())
+    stop = tmp_path / "stop"
+    limits = httpx.Limits(max_connections=None)
+    log: list[Parsed] = []
+    async with (
+        httpx.AsyncClient(timeout=PATIENCE, limits=limits) as client,
+        daphne.stream("group=orders") as observer,
+        asyncio.TaskGroup() as group,
+    ):
+        await first_state(observer)
+        code = WRITER.format(stop=str(stop), rate=WRITES)
+        group.create_task(asyncio.to_thread(daphne.shell, code))
+        try:
+            log += await observer.take(2 * ROWS)
+            watching = group.create_task(until_done(observer, log))
+            arrivals = []
+            for _ in range(ARRIVALS):
+                arrived = asyncio.Event()
+                arrivals.append(group.create_task(arrive(daphne, client, arrived)))
+                await arrived.wait()
+            await asyncio.gather(*arrivals)
+        finally:
+            stop.touch()
+        await watching
+    said = log.pop().data
+    assert [place(event.id)[1] for event in log] == list(range(1, len(log) + 1))
+    repeated = missed = stale = wrong = 0
+    for state, events in (arrival.result() for arrival in arrivals):
+        offsets = [place(event.id)[1] for event in events]
+        known = place(state.id)[1]
+        repeated += len(offsets) - len(set(offsets))
+        missed += len(set(range(known + 1, offsets[-1] + 1)) - set(offsets))
+        assert offsets == sorted(offsets)
+        rows = {int(pk): value for pk, value in state.json()["data"].items()}
+        # What came up to its id is in the state, and maybe more: totals only grow.
+        stale += any(rows[pk] < value for pk, value in rows_of(log[:known]).items())
+        wrong += rows | rows_of(events) != rows_of(log[: offsets[-1]])
+    print(f"{ARRIVALS} arrivals, {said}, {calls(daphne, 'orders')} reads:", end=" ")
+    print(f"{missed} missed, {repeated} repeated, {stale} stale, {wrong} wrong")
+    assert (missed, repeated, stale, wrong) == (0, 0, 0, 0)
+
+
+async def until_done(stream: StreamReader, log: list[Parsed]) -> None:
+    while log[-1].name != "done":
+        log.append(await stream.next())
+
+
+async def arrive(
+    daphne: Daphne, client: httpx.AsyncClient, arrived: asyncio.Event
+) -> tuple[Parsed, list[Parsed]]:
+    """Return the state and as many events as change each row."""
+    async with daphne.stream("group=orders", client=client) as stream:
+        state = await first_state(stream)
+        arrived.set()
+        return state, await stream.take(2 * ROWS)
+
+
+def rows_of(events: list[Parsed]) -> dict[int, int]:
+    """The rows' totals after `events`."""
+    return {e.json()["pk"]: int(float(e.json()["fields"]["total"])) for e in events}
+
+
+# --- registering, and sharing ---
+
+
+@pytest.fixture
+def no_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "_sources", {})
+
+
+@pytest.mark.usefixtures("no_sources")
+def test_the_longest_pattern_gives_the_state_and_one_function_has_a_pattern() -> None:
+    @snapshot("order.*")
+    def any_order(group: str) -> int:
+        return 1
+
+    @snapshot("order.1*")
+    def some_orders(group: str) -> int:
+        return 2
+
+    assert snapshot("order.*")(any_order) is any_order
+    for group, function in (("order.12", some_orders), ("order.2", any_order), ("x", None)):
+        source = source_of(group)
+        assert (source and source.function) is function
+    with pytest.raises(ValueError, match=r"'order.\*' has a snapshot already.*any_order"):
+        snapshot("order.*")(some_orders)
+
+
+@pytest.mark.parametrize("seconds", [-1, 61, float("nan"), "1", True, None])
+def test_seconds_that_can_not_be_meant_are_refused(seconds: Any) -> None:
+    with pytest.raises(ValueError, match="a number from 0 to 60") as caught:
+        snapshot("order.*", seconds=seconds)
+    assert repr(seconds) in str(caught.value)
+
+
+def test_a_pattern_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="'bad pattern'"):
+        snapshot("bad pattern")
+
+
+class Served:
+    """A topic, as far as a place is asked of it."""
+
+    position: Any = Position("a", 1)
+
+
+@pytest.mark.usefixtures("no_sources")
+async def test_a_thousand_who_ask_at_once_and_in_the_next_moment_read_it_once() -> None:
+    topic, shared, read = Served(), None, []
+
+    @snapshot("g", seconds=0.2)
+    async def state(group: str) -> int:
+        read.append(group)
+        # What is published while it is read comes after its place.
+        topic.position = topic.position._replace(offset=5)
+        await asyncio.sleep(0)
+        return len(read)
+
+    shared = SharedSnapshots({"g": topic})  # type: ignore[dict-item]
+    first = await asyncio.gather(*(shared.state("g") for _ in range(1000)))
+    assert read == ["g"]
+    assert {state.position for state in first} == {Position("a", 1)}
+    assert await shared.state("g") is first[0]
+    # Another log: what was read under the former one says nothing of what comes.
+    topic.position = Position("b", 7)
+    again = await shared.state("g")
+    assert (len(read), again.position) == (2, Position("b", 7))
+    await shared.close()
+
+
+@pytest.mark.usefixtures("no_sources")
+async def test_who_goes_while_it_is_read_takes_it_from_nobody_else() -> None:
+    go = asyncio.Event()
+
+    @snapshot("g")
+    async def state(group: str) -> str:
+        await go.wait()
+        return "here"
+
+    shared = SharedSnapshots({})
+    impatient, patient = (asyncio.create_task(shared.state("g")) for _ in range(2))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.sleep(0)
+    go.set()
+    assert json.loads((await patient).block.split(b"data: ")[1])["data"] == "here"
+    await shared.close()
+
+
+@pytest.mark.usefixtures("no_sources")
+async def test_what_can_not_be_sent_is_a_failure() -> None:
+    snapshot("g")(lambda group: object())
+    with pytest.raises(SnapshotFailed, match="can't be JSON"):
+        await SharedSnapshots({}).state("g")
+
+
+# --- the latest value ---
+
+
+async def test_a_new_stream_of_a_retained_group_gets_its_last_events(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = with_states(make_daphne(RETAIN={"chat.*": 1, "chat.two": 2, "orders.now.*": 5}))
+    groups = ("chat.a", "chat.two", "clock", "orders.now.a")
+    events = [(group, "n", f"{group} {n}") for group in groups for n in range(3)]
+    run(daphne, f"from sse_app import publish_many\npublish_many({events})\nresult = None")
+    async with daphne.stream("group=chat.a&group=chat.two&group=chat.none") as stream:
+        opened, *given = await stream.take(4)
+        daphne.publish("chat.none", "n", "live")
+        assert (await stream.next()).data == "live"
+    assert opened.json()["missed"] == 3
+    assert [event.data for event in given] == ["chat.a 2", "chat.two 1", "chat.two 2"]
+    # A place wins, wherever it comes from, and so does a state.
+    for query, first in (
+        (f"group=chat.a&last_event_id={given[-1].id}", "live"),
+        ("group=chat.a&from=-3", "chat.a 1"),
+        ("group=clock", "live"),
+    ):
+        async with daphne.stream(query) as stream:
+            await stream.next()
+            daphne.publish(query[6:].split("&")[0], "n", "live")
+            assert (await stream.next()).data == first
+    async with daphne.stream("group=orders.now.a") as stream:
+        await first_state(stream)
+        daphne.publish("orders.now.a", "n", "live")
+        assert (await stream.next()).data == "live"
