@@ -101,16 +101,16 @@ async def test_a_group_that_the_cursor_does_not_mention_gets_its_state(site: Dap
 
 
 async def test_each_of_several_groups_has_its_state_and_its_label(site: Daphne) -> None:
-    query = "group=orders.now.e&group=clock&group=orders.async"
+    query = "group=orders.now.e&group=import&group=orders.async"
     async with site.stream(query) as stream, site.stream(f"{query}&label=1") as labelled:
         _, *states = await stream.take(3)
-        site.publish("clock", "n", "live")
+        site.publish("import", "n", "live")
         assert (await stream.next()).data == "live"
         received = await raw(labelled, b"data: live\n")
     assert [state.json()["group"] for state in states] == ["orders.now.e", "orders.async"]
     assert states[1].json()["data"] == [1, 2]
     assert [line for line in received.split(b"\n") if line.startswith(b"group:")] == [
-        *(b"group: orders.now.e", b"group: orders.async", b"group: clock"),
+        *(b"group: orders.now.e", b"group: orders.async", b"group: import"),
     ]
 
 
@@ -229,7 +229,7 @@ async def test_one_read_that_takes_too_long_ends_all_who_wait_and_is_not_begun_a
     make_daphne: Callable[..., Daphne],
 ) -> None:
     daphne = with_states(make_daphne(SNAPSHOT_SECONDS=0.2))
-    async with daphne.stream("group=clock") as other:
+    async with daphne.stream("group=import") as other:
         await other.next()
         for _ in range(2):
             async with daphne.stream("group=orders.slow") as stream:
@@ -248,14 +248,14 @@ async def test_a_group_that_is_taken_while_its_state_is_read_is_not_shown(
     make_daphne: Callable[..., Daphne],
 ) -> None:
     daphne = with_states(make_daphne(HEARTBEAT=0.4))
-    async with daphne.stream("group=orders.slow&group=clock") as stream:
+    async with daphne.stream("group=orders.slow&group=import") as stream:
         await stream.next()
         await asyncio.to_thread(eventually, lambda: calls(daphne, "orders.slow"))
         code = "from sse_app import disconnect\ndisconnect(group='orders.slow')\nresult = None"
         await asyncio.to_thread(run, daphne, code)
         assert (await stream.next()).json() == {"group": "orders.slow", "reason": "unknown"}
         run(daphne, "from tests.states import gate\ngate.set()\nresult = None")
-        daphne.publish("clock", "n", "on")
+        daphne.publish("import", "n", "on")
         assert (await stream.next()).data == "on"
 
 
@@ -463,7 +463,7 @@ async def test_a_new_stream_of_a_retained_group_gets_its_last_events(
     make_daphne: Callable[..., Daphne],
 ) -> None:
     daphne = with_states(make_daphne(RETAIN={"chat.*": 1, "chat.two": 2, "orders.now.*": 5}))
-    groups = ("chat.a", "chat.two", "clock", "orders.now.a")
+    groups = ("chat.a", "chat.two", "import", "orders.now.a")
     events = [(group, "n", f"{group} {n}") for group in groups for n in range(3)]
     run(daphne, f"from sse_app import publish_many\npublish_many({events})\nresult = None")
     async with daphne.stream("group=chat.a&group=chat.two&group=chat.none") as stream:
@@ -476,7 +476,7 @@ async def test_a_new_stream_of_a_retained_group_gets_its_last_events(
     for query, first in (
         (f"group=chat.a&last_event_id={given[-1].id}", "live"),
         ("group=chat.a&from=-3", "chat.a 1"),
-        ("group=clock", "live"),
+        ("group=import", "live"),
     ):
         async with daphne.stream(query) as stream:
             await stream.next()
