@@ -10,10 +10,10 @@ from typing import Final, Self
 
 from django.http import HttpRequest
 
+from .beginnings import STATE, Beginning, before_last
 from .conf import settings
 from .cursors import LOST, START, Cursor, Position
 from .eventlog import Discontinuity
-from .eventlog.contract import Reason
 from .hub import Hub
 from .retained import retained
 from .snapshots import source_of
@@ -23,17 +23,15 @@ _LAST: Final = re.compile(r"-([1-9][0-9]{0,8})\Z", re.ASCII)
 
 @dataclass(frozen=True)
 class Start:
-    """Positions to begin at, and for each group whose history can't be given, why and from where.
+    """Positions to begin at, and what is to be shown of groups first: a reset, or a state.
 
     `recovered`: the client had a cursor and all of it holds. `missed`: events to be replayed.
-    `states`: the groups of which it is to be given the state first.
     """
 
     positions: dict[str, Position]
-    resets: dict[str, tuple[Reason, Position]] = field(default_factory=dict)
+    first: dict[str, Beginning] = field(default_factory=dict)
     recovered: bool = False
     missed: int = 0
-    states: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,7 @@ async def find_start(hub: Hub, groups: Collection[str], wanted: Wanted) -> Start
         return await _from_first(hub, Start(now), groups if wanted.first else ())
     cursor = Cursor.parse(wanted.cursor)
     if cursor is None:
-        resets: dict[str, tuple[Reason, Position]]
-        resets = {group: ("unknown", head) for group, head in now.items()}
+        resets = {group: Beginning(head, "unknown") for group, head in now.items()}
         return Start(dict.fromkeys(now, LOST), resets)
     if any(cursor.seen_empty_at(group) is not None for group in now):
         began = began or await hub.began()
@@ -86,7 +83,7 @@ async def find_start(hub: Hub, groups: Collection[str], wanted: Wanted) -> Start
 
 async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor, began: float) -> Start:
     positions, missed = dict(now), 0
-    resets: dict[str, tuple[Reason, Position]] = {}
+    resets: dict[str, Beginning] = {}
     known = {group: place for group in now if (place := cursor.get(group)) is not None}
     for group, place in known.items():
         positions[group] = place
@@ -95,7 +92,7 @@ async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor, began
             missed += await _count(hub, group, place)
         except Discontinuity as lost:
             positions[group] = LOST
-            resets[group] = lost.reason, hub.position(group)
+            resets[group] = Beginning(hub.position(group), lost.reason)
     return Start(positions, resets, recovered=not resets and bool(known), missed=missed)
 
 
@@ -128,27 +125,19 @@ async def _from_history(hub: Hub, now: dict[str, Position], wanted: str) -> Star
     last = _LAST.match(wanted)
     positions, missed = {}, 0
     for group, head in now.items():
-        positions[group] = await _before(hub, group, head, int(last[1]) if last else None)
+        positions[group] = await before_last(hub, group, head, int(last[1]) if last else None)
         missed += head.offset - positions[group].offset
     return Start(positions, missed=missed)
 
 
 async def _from_first(hub: Hub, start: Start, new: Collection[str]) -> Start:
     """Return `start` with what the `new` groups are given first: their states, or last events."""
-    positions, missed = dict(start.positions), start.missed
-    states = frozenset(group for group in new if source_of(group) is not None)
-    for group in set(new) - states:
-        if count := retained(group):
+    positions, first, missed = dict(start.positions), dict(start.first), start.missed
+    for group in new:
+        if source_of(group) is not None:
+            positions[group], first[group] = LOST, STATE
+        elif count := retained(group):
             head = positions[group]
-            positions[group] = await _before(hub, group, head, count)
+            positions[group] = await before_last(hub, group, head, count)
             missed += head.offset - positions[group].offset
-    return replace(start, positions=positions, missed=missed, states=states)
-
-
-async def _before(hub: Hub, group: str, head: Position, last: int | None) -> Position:
-    """Return the place before the `last` events up to `head`, before all that are left if None."""
-    first = await hub.earliest(group)
-    offset = first.offset if last is None else max(first.offset, head.offset - last)
-    if first.epoch == head.epoch and offset <= head.offset:
-        return Position(head.epoch, offset)
-    return head  # The log began anew since the topic was served; it is about to be told.
+    return replace(start, positions=positions, first=first, missed=missed)

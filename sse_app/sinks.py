@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Sink(ABC):
     """Where a subscription puts what it has. Nothing here may block."""
 
-    #: Is a group's state shown after a reset?
-    takes_snapshots: ClassVar[bool] = False
+    #: Is it given what `@snapshot` and `RETAIN` say, also after a reset?
+    takes_first: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -39,7 +39,7 @@ logger = logging.getLogger("sse_app")
 class Stream(Sink, Reader):
     """What signals and the hub see of one client's response. Its subscription feeds it."""
 
-    takes_snapshots: ClassVar[bool] = True
+    takes_first: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -89,15 +89,14 @@ class Stream(Sink, Reader):
         # One of its groups may have been taken from it while it joined.
         positions = {group: start.positions[group] for group in self.groups}
         self.subscription.move(positions)
-        self.subscription.owe([group for group in self.groups if group in start.states])
         if self._ping:
             self._pinged = positions
         self.opened, kind = self.subscription.cursor, self.subscription.kind
         self._write(greeting(start, kind, self.opened, stream=self.id, user=self.user_key))
         self._live = True
         for group in self.groups:
-            if group in start.resets:
-                self.subscription.begin_with_reset(group, *start.resets[group])
+            if group in start.first:
+                self.subscription.begin(group, start.first[group])
         self.hub.tickers.add(self.tick)
         await signals.stream_opened.asend_robust(sender=self._sender, stream=self)
 

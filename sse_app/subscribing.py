@@ -97,8 +97,8 @@ class Subscriber:
             raise
         subscription.move(start.positions)
         self._cursor = subscription.cursor
-        for group, (reason, head) in start.resets.items():
-            subscription.begin_with_reset(group, reason, head)
+        for group, beginning in start.first.items():
+            subscription.begin(group, beginning)
         self._running = asyncio.create_task(run_patiently(subscription, self._hub))
         self._running.add_done_callback(self._inbox.end)
         return self

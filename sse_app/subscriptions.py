@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from .beginnings import STATE, Beginning, after_reset
 from .cohorts import Cohort, gather
 from .counters import COUNTS
 from .cursors import LOST, Position, encode_cursor
@@ -23,7 +24,6 @@ from .eventlog.contract import Discontinuity, Reason
 from .events import Event
 from .latest import Latest, with_latest, without_group
 from .sinks import Sink
-from .snapshots import source_of
 from .topics import Kind, Told, follows, place_of
 from .wakes import Wake
 
@@ -62,9 +62,8 @@ class Subscription:
         #: While not 0, nothing is shown: whether this reader still may is being asked.
         self.held = 0
         self.close_reason: str | None = None
-        self._resets: Mapping[str, tuple[Reason, Position]] = NONE
-        #: Of which groups the state is to be shown before anything else of them.
-        self._owed: tuple[str, ...] = ()
+        #: What is to be shown of groups before anything else of them.
+        self._first: Mapping[str, Beginning] = NONE
         self._latest: Latest = NONE
         self._passed = 0
         #: Who writes for it while it is as the others, and its place there.
@@ -156,10 +155,9 @@ class Subscription:
 
         One that is not live finds out by itself whether the log goes on from its own place.
         """
-        if self.live and self.sink.ready and not self.held:
-            self._reset(group, reason, head)
-        else:
-            self._lag()
+        if self.live:
+            self.begin(group, Beginning(head, reason))
+        self._lag()
 
     def drop(self, group: str) -> None:
         """Read `group` no more; by way of `Hub.drop()`, which takes it from the topic too."""
@@ -167,21 +165,12 @@ class Subscription:
         self.groups = tuple(other for other in self.groups if other != group)
         self.kind = self.groups, self.kind[1]
         self.positions.pop(group, None)
-        self._resets = {name: to for name, to in self._resets.items() if name != group}
-        self._owed = tuple(other for other in self._owed if other != group)
+        self._shown(group)
         self._latest = without_group(self._latest, group)
 
-    def begin_with_reset(self, group: str, reason: Reason, head: Position) -> None:
-        """Say first that the place asked for can't be continued; before the subscription runs."""
-        self._resets = {**self._resets, group: (reason, head)}
-
-    def owe(self, groups: Collection[str]) -> None:
-        """Show the state of `groups` before anything else of them; their places are lost."""
-        self._owed = tuple(dict.fromkeys((*self._owed, *groups)))
-        for group in groups:
-            self.positions[group] = LOST
-        if self.live:
-            self._lag()
+    def begin(self, group: str, beginning: Beginning) -> None:
+        """Show what `beginning` says before the next event of `group`."""
+        self._first = {**self._first, group: beginning}
 
     def move(self, positions: Mapping[str, Position]) -> None:
         """Stand at `positions`; before the subscription runs."""
@@ -197,11 +186,8 @@ class Subscription:
             if not self.sink.ready:
                 await self._sink_drained()
                 continue
-            resets, self._resets = self._resets, NONE
-            for group, (reason, head) in resets.items():
-                self._reset(group, reason, head)
-            if self._owed:
-                await self._show_state(hub, self._owed[0])
+            if self._first:
+                await self._show_first(hub, next(iter(self._first)))
                 continue
             behind = next((g for g in self.groups if self.positions[g] != hub.position(g)), None)
             if behind is None:
@@ -214,10 +200,10 @@ class Subscription:
             except Discontinuity as lost:
                 if behind in self.positions:
                     hub.snapshots.forget(behind, self.positions[behind])
-                    self._reset(behind, lost.reason, lost.head)
+                    self.begin(behind, Beginning(lost.head, lost.reason))
                 continue
             for event in events:
-                if self.close_reason is not None or self.held or not self.sink.ready:
+                if not self._may_show:
                     break  # The rest is read again from where this one stands.
                 if behind in self.positions and self._take(event, place := place_of(event), {}):
                     hub.topics[behind].reach(place, 1)
@@ -225,13 +211,28 @@ class Subscription:
                 # The reader was served by a process that is ahead of this one.
                 await hub.heal(behind)
 
-    async def _show_state(self, hub: Hub, group: str) -> None:
-        state = await hub.snapshots.state(group)
-        # Whoever was held meanwhile, or could take no more, asks again: it may be an old one then.
-        if group in self._owed and not (self.close_reason or self.held) and self.sink.ready:
-            self._owed = tuple(other for other in self._owed if other != group)
-            self.positions[group] = state.position
+    async def _show_first(self, hub: Hub, group: str) -> None:
+        head, reason = beginning = self._first[group]
+        state = None
+        if reason is None:
+            state = await hub.snapshots.state(group)
+            place = state.position
+        else:
+            place = await after_reset(hub, group, head) if self.sink.takes_first else head
+        if self._first.get(group) is not beginning or not self._may_show:
+            return  # What was read may be too old when it may be shown: then it is asked for again.
+        self.positions[group] = place
+        self._shown(group)
+        if state is not None:
             self.sink.snapshot(state, self.cursor)
+        elif reason is not None:
+            self.sink.reset(group, reason, self.cursor)
+            if place == LOST:
+                self.begin(group, STATE)
+
+    def _shown(self, group: str) -> None:
+        left = {name: first for name, first in self._first.items() if name != group}
+        self._first = left or NONE
 
     async def _sink_drained(self) -> None:
         """Return when the sink can take more, or the subscription is closed before it can."""
@@ -243,6 +244,10 @@ class Subscription:
             draining.cancel()
         if not draining.cancelled():
             draining.result()
+
+    @property
+    def _may_show(self) -> bool:
+        return self.close_reason is None and not self.held and self.sink.ready
 
     def _is_next(self, place: Position | None, event: Event) -> bool:
         return place is None or follows(place, self.positions[event.group])
@@ -277,12 +282,6 @@ class Subscription:
         COUNTS.delivered += len(latest)
         for event in latest.values():
             self.sink.show(event, "", event.encode(labelled=self.kind[1]))
-
-    def _reset(self, group: str, reason: Reason, head: Position) -> None:
-        self.positions[group] = head
-        if self.sink.takes_snapshots and source_of(group) is not None:
-            self.owe([group])
-        self.sink.reset(group, reason, self.cursor)
 
     def _wanted(self, event: Event) -> bool:
         return not self.names or event.name in self.names

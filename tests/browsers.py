@@ -171,9 +171,9 @@ class Browser:
         request = RequestFactory().get("/events/", headers=headers)
         start = await find_start(self._hub, self.groups, Wanted.by(request))
         self._subscription.move(start.positions)
-        self._open(given, start.positions, start.resets)
-        for group, (reason, head) in start.resets.items():
-            self._subscription.begin_with_reset(group, reason, head)
+        self._open(given, start.positions, start.first)
+        for group, beginning in start.first.items():
+            self._subscription.begin(group, beginning)
         self._task = asyncio.create_task(self._subscription.run(self._hub))
 
     async def drop(self, lost: int = 0) -> None:

@@ -27,6 +27,7 @@ RANKS = {
     "rates": 0,
     "retained": 1,
     "snapshots": 1,
+    "beginnings": 3,
     "latest": 1,
     "events": -1,
     "composition": 0,

@@ -1,0 +1,48 @@
+"""How a reader begins in a group, new there or after a reset: with a state, last events, or now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from .cursors import LOST, Position
+from .eventlog.contract import Reason
+from .retained import retained
+from .snapshots import source_of
+
+if TYPE_CHECKING:
+    from .hub import Hub
+
+
+class Beginning(NamedTuple):
+    """What a reader is to be shown of a group before its events.
+
+    With a `reason`: that what came before can't be had, and is gone on from `head`. Without: the
+    group's state.
+    """
+
+    head: Position
+    reason: Reason | None = None
+
+
+#: For who is to be given the state; its place is the state's.
+STATE = Beginning(LOST)
+
+
+async def after_reset(hub: Hub, group: str, head: Position) -> Position:
+    """Return the place to go on from in a `group` that was reset to `head`.
+
+    It is before what `RETAIN` gives. Where a state is to be shown first, it is `LOST`.
+    """
+    if source_of(group) is not None:
+        return LOST
+    count = retained(group)
+    return await before_last(hub, group, head, count) if count else head
+
+
+async def before_last(hub: Hub, group: str, head: Position, last: int | None) -> Position:
+    """Return the place before the `last` events up to `head`, before all that are left if None."""
+    first = await hub.earliest(group)
+    offset = first.offset if last is None else max(first.offset, head.offset - last)
+    if first.epoch == head.epoch and offset <= head.offset:
+        return Position(head.epoch, offset)
+    return head  # The log began anew since the topic was served; it is about to be told.
