@@ -27,9 +27,11 @@ LISTEN = """async ([url, options]) => {
     window.heard = [];
     window.resets = [];
     window.states = [];
+    window.snapshots = [];
     const reset = data => { window.resets.push(data); };
     window.stream = connect(url, {reset, ...options});
     stream.on('n', data => window.heard.push(data));
+    stream.on('sse.snapshot', data => window.snapshots.push(data));
     stream.on('state', (state, {reason}) => window.states.push([state, reason]));
 }"""
 
@@ -51,6 +53,10 @@ class Tab:
     @property
     def resets(self) -> list[Any]:
         return list(self.page.evaluate("window.resets"))
+
+    @property
+    def snapshots(self) -> list[Any]:
+        return list(self.page.evaluate("window.snapshots"))
 
     @property
     def states(self) -> list[str]:

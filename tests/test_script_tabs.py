@@ -164,6 +164,31 @@ def test_a_tab_that_was_rendered_earlier_gets_what_came_since_and_the_others_no_
     eventually(lambda: site.streams() == 1)
 
 
+def test_a_tab_gets_the_state_of_the_groups_that_the_connection_is_opened_for(
+    site: Daphne, tabs: Tabs
+) -> None:
+    run(site, "import tests.states\nresult = None")
+    a, b = "orders.now.a", "orders.now.b"
+    for group in (a, b):
+        publish(site, range(1), group)
+    first, second = tabs.open(f"group={a}"), tabs.open(f"group={a}&group={b}")
+    second.until("snapshots.length")
+    assert [state["group"] for state in second.snapshots] == [b]
+    # The connection goes on for its group: it knows the state.
+    third = tabs.open(f"group={a}")
+    site.manage("sse_new_epoch", b)
+    second.until("snapshots.length === 2")
+    publish(site, range(1, 2), a)
+    for tab in (first, second, third):
+        tab.until_heard(1)
+        assert tab.heard == [1]
+    assert [state["group"] for state in first.snapshots] == [a]
+    assert (first.resets, first.states, third.snapshots) == ([], ["open"], [])
+    assert second.resets == [{"group": b, "reason": "epoch"}]
+    assert [state["data"]["call"] for state in second.snapshots] == [1, 2]
+    assert site.streams() == 1
+
+
 def test_beyond_max_groups_a_tab_has_a_connection_of_its_own(
     make_daphne: Callable[..., Daphne], open_tabs: Callable[[str], Tabs]
 ) -> None:
