@@ -11,7 +11,7 @@ from sse_app import publish, snapshot
 
 #: How often each group's state was read.
 calls: Counter[str] = Counter()
-#: Reads of `orders.slow` wait for it.
+#: Reads of `orders.slow.*` wait for it.
 gate = threading.Event()
 
 
@@ -35,7 +35,7 @@ def during(group: str) -> int:
     return calls[group]
 
 
-@snapshot("orders.slow", seconds=60)
+@snapshot("orders.slow.*", seconds=60)
 def slow(group: str) -> str:
     calls[group] += 1
     assert gate.wait(60)

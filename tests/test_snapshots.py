@@ -43,6 +43,20 @@ def calls(server: Daphne, group: str) -> Any:
     return run(server, f"from tests.states import calls\nresult = calls[{group!r}]")
 
 
+def open_gate(server: Daphne) -> None:
+    """Let the states of `orders.slow.*` be read."""
+    run(server, "from tests.states import gate\ngate.set()\nresult = None")
+
+
+def close_gate(server: Daphne) -> None:
+    run(server, "from tests.states import gate\ngate.clear()\nresult = None")
+
+
+def begin_log_anew(server: Daphne, group: str) -> None:
+    code = f"from sse_app.eventlog import event_log\nresult = event_log().renew_epoch([{group!r}])"
+    assert run(server, code) == 1
+
+
 def place(id: str) -> tuple[str, int]:
     """The epoch and offset in an id of one group."""
     _, epoch, offset = id.split("-")
@@ -131,71 +145,74 @@ async def test_who_is_reset_gets_the_state_after_the_reset(site: Daphne) -> None
     assert (reset.name, state.name) == ("sse.reset", "sse.snapshot")
 
 
-async def test_a_live_stream_whose_log_begins_anew_gets_the_state_again(
-    make_daphne: Callable[..., Daphne],
-) -> None:
-    daphne = with_states(make_daphne(HEARTBEAT=0.4))
+async def test_a_live_stream_whose_log_begins_anew_gets_the_state_again(site: Daphne) -> None:
+    group = "orders.now.h"
     # More than a cohort needs, so that it is dissolved.
-    streams = [daphne.stream("group=orders.now.a") for _ in range(10)]
+    streams = [site.stream(f"group={group}") for _ in range(10)]
     readers = [await stream.__aenter__() for stream in streams]
     try:
-        daphne.publish("orders.now.a", "n", "1")
+        site.publish(group, "n", "1")
         for reader in readers:
             await first_state(reader)
             assert (await reader.next()).data == "1"
-        await asyncio.to_thread(daphne.manage, "sse_new_epoch", "orders.now.a")
+        begin_log_anew(site, group)
         for reader in readers:
             reset, state = await reader.take(2)
             assert (reset.name, reset.json()["reason"]) == ("sse.reset", "epoch")
             assert state.name == "sse.snapshot"
             assert state.json()["data"]["call"] > 1
-        daphne.publish("orders.now.a", "n", "2")
+        site.publish(group, "n", "2")
         assert [(await reader.next()).data for reader in readers] == ["2"] * 10
     finally:
         for stream in streams:
             await stream.__aexit__(None, None, None)
 
 
+FLOOD_AND_PRUNE = """
+from sse_app import publish_many
+from sse_app.eventlog import event_log
+from sse_app.topics import RECENT_EVENTS
+
+publish_many([("orders.slow.a", "n", n) for n in range(RECENT_EVENTS + 50)])
+result = event_log().prune()
+"""
+
+
 async def test_a_kept_state_that_nothing_goes_on_from_is_read_again(
     make_daphne: Callable[..., Daphne],
 ) -> None:
     daphne = with_states(make_daphne(HEARTBEAT=0.4, RETENTION_EVENTS=1))
-    run(daphne, "from tests.states import gate\ngate.set()\nresult = None")
-    async with daphne.stream("group=orders.slow") as early:
+    open_gate(daphne)
+    async with daphne.stream("group=orders.slow.a") as early:
         await first_state(early)
         # More than a process remembers; then only the last is left in the log.
-        code = (
-            "from sse_app import publish_many\nfrom sse_app.topics import RECENT_EVENTS\n"
-            "publish_many([('orders.slow', 'n', n) for n in range(RECENT_EVENTS + 50)])"
-        )
-        await asyncio.to_thread(daphne.shell, code)
+        run(daphne, FLOOD_AND_PRUNE)
         while int((await early.next()).data) < RECENT_EVENTS + 49:
             pass
-        await asyncio.to_thread(daphne.manage, "sse_prune")
-        async with daphne.stream("group=orders.slow") as late:
+        async with daphne.stream("group=orders.slow.a") as late:
             await first_state(late)
             reset, state = await late.take(2)
-            daphne.publish("orders.slow", "n", "live")
+            daphne.publish("orders.slow.a", "n", "live")
             assert (await late.next()).data == "live"
     assert (reset.json()["reason"], state.name) == ("trimmed", "sse.snapshot")
-    assert calls(daphne, "orders.slow") == 2
+    assert calls(daphne, "orders.slow.a") == 2
 
 
 async def test_who_loses_the_connection_before_the_state_gets_it_when_it_comes_back(
     site: Daphne,
 ) -> None:
     """The id of `sse.open` must not say that the state is known."""
-    run(site, "from tests.states import gate\ngate.clear()\nresult = None")
+    close_gate(site)
     lost = [("last_event_id=bad", "sse.reset"), ("", "sse.open")]
     ids = []
     for query, last in lost:
-        async with site.stream(f"group=orders.slow&{query}") as stream:
+        async with site.stream(f"group=orders.slow.b&{query}") as stream:
             while (event := await stream.next()).name != last:
                 pass
             ids.append(event.id)
-    run(site, "from tests.states import gate\ngate.set()\nresult = None")
+    open_gate(site)
     for id in ids:
-        async with site.stream("group=orders.slow", {"Last-Event-ID": id}) as stream:
+        async with site.stream("group=orders.slow.b", {"Last-Event-ID": id}) as stream:
             _, reset, state = await stream.take(3)
         assert (reset.name, state.name) == ("sse.reset", "sse.snapshot")
         assert state.json()["data"] == "<b>slow</b>"
@@ -232,47 +249,46 @@ async def test_one_read_that_takes_too_long_ends_all_who_wait_and_is_not_begun_a
     async with daphne.stream("group=import") as other:
         await other.next()
         for _ in range(2):
-            async with daphne.stream("group=orders.slow") as stream:
+            async with daphne.stream("group=orders.slow.c") as stream:
                 assert (await stream.until_end())[-1].json() == {"reason": "snapshot"}
             # It holds up nobody else: not even the reads of the log.
             async with daphne.stream("group=chat.a&from=earliest") as stream:
                 await stream.next()
         assert "takes more than 0.2 s" in daphne.text()
-        run(daphne, "from tests.states import gate\ngate.set()\nresult = None")
-        async with daphne.stream("group=orders.slow") as stream:
+        open_gate(daphne)
+        async with daphne.stream("group=orders.slow.c") as stream:
             await first_state(stream)
-    assert calls(daphne, "orders.slow") == 1
+    assert calls(daphne, "orders.slow.c") == 1
 
 
-async def test_a_group_that_is_taken_while_its_state_is_read_is_not_shown(
-    make_daphne: Callable[..., Daphne],
-) -> None:
-    daphne = with_states(make_daphne(HEARTBEAT=0.4))
-    async with daphne.stream("group=orders.slow&group=import") as stream:
+async def test_a_group_that_is_taken_while_its_state_is_read_is_not_shown(site: Daphne) -> None:
+    close_gate(site)
+    async with site.stream("group=orders.slow.d&group=import") as stream:
         await stream.next()
-        await asyncio.to_thread(eventually, lambda: calls(daphne, "orders.slow"))
-        code = "from sse_app import disconnect\ndisconnect(group='orders.slow')\nresult = None"
-        await asyncio.to_thread(run, daphne, code)
-        assert (await stream.next()).json() == {"group": "orders.slow", "reason": "unknown"}
-        run(daphne, "from tests.states import gate\ngate.set()\nresult = None")
-        daphne.publish("import", "n", "on")
-        assert (await stream.next()).data == "on"
+        await asyncio.to_thread(eventually, lambda: calls(site, "orders.slow.d"))
+        code = "from sse_app import disconnect\ndisconnect(group='orders.slow.d')\nresult = None"
+        await asyncio.to_thread(run, site, code)
+        assert (await stream.next()).json() == {"group": "orders.slow.d", "reason": "unknown"}
+        open_gate(site)
+        for data in ("on", "and on"):
+            site.publish("import", "n", data)
+            assert (await stream.next()).data == data
 
 
-async def test_many_who_come_at_once_share_one_read(make_daphne: Callable[..., Daphne]) -> None:
-    daphne = with_states(make_daphne())
-    streams = [daphne.stream("group=orders.slow") for _ in range(max(ARRIVALS, 20))]
+async def test_many_who_come_at_once_share_one_read(site: Daphne) -> None:
+    close_gate(site)
+    streams = [site.stream("group=orders.slow.e") for _ in range(max(ARRIVALS, 20))]
     readers = await asyncio.gather(*(stream.__aenter__() for stream in streams))
     try:
         for reader in readers:
             assert (await reader.next()).name == "sse.open"
-        run(daphne, "from tests.states import gate\ngate.set()\nresult = None")
+        open_gate(site)
         states = [await reader.next() for reader in readers]
     finally:
         await asyncio.gather(*(stream.__aexit__(None, None, None) for stream in streams))
     assert {state.name for state in states} == {"sse.snapshot"}
     assert len({state.id.rpartition("-")[0] for state in states}) == 1
-    assert calls(daphne, "orders.slow") == 1
+    assert calls(site, "orders.slow.e") == 1
 
 
 # --- under writes ---
@@ -486,3 +502,17 @@ async def test_a_new_stream_of_a_retained_group_gets_its_last_events(
         await first_state(stream)
         daphne.publish("orders.now.a", "n", "live")
         assert (await stream.next()).data == "live"
+    # Who is reset is as new as who comes for the first time, also while it is live.
+    async with daphne.stream("group=chat.two&group=import&last_event_id=nonsense") as stream:
+        _, *resets = await stream.take(3)
+        assert [event.data for event in await stream.take(2)] == ["chat.two 1", "chat.two 2"]
+        begin_log_anew(daphne, "chat.two")
+        reset, *given = await stream.take(3)
+        daphne.publish("chat.two", "n", "live")
+        assert (await stream.next()).data == "live"
+    assert [reset.json()["group"] for reset in resets] == ["chat.two", "import"]
+    assert reset.json() == {"group": "chat.two", "reason": "epoch"}
+    assert [event.data for event in given] == ["chat.two 1", "chat.two 2"]
+    async with daphne.stream(f"group=chat.two&last_event_id={reset.id}") as stream:
+        _, *again = await stream.take(4)
+    assert [event.data for event in again] == ["chat.two 1", "chat.two 2", "live"]
