@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,20 @@ import httpx
 import pytest
 
 from sse_app import snapshot, snapshots
+from sse_app.beginnings import STATE
 from sse_app.cursors import LOST, Position, encode_cursor
-from sse_app.snapshots import SharedSnapshots, SnapshotFailed, source_of
+from sse_app.hub import get_hub
+from sse_app.snapshots import SharedSnapshots, SnapshotFailed, State, source_of
+from sse_app.subscriptions import Subscription
 from sse_app.topics import RECENT_EVENTS
 
 from .conftest import PATIENCE, Daphne, StreamReader, eventually
 from .parser import Parsed
 from .sleepers import run
+from .test_hub import ListSink, memory
 from .test_labels import raw
+
+__all__ = ["memory"]
 
 #: `SNAPSHOT_ARRIVALS=200 SNAPSHOT_WRITES=500` in the environment asks for the figure; the first
 #: also says how many wait for one read.
@@ -471,6 +478,47 @@ async def test_who_goes_while_it_is_read_takes_it_from_nobody_else() -> None:
     go.set()
     assert json.loads((await patient).block.split(b"data: ")[1])["data"] == "here"
     await shared.close()
+
+
+class Page(ListSink):
+    """A reader that is given first what there is."""
+
+    takes_first = True
+
+    def snapshot(self, state: State, cursor: str) -> None:
+        self.seen.append(state.block.decode())
+        self.grown.set()
+
+
+@pytest.mark.usefixtures("no_sources", "memory")
+async def test_who_is_held_while_it_is_read_gets_a_newer_one_when_it_goes_on() -> None:
+    reading, go, reads = asyncio.Event(), asyncio.Event(), Counter[str]()
+
+    @snapshot("g", seconds=0)
+    async def state(group: str) -> int:
+        reads[group] += 1
+        reading.set()
+        await go.wait()
+        return reads[group]
+
+    hub, page = get_hub(), Page()
+    subscription = Subscription(page, ["g"])
+    await hub.join(subscription)
+    subscription.move({"g": LOST})
+    subscription.begin("g", STATE)
+    running = asyncio.create_task(subscription.run(hub))
+    await reading.wait()
+    subscription.hold()
+    go.set()
+    # It waits for the same read, and is told after the page.
+    await hub.snapshots.state("g")
+    assert page.seen == []
+    subscription.release(subscription.held)
+    await asyncio.wait_for(page.grown.wait(), PATIENCE)
+    assert ['"data":2' in block for block in page.seen] == [True]
+    subscription.close("done")
+    assert await running == "done"
+    await hub.leave(subscription)
 
 
 @pytest.mark.usefixtures("no_sources")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sse_app import ContinuityLost, apublish, cursor, publish, subscribe
+from sse_app import ContinuityLost, apublish, cursor, publish, snapshot, subscribe
 from sse_app.eventlog import MemoryEventLog, event_log
 from sse_app.events import Event
 from sse_app.hub import running_hubs
@@ -99,6 +99,25 @@ async def test_an_unreadable_position_is_lost_continuity() -> None:
     async with subscribe("g", after="nonsense") as events:
         with pytest.raises(ContinuityLost, match="unknown"):
             await asyncio.wait_for(anext(events), 10)
+
+
+@pytest.mark.parametrize("after", [None, "nonsense", "a place in g"])
+async def test_what_streams_are_given_first_does_not_come(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, after: str | None
+) -> None:
+    monkeypatch.setattr("sse_app.snapshots._sources", {})
+    snapshot("g")(lambda group: "state")
+    settings.SSE_APP = {**settings.SSE_APP, "RETAIN": {"h": 1}}
+    for group in ("g", "h"):
+        publish(group, "n", "before")
+    position = cursor("g") if after == "a place in g" else after
+    async with subscribe("g", "h", after=position) as events:
+        for _ in ("g", "h") if after == "nonsense" else ():
+            with pytest.raises(ContinuityLost, match="unknown"):
+                await asyncio.wait_for(anext(events), 10)
+        for group in ("g", "h"):
+            publish(group, "n", f"new in {group}")
+        assert await take(events, 2) == ["new in g", "new in h"]
 
 
 async def test_a_log_that_is_away_for_a_moment_costs_a_moment(
