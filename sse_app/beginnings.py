@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .cursors import LOST, Position
 from .eventlog.contract import Reason
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 class Beginning(NamedTuple):
     """What a reader is to be shown of a group before its events.
 
-    With a `reason`: that what came before can't be had, and is gone on from `head`. Without: the
-    group's state.
+    With a `reason`, a reset: what came before can't be had, and the reader goes on from `head`.
+    Without one, the group's state.
     """
 
     head: Position
     reason: Reason | None = None
 
 
-#: For who is to be given the state; its place is the state's.
-STATE = Beginning(LOST)
+#: Where it goes on from is known when the state has been read.
+STATE: Final = Beginning(LOST)
 
 
 async def after_reset(hub: Hub, group: str, head: Position) -> Position:
