@@ -25,7 +25,7 @@ from .conf import settings
 from .counters import COUNTS, count
 from .daphne_transport import DaphneTransport
 from .events import encode_control
-from .farewells import farewell
+from .farewells import CLOSE_RETRY, farewell
 from .groups import validate_group
 from .hub import get_hub
 from .limits import LIMITS, Full
@@ -215,7 +215,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
 def busy_block(reason: str) -> bytes:
     """Return the body that asks a client to come again: browsers give up for good on a 503."""
-    return encode_control("sse.busy", {"reason": reason}, retry=random.uniform(*BUSY_RETRY))
+    # Of a server that stops, the successor is there as soon as for those whose stream it ended.
+    retry = random.uniform(*CLOSE_RETRY.get(reason, BUSY_RETRY))
+    return encode_control("sse.busy", {"reason": reason}, retry=retry)
 
 
 def _life(groups: Collection[str]) -> float:

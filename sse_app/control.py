@@ -145,16 +145,22 @@ def mark() -> int:
 
 
 def enter(reader: Reader, since: int) -> bool:
-    """Let `reader` be told of revocations; return False if one concerned it after `since`.
+    """Let `reader` be told of revocations, and first of those that came after `since`.
 
-    It was admitted after `since`, and by what was true then. Also False if another has its id.
+    It was admitted after `since`, and by what was true then. Returns False, and it must not be
+    opened, if its right has ended, if that can't be told any more, or if another has its id. Where
+    it is only in doubt it is held, as an open one would be.
     """
     if _readers.setdefault(reader.id, reader) is not reader:
         return False
-    forgotten = len(_recent) == RECENT and _recent[0][0] > since + 1
-    return not forgotten and not any(
-        number > since and revocation.concerns(reader) for number, revocation in list(_recent)
-    )
+    if len(_recent) == RECENT and _recent[0][0] > since + 1:
+        return False
+    missed = [told for number, told in list(_recent) if number > since and told.concerns(reader)]
+    if not all(told.review for told in missed):
+        return False
+    for told in missed:
+        reader.revoke(told)
+    return True
 
 
 def leave(reader: Reader) -> None:

@@ -34,6 +34,13 @@ async def held(user: Any, group: str, request: Any) -> bool:
     return await asyncio.to_thread(gate.wait, 20)
 
 
+async def decided_and_held(user: Any, group: str, request: Any) -> bool:
+    """As `by_permission()`, but the answer waits until the test opens the gate."""
+    allowed = await by_permission_async(user, group, request)
+    await held(user, group, request)
+    return allowed
+
+
 def raising(user: Any, group: str, request: Any) -> bool:
     """A policy with a bug."""
     raise RuntimeError("on purpose")

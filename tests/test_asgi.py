@@ -193,6 +193,7 @@ async def test_the_end_of_the_lifespan_is_the_end_of_all_streams(
     assert await late.start() == 200
     await late.body()
     assert late.parser.events[0].name == "sse.busy"
+    assert 1_000 <= (late.parser.retry or 0) <= 10_000
 
 
 async def test_a_lifespan_goes_to_an_application_of_the_projects_own() -> None:

@@ -44,7 +44,7 @@ class Follower:
     """What a browser's `EventSource` does; it gives up for good where a browser would."""
 
     seen: list[str] = field(default_factory=list)
-    busy: int = 0
+    busy: list[str] = field(default_factory=list)
     opened: int = 0
     gave_up: str = ""
     resets: int = 0
@@ -73,7 +73,8 @@ class Follower:
         for event in parser.events:
             if event.name == "n":
                 self.seen.append(event.data)
-            self.busy += event.name == "sse.busy"
+            if event.name == "sse.busy":
+                self.busy.append(event.json()["reason"])
             self.opened += event.name == "sse.open"
             self.resets += event.name == "sse.reset"
         parser.events.clear()
@@ -106,7 +107,10 @@ class Crowd:
             assert not any(one.gave_up for one in self.followers), self.followers[0].gave_up
             return all(map(check, self.followers))
 
-        await asyncio.to_thread(eventually, done, what, PATIENCE)
+        try:
+            await asyncio.to_thread(eventually, done, what, PATIENCE)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.followers}") from error
 
 
 async def publish(daphne: OwnPort, texts: list[str]) -> None:
@@ -155,7 +159,9 @@ async def test_a_restart_of_the_only_server_loses_nothing_either(site: Site) -> 
         await crowd.until(lambda follower: len(follower.seen) == 1, "the first is missing")
         await asyncio.to_thread(only.stop)
         only.shell("from sse_app import publish\npublish('orders', 'n', '1')")
-        await crowd.until(lambda follower: follower.busy > 0, "not all have been told to wait")
+        await crowd.until(
+            lambda follower: "proxy" in follower.busy, "not all have been told to wait"
+        )
         await asyncio.to_thread(only.start)
         await publish(only, ["2"])
         await crowd.until(lambda follower: len(follower.seen) >= 3, "something is missing")

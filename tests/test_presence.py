@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -45,6 +46,21 @@ def there(*users: str, group: str = ROOM) -> None:
 
 def told(seen: list[Event]) -> list[tuple[str, Any]]:
     return [(event.name, json.loads(event.data)["user"]) for event in seen]
+
+
+def test_a_process_does_one_pass_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = threading.Event()
+    other = threading.Thread(target=attendance.keep, args=[[]])
+
+    def passing(alive: Collection[str]) -> None:
+        monkeypatch.setattr(attendance, "_pass", lambda alive: began.set())
+        other.start()
+        assert not began.wait(0.2), "two passes at once"
+
+    monkeypatch.setattr(attendance, "_pass", passing)
+    attendance.keep([])
+    other.join()
+    assert began.is_set()
 
 
 def test_members_are_read_by_name_in_code_and_in_templates() -> None:

@@ -324,23 +324,41 @@ async def test_a_database_that_is_away_for_three_rounds_ends_what_it_can_not_ans
 # --- no leak, however it falls ---
 
 
-async def test_a_stream_that_is_being_admitted_learns_of_what_was_revoked_meanwhile(
-    make_daphne: Callable[..., Daphne],
+SAVED = "user.save()"
+NO_STAFF = "user.is_staff = False\nuser.save()"
+DISCONNECTED = "from sse_app import disconnect\ndisconnect(user=user)"
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        (SAVED, ["sse.open", "n"]),  # As registering does it, just before the page is loaded.
+        (NO_STAFF, ["sse.open", "sse.close"]),
+        (DISCONNECTED, ["sse.busy"]),
+    ],
+)
+async def test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile(
+    make_daphne: Callable[..., Daphne], what: str, told: list[str]
 ) -> None:
-    """What permitted it was true when it was asked, and is not when the stream opens."""
-    site = make_daphne(MAY_LISTEN="tests.policies.held", REVALIDATE_INTERVAL=NEVER)
+    """What permitted it was true when it was asked, and may not be when the stream opens."""
+    site = make_daphne(MAY_LISTEN="tests.policies.decided_and_held", REVALIDATE_INTERVAL=NEVER)
     ann = await Visitor(site, "ann").sign_in()
+    user = USER.format(pk=ann.pk)
+    await run(site, f"{user}user.is_staff = True\nuser.save()")
 
-    async def open_stream() -> tuple[str, Any]:
-        async with ann.client.stream("GET", "/events/?group=secret") as response:
-            first = await StreamReader(response).next()
-            return first.name, first.json()
+    async def listen() -> list[str]:
+        async with ann.client.stream("GET", "/events/?group=staff") as response:
+            stream = StreamReader(response)
+            names = [(await stream.next()).name]
+            await publish(site, "staff", "said")
+            rest = [await stream.next()] if "n" in told else await stream.until_end()
+            return names + [event.name for event in rest]
 
-    opening = asyncio.create_task(open_stream())
+    listening = asyncio.create_task(listen())
     await run(site, "from tests import policies\nassert policies.asked.wait(20)")
-    await run(site, f"from sse_app import disconnect\ndisconnect(user={ann.pk})")
+    await run(site, user + what)
     await run(site, "from tests import policies\npolicies.gate.set()")
-    assert await opening == ("sse.busy", {"reason": "revoked"})
+    assert await listening == told
 
 
 RACE = """
