@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import CodeType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -26,8 +28,10 @@ from django.urls import path
 import sse_app
 from project.models import Order
 from project.settings import BASE_DIR, DATABASES
-from sse_app import inbox
+from sse_app import Event, inbox
+from sse_app.subscribing import subscribe
 
+from .conftest import PATIENCE
 from .documented import Block, blocks
 
 BLOCKS = list(blocks("python"))
@@ -53,6 +57,7 @@ def compiled(block: Block) -> CodeType:
 
 def taken_for_granted(user: User) -> dict[str, Any]:
     """The names that pages use without saying where they come from."""
+    position = sse_app.cursor("orders")
     order = Order.objects.create(customer="Ann", item="A lamp", total=20, status="paid")
     return {
         **{name: getattr(sse_app, name) for name in sse_app.__all__},
@@ -66,7 +71,7 @@ def taken_for_granted(user: User) -> dict[str, Any]:
         "models": models,
         "order": order,
         "path": path,
-        "position": sse_app.cursor("orders"),
+        "position": position,
         "render": render,
         "request": RequestFactory().get("/"),
         "rows": [
@@ -81,9 +86,9 @@ def taken_for_granted(user: User) -> dict[str, Any]:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("block", RUN, ids=str)
 def test_it_runs(block: Block) -> None:
-    names = taken_for_granted(User.objects.create_user("ann"))
-    # A block may register a handler, and the next one the same.
-    with patch.dict(inbox._handlers):
+    # A block may register a handler, and the next one the same; another imports `subscribe` itself.
+    with patch.dict(inbox._handlers), patch.dict(vars(sse_app), subscribe=one_event):
+        names = taken_for_granted(User.objects.create_user("ann"))
         ran = eval(compiled(block), names)
         if inspect.iscoroutine(ran):
             async_to_sync(finish)(ran)
@@ -106,10 +111,18 @@ def rendered(names: dict[str, Any], view: str) -> None:
     assert told["position"], "a position that {% sse_stream %} can go on from"
 
 
+@asynccontextmanager
+async def one_event(*groups: str, **options: Any) -> AsyncIterator[AsyncIterator[Event]]:
+    """As `subscribe()`, but what a block reads from ends after one event, and so the block ends."""
+    async with subscribe(*groups, **options) as events:
+
+        async def one() -> AsyncIterator[Event]:
+            yield await anext(events)
+
+        yield one()
+
+
 async def finish(coroutine: Any) -> None:
-    """Run a block that listens: what it waits for was published before, or it ends unfinished."""
-    try:
-        async with asyncio.timeout(0.5):
-            await coroutine
-    except TimeoutError:
-        pass
+    """Run a block that awaits; one that listens waits for what was published after `position`."""
+    async with asyncio.timeout(PATIENCE):
+        await coroutine
