@@ -72,7 +72,7 @@ def imports(block: Block) -> Iterator[tuple[str, str]]:
             yield from ((module, alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=str)
+@pytest.mark.parametrize("block", list(blocks("python")), ids=str)
 def test_the_documentation_imports_only_what_is_public(block: Block) -> None:
     for module, name in imports(block):
         public: Any = MODULES.get(module, set()) if module else sse_app.__all__
