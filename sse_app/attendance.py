@@ -44,6 +44,8 @@ _Value = TypeVar("_Value")
 
 _KEY: Final = ("group", "user_key")
 _lock = threading.Lock()
+#: One pass of this process at a time.
+_passing = threading.Lock()
 #: The groups in which a stream counts. What it listens to may be fewer by then.
 _counted: WeakKeyDictionary[Stream, set[str]] = WeakKeyDictionary()
 _streams: dict[Key, int] = {}
@@ -108,6 +110,11 @@ def keep(alive: Collection[str]) -> None:
     rows of others go. Raises the database's and the log's errors; nothing has changed then, and
     the next call does it.
     """
+    with _passing:
+        _pass(alive)
+
+
+def _pass(alive: Collection[str]) -> None:
     global _rows
     if Hub.draining:
         # Its streams end with it. What it had stays for those who come back by another process.
@@ -236,8 +243,8 @@ def _own() -> QuerySet[Presence]:
 
 def _begin_anew() -> None:
     """In a forked child: it is another process, and has no streams."""
-    global _rows, _lock
-    _lock = threading.Lock()
+    global _rows, _lock, _passing
+    _lock, _passing = threading.Lock(), threading.Lock()
     _streams.clear()
     _names.clear()
     _counted.clear()
