@@ -12,7 +12,7 @@ NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest coverage messages chaos fuzz install docs bench bench-publish bench-returning
+.PHONY: demo test lint types pytest coverage mutations messages chaos fuzz install docs bench bench-publish bench-returning
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
@@ -64,6 +64,13 @@ coverage: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage html --quiet
+
+# Takes out each answer of the code to a trap, one at a time: a test must fail without it.
+# `make mutations ONLY=presence` does those that have the word.
+ONLY ?=
+
+mutations: $(INSTALLED) $(NPM_INSTALLED)
+	$(BIN)/python -m tests.mutations $(ONLY)
 
 # The texts that can be translated, for sse_app/locale; needs Debian's gettext.
 messages: $(INSTALLED)

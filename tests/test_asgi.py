@@ -15,7 +15,7 @@ from django.core.asgi import get_asgi_application
 
 from sse_app import publish
 from sse_app.asgi import event_stream_application, guard, is_stream
-from sse_app.consumers import ABORT, EventStreamConsumer
+from sse_app.consumers import ABORT, TAKE_OVER, EventStreamConsumer
 from sse_app.cursors import Cursor
 from sse_app.eventlog import event_log
 from sse_app.grants import Grant
@@ -109,6 +109,34 @@ async def test_an_exception_after_the_start_ends_the_response_and_escapes_nobody
     assert await request.body() == b"begun"
     await request.body()
     assert request.ended
+    await request.communicator.wait(5)
+
+
+async def test_an_exception_of_a_stream_that_serves_already_escapes_nobody() -> None:
+    class Failing:
+        async def run(self) -> None:
+            raise RuntimeError("on purpose")
+
+    async def hands_over(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        scope["extensions"][TAKE_OVER](Failing())
+
+    request = Request(guard(hands_over, busy=True), scope())
+    assert await request.start() == 200
+    await request.body()
+    assert request.ended
+    await request.communicator.wait(5)
+
+
+async def test_an_unexpected_error_before_the_stream_is_busy() -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    application = event_stream_application(get_asgi_application(), fails)
+    request = Request(application, scope())
+    assert await request.start() == 200
+    await request.body()
+    assert [event.name for event in request.parser.events] == ["sse.busy"]
     await request.communicator.wait(5)
 
 

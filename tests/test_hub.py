@@ -17,6 +17,7 @@ from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.hub import Hub, get_hub, running_hubs
+from sse_app.reads import SharedReads
 from sse_app.sinks import Sink
 from sse_app.subscriptions import Subscription
 from sse_app.topics import place_of
@@ -321,6 +322,67 @@ async def test_many_readers_at_one_place_cost_one_read(monkeypatch: pytest.Monke
     await holder.stop()
 
 
+@pytest.mark.usefixtures("memory")
+async def test_a_reader_that_leaves_takes_the_read_from_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    event = publish("g", "n", "0")
+    gate, reads = asyncio.Event(), SharedReads()
+    real = type(event_log()).asince
+
+    async def held(self: Any, *args: Any) -> Any:
+        await gate.wait()
+        return await real(self, *args)
+
+    monkeypatch.setattr(type(event_log()), "asince", held)
+    before = Position(event.epoch or "", 0)
+    first, second = [asyncio.create_task(reads.page("g", before)) for _ in range(2)]
+    await turns()
+    first.cancel()
+    await turns()
+    gate.set()
+    assert await second == [event]
+    await reads.close()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_an_event_is_encoded_once_for_all_readers_of_a_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readers = [await Reader().start("g") for _ in range(5)]
+    publish("g", "n", "all are live")
+    for reader in readers:
+        await reader.sink.until("all are live")
+    encoded: list[str] = []
+    real = Event.encode
+
+    def counted(self: Event, *args: Any, **kwargs: Any) -> bytes:
+        encoded.append(self.data)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Event, "encode", counted)
+    publish("g", "n", "once")
+    for reader in readers:
+        await reader.sink.until("once")
+    assert encoded == ["once"]
+    for reader in readers:
+        await reader.stop()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_one_that_was_held_again_meanwhile_is_not_released() -> None:
+    reader = await Reader().start("g")
+    reader.subscription.hold()
+    mark = reader.subscription.held
+    reader.subscription.hold()
+    reader.subscription.release(mark)
+    assert reader.subscription.held
+    reader.subscription.release(reader.subscription.held)
+    publish("g", "n", "go on")
+    await reader.sink.until("go on")
+    await reader.stop()
+
+
 async def turns() -> None:
     """Let the loop turn until whatever can go on without the layer has done so."""
     for _ in range(20):
@@ -367,6 +429,19 @@ async def test_a_group_left_while_it_starts_is_served_to_the_next_reader() -> No
     await reader.stop()
     await (await other).stop()
     assert running_hubs() == []
+
+
+@pytest.mark.usefixtures("slow_layer")
+async def test_readers_who_wait_for_the_same_start_outlive_the_first_one() -> None:
+    SlowLayer.gate = asyncio.Event()
+    first, second = [asyncio.create_task(Reader().start("g")) for _ in range(2)]
+    await turns()
+    first.cancel()
+    await turns()
+    SlowLayer.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await (await second).stop()
 
 
 @pytest.mark.usefixtures("slow_layer")

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
@@ -151,6 +152,39 @@ def test_a_lost_answer_is_not_asked_for_again(valkey: str, monkeypatch: pytest.M
     with pytest.raises(redis.ConnectionError):
         log.append(made("g", "2"))
     assert [event.data for event in log.since("g", START, 10)] == ["1", "2"]
+
+
+async def test_a_lost_answer_is_not_asked_for_again_on_an_event_loop(
+    valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RedisEventLog(valkey, prefix=f"test.{uuid.uuid4().hex}")
+    await log.aappend(made("g", "1"))
+    real = redis.asyncio.Connection.read_response
+
+    async def lost(self: redis.asyncio.Connection, *args: Any, **kwargs: Any) -> Any:
+        await real(self, *args, **kwargs)
+        monkeypatch.undo()  # Only this one.
+        raise redis.ConnectionError("the answer was lost")
+
+    monkeypatch.setattr(redis.asyncio.Connection, "read_response", lost)
+    with pytest.raises(redis.ConnectionError):
+        await log.aappend(made("g", "2"))
+    assert [event.data for event in await log.asince("g", START, 10)] == ["1", "2"]
+    await log.aclose()
+
+
+async def test_each_event_loop_has_connections_of_its_own(log: RedisEventLog) -> None:
+    await log.aappend(made("g", "1"))
+
+    async def elsewhere() -> list[Event]:
+        events = await log.aappend(made("g", "2"))
+        await log.aclose()
+        return events
+
+    (second,) = await asyncio.to_thread(asyncio.run, elsewhere())
+    (third,) = await log.aappend(made("g", "3"))
+    assert (second.offset, third.offset) == (2, 3)
+    await log.aclose()
 
 
 # --- how it is reached ---

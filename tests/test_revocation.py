@@ -11,7 +11,15 @@ from typing import Any
 import httpx
 import pytest
 
+from sse_app import control
+from sse_app.control import ControlSink
+from sse_app.groups import CONTROL_GROUP
+from sse_app.streams import Stream
+
 from .conftest import Daphne, StreamReader
+from .test_replies import listening
+
+__all__ = ["listening"]
 
 POLICY = "tests.policies.by_permission"
 NEVER = 600
@@ -322,6 +330,20 @@ async def test_a_database_that_is_away_for_three_rounds_ends_what_it_can_not_ans
 
 
 # --- no leak, however it falls ---
+
+
+async def test_a_stream_in_doubt_is_held_before_anything_is_asked(listening: Stream) -> None:
+    listening.user_key = "1"
+    await asyncio.to_thread(control.apply, control.Revocation(user="2", review=True))
+    assert not listening.held
+    await asyncio.to_thread(control.apply, control.Revocation(user="1", review=True))
+    assert listening.held
+
+
+async def test_who_may_have_missed_revocations_looks_at_everybody(listening: Stream) -> None:
+    listening.user_key = "1"
+    ControlSink().reset(CONTROL_GROUP, "trimmed", "")
+    assert listening.held
 
 
 async def test_a_stream_that_is_being_admitted_learns_of_what_was_revoked_meanwhile(

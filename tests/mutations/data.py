@@ -1,0 +1,253 @@
+"""What databases and Redis do, and Django's signals."""
+
+from __future__ import annotations
+
+from . import Mutation
+
+MUTATIONS = (
+    Mutation(
+        "A key is given before its row is committed, so a lower one may appear after a higher one.",
+        "sse_app/eventlog/database.py",
+        '\'WHERE "offset" IS NULL AND "group" IN {_in(groups)} ORDER BY "id"\'',
+        '\'WHERE "offset" IS NULL AND 1 = 0 AND "group" IN {_in(groups)} ORDER BY "id"\'',
+        ["test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
+    ),
+    Mutation(
+        "The same for the one statement in which PostgreSQL appends.",
+        "sse_app/eventlog/postgresql.py",
+        'SELECT 1 FROM {events} w WHERE w."offset" IS NULL AND w."group" IN ({names})',
+        'SELECT 1 FROM {events} w WHERE w."offset" = -1 AND w."group" IN ({names})',
+        ["test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
+    ),
+    Mutation(
+        "What a transaction published is numbered once it has committed.",
+        "sse_app/publishing.py",
+        "        transaction.on_commit(lambda: _number(groups), using=log.alias, robust=True)\n",
+        "",
+        ["test_publishing.py::test_a_committed_event_leaves_after_its_commit_with_a_place"],
+    ),
+    Mutation(
+        "A publisher may die between its commit and the numbering.",
+        "sse_app/hub.py",
+        "every(lambda: settings().SWEEP_INTERVAL, self._sweep)",
+        "every(lambda: 600.0, self._sweep)",
+        ["test_resume.py::test_a_publisher_that_died_before_numbering_is_swept_up"],
+    ),
+    Mutation(
+        "After the commit there is nobody whom an error would help.",
+        "sse_app/publishing.py",
+        '    except Exception:\n        logger.warning(\n            "Committed events of %s wait',
+        "    except ZeroDivisionError:\n        logger.warning(\n"
+        '            "Committed events of %s wait',
+        [
+            "test_publishing.py::test_after_the_commit_nothing_raises_and_the_row_waits_for_the_sweep"
+        ],
+    ),
+    Mutation(
+        "What the page shows has been committed, and may not have been numbered yet.",
+        "sse_app/pages.py",
+        "        layer.send(log.number(names))\n",
+        "        pass\n",
+        ["test_publishing.py::test_cursor_stands_after_what_is_committed_but_not_yet_numbered"],
+    ),
+    Mutation(
+        "A commit whose answer was lost may have been done, and would be done twice.",
+        "sse_app/eventlog/database.py",
+        'return state in ("40001", "40P01") or "locked" in str(error)',
+        "return True",
+        ["test_publishing.py::test_a_commit_whose_answer_was_lost_is_not_repeated"],
+    ),
+    Mutation(
+        "A database gives up one of two transactions that wait for each other.",
+        "sse_app/eventlog/database.py",
+        "for attempt in range(1, ATTEMPTS):",
+        "for attempt in range(0):",
+        ["test_eventlog.py::test_a_pass_that_the_database_gave_up_is_done_again"],
+    ),
+    Mutation(
+        "What retention has deleted leaves a gap, and what comes after it looks like the next.",
+        "sse_app/eventlog/database.py",
+        "        if not rows or rows[0][0] != after.offset + 1:\n"
+        '            raise Discontinuity("trimmed", head)\n',
+        "",
+        ["test_eventlog.py::test_a_position_before_what_is_left_is_refused"],
+    ),
+    Mutation(
+        "A log that was put back from a copy gives out its offsets again.",
+        "sse_app/eventlog/contract.py",
+        "    if after.offset > head.offset:\n",
+        "    if False:\n",
+        ["test_eventlog.py::test_a_position_after_the_head_is_refused"],
+    ),
+    Mutation(
+        "A log that was lost counts from one again, under another name.",
+        "sse_app/eventlog/contract.py",
+        "    if after != START and after.epoch != head.epoch:\n",
+        "    if False:\n",
+        ["test_eventlog.py::test_a_position_of_another_epoch_is_refused"],
+    ),
+    Mutation(
+        "A head that went back means another log, and not silence until it has caught up.",
+        "sse_app/healing.py",
+        '            if lost.reason == "future":\n',
+        "            if False:\n",
+        ["test_resume.py::test_a_restored_older_log_is_a_new_epoch_and_no_deafness"],
+    ),
+    Mutation(
+        "An older log that has caught up again differs by its events only.",
+        "sse_app/topics.py",
+        "                self.contradiction = event\n",
+        "                pass\n",
+        ["test_hub.py::test_an_older_log_that_has_caught_up_again_is_found_by_its_first_new_event"],
+    ),
+    Mutation(
+        "But anybody may put a lie on the layer.",
+        "sse_app/healing.py",
+        "if stands and topic.contradicts(stands[0]):",
+        "if stands:",
+        ["test_hub.py::test_a_message_that_lies_about_an_event_changes_nothing"],
+    ),
+    Mutation(
+        "Who saw a group empty before all retention may have missed everything.",
+        "sse_app/replay.py",
+        "    if time.time() - seen > settings().RETENTION_SECONDS:\n",
+        "    if False:\n",
+        ["test_healing.py::test_who_saw_a_group_empty_goes_on_from_its_beginning_within_retention"],
+    ),
+    Mutation(
+        "Who saw a group empty in another log may have missed that one's events.",
+        "sse_app/replay.py",
+        "    if seen < int(began):\n",
+        "    if False:\n",
+        ["test_healing.py::test_who_saw_a_group_empty_in_another_log_is_told"],
+    ),
+    Mutation(
+        "A log begins with the first who asks, so that comes before anybody sees a group empty.",
+        "sse_app/replay.py",
+        "    began = await hub.began() if START in now.values() else 0.0\n",
+        "    began = 0.0\n",
+        ["test_healing.py::test_who_saw_a_group_empty_in_another_log_is_told"],
+    ),
+    Mutation(
+        "The same for a page that is rendered.",
+        "sse_app/pages.py",
+        "        now = max(now, log.began())  # It begins now, if nothing else has ever asked.\n",
+        "        pass\n",
+        ["test_publishing.py::test_cursor_sees_no_group_empty_before_the_log_began"],
+    ),
+    Mutation(
+        "A head that goes with its events lets a group begin anew under the eyes of its readers.",
+        "sse_app/eventlog/retention.py",
+        "_forget_idle(alias, now - age * HEAD_LIVES)",
+        "_forget_idle(alias, now - age)",
+        ["test_eventlog.py::test_an_idle_groups_head_outlives_its_events"],
+    ),
+    Mutation(
+        "A deferred transaction that turns into a writing one fails at once, whatever the timeout.",
+        "project/settings.py",
+        '            "transaction_mode": "IMMEDIATE",\n',
+        "",
+        ["test_deploy_checks.py::test_the_demos_own_database_is_as_it_should_be"],
+    ),
+    Mutation(
+        "Without WAL, readers and writers of a SQLite file wait for each other.",
+        "project/settings.py",
+        "PRAGMA journal_mode=WAL; ",
+        "",
+        ["test_deploy_checks.py::test_the_demos_own_database_is_as_it_should_be"],
+    ),
+    Mutation(
+        "A project's SQLite begins deferred, as that is Django's default.",
+        "sse_app/deploy_checks.py",
+        "    _sqlite,\n",
+        "",
+        ["test_deploy_checks.py::test_sqlite_that_begins_deferred_is_named"],
+    ),
+    Mutation(
+        "SQLite refuses to turn a transaction that has read into one that writes.",
+        "sse_app/repeats.py",
+        "            if _claim(alias, key):\n",
+        "            if not rows.filter(digest=key).exists() and _claim(alias, key):\n",
+        ["test_repeats.py::test_two_at_once_act_once_and_get_one_answer"],
+    ),
+    Mutation(
+        "Another process's commits to a SQLite file are announced to nobody.",
+        "sse_app/eventlog/database.py",
+        'return watch_file(self._connection.settings_dict["NAME"], changed)',
+        "return None",
+        ["test_stream.py::test_on_sqlite_another_process_publishes_without_waiting_for_the_check"],
+    ),
+    Mutation(
+        "redis-py sends a command again whose answer was lost, and it would be done twice.",
+        "sse_app/eventlog/redis_clients.py",
+        "        from redis.backoff import NoBackoff\n        from redis.retry import Retry\n\n"
+        '        options = {**self._options, "retry": Retry(NoBackoff(), 0)}\n',
+        "        options = dict(self._options)\n",
+        ["test_redis_log.py::test_a_lost_answer_is_not_asked_for_again"],
+    ),
+    Mutation(
+        "The same on an event loop.",
+        "sse_app/eventlog/redis_clients.py",
+        "        from redis.asyncio.retry import Retry\n"
+        "        from redis.backoff import NoBackoff\n\n"
+        '        options = {**self._options, "retry": Retry(NoBackoff(), 0)}\n',
+        "        options = dict(self._options)\n",
+        ["test_redis_log.py::test_a_lost_answer_is_not_asked_for_again_on_an_event_loop"],
+    ),
+    Mutation(
+        "A connection of redis-py's is no other process's, nor another loop's.",
+        "sse_app/eventlog/redis_clients.py",
+        "        client = self._of_loop.get(loop)\n",
+        "        client = next(iter(self._of_loop.values()), None)\n",
+        ["test_redis_log.py::test_each_event_loop_has_connections_of_its_own"],
+    ),
+    Mutation(
+        "Redis may lose a group's head and keep its events.",
+        "sse_app/eventlog/redis_scripts.py",
+        "  redis.call('DEL', KEYS[2])\n",
+        "",
+        ["test_redis_log.py::test_without_its_head_a_group_begins_anew"],
+    ),
+    Mutation(
+        "Anybody may write into a stream of Redis.",
+        "sse_app/eventlog/redis.py",
+        "        if event is None or event.offset != after.offset + 1 + len(events):\n",
+        "        if event is None:\n",
+        ["test_redis_log.py::test_without_its_events_a_group_is_trimmed"],
+    ),
+    Mutation(
+        "Django sends no signal of bulk_create().",
+        "sse_app/bulk_changes.py",
+        "                self._publish_created(made)\n",
+        "                pass\n",
+        ["test_bulk_changes.py::test_bulk_create_publishes_what_single_saves_do"],
+    ),
+    Mutation(
+        "Nor of update().",
+        "sse_app/bulk_changes.py",
+        "            self._publish_rows(keys, before)\n",
+        "            pass\n",
+        ["test_bulk_changes.py::test_update_publishes_the_rows_it_changed_with_old_and_new_values"],
+    ),
+    Mutation(
+        "Nor of bulk_update().",
+        "sse_app/bulk_changes.py",
+        "            self._publish_rows([row.pk for row in found], before)\n",
+        "            pass\n",
+        ["test_bulk_changes.py::test_bulk_update_publishes_the_rows_that_changed"],
+    ),
+    Mutation(
+        "A change of a many-to-many field is no change of the row.",
+        "sse_app/m2m_changes.py",
+        "    m2m_changed.connect(changed, sender=through, weak=False)\n",
+        "",
+        ["test_m2m_changes.py::test_added_and_removed_rows_are_published"],
+    ),
+    Mutation(
+        "In autocommit Django sends post_save outside any transaction.",
+        "sse_app/changes.py",
+        '_wrap(model, "save", lambda using: transaction.atomic(using=using))',
+        '_wrap(model, "save", lambda using: contextlib.nullcontext())',
+        ["test_changes.py::test_row_and_event_are_one_transaction_in_autocommit"],
+    ),
+)
