@@ -215,7 +215,10 @@ async def test_a_stream_ends_with_its_life_and_goes_on_from_the_farewell(
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
-async def test_a_disconnect_is_noticed_at_once(daphne: Daphne, how: str) -> None:
+async def test_a_disconnect_is_noticed_at_once(
+    make_daphne: Callable[..., Daphne], how: str
+) -> None:
+    daphne = make_daphne(HEARTBEAT=600)  # No write can find it out.
     connection = connect(daphne)
     eventually(lambda: daphne.streams() == 1)
     hang_up(connection, how)
@@ -307,6 +310,16 @@ def test_other_methods_hosts_and_the_missing_slash(shared_daphne: Daphne) -> Non
     with httpx.stream("GET", f"{shared_daphne.url}/events?group=orders") as answer:
         assert answer.status_code == 200
         assert next(answer.iter_lines()).startswith("retry:")
+
+
+def test_head_is_answered_by_the_head_alone_and_ends(shared_daphne: Daphne) -> None:
+    """Daphne would send a body all the same."""
+    request = b"HEAD /events/?group=orders HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", shared_daphne.port), timeout=5) as connection:
+        connection.sendall(request)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\n")
 
 
 def test_a_signed_in_user_hears_their_own_group(shared_daphne: Daphne) -> None:

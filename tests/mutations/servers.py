@@ -85,7 +85,10 @@ MUTATIONS = (
         "sse_app/daphne_transport.py",
         "            abort(self._request)\n",
         "            pass\n",
-        ["test_slow_readers.py::test_a_reader_that_takes_nothing_for_too_long_is_let_go"],
+        [
+            "test_slow_readers.py::"
+            "test_a_reader_that_takes_nothing_is_not_waited_for_when_its_stream_ends"
+        ],
     ),
     Mutation(
         "The same with a server that has no word for it in ASGI.",
@@ -206,7 +209,7 @@ MUTATIONS = (
         "sse_app/consumers.py",
         'if request.method != "GET":',
         'if request.method == "OPTIONS":',
-        ["test_stream.py::test_other_methods_hosts_and_the_missing_slash"],
+        ["test_stream.py::test_head_is_answered_by_the_head_alone_and_ends"],
     ),
     Mutation(
         "The same for a stream that is an ordinary view.",
