@@ -5,18 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from . import ROOT, Mutation, mutations
 
-#: Longer than any test waits for what does not come.
+#: Longer than a test waits for what does not come, and than all those of one mutation do.
+TEST_SECONDS: Final = 90
 SECONDS: Final = 300
+#: For all tests once.
+ALL_SECONDS: Final = 3600
+#: How pytest ends when tests ran and failed.
+FAILED: Final = 1
 #: What a test needs of the tree and no mutation changes, so it is not copied.
 LINKED: Final = (".venv", "tests/clients/node_modules")
 LEFT: Final = (".git", ".hypothesis", "build", "dist", "htmlcov", "__pycache__", ".*_cache")
@@ -33,26 +40,33 @@ def copy_to(folder: Path) -> Path:
     return tree
 
 
-def run(tree: Path, tests: Iterable[str]) -> tuple[int, str]:
-    """Run tests until one fails; return how pytest ended, and what it said."""
-    command = [sys.executable, "-m", "pytest", "--exitfirst", "-p", "no:cacheprovider"]
+def run(tree: Path, tests: Iterable[str], seconds: float = SECONDS) -> tuple[int, str]:
+    """Run tests until one fails; return how pytest ended, and what it said.
+
+    Tests that hang have failed.
+    """
     ids = [f"tests/{test}" for test in tests]
+    options = ["--exitfirst", f"--timeout={TEST_SECONDS}", "-p", "no:cacheprovider"]
     # A file of byte code is taken for as old as its source by the second.
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            [*command, *ids],
-            cwd=tree,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return 1, f"FAILED: nothing came of it within {SECONDS} s"
-    return done.returncode, done.stdout
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", *options, *ids],
+        cwd=tree,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as pytest:
+        try:
+            said, _ = pytest.communicate(timeout=seconds)
+            return pytest.returncode, said
+        except subprocess.TimeoutExpired:
+            return FAILED, f"FAILED: nothing came of it within {seconds} s"
+        finally:
+            # With the servers of a test that was cut off.
+            with suppress(ProcessLookupError):
+                os.killpg(pytest.pid, signal.SIGKILL)
 
 
 def verdict(tree: Path, mutation: Mutation) -> str:
@@ -67,7 +81,7 @@ def verdict(tree: Path, mutation: Mutation) -> str:
     if status == 0:
         return "SURVIVED"
     failed = any(line.startswith("FAILED") for line in said.splitlines())
-    return "killed" if status == 1 and failed else f"BROKEN\n{said}"
+    return "killed" if status == FAILED and failed else f"BROKEN\n{said}"
 
 
 def main() -> int:
@@ -90,7 +104,7 @@ def main() -> int:
         tree = copy_to(Path(folder))
         tests = sorted({test for mutation in chosen for test in mutation.tests})
         print(f"{len(chosen)} mutations, {len(tests)} tests", flush=True)
-        status, said = run(tree, tests)
+        status, said = run(tree, tests, ALL_SECONDS)
         if status:
             print(f"Without any mutation:\n{said}")
             return 1

@@ -38,7 +38,7 @@ MUTATIONS = (
         "sse_app/layer.py",
         "            if not _home[-1].loop.is_closed():",
         "            if False:",
-        ["test_hub.py::test_a_plain_thread_publishes_by_way_of_the_hubs_loop"],
+        ["test_stream.py::test_what_this_process_publishes_arrives_without_waiting_for_the_check"],
     ),
     Mutation(
         "A layer drops the message that is one too many: the next one shows the gap.",
@@ -63,7 +63,7 @@ MUTATIONS = (
         "sse_app/topics.py",
         "elif self.position is not None and follows(place, self.position):",
         "elif self.position is not None and not self._is_repeat(place):",
-        ["test_hub.py::test_lost_doubled_and_reordered_messages_are_healed_from_the_log"],
+        ["test_cohorts.py::test_what_the_layer_reorders_and_doubles_is_put_right_for_members"],
     ),
     Mutation(
         "A layer may deliver a message twice, and the log gives again what the layer brought.",
@@ -72,7 +72,14 @@ MUTATIONS = (
         "        elif self._is_repeat(place):\n"
         "            self._fan_out(event, place)\n"
         "            if self.contradicts(event):",
-        ["test_hub.py::test_lost_doubled_and_reordered_messages_are_healed_from_the_log"],
+        ["test_cohorts.py::test_what_the_layer_reorders_and_doubles_is_put_right_for_members"],
+    ),
+    Mutation(
+        "A reader may be behind its topic.",
+        "sse_app/subscriptions.py",
+        "return place is None or follows(place, self.positions[event.group])",
+        "return True",
+        ["test_stateful.py::test_every_client_gets_the_log_or_a_reset_first"],
     ),
     Mutation(
         "receive() raises when Redis goes, and who does not ask again is deaf.",
