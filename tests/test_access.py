@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import pytest
 from django.contrib.auth.models import AnonymousUser
+from django.contrib.sessions.backends import cache
 from django.template import Context, Template
 
 from sse_app import tickets
+from sse_app.fingerprints import live_sessions
 from sse_app.models import Ticket
 
 from .conftest import Daphne, eventually
@@ -196,6 +198,19 @@ def test_of_two_who_use_a_ticket_at_once_one_gets_the_stream(
     monkeypatch.setattr(tickets, "_all", meanwhile)
     assert tickets.redeem(text) is None
     assert [ticket and ticket.groups for ticket in found] == [["clock"]]
+
+
+@pytest.mark.django_db
+def test_sessions_that_are_not_in_the_database_are_looked_for_where_they_are(settings: Any) -> None:
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+    assert live_sessions({"nobody", "can"}) == {"nobody", "can"}, "take them back"
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+    session = cache.SessionStore()
+    session.create()
+    key = str(session.session_key)
+    assert live_sessions({key, "unknown"}) == {key}
+    session.delete()
+    assert live_sessions({key}) == set()
 
 
 def test_a_page_without_a_request_can_sign_nothing() -> None:

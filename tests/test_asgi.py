@@ -12,6 +12,7 @@ from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.asgi import get_asgi_application
+from django.db import OperationalError
 
 from sse_app import publish
 from sse_app.asgi import event_stream_application, guard, is_stream
@@ -266,6 +267,36 @@ async def test_a_cancelled_response_is_ended_too() -> None:
 )
 def test_the_stream_is_found_by_its_route(path: str, root: str, expected: bool) -> None:
     assert is_stream(scope(path, root_path=root)) is expected
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize(
+    ("query", "headers", "lookup", "reason"),
+    [
+        ("group=secret", {"cookie": "sessionid=x"}, "get_user", "store"),
+        ("ticket=x", {}, "redeem", "ticket"),
+        ("group=secret", {"authorization": "Bearer x"}, "averify_token", "token"),
+        ("grant={grant}", {}, "was_revoked", "grant"),
+    ],
+)
+async def test_what_can_not_be_looked_up_for_now_is_busy_and_no_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+    query: str,
+    headers: dict[str, str],
+    lookup: str,
+    reason: str,
+) -> None:
+    def away(*args: Any) -> Any:
+        raise OperationalError("on purpose")
+
+    monkeypatch.setattr(f"sse_app.admission.{lookup}", away)
+    asked = scope(query=query.format(grant=Grant.to(None, ["secret"]).sign()))
+    asked["headers"] += [(name.encode(), value.encode()) for name, value in headers.items()]
+    request = Request(EventStreamConsumer.as_asgi(), asked)
+    assert await request.start() == 200
+    await request.body()
+    (busy,) = request.parser.events
+    assert (busy.name, busy.json()) == ("sse.busy", {"reason": reason})
 
 
 @pytest.mark.usefixtures("memory")

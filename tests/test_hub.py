@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 
-from sse_app import publish
+from sse_app import publish, subscriptions
 from sse_app.counters import COUNTS
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
@@ -366,6 +366,24 @@ async def test_an_event_is_encoded_once_for_all_readers_of_a_kind(
         await reader.sink.until("once")
     assert encoded == ["once"]
     for reader in readers:
+        await reader.stop()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_reader_that_lags_keeps_so_many_latest_events_and_no_more() -> None:
+    slow, quick = await Reader().start("g"), await Reader().start("g")
+    publish("g", "n", "both are live")
+    for reader in (slow, quick):
+        await reader.sink.until("both are live")
+    slow.sink.open.clear()
+    most = subscriptions.LATEST_EVENTS
+    for n in range(most + 50):
+        publish("g", "n", str(n), durable=False, key=str(n))
+    await quick.sink.until(str(most + 49))
+    slow.sink.open.set()
+    await slow.sink.until(str(most + 49))
+    assert slow.sink.seen[1:] == [str(n) for n in range(50, most + 50)]
+    for reader in (slow, quick):
         await reader.stop()
 
 

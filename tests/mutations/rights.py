@@ -172,6 +172,16 @@ MUTATIONS = (
         ["test_revocation.py::test_what_only_the_database_knows_is_found_by_asking"],
     ),
     Mutation(
+        "A policy that failed has decided nothing, so it is asked again.",
+        "sse_app/streams.py",
+        "                self.access.fingerprint = before  # Asked again in the next round.\n",
+        "",
+        [
+            "test_revocation.py::"
+            "test_while_the_policy_fails_a_stream_in_doubt_waits_and_is_asked_for_again"
+        ],
+    ),
+    Mutation(
         "While the database is away nobody's right can be taken for granted for ever.",
         "sse_app/revalidation.py",
         "        if self._failures >= FAILED_ROUNDS:\n",
