@@ -484,6 +484,33 @@ async def test_a_group_left_and_joined_again_at_once_stays_joined() -> None:
 
 
 @pytest.mark.usefixtures("slow_layer")
+async def test_a_group_that_is_left_slowly_and_joined_again_stays_joined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The layer may do what it was asked for first after what it was asked for then."""
+    SlowLayer.gate = asyncio.Event()
+    SlowLayer.gate.set()
+    other, first = [await Reader().start(group) for group in ("other", "g")]
+    left = asyncio.Event()
+
+    async def slowly(self: SlowLayer, group: str, channel: str) -> None:
+        await left.wait()
+        await InMemoryChannelLayer.group_discard(self, group, channel)
+
+    monkeypatch.setattr(SlowLayer, "group_discard", slowly)
+    leaving = asyncio.create_task(first.stop())
+    await turns()
+    second = await Reader().start("g")
+    left.set()
+    await leaving
+    await turns()
+    publish("g", "n", "here", durable=False)
+    await second.sink.until("here")
+    await second.stop()
+    await other.stop()
+
+
+@pytest.mark.usefixtures("slow_layer")
 async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

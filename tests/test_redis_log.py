@@ -8,6 +8,7 @@ import shutil
 import ssl
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -20,6 +21,7 @@ import redis.asyncio
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
+from sse_app import subscribe
 from sse_app.cursors import START, Position
 from sse_app.eventlog import Discontinuity, RedisEventLog, make_event_log
 from sse_app.events import Event
@@ -185,6 +187,18 @@ async def test_each_event_loop_has_connections_of_its_own(log: RedisEventLog) ->
     (third,) = await log.aappend(made("g", "3"))
     assert (second.offset, third.offset) == (2, 3)
     await log.aclose()
+
+
+async def test_the_log_begins_with_the_first_who_asks(
+    client: redis.Redis, valkey: str, settings: Any
+) -> None:
+    """Else who saw a group empty and comes back would be told of another log."""
+    prefix = f"test.{uuid.uuid4().hex}"
+    settings.SSE_APP = {"EVENT_LOG": {"BACKEND": PATH, "URL": valkey, "PREFIX": prefix}}
+    before = time.time()
+    async with subscribe("g"):
+        began = client.get(f"{prefix}:began")
+    assert before - 1 < float(began or 0) < time.time() + 1
 
 
 # --- how it is reached ---

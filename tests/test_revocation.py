@@ -386,10 +386,18 @@ def test_what_is_no_revocation_is_logged_and_skipped(
 
 async def test_a_stream_in_doubt_is_held_before_anything_is_asked(listening: Stream) -> None:
     listening.user_key = "1"
-    await asyncio.to_thread(control.apply, control.Revocation(user="2", review=True))
+    control.apply(control.Revocation(user="2", review=True))
     assert not listening.held
-    await asyncio.to_thread(control.apply, control.Revocation(user="1", review=True))
-    assert listening.held
+    control.apply(control.Revocation(user="1", review=True))
+    assert listening.held, "and not only in the loop's next turn"
+
+
+async def test_a_revoked_stream_is_cut_before_the_loop_turns(listening: Stream) -> None:
+    listening.user_key = "1"
+    control.apply(control.Revocation(user="2"))
+    assert listening.close_reason is None
+    control.apply(control.Revocation(user="1"))
+    assert listening.close_reason == "auth"
 
 
 async def test_who_may_have_missed_revocations_looks_at_everybody(listening: Stream) -> None:

@@ -160,7 +160,7 @@ MUTATIONS = (
         "sse_app/layer.py",
         "        outbox.wait_for_room()\n",
         "        pass\n",
-        ["test_layer.py::test_a_publisher_that_is_quicker_than_the_layer_waits_and_loses_nothing"],
+        ["test_layer.py::test_a_layer_that_hangs_for_a_while_costs_one_wait_each_time"],
     ),
     Mutation(
         "What fails in the layer is in the log, so no publisher is to hear of it.",
@@ -192,7 +192,7 @@ MUTATIONS = (
         "before.\n"
         '            await self._call("group_add", group)\n',
         "",
-        ["test_hub.py::test_a_group_left_and_joined_again_at_once_stays_joined"],
+        ["test_hub.py::test_a_group_that_is_left_slowly_and_joined_again_stays_joined"],
     ),
     Mutation(
         "One reader that fails would take the event from those after it.",
