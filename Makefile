@@ -58,9 +58,10 @@ pytest: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Which lines and branches of the app no test runs, also in the servers that the tests start.
+# Measured, processes are larger and slower: what fails for that is told, and not the end.
 coverage: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	-$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage html --quiet
