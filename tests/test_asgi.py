@@ -336,6 +336,13 @@ async def test_a_log_that_goes_away_during_a_replay_closes_the_stream_and_is_no_
     await request.communicator.wait(5)
 
 
+@pytest.mark.usefixtures("memory")
+async def test_what_nobody_granted_is_refused() -> None:
+    for query in ("group=secret", "group=open.a&group=secret", "group=user.1"):
+        request = Request(EventStreamConsumer.as_asgi(), scope(query=query))
+        assert await request.start() == 403, query
+
+
 def test_fixed_groups_must_be_group_names() -> None:
     with pytest.raises(ValueError, match="'not a group'"):
         EventStreamConsumer(groups=["not a group"])

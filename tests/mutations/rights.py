@@ -221,6 +221,6 @@ MUTATIONS = (
         "sse_app/authorization.py",
         "        if decide is None or not await _call(decide, user, group, request):\n",
         "        if decide is not None and not await _call(decide, user, group, request):\n",
-        ["test_stream.py::test_bad_requests_get_a_clear_answer"],
+        ["test_asgi.py::test_what_nobody_granted_is_refused"],
     ),
 )
