@@ -1,4 +1,4 @@
-"""`make mutations`: which of the answers are guarded by no test. Takes about ten minutes."""
+"""`make mutations`: which of the answers are guarded by no test. Takes twenty minutes or so."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ MUTATIONS = (
         ["test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
     ),
     Mutation(
-        "The same for the one statement in which PostgreSQL appends.",
+        "PostgreSQL appends in one statement, which has to look whether an event waits.",
         "sse_app/eventlog/postgresql.py",
         'SELECT 1 FROM {events} w WHERE w."offset" IS NULL AND w."group" IN ({names})',
         'SELECT 1 FROM {events} w WHERE w."offset" = -1 AND w."group" IN ({names})',
@@ -91,7 +91,7 @@ MUTATIONS = (
         ["test_hub.py::test_an_older_log_that_has_caught_up_again_is_found_by_its_first_new_event"],
     ),
     Mutation(
-        "But anybody may put a lie on the layer.",
+        "What the layer says of an event may be a lie.",
         "sse_app/healing.py",
         "if stands and topic.contradicts(stands[0]):",
         "if stands:",
@@ -119,7 +119,7 @@ MUTATIONS = (
         ["test_redis_log.py::test_the_log_begins_with_the_first_who_asks"],
     ),
     Mutation(
-        "The same for a page that is rendered.",
+        "A page that is rendered is told that a group is empty, too: the log begins with it.",
         "sse_app/pages.py",
         "        now = max(now, log.began())  # It begins now, if nothing else has ever asked.\n",
         "        pass\n",
@@ -176,7 +176,7 @@ MUTATIONS = (
         ["test_redis_log.py::test_a_lost_answer_is_not_asked_for_again"],
     ),
     Mutation(
-        "The same on an event loop.",
+        "The client for event loops sends a command again, too.",
         "sse_app/eventlog/redis_clients.py",
         "        from redis.asyncio.retry import Retry\n"
         "        from redis.backoff import NoBackoff\n\n"
@@ -213,14 +213,14 @@ MUTATIONS = (
         ["test_bulk_changes.py::test_bulk_create_publishes_what_single_saves_do"],
     ),
     Mutation(
-        "Nor of update().",
+        "Django sends no signal of update().",
         "sse_app/bulk_changes.py",
         "            self._publish_rows(keys, before)\n",
         "            pass\n",
         ["test_bulk_changes.py::test_update_publishes_the_rows_it_changed_with_old_and_new_values"],
     ),
     Mutation(
-        "Nor of bulk_update().",
+        "Django sends no signal of bulk_update().",
         "sse_app/bulk_changes.py",
         "            self._publish_rows([row.pk for row in found], before)\n",
         "            pass\n",

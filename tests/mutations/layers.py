@@ -34,7 +34,7 @@ MUTATIONS = (
         ["test_hub.py::test_a_plain_thread_publishes_by_way_of_the_hubs_loop"],
     ),
     Mutation(
-        "So where streams are served, the loop that sends is theirs.",
+        "A loop of its own for sending would not wake the receiver where streams are served.",
         "sse_app/layer.py",
         "            if not _home[-1].loop.is_closed():",
         "            if False:",

@@ -69,7 +69,7 @@ MUTATIONS = (
         ["test_replies.py::test_a_reader_that_lags_gets_the_latest_per_key_and_tab"],
     ),
     Mutation(
-        "On the way, too, the latest per key is kept.",
+        "On the way, too, only the latest event per key is kept.",
         "sse_app/connections.py",
         "durable=False, key=own)",
         "durable=False)",
@@ -97,7 +97,7 @@ MUTATIONS = (
         ["test_cohorts.py::test_a_held_or_cut_member_is_offered_nothing_more"],
     ),
     Mutation(
-        "Nor does it read the log meanwhile.",
+        "One that is held would read on from the log.",
         "sse_app/subscriptions.py",
         "            if self.held:\n                await self._wake.next()\n"
         "                continue\n",
@@ -196,7 +196,7 @@ MUTATIONS = (
         ["test_revocation.py::test_pages_rendered_before_a_disconnect_open_nothing_again"],
     ),
     Mutation(
-        "And one that was rendered before a right was lost otherwise.",
+        "A page that was rendered before a right was lost would open a stream again.",
         "sse_app/admission.py",
         "if not grant.user or (access.fingerprint and grant.rights == access.fingerprint.seal):",
         "if True:",

@@ -74,7 +74,7 @@ MUTATIONS = (
         ["test_slow_readers.py::test_readers_that_never_read_cost_little_and_delay_nobody"],
     ),
     Mutation(
-        "Nor does the send() of other servers tell how much waits.",
+        "The send() of other servers does not tell how much waits for a reader.",
         "sse_app/transports.py",
         "return len(self._waiting) < limits.QUEUE_EVENTS and self._bytes < limits.QUEUE_BYTES",
         "return limits is not None",
@@ -91,7 +91,7 @@ MUTATIONS = (
         ],
     ),
     Mutation(
-        "The same with a server that has no word for it in ASGI.",
+        "ASGI can't drop a connection, so other servers keep what a dead reader does not take.",
         "sse_app/transports.py",
         "                self._abort()\n",
         "                pass\n",
@@ -161,7 +161,7 @@ MUTATIONS = (
         ["test_stream.py::test_a_disconnect_is_noticed_at_once"],
     ),
     Mutation(
-        "The same where bytes do not go past Twisted.",
+        "Under TLS, too, the disconnect of a client is told late to whoever does not ask.",
         "sse_app/daphne_transport.py",
         "            self._watch()\n",
         "",
@@ -189,6 +189,13 @@ MUTATIONS = (
         ["test_deploy.py::test_a_crowd_that_comes_at_once_is_let_in"],
     ),
     Mutation(
+        "HTTP/2 and proxies close what is silent for a minute.",
+        "sse_app/conf.py",
+        "HEARTBEAT: float = 15.0",
+        "HEARTBEAT: float = 90.0",
+        ["test_docs.py::test_every_setting_is_documented_once_with_its_default_and_no_other_is"],
+    ),
+    Mutation(
         "Any --http-timeout ends streams, and no check sees the command line of a server.",
         "sse_app/servers.py",
         "    if timeout:\n",
@@ -212,7 +219,7 @@ MUTATIONS = (
         ["test_stream.py::test_head_is_answered_by_the_head_alone_and_ends"],
     ),
     Mutation(
-        "The same for a stream that is an ordinary view.",
+        "The stream of an ordinary view would begin for a HEAD request, too, and never end.",
         "sse_app/responses.py",
         "            iterable = _nothing()  # Nobody reads it, and it might never end.\n",
         "            pass\n",
@@ -226,7 +233,7 @@ MUTATIONS = (
         ["test_access.py::test_tickets_and_grants_stay_out_of_the_access_log"],
     ),
     Mutation(
-        "Those of other servers print what is in the scope.",
+        "The access logs of other servers print the query string that is in the scope.",
         "sse_app/secrecy.py",
         'scope["query_string"] = _SECRET.sub(_HIDDEN, query)',
         "pass",

@@ -54,7 +54,7 @@ MUTATIONS = (
         ["test_responses.py::test_a_failure_is_logged_and_ends_the_stream_cleanly"],
     ),
     Mutation(
-        "A name of the app's own control events in somebody's mouth would be believed.",
+        "An event with the name of one of the app's own control events would be believed.",
         "sse_app/events.py",
         '_NAME: Final = re.compile(r"(?!sse\\.)',
         '_NAME: Final = re.compile(r"',
@@ -68,7 +68,7 @@ MUTATIONS = (
         ["test_stream.py::test_a_log_that_is_away_is_busy_and_no_error"],
     ),
     Mutation(
-        "The same for what nobody expected.",
+        "What nobody expected would be a 500, after which browsers never come back.",
         "sse_app/asgi.py",
         "EventStreamConsumer.as_asgi(), busy=True)",
         "EventStreamConsumer.as_asgi(), busy=False)",
@@ -131,7 +131,7 @@ MUTATIONS = (
         ["test_stream.py::test_a_page_that_lost_its_reset_is_reset_again"],
     ),
     Mutation(
-        "The same where nothing of its id could be read.",
+        "A page whose id can't be read at all must get its reset again, too.",
         "sse_app/replay.py",
         "return Start(dict.fromkeys(now, LOST), resets)",
         "return Start(now, resets)",
