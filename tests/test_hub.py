@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 
-from sse_app import publish, subscriptions
+from sse_app import layer, publish, subscriptions
 from sse_app.counters import COUNTS
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
@@ -197,6 +197,14 @@ async def test_a_plain_thread_publishes_by_way_of_the_hubs_loop() -> None:
     thread.start()
     await reader.sink.until("x")
     thread.join()
+    await reader.stop()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_what_a_thread_publishes_is_sent_on_the_hubs_loop() -> None:
+    reader = await Reader().start("g")
+    outbox = await asyncio.to_thread(layer._outbox)
+    assert outbox.loop is reader.hub.loop
     await reader.stop()
 
 
