@@ -203,9 +203,7 @@ MUTATIONS = (
         "sse_app/views.py",
         "@csrf_protect\n@require_POST\n@answers_refusals\ndef send(",
         "@require_POST\n@answers_refusals\ndef send(",
-        [
-            "test_inbox.py::test_it_is_403_without_csrf_also_where_the_project_has_no_csrf_middleware"
-        ],
+        ["test_inbox.py::test_csrf_is_checked_also_without_djangos_middleware"],
     ),
     Mutation(
         "A view that is asked for the stream can only say what is missing in asgi.py.",
