@@ -52,11 +52,13 @@ MUTATIONS = (
         ["test_presence_live.py::test_a_process_that_was_taken_for_dead_says_again_who_is_there"],
     ),
     Mutation(
-        "Whatever is raised in a pass, what was written may have been undone.",
+        "A pass that raised may have been done all the same, when only its commit had no answer.",
         "sse_app/attendance.py",
         "rows, _rows = _rows, None",
         "rows = _rows",
-        ["test_presence.py::test_what_fails_changes_nothing_and_is_done_by_the_next_pass"],
+        [
+            "test_presence.py::test_a_pass_whose_commit_was_done_and_not_answered_is_known_to_the_next"
+        ],
     ),
     Mutation(
         "A user who has another tab, or comes back at once, has not left.",
