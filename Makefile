@@ -12,7 +12,7 @@ NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest coverage messages chaos fuzz install docs bench bench-publish bench-returning
+.PHONY: demo test lint types pytest coverage mutations messages chaos fuzz install docs bench bench-publish bench-returning
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
@@ -58,12 +58,20 @@ pytest: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Which lines and branches of the app no test runs, also in the servers that the tests start.
+# Measured, processes are larger and slower: what fails for that is told, and not the end.
 coverage: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	-$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/coverage html --quiet
+
+# Takes out each answer of the code to a trap, one at a time: a test must fail without it.
+# `make mutations ONLY=presence` does those that have the word.
+ONLY ?=
+
+mutations: $(INSTALLED) $(NPM_INSTALLED)
+	$(BIN)/python -m tests.mutations $(ONLY)
 
 # The texts that can be translated, for sse_app/locale; needs Debian's gettext.
 messages: $(INSTALLED)

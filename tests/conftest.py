@@ -34,6 +34,8 @@ pytest_plugins = ["sse_app.testing.fixtures"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 20.0
+#: By `make coverage`.
+MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ
 #: What `test/failing/` answers: what came before the exception, and a farewell.
 FAILED_STREAM = re.compile(
     r'retry: \d+\nevent: before\ndata: {"n":1}\n\n'
@@ -146,6 +148,11 @@ class Server:
         return time.monotonic() - began
 
     def close(self) -> None:
+        # Which lines a process ran it tells only if it may end by itself.
+        if MEASURED and self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(PATIENCE)
         self._kill()
         self.socket.close()
 

@@ -50,3 +50,14 @@ async def slow(user: Any, group: str, request: Any) -> bool:
     """A policy that takes its time, `slow.<seconds>`."""
     await asyncio.sleep(float(group.rpartition(".")[2]))
     return True
+
+
+failing = threading.Event()
+refusing = threading.Event()
+
+
+def at_times(user: Any, group: str, request: Any) -> bool:
+    """Permit it, but fail or refuse while the test wants that."""
+    if failing.is_set():
+        raise RuntimeError("on purpose")
+    return not refusing.is_set()

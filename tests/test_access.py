@@ -8,7 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.sessions.backends import cache
 from django.template import Context, Template
+
+from sse_app import tickets
+from sse_app.fingerprints import live_sessions
+from sse_app.models import Ticket
 
 from .conftest import Daphne, eventually
 from .parser import Parser
@@ -173,6 +179,38 @@ def test_a_ticket_is_worth_no_more_than_the_right_it_was_given_for(
         status, first = site.listen("anonymous", url)
         assert (status, first) in ((200, "expired"), (403, "")), url
     site.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_use_a_ticket_at_once_one_gets_the_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = tickets.issue(AnonymousUser(), ["clock"])
+    real, asked = tickets._all, iter([False, True])
+    found: list[Ticket | None] = []
+
+    def meanwhile() -> Any:
+        if next(asked):  # The first one has read the row, and is about to use it up.
+            monkeypatch.setattr(tickets, "_all", real)
+            found.append(tickets.redeem(text))
+        return real()
+
+    monkeypatch.setattr(tickets, "_all", meanwhile)
+    assert tickets.redeem(text) is None
+    assert [ticket and ticket.groups for ticket in found] == [["clock"]]
+
+
+@pytest.mark.django_db
+def test_sessions_that_are_not_in_the_database_are_looked_for_where_they_are(settings: Any) -> None:
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+    assert live_sessions({"nobody", "can"}) == {"nobody", "can"}, "take them back"
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+    session = cache.SessionStore()
+    session.create()
+    key = str(session.session_key)
+    assert live_sessions({key, "unknown"}) == {key}
+    session.delete()
+    assert live_sessions({key}) == set()
 
 
 def test_a_page_without_a_request_can_sign_nothing() -> None:

@@ -12,10 +12,11 @@ from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.asgi import get_asgi_application
+from django.db import OperationalError
 
 from sse_app import publish
 from sse_app.asgi import event_stream_application, guard, is_stream
-from sse_app.consumers import ABORT, EventStreamConsumer
+from sse_app.consumers import ABORT, TAKE_OVER, EventStreamConsumer
 from sse_app.cursors import Cursor
 from sse_app.eventlog import event_log
 from sse_app.grants import Grant
@@ -109,6 +110,34 @@ async def test_an_exception_after_the_start_ends_the_response_and_escapes_nobody
     assert await request.body() == b"begun"
     await request.body()
     assert request.ended
+    await request.communicator.wait(5)
+
+
+async def test_an_exception_of_a_stream_that_serves_already_escapes_nobody() -> None:
+    class Failing:
+        async def run(self) -> None:
+            raise RuntimeError("on purpose")
+
+    async def hands_over(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        scope["extensions"][TAKE_OVER](Failing())
+
+    request = Request(guard(hands_over, busy=True), scope())
+    assert await request.start() == 200
+    await request.body()
+    assert request.ended
+    await request.communicator.wait(5)
+
+
+async def test_an_unexpected_error_before_the_stream_is_busy() -> None:
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    application = event_stream_application(get_asgi_application(), fails)
+    request = Request(application, scope())
+    assert await request.start() == 200
+    await request.body()
+    assert [event.name for event in request.parser.events] == ["sse.busy"]
     await request.communicator.wait(5)
 
 
@@ -242,6 +271,36 @@ def test_the_stream_is_found_by_its_route(path: str, root: str, expected: bool) 
 
 
 @pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize(
+    ("query", "headers", "lookup", "reason"),
+    [
+        ("group=secret", {"cookie": "sessionid=x"}, "get_user", "store"),
+        ("ticket=x", {}, "redeem", "ticket"),
+        ("group=secret", {"authorization": "Bearer x"}, "averify_token", "token"),
+        ("grant={grant}", {}, "was_revoked", "grant"),
+    ],
+)
+async def test_what_can_not_be_looked_up_for_now_is_busy_and_no_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+    query: str,
+    headers: dict[str, str],
+    lookup: str,
+    reason: str,
+) -> None:
+    def away(*args: Any) -> Any:
+        raise OperationalError("on purpose")
+
+    monkeypatch.setattr(f"sse_app.admission.{lookup}", away)
+    asked = scope(query=query.format(grant=Grant.to(None, ["secret"]).sign()))
+    asked["headers"] += [(name.encode(), value.encode()) for name, value in headers.items()]
+    request = Request(EventStreamConsumer.as_asgi(), asked)
+    assert await request.start() == 200
+    await request.body()
+    (busy,) = request.parser.events
+    assert (busy.name, busy.json()) == ("sse.busy", {"reason": reason})
+
+
+@pytest.mark.usefixtures("memory")
 async def test_fixed_groups_are_open_to_whoever_reaches_the_consumer() -> None:
     consumer = EventStreamConsumer.as_asgi(groups=["internal"])
     # Neither a name nor a signed page adds to them.
@@ -276,6 +335,13 @@ async def test_a_log_that_goes_away_during_a_replay_closes_the_stream_and_is_no_
     levels = [record.levelname for record in caplog.records if record.levelno > logging.INFO]
     assert levels == ["WARNING"]
     await request.communicator.wait(5)
+
+
+@pytest.mark.usefixtures("memory")
+async def test_what_nobody_granted_is_refused() -> None:
+    for query in ("group=secret", "group=open.a&group=secret", "group=user.1"):
+        request = Request(EventStreamConsumer.as_asgi(), scope(query=query))
+        assert await request.start() == 403, query
 
 
 def test_fixed_groups_must_be_group_names() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from sse_app import cohorts, control, publish
 from sse_app.cohorts import Cohort, gather
+from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.flushes import frame
 from sse_app.hub import get_hub
@@ -193,6 +194,16 @@ async def test_each_member_gets_each_event_once_and_in_order(site: Site) -> None
     assert len({sink.received for sink in sinks}) == 1
     assert sinks[0].subscription.positions["g"] == site.hub.position("g")
     assert site.hub.reached("g", site.hub.position("g")) == MEMBERS
+
+
+async def test_what_the_layer_reorders_and_doubles_is_put_right_for_members(site: Site) -> None:
+    """They take whatever their topic gives: only there it is seen what follows what."""
+    sinks = await site.many("g")
+    events = event_log().append([Event.of("g", "n", str(n)) for n in range(5)])
+    for n in (1, 0, 0, 3, 2, 1, 4):
+        site.hub.topics["g"].offer(events[n])
+    await until(lambda: all(sink.events()[-1:] == ["4"] for sink in sinks))
+    assert all(sink.events() == [*map(str, range(5))] for sink in sinks)
 
 
 async def test_what_is_offered_within_one_turn_leaves_in_one_write(site: Site) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -167,6 +170,18 @@ async def test_a_restart_of_the_only_server_loses_nothing_either(site: Site) -> 
         await crowd.until(lambda follower: len(follower.seen) >= 3, "something is missing")
         assert all(follower.seen == ["0", "1", "2"] for follower in crowd.followers)
         assert sum(follower.resets for follower in crowd.followers) == 0
+
+
+def test_a_crowd_that_comes_at_once_is_let_in(make_server: Callable[..., Server]) -> None:
+    """More than Daphne's own backlog, while it has no time to take anybody."""
+    daphne = make_server(OwnPort)
+    assert daphne.process is not None
+    daphne.process.send_signal(signal.SIGSTOP)
+    address = ("127.0.0.1", daphne.own_port)
+    with ExitStack() as crowd:
+        crowd.callback(daphne.process.send_signal, signal.SIGCONT)
+        for _ in range(200):
+            crowd.enter_context(socket.create_connection(address, timeout=5))
 
 
 def test_what_is_no_stream_still_says_that_nobody_is_there(site: Site) -> None:

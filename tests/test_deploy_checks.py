@@ -140,6 +140,11 @@ def test_a_file_that_was_put_into_wal_by_hand_is_in_wal(
         assert found() == {}
 
 
+def test_the_demos_own_database_is_as_it_should_be(options: Callable[..., None]) -> None:
+    options(**connections["default"].settings_dict["OPTIONS"])
+    assert found() == {}
+
+
 def test_sqlite_is_of_no_concern_when_the_log_is_elsewhere(
     settings: Any, options: Callable[..., None]
 ) -> None:
@@ -291,3 +296,14 @@ def test_a_daphne_as_it_should_be_and_other_servers_say_nothing(
     for given in (send(), other.reply, partial(other.reply), None):
         servers.warn_of_options(given)
     assert caplog.records == []
+
+
+def test_a_daphne_whose_request_is_another_one_is_written_to_by_send(
+    send: Callable[..., Any],
+) -> None:
+    server = send().func
+    known = SimpleNamespace(
+        channel=None, write=None, registerProducer=None, unregisterProducer=None, sentLength=0
+    )
+    assert servers.daphne_request(partial(server, known)) is known
+    assert servers.daphne_request(partial(server, SimpleNamespace(write=None))) is None

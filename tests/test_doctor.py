@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from django.db import connections
 
 from sse_app import doctor
+from sse_app.eventlog import DatabaseEventLog, MemoryEventLog
+from sse_app.events import Event
 
 from .conftest import Daphne, eventually
 from .valkeys import free_port
@@ -217,3 +222,61 @@ def test_an_address_that_is_no_stream_is_seen(daphne: Daphne) -> None:
         assert f"ERROR: stream: {said}" in found.stdout, found.stdout
     url = f"http://127.0.0.1:{free_port()}/events/?group=orders"
     assert "It can't be read: ConnectError(" in daphne.try_manage("sse_doctor", "--url", url).stdout
+
+
+# --- what takes no server to be seen ---
+
+
+async def test_what_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ANSWER_SECONDS", 0.01)
+    found = await doctor._answering("channel layer", asyncio.Event().wait())
+    assert (found.level, found.text) == ("error", "It did not answer within 0.01 s.")
+
+
+async def test_a_log_that_gives_back_something_else_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = MemoryEventLog()
+    monkeypatch.setattr(doctor, "event_log", lambda: log)
+    assert (await doctor._log()).level == "fine"
+
+    async def nothing(*args: Any) -> list[Event]:
+        return []
+
+    monkeypatch.setattr(log, "asince", nothing)
+    found = await doctor._log()
+    assert (found.level, found.hint) == ("error", "Is it a replica, or are two logs mixed up?")
+
+
+@pytest.mark.django_db(databases=["default", "postgresql"], transaction=True)
+async def test_clocks_that_differ_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "event_log", lambda: DatabaseEventLog("postgresql"))
+    assert (await doctor._clock()).level == "fine"
+    real = doctor._database_time
+    monkeypatch.setattr(doctor, "_database_time", lambda alias: real(alias) - 100)
+    found = await doctor._clock()
+    assert found.level == "error"
+    assert "s ahead of the log's" in found.text
+    assert "NTP" in found.hint
+
+
+@pytest.mark.django_db
+def test_a_sqlite_that_keeps_publishers_waiting_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with closing(connections.create_connection("default")) as connection:
+        # A file with the journal that SQLite makes by itself.
+        own = {"NAME": str(tmp_path / "plain.sqlite3"), "OPTIONS": {}}
+        connection.settings_dict = {**connection.settings_dict, **own}
+        monkeypatch.setattr(doctor, "connections", {"default": connection})
+        monkeypatch.setattr(doctor, "event_log", DatabaseEventLog)
+        said = [(found.level, found.text) for found in doctor._sqlite()]
+    assert [level for level, _ in said] == ["warning", "warning"]
+    assert "'delete'" in said[0][1]
+    assert "deferred" in said[1][1]
+
+
+def test_a_stream_that_does_not_open_is_seen(daphne: Daphne) -> None:
+    url = f"{daphne.url}/test/failing/"
+    found = daphne.try_manage("sse_doctor", "--url", url, "--token", "of no use")
+    assert "It does not open: event: before" in found.stdout

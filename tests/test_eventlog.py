@@ -16,7 +16,7 @@ from unittest import mock
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -734,6 +734,29 @@ def test_pruning_keeps_the_head_of_a_group_in_which_an_event_waits(
         database_log.prune()
     (second,) = database_log.number()
     assert (second.epoch, second.offset) == (first.epoch, 2)
+
+
+def test_a_pass_that_the_database_gave_up_is_done_again(
+    database_log: DatabaseEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with transaction.atomic(using=database_log.alias):
+        database_log.stage(made("g", "1"))
+    errors = [OperationalError("database is locked")]
+    real = database_log._lock
+
+    def give_up_once(*args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return real(*args)
+
+    monkeypatch.setattr(database_log, "_lock", give_up_once)
+    assert texts(database_log.number()) == ["1"]
+    errors.append(OperationalError("database is locked"))
+    # Not within somebody's transaction, which is given up as a whole.
+    with transaction.atomic(using=database_log.alias):
+        database_log.stage(made("g", "2"))
+        with pytest.raises(OperationalError):
+            database_log.number()
 
 
 def test_an_append_to_many_groups_takes_as_many_statements_as_one(

@@ -76,6 +76,10 @@ def test_many_events_and_heartbeats_in_one_stream_stay_apart(
     assert parser.comments == len(events)
 
 
+def test_a_heartbeat_is_a_comment_and_ends_no_block() -> None:
+    assert (HEARTBEAT[:1], HEARTBEAT.count(b"\n")) == (b":", 1)
+
+
 @given(data=texts)
 def test_the_wire_is_utf_8_without_a_bom_and_with_line_feeds_only(data: str) -> None:
     wire = Event.of("g", "n", data).encode("1.x")

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 
-from sse_app import publish
+from sse_app import layer, publish, subscriptions
 from sse_app.counters import COUNTS
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.hub import Hub, get_hub, running_hubs
+from sse_app.reads import SharedReads
 from sse_app.sinks import Sink
 from sse_app.subscriptions import Subscription
 from sse_app.topics import place_of
@@ -200,6 +201,14 @@ async def test_a_plain_thread_publishes_by_way_of_the_hubs_loop() -> None:
 
 
 @pytest.mark.usefixtures("memory")
+async def test_what_a_thread_publishes_is_sent_on_the_hubs_loop() -> None:
+    reader = await Reader().start("g")
+    outbox = await asyncio.to_thread(layer._outbox)
+    assert outbox.loop is reader.hub.loop
+    await reader.stop()
+
+
+@pytest.mark.usefixtures("memory")
 async def test_the_readers_of_an_event_are_counted_the_late_ones_when_they_get_it() -> None:
     live, slow = await Reader().start("g"), await Reader().start("g")
     other = await Reader().start("g", names=("other",))
@@ -321,6 +330,85 @@ async def test_many_readers_at_one_place_cost_one_read(monkeypatch: pytest.Monke
     await holder.stop()
 
 
+@pytest.mark.usefixtures("memory")
+async def test_a_reader_that_leaves_takes_the_read_from_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    event = publish("g", "n", "0")
+    gate, reads = asyncio.Event(), SharedReads()
+    real = type(event_log()).asince
+
+    async def held(self: Any, *args: Any) -> Any:
+        await gate.wait()
+        return await real(self, *args)
+
+    monkeypatch.setattr(type(event_log()), "asince", held)
+    before = Position(event.epoch or "", 0)
+    first, second = [asyncio.create_task(reads.page("g", before)) for _ in range(2)]
+    await turns()
+    first.cancel()
+    await turns()
+    gate.set()
+    assert await second == [event]
+    await reads.close()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_an_event_is_encoded_once_for_all_readers_of_a_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readers = [await Reader().start("g") for _ in range(5)]
+    publish("g", "n", "all are live")
+    for reader in readers:
+        await reader.sink.until("all are live")
+    encoded: list[str] = []
+    real = Event.encode
+
+    def counted(self: Event, *args: Any, **kwargs: Any) -> bytes:
+        encoded.append(self.data)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Event, "encode", counted)
+    publish("g", "n", "once")
+    for reader in readers:
+        await reader.sink.until("once")
+    assert encoded == ["once"]
+    for reader in readers:
+        await reader.stop()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_reader_that_lags_keeps_so_many_latest_events_and_no_more() -> None:
+    slow, quick = await Reader().start("g"), await Reader().start("g")
+    publish("g", "n", "both are live")
+    for reader in (slow, quick):
+        await reader.sink.until("both are live")
+    slow.sink.open.clear()
+    most = subscriptions.LATEST_EVENTS
+    for n in range(most + 50):
+        publish("g", "n", str(n), durable=False, key=str(n))
+    await quick.sink.until(str(most + 49))
+    slow.sink.open.set()
+    await slow.sink.until(str(most + 49))
+    assert slow.sink.seen[1:] == [str(n) for n in range(50, most + 50)]
+    for reader in (slow, quick):
+        await reader.stop()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_one_that_was_held_again_meanwhile_is_not_released() -> None:
+    reader = await Reader().start("g")
+    reader.subscription.hold()
+    mark = reader.subscription.held
+    reader.subscription.hold()
+    reader.subscription.release(mark)
+    assert reader.subscription.held
+    reader.subscription.release(reader.subscription.held)
+    publish("g", "n", "go on")
+    await reader.sink.until("go on")
+    await reader.stop()
+
+
 async def turns() -> None:
     """Let the loop turn until whatever can go on without the layer has done so."""
     for _ in range(20):
@@ -370,6 +458,19 @@ async def test_a_group_left_while_it_starts_is_served_to_the_next_reader() -> No
 
 
 @pytest.mark.usefixtures("slow_layer")
+async def test_readers_who_wait_for_the_same_start_outlive_the_first_one() -> None:
+    SlowLayer.gate = asyncio.Event()
+    first, second = [asyncio.create_task(Reader().start("g")) for _ in range(2)]
+    await turns()
+    first.cancel()
+    await turns()
+    SlowLayer.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await (await second).stop()
+
+
+@pytest.mark.usefixtures("slow_layer")
 async def test_a_group_left_and_joined_again_at_once_stays_joined() -> None:
     SlowLayer.gate = asyncio.Event()
     SlowLayer.gate.set()
@@ -387,6 +488,33 @@ async def test_a_group_left_and_joined_again_at_once_stays_joined() -> None:
     publish("g", "n", "here", durable=False)
     await reader.sink.until("here")
     await reader.stop()
+    await other.stop()
+
+
+@pytest.mark.usefixtures("slow_layer")
+async def test_a_group_that_is_left_slowly_and_joined_again_stays_joined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The layer may do what it was asked for first after what it was asked for then."""
+    SlowLayer.gate = asyncio.Event()
+    SlowLayer.gate.set()
+    other, first = [await Reader().start(group) for group in ("other", "g")]
+    left = asyncio.Event()
+
+    async def slowly(self: SlowLayer, group: str, channel: str) -> None:
+        await left.wait()
+        await InMemoryChannelLayer.group_discard(self, group, channel)
+
+    monkeypatch.setattr(SlowLayer, "group_discard", slowly)
+    leaving = asyncio.create_task(first.stop())
+    await turns()
+    second = await Reader().start("g")
+    left.set()
+    await leaving
+    await turns()
+    publish("g", "n", "here", durable=False)
+    await second.sink.until("here")
+    await second.stop()
     await other.stop()
 
 

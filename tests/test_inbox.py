@@ -153,18 +153,6 @@ def test_without_a_csrf_token_it_is_403_and_nothing_runs(page: Page, handled: An
     assert ran == []
 
 
-def test_it_is_403_without_csrf_also_where_the_project_has_no_csrf_middleware(
-    page: Page, handled: Any
-) -> None:
-    from django.conf import settings
-
-    handled(lambda message: "ran")
-    middleware = [name for name in settings.MIDDLEWARE if "Csrf" not in name]
-    page.token = ""
-    with override_settings(MIDDLEWARE=middleware):
-        assert page.send().status_code == 403
-
-
 def test_a_stranger_gets_403_and_does_not_learn_which_handlers_there_are(handled: Any) -> None:
     ran: list[Message] = []
     handled(ran.append)

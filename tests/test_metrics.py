@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.db import OperationalError
 from django.test import Client, override_settings
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
@@ -486,6 +487,16 @@ def test_over_the_wire_it_is_closed_by_default(make_daphne: Callable[..., Daphne
     bearer = {"Authorization": f"Bearer {text}"}
     assert httpx.get(f"{closed.url}{URL}", headers=bearer, timeout=20).status_code == 200
     assert "reads metrics" in closed.manage("sse_token", "list")
+
+
+def test_where_nobody_can_say_who_asks_they_are_asked_for_later(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(request: object) -> bool:
+        raise OperationalError("on purpose")
+
+    monkeypatch.setattr("sse_app.scrapes._is_permitted", away)
+    assert client.get(URL).status_code == 503
 
 
 @pytest.mark.django_db

@@ -16,6 +16,7 @@ from zipfile import ZipFile
 import pytest
 
 import sse_app
+from sse_app.deploy_checks import DAPHNE
 
 from .distributions import ROOT, build
 
@@ -98,6 +99,8 @@ def test_the_metadata_say_what_is_needed_and_which_extras_there_are(wheel: Path)
         "daphne",
         "django",
     ]
+    (daphne,) = (text for text in needed if text.startswith("daphne"))
+    assert f">={'.'.join(map(str, DAPHNE))}" in daphne, "an older one has known security holes"
     assert sorted(metadata.get_all("Provides-Extra") or []) == sorted(
         PROJECT["optional-dependencies"]
     )

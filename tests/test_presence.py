@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.template import Context, Template
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
@@ -148,6 +148,28 @@ def test_what_fails_changes_nothing_and_is_done_by_the_next_pass(
     assert [member.user for member in presence.members(ROOM)] == ["1"]
     there("1", "2")
     assert told(seen) == [("presence.join", "1"), ("presence.join", "2")]
+
+
+def test_a_pass_whose_commit_was_done_and_not_answered_is_known_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many came as went, so that the number of rows does not tell."""
+    there("1")
+    commit = connection.commit
+
+    def unanswered() -> None:
+        commit()
+        monkeypatch.undo()  # Only this one.
+        raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(connection, "commit", unanswered)
+    with pytest.raises(OperationalError):
+        there("2")
+    there("2")
+    assert [member.user for member in presence.members(ROOM)] == ["1", "2"], "1 may come back"
+    assert [(row.user_key, row.process) for row in Presence.objects.all()] == [
+        ("2", process_name())
+    ]
 
 
 def test_a_process_that_died_while_nobody_lived_is_found_by_the_next(seen: list[Event]) -> None:

@@ -8,6 +8,7 @@ import shutil
 import ssl
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -16,9 +17,11 @@ from typing import Any
 
 import pytest
 import redis
+import redis.asyncio
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
+from sse_app import subscribe
 from sse_app.cursors import START, Position
 from sse_app.eventlog import Discontinuity, RedisEventLog, make_event_log
 from sse_app.events import Event
@@ -162,6 +165,52 @@ def test_a_lost_answer_is_not_asked_for_again(valkey: str, monkeypatch: pytest.M
     with pytest.raises(redis.ConnectionError):
         log.append(made("g", "2"))
     assert [event.data for event in log.since("g", START, 10)] == ["1", "2"]
+
+
+async def test_a_lost_answer_is_not_asked_for_again_on_an_event_loop(
+    valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"retry_on_error": [redis.ConnectionError]}
+    log = RedisEventLog(valkey, prefix=f"test.{uuid.uuid4().hex}", options=options)
+    await log.aappend(made("g", "1"))
+    real = redis.asyncio.Connection.read_response
+
+    async def lost(self: redis.asyncio.Connection, *args: Any, **kwargs: Any) -> Any:
+        await real(self, *args, **kwargs)
+        monkeypatch.undo()  # Only this one.
+        raise redis.ConnectionError("the answer was lost")
+
+    monkeypatch.setattr(redis.asyncio.Connection, "read_response", lost)
+    with pytest.raises(redis.ConnectionError):
+        await log.aappend(made("g", "2"))
+    assert [event.data for event in await log.asince("g", START, 10)] == ["1", "2"]
+    await log.aclose()
+
+
+async def test_each_event_loop_has_connections_of_its_own(log: RedisEventLog) -> None:
+    await log.aappend(made("g", "1"))
+
+    async def elsewhere() -> Any:
+        await log.aappend(made("g", "2"))
+        client = log._clients.of_loop
+        await log.aclose()
+        return client
+
+    assert await asyncio.to_thread(asyncio.run, elsewhere()) is not log._clients.of_loop
+    assert [event.data for event in await log.asince("g", START, 10)] == ["1", "2"]
+    await log.aclose()
+
+
+async def test_the_log_begins_with_the_first_who_asks(
+    client: redis.Redis, valkey: str, settings: Any
+) -> None:
+    """Else who saw a group empty and comes back would be told of another log."""
+    prefix = f"test.{uuid.uuid4().hex}"
+    settings.SSE_APP = {"EVENT_LOG": {"BACKEND": PATH, "URL": valkey, "PREFIX": prefix}}
+    before = time.time()
+    async with subscribe("g"):
+        began = client.get(f"{prefix}:began")
+    assert before - 1 < float(began or 0) < time.time() + 1
 
 
 # --- how it is reached ---

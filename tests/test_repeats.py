@@ -321,6 +321,21 @@ def somebody_waits_in_postgresql() -> bool:
         return bool(cursor.fetchone()[0])
 
 
+def test_the_key_is_written_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where transactions begin deferred, Django's default on SQLite, it could not be after."""
+    connections["default"].ensure_connection()
+    monkeypatch.setattr(connections["default"], "transaction_mode", None)
+    real = repeats._claim
+
+    def meanwhile(alias: str, key: str) -> bool:
+        now = timezone.now()
+        together(lambda: HandledMessage.objects.create(digest="another", created_at=now))
+        return real(alias, key)
+
+    monkeypatch.setattr(repeats, "_claim", meanwhile)
+    assert once("key", "body", lambda: Answer(200, "1")) == Answer(200, "1")
+
+
 class Meeting:
     """Holds the first act until the second request is at the point where it has to wait."""
 

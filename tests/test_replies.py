@@ -233,6 +233,11 @@ async def test_two_streams_never_have_one_id(listening: Stream) -> None:
     assert control.readers() == [listening]
 
 
+def test_no_reply_takes_the_place_of_another_on_the_way() -> None:
+    slots = {made("1").to_event().slot for _ in range(2)}
+    assert len(slots) == 2
+
+
 @pytest.fixture
 async def listening() -> AsyncIterator[Stream]:
     """A stream that is told of replies."""

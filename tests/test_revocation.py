@@ -6,12 +6,22 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
-from .conftest import Daphne, StreamReader
+from sse_app import control, revocation
+from sse_app.control import ControlSink
+from sse_app.events import Event
+from sse_app.groups import CONTROL_GROUP
+from sse_app.streams import Stream
+
+from .conftest import Daphne, StreamReader, eventually
+from .test_replies import listening
+
+__all__ = ["listening"]
 
 POLICY = "tests.policies.by_permission"
 NEVER = 600
@@ -321,7 +331,79 @@ async def test_a_database_that_is_away_for_three_rounds_ends_what_it_can_not_ans
         pass
 
 
+async def test_while_the_policy_fails_a_stream_in_doubt_waits_and_is_asked_for_again(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    site = make_daphne(MAY_LISTEN="tests.policies.at_times", REVALIDATE_INTERVAL=NEVER)
+    ann = await Visitor(site, "ann").sign_in()
+    async with ann.stream("group=secret") as stream, ann.stream("group=orders") as other:
+        await run(
+            site,
+            USER.format(pk=ann.pk)
+            + "from tests import policies\npolicies.failing.set()\n"
+            + "Group.objects.create(name='red').user_set.add(user)",
+        )
+        text = "Whether a stream may go on could not be decided"
+        await asyncio.to_thread(eventually, lambda: text in site.text())
+        for group in ("secret", "orders"):
+            await publish(site, group, "meanwhile")
+        assert (await other.next()).data == "meanwhile", "it is public, so nobody was asked"
+        assert stream.parser.events[1:] == []
+        answer = "policies.refusing.set()\npolicies.failing.clear()"
+        await run(site, f"from tests import policies\n{answer}")
+        assert [event.name for event in await stream.until_end()] == ["sse.close"]
+
+
 # --- no leak, however it falls ---
+
+
+async def test_a_logout_that_can_not_be_told_to_others_ends_the_streams_here(
+    listening: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("on purpose")
+
+    monkeypatch.setattr("sse_app.publishing.publish_events", away)
+    listening.session_digest = control.session_digest("key")
+    session = SimpleNamespace(session_key="key")
+    # As Django calls it: the page that logs out must not fail.
+    revocation._logged_out(None, SimpleNamespace(session=session), user="ann")
+    assert listening.close_reason == "auth"
+
+
+def test_whom_to_disconnect_must_be_said() -> None:
+    with pytest.raises(ValueError, match="a user, a group or both"):
+        revocation.disconnect()
+
+
+@pytest.mark.parametrize("fields", [{"user": 5}, {"review": "yes"}, {"no": "field"}, ["x"]])
+def test_what_is_no_revocation_is_logged_and_skipped(
+    fields: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    ControlSink().show(Event.of(CONTROL_GROUP, control.CONTROL_EVENT, fields), "", b"")
+    assert "Skipped a malformed control event" in caplog.text
+
+
+async def test_a_stream_in_doubt_is_held_before_anything_is_asked(listening: Stream) -> None:
+    listening.user_key = "1"
+    control.apply(control.Revocation(user="2", review=True))
+    assert not listening.held
+    control.apply(control.Revocation(user="1", review=True))
+    assert listening.held, "and not only in the loop's next turn"
+
+
+async def test_a_revoked_stream_is_cut_before_the_loop_turns(listening: Stream) -> None:
+    listening.user_key = "1"
+    control.apply(control.Revocation(user="2"))
+    assert listening.close_reason is None
+    control.apply(control.Revocation(user="1"))
+    assert listening.close_reason == "auth"
+
+
+async def test_who_may_have_missed_revocations_looks_at_everybody(listening: Stream) -> None:
+    listening.user_key = "1"
+    ControlSink().reset(CONTROL_GROUP, "trimmed", "")
+    assert listening.held
 
 
 SAVED = "user.save()"

@@ -95,7 +95,7 @@ def listening(daphne: Daphne, *arguments: str) -> Iterator[subprocess.Popen[str]
     try:
         yield process
     finally:
-        process.kill()
+        process.terminate()
         process.communicate()
 
 

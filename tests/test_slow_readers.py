@@ -81,6 +81,12 @@ def test_the_kernel_keeps_little_and_gives_up_on_who_is_gone(daphne: Daphne) -> 
 
 def test_a_client_that_knows_no_chunks_is_served_by_the_ordinary_way(daphne: Daphne) -> None:
     connection = connect(daphne, version="1.0")
+    begun = b""
+    while b"sse.open" not in begun:
+        begun += connection.recv(4096)
+    assert begun.partition(b"\r\n\r\n")[2].startswith(b"retry: "), "no size of a chunk"
+    connection.close()
+    connection = connect(daphne, version="1.0")
     run(daphne, FLOOD.format(start=0, stop=300, size=2000))
     told = read_until(connection, "299 ", chunked=False)
     assert [data.split()[0] for data in told] == [str(n) for n in range(300)]

@@ -215,11 +215,23 @@ async def test_a_stream_ends_with_its_life_and_goes_on_from_the_farewell(
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
-async def test_a_disconnect_is_noticed_at_once(daphne: Daphne, how: str) -> None:
+async def test_a_disconnect_is_noticed_at_once(
+    make_daphne: Callable[..., Daphne], how: str
+) -> None:
+    daphne = make_daphne(HEARTBEAT=600)  # No write can find it out.
     connection = connect(daphne)
     eventually(lambda: daphne.streams() == 1)
     hang_up(connection, how)
     eventually(lambda: not daphne.streams(), "the stream stayed open", within=2.0)
+
+
+def test_a_client_that_goes_on_sending_and_leaves_is_noticed(daphne: Daphne) -> None:
+    """Twisted stops reading after 16 KiB that nobody takes, and so sees no end: a write has to."""
+    connection = connect(daphne)
+    eventually(lambda: daphne.streams() == 1)
+    connection.sendall(b"x" * 100_000)
+    hang_up(connection, "rst")
+    eventually(lambda: not daphne.streams(), "the stream stayed open", within=5.0)
 
 
 async def test_an_exception_inside_a_stream_leaves_the_server_healthy(daphne: Daphne) -> None:
@@ -300,6 +312,16 @@ def test_other_methods_hosts_and_the_missing_slash(shared_daphne: Daphne) -> Non
         assert next(answer.iter_lines()).startswith("retry:")
 
 
+def test_head_is_answered_by_the_head_alone_and_ends(shared_daphne: Daphne) -> None:
+    """Daphne would send a body all the same."""
+    request = b"HEAD /events/?group=orders HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", shared_daphne.port), timeout=5) as connection:
+        connection.sendall(request)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\n")
+
+
 def test_a_signed_in_user_hears_their_own_group(shared_daphne: Daphne) -> None:
     with httpx.Client(base_url=shared_daphne.url) as client:
         client.post("/test/login/", data={"name": "carol"})
@@ -324,12 +346,18 @@ async def test_a_log_that_is_away_is_busy_and_no_error(
     assert 15_000 <= (stream.parser.retry or 0) <= 60_000
 
 
-async def test_a_page_that_lost_its_reset_is_reset_again(daphne: Daphne) -> None:
+@pytest.mark.parametrize("lost", ["the id", "the log"])
+async def test_a_page_that_lost_its_reset_is_reset_again(daphne: Daphne, lost: str) -> None:
     """The id of `sse.open` must not say that the page stands where it was about to be put."""
     daphne.publish("orders", "n", "1")
     daphne.publish("chat.a", "n", "1")
     query = "group=orders&group=chat.a"
-    async with daphne.stream(query, {"Last-Event-ID": "unreadable"}) as stream:
+    id = "unreadable"
+    if lost == "the log":
+        async with daphne.stream(query) as stream:
+            id = (await stream.next()).id
+        await asyncio.to_thread(daphne.manage, "sse_new_epoch")
+    async with daphne.stream(query, {"Last-Event-ID": id}) as stream:
         opened, first = await stream.take(2)
     told = first.json()["group"]
     other = "chat.a" if told == "orders" else "orders"

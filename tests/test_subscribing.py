@@ -73,6 +73,25 @@ async def test_only_the_events_asked_for() -> None:
         assert await take(events, 1) == ["2"]
 
 
+async def test_what_fails_while_it_is_entered_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fails(*args: Any) -> Any:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr("sse_app.subscribing.find_start", fails)
+    with pytest.raises(ConnectionError):
+        await subscribe("g").__aenter__()
+    assert running_hubs() == []
+
+
+async def test_a_subscription_that_fails_says_so_to_who_iterates() -> None:
+    async with subscribe("g") as events:
+        events._subscription.close("error")
+        with pytest.raises(RuntimeError, match="the logger sse_app says why"):
+            await asyncio.wait_for(anext(events), 10)
+
+
 async def test_a_slow_body_holds_few_events_and_misses_none() -> None:
     async with subscribe("g") as events:
         for n in range(1000):

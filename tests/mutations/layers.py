@@ -1,0 +1,198 @@
+"""What Channels and its layers do."""
+
+from __future__ import annotations
+
+from . import Mutation
+
+MUTATIONS = (
+    Mutation(
+        "Channels' own consumer answers nothing while its handler runs, a disconnect included.",
+        "sse_app/consumers.py",
+        "    async def __call__(\n",
+        "    async def called(\n",
+        ["test_asgi.py::test_fixed_groups_are_open_to_whoever_reaches_the_consumer"],
+    ),
+    Mutation(
+        "Work in a thread leaves a database connection open there, which idle streams would hold.",
+        "sse_app/eventlog/database.py",
+        "await database_sync_to_async(work)(*args)",
+        "await __import__('asyncio').to_thread(work, *args)",
+        ["test_postgresql.py::test_idle_streams_hold_no_database_connection"],
+    ),
+    Mutation(
+        "An event encoded for each of its readers costs more than all the rest.",
+        "sse_app/subscriptions.py",
+        "known = told.get(self.kind)",
+        "known = None",
+        ["test_hub.py::test_an_event_is_encoded_once_for_all_readers_of_a_kind"],
+    ),
+    Mutation(
+        "The in-memory layer wakes a receiver from its own event loop only.",
+        "sse_app/layer.py",
+        "if _running_loop() is self.loop:",
+        "if True:",
+        ["test_hub.py::test_a_plain_thread_publishes_by_way_of_the_hubs_loop"],
+    ),
+    Mutation(
+        "A loop of its own for sending would not wake the receiver where streams are served.",
+        "sse_app/layer.py",
+        "            if not _home[-1].loop.is_closed():",
+        "            if False:",
+        ["test_hub.py::test_what_a_thread_publishes_is_sent_on_the_hubs_loop"],
+    ),
+    Mutation(
+        "A layer drops the message that is one too many: the next one shows the gap.",
+        "sse_app/hub.py",
+        """\
+        topic.offer(event)
+        if topic.is_ill:
+            self._healer.soon(event.group)
+""",
+        "        topic.offer(event)\n",
+        ["test_hub.py::test_a_jump_is_healed_without_waiting_for_the_check"],
+    ),
+    Mutation(
+        "Behind the last message there is no gap: only the heads of the log show that it is lost.",
+        "sse_app/hub.py",
+        "            self.loop.create_task(every(check_interval, self.check)),\n",
+        "",
+        ["test_postgresql.py::test_the_log_carries_events_between_processes_by_the_check"],
+    ),
+    Mutation(
+        "Where Redis is slow or far, the layer's messages overtake each other.",
+        "sse_app/topics.py",
+        "elif self.position is not None and follows(place, self.position):",
+        "elif self.position is not None and not self._is_repeat(place):",
+        ["test_cohorts.py::test_what_the_layer_reorders_and_doubles_is_put_right_for_members"],
+    ),
+    Mutation(
+        "A layer may deliver a message twice, and the log gives again what the layer brought.",
+        "sse_app/topics.py",
+        "        elif self._is_repeat(place):\n            if self.contradicts(event):",
+        "        elif self._is_repeat(place):\n"
+        "            self._fan_out(event, place)\n"
+        "            if self.contradicts(event):",
+        ["test_cohorts.py::test_what_the_layer_reorders_and_doubles_is_put_right_for_members"],
+    ),
+    Mutation(
+        "receive() raises when Redis goes, and who does not ask again is deaf.",
+        "sse_app/mailbox.py",
+        "                delay = min(delay * 2, RETRY_SECONDS[1])\n",
+        "                return\n",
+        ["test_hub.py::test_a_receive_loop_that_fails_begins_again_and_misses_nothing"],
+    ),
+    Mutation(
+        "What was sent meanwhile is lost without a word.",
+        "sse_app/mailbox.py",
+        "                await self._reopened()\n",
+        "",
+        ["test_hub.py::test_a_receive_loop_that_fails_begins_again_and_misses_nothing"],
+    ),
+    Mutation(
+        "A new channel is a member of no group.",
+        "sse_app/mailbox.py",
+        "                self._tried.set()\n                await self.join_all()\n",
+        "                self._tried.set()\n",
+        ["test_hub.py::test_a_receive_loop_that_fails_begins_again_and_misses_nothing"],
+    ),
+    Mutation(
+        "What anybody may put on the layer can't be read as a message of the app's.",
+        "sse_app/mailbox.py",
+        "except (TypeError, ValueError, AttributeError) as error:",
+        "except ZeroDivisionError as error:",
+        [
+            "test_hub.py::test_a_malformed_message_is_skipped_and_the_next_one_arrives",
+            "test_injection.py::test_what_is_no_message_of_the_apps_is_logged_skipped_and_never_"
+            "unpickled",
+        ],
+    ),
+    Mutation(
+        "A layer that hangs would hold up every reader who comes.",
+        "sse_app/mailbox.py",
+        "await asyncio.wait([task], timeout=WAIT_SECONDS)",
+        "await asyncio.wait([task])",
+        ["test_hub.py::test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_later"],
+    ),
+    Mutation(
+        "Membership of a group lapses after a day.",
+        "sse_app/hub.py",
+        "every(lambda: REJOIN_SECONDS, self._mailbox.join_all)",
+        "every(lambda: 86400.0, self._mailbox.join_all)",
+        ["test_hub.py::test_groups_are_joined_again_before_their_membership_lapses"],
+    ),
+    Mutation(
+        "async_to_sync() makes a loop, and with Redis a connection, for every publish.",
+        "sse_app/layer.py",
+        "        if _background is None:\n",
+        "        if True:\n",
+        ["test_layer.py::test_two_hundred_publishes_from_sync_code_use_one_connection"],
+    ),
+    Mutation(
+        "In a forked child the parent's loop does not run.",
+        "sse_app/layer.py",
+        "    os.register_at_fork(after_in_child=_forget)\n",
+        "    pass\n",
+        ["test_layer.py::test_after_a_fork_parent_and_child_deliver_by_a_connection_each"],
+    ),
+    Mutation(
+        "A command that ends would take what still waits for the layer with it.",
+        "sse_app/layer.py",
+        "            Finalize(None, _background.flush, args=(SEND_SECONDS,), exitpriority=0)\n",
+        "",
+        ["test_layer.py::test_what_waits_when_a_process_ends_is_sent"],
+    ),
+    Mutation(
+        "A layer that takes nothing must not cost memory without end.",
+        "sse_app/layer.py",
+        "deque(maxlen=WAITING_EVENTS)",
+        "deque()",
+        ["test_layer.py::test_a_layer_that_hangs_from_the_start_costs_one_wait_and_bounded_memory"],
+    ),
+    Mutation(
+        "A publisher that is quicker than the layer would lose what is too much for it.",
+        "sse_app/layer.py",
+        "        outbox.wait_for_room()\n",
+        "        pass\n",
+        ["test_layer.py::test_a_layer_that_hangs_for_a_while_costs_one_wait_each_time"],
+    ),
+    Mutation(
+        "What fails in the layer is in the log, so no publisher is to hear of it.",
+        "sse_app/layer.py",
+        "        except Exception as error:\n            logger.warning(\n"
+        '                "The channel layer did not take',
+        "        except ZeroDivisionError as error:\n            logger.warning(\n"
+        '                "The channel layer did not take',
+        ["test_layer.py::test_what_fails_in_the_layer_reaches_no_publisher"],
+    ),
+    Mutation(
+        "The first reader of a group may leave while it starts, and others wait for the same.",
+        "sse_app/hub.py",
+        "await asyncio.shield(self._starting[group])",
+        "await self._starting[group]",
+        ["test_hub.py::test_readers_who_wait_for_the_same_start_outlive_the_first_one"],
+    ),
+    Mutation(
+        "A command whose caller is cancelled may leave its answer to the connection's next user.",
+        "sse_app/reads.py",
+        "return await asyncio.shield(task)",
+        "return await task",
+        ["test_hub.py::test_a_reader_that_leaves_takes_the_read_from_no_other"],
+    ),
+    Mutation(
+        "The last to leave a group may be followed at once by somebody who comes.",
+        "sse_app/mailbox.py",
+        "        if group in self._groups():  # Somebody came meanwhile, and may have been joined "
+        "before.\n"
+        '            await self._call("group_add", group)\n',
+        "",
+        ["test_hub.py::test_a_group_that_is_left_slowly_and_joined_again_stays_joined"],
+    ),
+    Mutation(
+        "One reader that fails would take the event from those after it.",
+        "sse_app/topics.py",
+        "            try:\n                reached += subscription.offer(event, place, told)\n"
+        "            except Exception:\n                _end(subscription)\n",
+        "            reached += subscription.offer(event, place, told)\n",
+        ["test_hub.py::test_a_reader_that_fails_is_closed_alone"],
+    ),
+)

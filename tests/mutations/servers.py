@@ -1,0 +1,256 @@
+"""What ASGI servers do, Daphne first of all."""
+
+from __future__ import annotations
+
+from . import Mutation
+
+MUTATIONS = (
+    Mutation(
+        "An exception that leaves an application after its response began ends Daphne's clean-up.",
+        "sse_app/asgi.py",
+        "if not (busy or self._started):",
+        "if True:",
+        [
+            "test_asgi.py::test_an_exception_after_the_start_ends_the_response_and_escapes_nobody",
+            "test_stream.py::test_an_exception_inside_a_stream_leaves_the_server_healthy",
+        ],
+    ),
+    Mutation(
+        "A response that is not ended keeps its client waiting for ever.",
+        "sse_app/asgi.py",
+        "if self._started and not self._ended:",
+        "if False:",
+        ["test_asgi.py::test_an_exception_after_the_start_ends_the_response_and_escapes_nobody"],
+    ),
+    Mutation(
+        "An exception of a stream that serves already would leave the application, too.",
+        "sse_app/asgi.py",
+        """\
+        except Exception as error:
+            logger.exception("An exception ended a stream.", extra=about(error=error))
+""",
+        "",
+        ["test_asgi.py::test_an_exception_of_a_stream_that_serves_already_escapes_nobody"],
+    ),
+    Mutation(
+        "An end that the client does not take would be waited for.",
+        "sse_app/asgi.py",
+        "async with asyncio.timeout(END_SECONDS):",
+        "if True:",
+        ["test_asgi.py::test_an_end_that_nobody_takes_is_not_waited_for"],
+    ),
+    Mutation(
+        "One half-sent request lets Daphne stop without telling any application.",
+        "sse_app/shutdown.py",
+        'reactor.addSystemEventTrigger("before", "shutdown", _close_for_twisted)',
+        "pass",
+        ["test_stream.py::test_sigterm_says_farewell_to_all_in_spite_of_a_half_sent_request"],
+    ),
+    Mutation(
+        "Other servers than Daphne tell the stop to whoever handles the signal, or to nobody.",
+        "sse_app/shutdown.py",
+        "            _close_on(number)",
+        "            pass",
+        [
+            "test_other_servers.py::"
+            "test_a_server_that_stops_says_farewell_and_clients_go_on_from_there"
+        ],
+    ),
+    Mutation(
+        "Hypercorn's workers get no signal.",
+        "sse_app/shutdown.py",
+        "_installed.append(asyncio.ensure_future(_close_after(stopped)))",
+        "pass",
+        [
+            "test_other_servers.py::"
+            "test_a_server_that_stops_says_farewell_and_clients_go_on_from_there"
+        ],
+    ),
+    Mutation(
+        "Daphne's send() never waits, and keeps whatever a reader does not take.",
+        "sse_app/daphne_transport.py",
+        "self._request.registerProducer(self, True)",
+        "pass",
+        ["test_slow_readers.py::test_readers_that_never_read_cost_little_and_delay_nobody"],
+    ),
+    Mutation(
+        "The send() of other servers does not tell how much waits for a reader.",
+        "sse_app/transports.py",
+        "return len(self._waiting) < limits.QUEUE_EVENTS and self._bytes < limits.QUEUE_BYTES",
+        "return limits is not None",
+        ["test_other_servers.py::test_readers_that_never_read_cost_little_and_delay_nobody"],
+    ),
+    Mutation(
+        "What the server has buffered stays until the reader takes it, unless the connection goes.",
+        "sse_app/daphne_transport.py",
+        "            abort(self._request)\n",
+        "            pass\n",
+        [
+            "test_slow_readers.py::"
+            "test_a_reader_that_takes_nothing_is_not_waited_for_when_its_stream_ends"
+        ],
+    ),
+    Mutation(
+        "ASGI can't drop a connection, so other servers keep what a dead reader does not take.",
+        "sse_app/transports.py",
+        "                self._abort()\n",
+        "                pass\n",
+        ["test_other_servers.py::test_a_reader_that_takes_nothing_for_too_long_is_let_go"],
+    ),
+    Mutation(
+        "The kernel keeps megabytes for a reader, and one that vanished for a quarter of an hour.",
+        "sse_app/daphne_transport.py",
+        "        bound(self._socket)\n",
+        "",
+        ["test_slow_readers.py::test_the_kernel_keeps_little_and_gives_up_on_who_is_gone"],
+    ),
+    Mutation(
+        "Middleware wraps send(), so only the outermost wrapper finds the way to Daphne's request.",
+        "sse_app/asgi.py",
+        "REQUEST: servers.daphne_request(self._send),",
+        "REQUEST: None,",
+        ["test_slow_readers.py::test_the_kernel_keeps_little_and_gives_up_on_who_is_gone"],
+    ),
+    Mutation(
+        "A Daphne whose request is another one some day is to be written to by plain send().",
+        "sse_app/servers.py",
+        "return request if all(hasattr(request, name) for name in needed) else None",
+        "return request",
+        ["test_deploy_checks.py::test_a_daphne_whose_request_is_another_one_is_written_to_by_send"],
+    ),
+    Mutation(
+        "Bytes that go past Twisted would overtake those that it has buffered.",
+        "sse_app/daphne_transport.py",
+        "if tcp is None or _buffers(tcp):",
+        "if tcp is None:",
+        ["test_slow_readers.py::test_readers_that_never_read_cost_little_and_delay_nobody"],
+    ),
+    Mutation(
+        "Bytes that go past Twisted would go in the clear under TLS.",
+        "sse_app/daphne_transport.py",
+        "return tcp if plain and chunked and isinstance(tcp.getHandle(), socket.socket) else None",
+        "return getattr(tcp, 'transport', tcp) if chunked else None",
+        ["test_other_ways.py::test_over_tls_a_stream_is_heard_left_and_resumed"],
+    ),
+    Mutation(
+        "HTTP/1.0 and HTTP/2 frame a body in other ways than HTTP/1.1.",
+        "sse_app/daphne_transport.py",
+        'getattr(request, "chunked", 0) == 1 and not hasattr(request, "stream_id")',
+        "True",
+        ["test_slow_readers.py::test_a_client_that_knows_no_chunks_is_served_by_the_ordinary_way"],
+    ),
+    Mutation(
+        "Twisted arms and disarms its writer for every write, which costs more than the write.",
+        "sse_app/daphne_transport.py",
+        "self._tcp = plain_tcp(self._request)",
+        "self._tcp = None",
+        ["test_cohorts.py::test_streams_on_daphne_are_written_to_as_one_and_a_sleeper_is_not"],
+    ),
+    Mutation(
+        "Each write costs a system call, so those of one turn of the event loop go as one.",
+        "sse_app/daphne_transport.py",
+        "if self._size > FLUSH_BYTES:",
+        "if self._size:",
+        ["test_slow_readers.py::test_what_is_published_in_one_turn_leaves_in_one_write"],
+    ),
+    Mutation(
+        "Daphne notices after ten seconds, by force, that the client of whoever asks nobody left.",
+        "sse_app/daphne_transport.py",
+        "        self._request.notifyFinish().addBoth(self._gone)\n",
+        "",
+        ["test_stream.py::test_a_disconnect_is_noticed_at_once"],
+    ),
+    Mutation(
+        "Under TLS, too, the disconnect of a client is told late to whoever does not ask.",
+        "sse_app/daphne_transport.py",
+        "            self._watch()\n",
+        "",
+        ["test_other_ways.py::test_over_tls_a_stream_is_heard_left_and_resumed"],
+    ),
+    Mutation(
+        "Other servers tell that a client left to whoever receives.",
+        "sse_app/transports.py",
+        "        self._watch()\n",
+        "        pass\n",
+        ["test_other_servers.py::test_a_disconnect_is_noticed"],
+    ),
+    Mutation(
+        "A client that went on sending and then left is noticed by the next write only.",
+        "sse_app/streams.py",
+        "            self._write(self._heartbeat())\n",
+        "            pass\n",
+        ["test_stream.py::test_a_client_that_goes_on_sending_and_leaves_is_noticed"],
+    ),
+    Mutation(
+        "With Daphne's backlog of fifty, most of a crowd that comes back at once is not let in.",
+        "docs/deploy.md",
+        ":interface=127.0.0.1:backlog=4096",
+        ":interface=127.0.0.1",
+        ["test_deploy.py::test_a_crowd_that_comes_at_once_is_let_in"],
+    ),
+    Mutation(
+        "HTTP/2 and proxies close what is silent for a minute.",
+        "sse_app/conf.py",
+        "HEARTBEAT: float = 15.0",
+        "HEARTBEAT: float = 90.0",
+        ["test_docs.py::test_every_setting_is_documented_once_with_its_default_and_no_other_is"],
+    ),
+    Mutation(
+        "Any --http-timeout ends streams, and no check sees the command line of a server.",
+        "sse_app/servers.py",
+        "    if timeout:\n",
+        "    if False:\n",
+        [
+            "test_deploy_checks.py::test_a_daphne_with_options_that_hurt_streams_says_so_once",
+        ],
+    ),
+    Mutation(
+        "What starts the server can be looked at before it runs.",
+        "sse_app/deploy_checks.py",
+        "    _http_timeout,\n",
+        "",
+        ["test_deploy_checks.py::test_a_start_command_with_a_timeout_is_named"],
+    ),
+    Mutation(
+        "Daphne sends the later chunks of a body to a HEAD request, too.",
+        "sse_app/consumers.py",
+        'if request.method != "GET":',
+        'if request.method == "OPTIONS":',
+        ["test_stream.py::test_head_is_answered_by_the_head_alone_and_ends"],
+    ),
+    Mutation(
+        "The stream of an ordinary view would begin for a HEAD request, too, and never end.",
+        "sse_app/responses.py",
+        "            iterable = _nothing()  # Nobody reads it, and it might never end.\n",
+        "            pass\n",
+        ["test_responses.py::test_nothing_is_begun_for_a_head_request"],
+    ),
+    Mutation(
+        "Daphne's access log prints query strings, and there are tickets in them.",
+        "sse_app/secrecy.py",
+        "        request.uri = _SECRET.sub(_HIDDEN, uri)\n",
+        "        pass\n",
+        ["test_access.py::test_tickets_and_grants_stay_out_of_the_access_log"],
+    ),
+    Mutation(
+        "The access logs of other servers print the query string that is in the scope.",
+        "sse_app/secrecy.py",
+        'scope["query_string"] = _SECRET.sub(_HIDDEN, query)',
+        "pass",
+        ["test_other_servers.py::test_what_opens_a_stream_is_not_in_the_access_log"],
+    ),
+    Mutation(
+        "Daphne before 4.2.2 has known security holes.",
+        "pyproject.toml",
+        '"daphne>=4.2.2,<5"',
+        '"daphne<5"',
+        ["test_package.py::test_the_metadata_say_what_is_needed_and_which_extras_there_are"],
+    ),
+    Mutation(
+        "An old Daphne may be installed by another way.",
+        "sse_app/deploy_checks.py",
+        "    _daphne,\n",
+        "",
+        ["test_deploy_checks.py::test_an_old_daphne_is_named"],
+    ),
+)
