@@ -32,6 +32,10 @@ from .valkeys import start_cluster
 
 pytest_plugins = ["sse_app.testing.fixtures"]
 
+# A shell ignores it for what runs in its background, and programs that tests start would inherit
+# that: they could not be interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 20.0
 #: By `make coverage`.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 
-from sse_app import layer, publish, subscriptions
+from sse_app import latest, layer, publish
 from sse_app.counters import COUNTS
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
@@ -384,7 +384,7 @@ async def test_a_reader_that_lags_keeps_so_many_latest_events_and_no_more() -> N
     for reader in (slow, quick):
         await reader.sink.until("both are live")
     slow.sink.open.clear()
-    most = subscriptions.LATEST_EVENTS
+    most = latest.LATEST_EVENTS
     for n in range(most + 50):
         publish("g", "n", str(n), durable=False, key=str(n))
     await quick.sink.until(str(most + 49))
