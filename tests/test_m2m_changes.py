@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from sse_app.changes import publish_changes, suppress_changes
 from sse_app.testing import capture_events
 
-from .shop.models import Customer, Gift, Order, Person, Tag
+from .shop.models import Customer, Gift, Membership, Order, Person, Tag, Team
 
 pytestmark = pytest.mark.django_db
 
@@ -99,6 +99,38 @@ def test_of_a_symmetrical_relation_both_rows_are_published() -> None:
         changed(bob, name, removed=[ann.pk], cleared=True),
         changed(ann, name, removed=[bob.pk], cleared=True),
     ]
+
+
+def test_a_table_between_with_a_model_of_its_own_publishes_of_both() -> None:
+    with suppress_changes():
+        team, ann, bob = Team.objects.create(), Person.objects.create(), Person.objects.create()
+    name = "team.members.changed"
+
+    def row(event: str, person: Person, role: str) -> tuple[str, Any]:
+        fields = {"team": team.pk, "person": person.pk, "role": role}
+        return f"membership.{event}", {"pk": pks[person.pk], "fields": fields}
+
+    def add() -> None:
+        team.members.add(ann, bob, through_defaults={"role": "keeper"})
+
+    said = published(add)
+    pks = dict(Membership.objects.values_list("person", "pk"))
+    assert said == [
+        row("created", ann, "keeper"),
+        row("created", bob, "keeper"),
+        changed(team, name, added=[ann.pk, bob.pk]),
+    ]
+    assert published(lambda: ann.teams.remove(team)) == [
+        row("deleted", ann, "keeper"),
+        changed(team, name, removed=[ann.pk]),
+    ]
+    assert published(lambda: team.members.clear()) == [
+        row("deleted", bob, "keeper"),
+        changed(team, name, removed=[bob.pk], cleared=True),
+    ]
+    # Written by itself, Django does not say whose set it changed.
+    said = published(lambda: Membership.objects.create(team=team, person=ann))
+    assert [event for event, _ in said] == ["membership.created"]
 
 
 def test_a_proxy_and_a_block_that_suppresses(orders: list[Order], tags: list[Tag]) -> None:

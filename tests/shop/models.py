@@ -92,3 +92,21 @@ class Person(models.Model):
 
     club = models.ForeignKey(Customer, models.CASCADE, null=True, related_name="+")
     friends = models.ManyToManyField("self")
+
+
+@publish_changes(groups="teams", m2m=["members"])
+class Team(models.Model):
+    """Its members are in a table with a model of its own, which is named before it is made."""
+
+    members = models.ManyToManyField(Person, through="Membership", related_name="teams")
+
+
+@publish_changes(groups="teams", fields=["team", "person", "role"])
+class Membership(models.Model):
+    """Between a team and a person; its rows publish too, whoever writes them."""
+
+    team = models.ForeignKey(Team, models.CASCADE)
+    person = models.ForeignKey(Person, models.CASCADE)
+    role = models.CharField(max_length=10, default="player")
+
+    objects = ChangesManager()
