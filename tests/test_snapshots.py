@@ -480,6 +480,34 @@ async def test_who_goes_while_it_is_read_takes_it_from_nobody_else() -> None:
     await shared.close()
 
 
+@pytest.mark.usefixtures("no_sources")
+async def test_a_process_that_ends_reads_and_keeps_nothing_more() -> None:
+    reading, ended = asyncio.Event(), asyncio.Event()
+
+    @snapshot("kept")
+    async def kept(group: str) -> str:
+        return "here"
+
+    @snapshot("endless")
+    async def endless(group: str) -> None:
+        reading.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    shared = SharedSnapshots({})
+    first = await shared.state("kept")
+    waiting = asyncio.create_task(shared.state("endless"))
+    await reading.wait()
+    await shared.close()
+    assert ended.is_set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await shared.state("kept") is not first
+    await shared.close()
+
+
 class Page(ListSink):
     """A reader that is given first what there is."""
 
