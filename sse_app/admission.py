@@ -122,6 +122,14 @@ def names_of(request: ASGIRequest) -> tuple[str, ...]:
 
 def _names(request: ASGIRequest, key: str, valid: Callable[[object], str]) -> tuple[str, ...]:
     try:
+        escaped = next((name for name in request.GET if name.startswith("amp;")), None)
+        if escaped is not None:
+            # Without this, what it stands for would be missing and nobody would know.
+            raise Refused(
+                400,
+                f"The query has {escaped!r}: this URL was escaped for HTML, and stands where no "
+                "browser undoes that, as within a <script>. Put it into a data- attribute.",
+            )
         return tuple(valid(name) for name in dict.fromkeys(request.GET.getlist(key)))
     except (ValueError, SuspiciousOperation) as error:
         # Suspicious: more parameters than DATA_UPLOAD_MAX_NUMBER_FIELDS, as Django's views say it.

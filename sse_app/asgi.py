@@ -15,6 +15,7 @@ from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, 
 from .counters import COUNTS, count
 from .origins import cors_headers
 from .records import about
+from .retained import retained_patterns
 from .streams import Stream
 from .transports import END, END_SECONDS
 
@@ -33,9 +34,10 @@ def event_stream_application(
 
     The URL is the route `sse_app:stream` of Django's URL configuration, with and without its
     last slash. `consumer` is by default `EventStreamConsumer.as_asgi()`. Raises
-    `ImproperlyConfigured` if the channel layer is missing.
+    `ImproperlyConfigured` if the channel layer is missing or `RETAIN` has what it can't have.
     """
     layer.channel_layer()
+    retained_patterns()
     streams = guard(consumer or EventStreamConsumer.as_asgi(), busy=True)
     rest = guard(application, busy=False)
 

@@ -36,7 +36,7 @@ class Position(NamedTuple):
 START: Final = Position("0", 0)
 #: Where a reader stands who was not given yet what comes first: a reset, or the group's state. The
 #: ids it gets until then have to say so, since a client that loses the rest comes back with one. It
-#: reads as a group seen empty before all retention, which is always refused.
+#: reads as a group seen empty in the first second of Unix time, which is always refused.
 LOST: Final = Position(START.epoch, 1)
 
 

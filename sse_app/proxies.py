@@ -22,7 +22,11 @@ _BUFFERS: Final = (
 
 async def examine_stream(url: str, token: str = "") -> AsyncIterator[Finding]:
     """Yield what there is to say of the stream at `url`, which it reads until a heartbeat."""
-    client = httpx()
+    try:
+        client = httpx()
+    except Stopped as missing:
+        yield Finding("error", ABOUT, "It was not looked at.", str(missing))
+        return
     headers = {"Accept-Encoding": "gzip, br", "Accept": "text/event-stream"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
@@ -42,7 +46,7 @@ async def examine_stream(url: str, token: str = "") -> AsyncIterator[Finding]:
                 yield finding
     except client.ReadTimeout:
         yield Finding("error", ABOUT, f"Nothing came for {patience:g} s.", _BUFFERS)
-    except (client.HTTPError, client.InvalidURL, Stopped) as error:
+    except (client.HTTPError, client.InvalidURL) as error:
         yield Finding("error", ABOUT, f"It can't be read: {error!r}.", "See the proxy's log.")
 
 

@@ -101,7 +101,7 @@ def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position, began: floa
     seen = cursor.seen_empty_at(group)
     if seen is None:
         return
-    if time.time() - seen > settings().RETENTION_SECONDS:
+    if seen == LOST.offset or time.time() - seen > settings().RETENTION_SECONDS:
         raise Discontinuity("trimmed", head)
     if seen < int(began):
         raise Discontinuity("epoch", head)

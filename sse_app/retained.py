@@ -30,7 +30,8 @@ def retained_patterns() -> Mapping[str, int]:
             f"SSE_APP['RETAIN'] is {wanted!r}; it must be a dict of patterns and numbers of "
             "events, for example {'price.*': 1}."
         )
-    most = min(MOST_EVENTS, settings().RETENTION_EVENTS)
+    # Half, so that they are not trimmed before a new stream has read them, while others come.
+    most = max(1, min(MOST_EVENTS, settings().RETENTION_EVENTS // 2))
     for pattern, count in wanted.items():
         try:
             validate_pattern(pattern)
@@ -39,6 +40,6 @@ def retained_patterns() -> Mapping[str, int]:
         if type(count) is not int or not 1 <= count <= most:
             raise ImproperlyConfigured(
                 f"SSE_APP['RETAIN'][{pattern!r}] is {count!r}; it must be an int from 1 to {most}, "
-                f"the smaller of {MOST_EVENTS} and RETENTION_EVENTS."
+                f"the smaller of {MOST_EVENTS} and half of RETENTION_EVENTS."
             )
     return wanted

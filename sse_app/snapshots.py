@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channels.db import database_sync_to_async
+from django.db.models import QuerySet
 
 from .conf import settings
 from .cursors import START, Position
@@ -28,6 +29,8 @@ SNAPSHOT: Final = "sse.snapshot"
 MOST_SECONDS: Final = 60.0
 #: How long a process that ends waits for a function that can't be interrupted.
 END_SECONDS: Final = 1.0
+#: Of all groups' states together, beyond which those that were read first are read again.
+KEPT_BYTES: Final = 32 * 1024 * 1024
 
 Function = TypeVar("Function", bound=Callable[[str], Any])
 
@@ -46,14 +49,28 @@ class Source:
     function: Callable[[str], Any]
     seconds: float
 
-    async def read(self, group: str) -> Any:
-        """Call the function; one that is awaited gets `SNAPSHOT_SECONDS`."""
+    async def read(self, group: str) -> bytes:
+        """Call the function; one that is awaited gets `SNAPSHOT_SECONDS`.
+
+        Raises `TypeError` or `ValueError` for what can't be sent.
+        """
         if not inspect.iscoroutinefunction(self.function):
             # In a thread of its own: a slow one must not hold up those who read the log.
-            in_thread = database_sync_to_async(self.function, thread_sensitive=False)
-            return await in_thread(group)
+            in_thread = database_sync_to_async(self._call, thread_sensitive=False)
+            block: bytes = await in_thread(group)
+            return block
         async with asyncio.timeout(settings().SNAPSHOT_SECONDS):
-            return await self.function(group)
+            data = await self.function(group)
+        # A megabyte takes longer to encode than all streams may wait.
+        return await asyncio.to_thread(encode_state, group, data)
+
+    def _call(self, group: str) -> bytes:
+        try:
+            data = self.function(group)
+        except StopIteration as error:
+            # What a thread can't hand to a loop: who awaits it would wait for ever.
+            raise RuntimeError("next() found nothing, and has no default") from error
+        return encode_state(group, data)
 
 
 @dataclass(frozen=True)
@@ -64,22 +81,26 @@ class State:
     position: Position
     block: bytes
 
-    @classmethod
-    def of(cls, group: str, position: Position, data: object) -> State:
-        """Return the state; raises `TypeError` or `ValueError` for what can't be sent."""
-        block = encode_control(SNAPSHOT, {"group": group, "data": data})
-        most = settings().SNAPSHOT_BYTES
-        if len(block) > most:
-            raise ValueError(
-                f"The snapshot of group {group!r} has {len(block)} bytes on the wire, more than "
-                f"SSE_APP['SNAPSHOT_BYTES'] = {most}. Give less, or a reference to be fetched."
-            )
-        return cls(group, position, block)
-
     def encode(self, id: str, *, labelled: bool) -> bytes:
         """Return it on the wire; `labelled` as for events."""
         label = b"group: %b\n" % self.group.encode("ascii") if labelled else b""
         return label + with_id(self.block, id)
+
+
+def encode_state(group: str, data: object) -> bytes:
+    """Return `data` on the wire; raises `TypeError` or `ValueError` for what can't be sent."""
+    if isinstance(data, QuerySet):
+        raise TypeError(f"It is a {type(data).__name__}, not JSON: return list() of it.")
+    if inspect.isawaitable(data):
+        raise TypeError(f"It is a {type(data).__name__}, not JSON: await it.")
+    block = encode_control(SNAPSHOT, {"group": group, "data": data})
+    most = settings().SNAPSHOT_BYTES
+    if len(block) > most:
+        raise ValueError(
+            f"It has {len(block)} bytes on the wire, more than SSE_APP['SNAPSHOT_BYTES'] = {most}. "
+            "Give less, or a reference to be fetched."
+        )
+    return block
 
 
 _sources: dict[str, Source] = {}
@@ -97,10 +118,10 @@ def snapshot(pattern: str, *, seconds: float = 1.0) -> Callable[[Function], Func
     get it. Return nothing that is not for all of them. Read from the database that is written to:
     a replica could lack what the stream is told has been. It runs outside any transaction.
 
-    A group's state comes from the longest pattern that matches. A function that raises, takes
-    longer than `SNAPSHOT_SECONDS` or returns more than `SNAPSHOT_BYTES` ends the stream by
-    `sse.close` with `snapshot`: its client comes back. Raises `ValueError` for an invalid pattern
-    or `seconds`, and for a pattern that another function has.
+    A group's state comes from its own name, else from the longest pattern that matches. A function
+    that raises, takes longer than `SNAPSHOT_SECONDS` or returns more than `SNAPSHOT_BYTES` ends the
+    stream by `sse.close` with `snapshot`: its client comes back. Raises `ValueError` for an invalid
+    pattern or `seconds`, and for a pattern that another function has.
     """
     validate_pattern(pattern)
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
@@ -122,7 +143,7 @@ def snapshot(pattern: str, *, seconds: float = 1.0) -> Callable[[Function], Func
 def source_of(group: str) -> Source | None:
     """Return what gives the state of `group`, None if nothing does."""
     found = [source for source in _sources.values() if matches(group, [source.pattern])]
-    return max(found, key=lambda source: len(source.pattern), default=None)
+    return max(found, key=lambda source: len(source.pattern.replace("*", "")), default=None)
 
 
 class SharedSnapshots:
@@ -136,29 +157,44 @@ class SharedSnapshots:
         self._topics = topics
         self._reading: dict[str, asyncio.Task[State]] = {}
         self._kept: dict[str, tuple[State, asyncio.TimerHandle]] = {}
+        self._bytes = 0
 
     async def state(self, group: str) -> State:
         """Return the state of `group`, which has readers; raises `SnapshotFailed`."""
+        if group in self._kept and self._goes_on(self._kept[group][0]):
+            return self._kept[group][0]
         while True:
-            if group in self._kept:
-                state = self._kept[group][0]
-            else:
-                state = await self._read_once(group)
-            if self._goes_on(state):
-                return state
             # The log has begun anew since: what came after that place can't be told any more.
-            self.forget(group, state.position)
+            if group in self._kept:
+                self._drop(group)
+            state = await self._read_once(group)
+            # One log that began while it was read is known from its beginning.
+            if state.position == START or self._goes_on(state):
+                return state
 
     def forget(self, group: str, position: Position) -> None:
-        """Keep no state of `group` that was read at `position`: nothing goes on from there."""
-        if group in self._kept and self._kept[group][0].position == position:
-            self._kept.pop(group)[1].cancel()
+        """Keep no state of `group` read at `position` or before: nothing goes on from there."""
+        if group in self._kept:
+            kept = self._kept[group][0].position
+            if kept.epoch == position.epoch and kept.offset <= position.offset:
+                self._drop(group)
+
+    def _keep(self, state: State, seconds: float) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, self._drop, state.group)
+        self._kept[state.group] = state, timer
+        self._bytes += len(state.block)
+        while self._bytes > KEPT_BYTES:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, group: str) -> None:
+        state, timer = self._kept.pop(group)
+        timer.cancel()
+        self._bytes -= len(state.block)
 
     async def close(self) -> None:
         """Stop what is being read."""
-        for _, timer in self._kept.values():
-            timer.cancel()
-        self._kept.clear()
+        for group in list(self._kept):
+            self._drop(group)
         tasks = list(self._reading.values())
         for task in tasks:
             task.cancel()
@@ -168,7 +204,7 @@ class SharedSnapshots:
 
     def _goes_on(self, state: State) -> bool:
         now = self._served(state.group)
-        return now is None or state.position == START or state.position.epoch == now.epoch
+        return now is None or state.position.epoch == now.epoch
 
     def _served(self, group: str) -> Position | None:
         topic = self._topics.get(group)
@@ -185,6 +221,8 @@ class SharedSnapshots:
         # The read goes on, as a thread does: whoever comes again waits for the same one.
         if not (await asyncio.wait([task], timeout=most))[0]:
             raise SnapshotFailed(f"The snapshot of group {group!r} takes more than {most:g} s.")
+        if task.cancelled():
+            raise SnapshotFailed(f"The snapshot of group {group!r} was cancelled.")
         return task.result()
 
     async def _read(self, group: str, place: Position) -> State:
@@ -192,15 +230,14 @@ class SharedSnapshots:
         if source is None:
             raise SnapshotFailed(f"Nothing gives the state of group {group!r} any more.")
         try:
-            state = State.of(group, place, await source.read(group))
+            state = State(group, place, await source.read(group))
         except Exception as error:
             logger.exception(
                 "The snapshot of group %s failed.", group, extra=about(group=group, error=error)
             )
             raise SnapshotFailed(f"The snapshot of group {group!r} failed: {error!r}") from error
         if source.seconds:
-            loop = asyncio.get_running_loop()
-            self._kept[group] = state, loop.call_later(source.seconds, self._kept.pop, group, None)
+            self._keep(state, source.seconds)
         return state
 
     def _done(self, group: str, task: asyncio.Task[State]) -> None:

@@ -24,6 +24,7 @@ from .eventlog.contract import Discontinuity, Reason
 from .events import Event
 from .latest import Latest, with_latest, without_group
 from .sinks import Sink
+from .snapshots import SnapshotFailed
 from .topics import Kind, Told, follows, place_of
 from .wakes import Wake
 
@@ -215,7 +216,12 @@ class Subscription:
         head, reason = beginning = self._first[group]
         state = None
         if reason is None:
-            state = await hub.snapshots.state(group)
+            try:
+                state = await hub.snapshots.state(group)
+            except SnapshotFailed:
+                if group not in self._first:
+                    return  # It was lost meanwhile, and the other groups go on.
+                raise
             place = state.position
         else:
             place = await after_reset(hub, group, head) if self.sink.takes_first else head

@@ -31,7 +31,8 @@ _NOT_WIRED = (
     "This URL is served by sse_app's consumer, and Django's own handler has been asked for it. "
     "Wrap the application in asgi.py, and serve that with an ASGI server such as daphne:\n\n"
     "    from sse_app.asgi import event_stream_application\n"
-    "    application = event_stream_application(get_asgi_application())\n"
+    "    application = event_stream_application(get_asgi_application())\n\n"
+    "If it is: 'runserver' serves it only with \"daphne\" first in INSTALLED_APPS.\n"
 )
 
 

@@ -12,6 +12,7 @@ from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.asgi import get_asgi_application
+from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
 from sse_app import publish
@@ -342,6 +343,15 @@ async def test_what_nobody_granted_is_refused() -> None:
     for query in ("group=secret", "group=open.a&group=secret", "group=user.1"):
         request = Request(EventStreamConsumer.as_asgi(), scope(query=query))
         assert await request.start() == 403, query
+
+
+@pytest.mark.parametrize("count", ["5", 1.5, 0])
+def test_what_can_not_be_retained_is_said_when_the_server_starts(
+    settings: Any, count: object
+) -> None:
+    settings.SSE_APP = {"RETAIN": {"price.*": count}}
+    with pytest.raises(ImproperlyConfigured, match=f"is {count!r}; it must be an int from 1"):
+        event_stream_application(get_asgi_application())
 
 
 def test_fixed_groups_must_be_group_names() -> None:

@@ -61,6 +61,7 @@ def test_a_site_that_is_ready_is_not_warned() -> None:
     assert found() == {}
 
 
+@pytest.mark.django_db  # Django 6.1 asks the database for its version.
 def test_the_warnings_come_with_deploy_only(settings: Any) -> None:
     settings.SSE_APP = {}
     said = {message.id for message in run_checks(include_deployment_checks=True)}

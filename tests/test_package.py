@@ -156,6 +156,17 @@ WITHOUT: dict[str, tuple[list[str], str, str]] = {
         """,
         "listen",
     ),
+    "the doctor's look at a stream": (
+        ["httpx_sse"],
+        """
+        import asyncio
+        from sse_app.proxies import examine_stream
+        async def look():
+            print([finding async for finding in examine_stream("http://127.0.0.1:9/")])
+        asyncio.run(look())
+        """,
+        "listen",
+    ),
 }
 
 

@@ -82,6 +82,11 @@ def test_a_retained_group_never_expires_until_it_is_retained_no_longer(
     with override_settings(SSE_APP={"RETAIN": {"g": 1}}):
         log.append(made("g", "2"))
         assert [client.pttl(key) for key in keys(log)] == [-1, -1]
+        log.prune()
+        assert [client.pttl(key) for key in keys(log)] == [-1, -1]
+    log.prune()
+    assert all(int(client.pttl(key)) > 0 for key in keys(log))  # type: ignore[arg-type]
+    client.persist(keys(log)[0])
     log.append(made("g", "3"))
     assert all(int(client.pttl(key)) > 0 for key in keys(log))  # type: ignore[arg-type]
 

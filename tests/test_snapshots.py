@@ -14,10 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
-from sse_app import snapshot, snapshots
+from project.models import Order
+from sse_app import publish, snapshot, snapshots
 from sse_app.beginnings import STATE
-from sse_app.cursors import LOST, Position, encode_cursor
+from sse_app.cursors import LOST, START, Position, encode_cursor
 from sse_app.hub import get_hub
+from sse_app.replay import Wanted, find_start
 from sse_app.snapshots import SharedSnapshots, SnapshotFailed, State, source_of
 from sse_app.subscriptions import Subscription
 from sse_app.topics import RECENT_EVENTS
@@ -25,7 +27,7 @@ from sse_app.topics import RECENT_EVENTS
 from .conftest import PATIENCE, Daphne, StreamReader, eventually
 from .parser import Parsed
 from .sleepers import run
-from .test_hub import ListSink, memory
+from .test_hub import ListSink, Reader, memory
 from .test_labels import raw
 
 __all__ = ["memory"]
@@ -191,6 +193,7 @@ async def test_a_kept_state_that_nothing_goes_on_from_is_read_again(
 ) -> None:
     daphne = with_states(make_daphne(HEARTBEAT=0.4, RETENTION_EVENTS=1))
     open_gate(daphne)
+    daphne.publish("orders.slow.a", "n", "before")
     async with daphne.stream("group=orders.slow.a") as early:
         await first_state(early)
         # More than a process remembers; then only the last is left in the log.
@@ -412,7 +415,13 @@ def test_the_longest_pattern_gives_the_state_and_one_function_has_a_pattern() ->
         return 2
 
     assert snapshot("order.*")(any_order) is any_order
-    for group, function in (("order.12", some_orders), ("order.2", any_order), ("x", None)):
+
+    @snapshot("order.12")
+    def this_order(group: str) -> int:
+        return 3
+
+    given = {"order.12": this_order, "order.13": some_orders, "order.2": any_order, "x": None}
+    for group, function in given.items():
         source = source_of(group)
         assert (source and source.function) is function
     with pytest.raises(ValueError, match=r"'order.\*' has a snapshot already.*any_order"):
@@ -462,6 +471,43 @@ async def test_a_thousand_who_ask_at_once_and_in_the_next_moment_read_it_once() 
 
 
 @pytest.mark.usefixtures("no_sources")
+async def test_the_state_of_an_empty_group_is_not_kept_once_it_has_a_log() -> None:
+    topic, reads = Served(), Counter[str]()
+    topic.position = START
+
+    @snapshot("g", seconds=60)
+    async def state(group: str) -> int:
+        reads[group] += 1
+        return reads[group]
+
+    shared = SharedSnapshots({"g": topic})  # type: ignore[dict-item]
+    assert [(await shared.state("g")).position for _ in range(2)] == [START, START]
+    assert reads["g"] == 1
+    topic.position = Position("b", 1)  # There may have been another one between.
+    assert (await shared.state("g")).position == Position("b", 1)
+    await shared.close()
+
+
+@pytest.mark.usefixtures("no_sources")
+async def test_what_is_kept_has_a_bound_and_the_oldest_go_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshots, "KEPT_BYTES", 2500)
+    reads = Counter[str]()
+
+    @snapshot("g.*", seconds=60)
+    async def state(group: str) -> str:
+        reads[group] += 1
+        return "x" * 1000
+
+    shared = SharedSnapshots({})
+    for group in ("g.1", "g.2", "g.3", "g.2", "g.1"):
+        await shared.state(group)
+    assert reads == {"g.1": 2, "g.2": 1, "g.3": 1}
+    await shared.close()
+
+
+@pytest.mark.usefixtures("no_sources")
 async def test_who_goes_while_it_is_read_takes_it_from_nobody_else() -> None:
     go = asyncio.Event()
 
@@ -478,6 +524,17 @@ async def test_who_goes_while_it_is_read_takes_it_from_nobody_else() -> None:
     go.set()
     assert json.loads((await patient).block.split(b"data: ")[1])["data"] == "here"
     await shared.close()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_place_that_is_lost_is_refused_however_long_events_are_kept(settings: Any) -> None:
+    settings.SSE_APP = {**settings.SSE_APP, "RETENTION_SECONDS": 1e11}
+    publish("g", "n", "1")
+    reader = await Reader().start("g")
+    lost = encode_cursor({"g": LOST}, time.time())
+    start = await find_start(reader.hub, ["g"], Wanted(lost, first=True))
+    assert start.first["g"].reason == "trimmed"
+    await reader.stop()
 
 
 @pytest.mark.usefixtures("no_sources")
@@ -502,7 +559,7 @@ async def test_a_process_that_ends_reads_and_keeps_nothing_more() -> None:
     await reading.wait()
     await shared.close()
     assert ended.is_set()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(SnapshotFailed, match="cancelled"):
         await waiting
     assert await shared.state("kept") is not first
     await shared.close()
@@ -549,11 +606,97 @@ async def test_who_is_held_while_it_is_read_gets_a_newer_one_when_it_goes_on() -
     await hub.leave(subscription)
 
 
+@pytest.mark.usefixtures("no_sources", "memory")
+async def test_a_reset_reader_gets_no_state_from_before_its_reset(settings: Any) -> None:
+    settings.SSE_APP = {**settings.SSE_APP, "RETENTION_EVENTS": 1}
+    reads = Counter[str]()
+
+    @snapshot("g", seconds=60)
+    async def state(group: str) -> int:
+        reads[group] += 1
+        return reads[group]
+
+    hub, page = get_hub(), Page()
+    subscription = Subscription(page, ["g"])
+    publish("g", "n", "before")
+    await hub.join(subscription)
+    subscription.move({"g": LOST})
+    subscription.begin("g", STATE)
+    running = asyncio.create_task(subscription.run(hub))
+    await asyncio.wait_for(page.grown.wait(), PATIENCE)
+    publish("g", "n", "first")
+    await page.until("first")
+    page.open.clear()
+    for n in range(RECENT_EVENTS + 1):
+        publish("g", "n", str(n))
+    # Another reader there gets the last of them when this one can't be given the first any more.
+    other = await Reader().start("g", at=Position(hub.position("g").epoch, RECENT_EVENTS + 2))
+    await other.sink.until(str(RECENT_EVENTS))
+    await other.stop()
+    page.open.set()
+    await page.until('event: sse.snapshot\ndata: {"group":"g","data":2}\n\n')
+    publish("g", "n", "last")
+    await page.until("last")
+    assert page.notices == [("g", "trimmed")]
+    assert reads["g"] == 2
+    subscription.close("done")
+    assert await running == "done"
+    await hub.leave(subscription)
+
+
+@pytest.mark.usefixtures("no_sources", "memory")
+async def test_a_state_that_fails_ends_nobody_who_lost_its_group_meanwhile() -> None:
+    reading, go = asyncio.Event(), asyncio.Event()
+
+    @snapshot("g")
+    async def state(group: str) -> str:
+        reading.set()
+        await go.wait()
+        raise RuntimeError("on purpose")
+
+    hub, page = get_hub(), Page()
+    subscription = Subscription(page, ["g", "h"])
+    await hub.join(subscription)
+    subscription.move({"g": LOST, "h": hub.position("h")})
+    subscription.begin("g", STATE)
+    running = asyncio.create_task(subscription.run(hub))
+    await reading.wait()
+    await hub.drop(subscription, "g")
+    go.set()
+    publish("h", "n", "goes on")
+    await page.until("goes on")
+    subscription.close("done")
+    assert await running == "done"
+    await hub.leave(subscription)
+
+
+def exhausted(group: str) -> Any:
+    return next(iter([]))
+
+
+async def cancelled(group: str) -> Any:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.django_db
 @pytest.mark.usefixtures("no_sources")
-async def test_what_can_not_be_sent_is_a_failure() -> None:
-    snapshot("g")(lambda group: object())
-    with pytest.raises(SnapshotFailed, match="can't be JSON"):
-        await SharedSnapshots({}).state("g")
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda group: object(), "can't be JSON"),
+        (lambda group: Order.objects.values("pk"), r"QuerySet, not JSON: return list\(\)"),
+        (lambda group: asyncio.sleep(0), "coroutine, not JSON: await it"),
+        (lambda group: "x" * 2_000_000, "more than SSE_APP"),
+        (exhausted, r"next\(\) found nothing"),
+        (cancelled, "was cancelled"),
+    ],
+)
+async def test_what_can_not_be_sent_is_a_failure(function: Any, said: str) -> None:
+    snapshot("g")(function)
+    shared = SharedSnapshots({})
+    with pytest.raises(SnapshotFailed, match=said):
+        await shared.state("g")
+    await shared.close()
 
 
 # --- the latest value ---

@@ -284,6 +284,7 @@ async def test_sigterm_says_farewell_to_all_in_spite_of_a_half_sent_request(
         ("group=%D9%A3", 400, "Invalid group name"),
         ("group=sse.x", 400, "reserved"),
         ("group=orders&event=a%20b", 400, "'a b'"),
+        ("group=orders&amp;last_event_id=1.a-b-1", 400, "'amp;last_event_id'"),
         ("&".join(f"group=g{n}" for n in range(21)), 400, "21 groups"),
         ("group=orders&" + "a&" * 2000, 400, "number of GET/POST parameters"),
         ("group=secret", 403, "Not permitted"),

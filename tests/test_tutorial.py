@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from html import unescape
 from pathlib import Path
 
 import httpx
@@ -58,6 +59,19 @@ def test_what_the_command_publishes_comes_and_an_id_resumes(site: tuple[Path, st
     rest = read(f"{address}/events/?group=news", "degrees", **{"Last-Event-ID": position[1]})
     assert "hello" not in rest
     assert '"missed":1' in rest
+
+
+def test_nothing_falls_into_the_gap_between_the_page_and_its_stream(
+    site: tuple[Path, str],
+) -> None:
+    folder, address = site
+    page = httpx.get(f"{address}/", timeout=WAIT).text
+    stream = re.search(r'data-stream="(.+?)"', page)
+    assert stream
+    assert "sse_url" not in page
+    assert "last_event_id" not in page[page.index("<script>") :], "there it would stay escaped"
+    run(folder, "manage.py", "sse_publish", "news", "message", "in the gap")
+    assert "data: in the gap\n" in read(address + unescape(stream[1]), "in the gap")
 
 
 def test_a_user_speaks_in_the_lobby_and_a_stranger_does_not(site: tuple[Path, str]) -> None:

@@ -92,6 +92,11 @@ local keep, least, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6]
 local pruned = trim(KEYS[2], tonumber(found[1]), keep, now - age, least, most)
 local idle = tonumber(found[2]) < now - age * tonumber(ARGV[5])
 if idle and redis.call('XLEN', KEYS[2]) == 0 then redis.call('DEL', KEYS[1], KEYS[2]) end
+if least == 0 and redis.call('PTTL', KEYS[1]) == -1 then
+  -- Its pattern was taken out of RETAIN.
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', age * tonumber(ARGV[5])))
+  redis.call('PEXPIRE', KEYS[2], string.format('%.0f', age))
+end
 return pruned
 """
 )

@@ -44,7 +44,7 @@ class Mutation:
 
 def mutations() -> list[Mutation]:
     """Return all of them."""
-    from . import data, layers, pages, presence, rights, servers, wire
+    from . import data, layers, pages, presence, rights, servers, states, wire
 
-    lists = (servers, layers, wire, data, rights, presence, pages)
+    lists = (servers, layers, wire, data, rights, presence, pages, states)
     return [mutation for each in lists for mutation in each.MUTATIONS]

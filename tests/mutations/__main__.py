@@ -1,4 +1,4 @@
-"""`make mutations`: which of the answers are guarded by no test. Takes twenty minutes or so."""
+"""`make mutations`: which of the answers are guarded by no test. Takes half an hour or so."""
 
 from __future__ import annotations
 

@@ -100,8 +100,8 @@ MUTATIONS = (
     Mutation(
         "Who saw a group empty before all retention may have missed everything.",
         "sse_app/replay.py",
-        "    if time.time() - seen > settings().RETENTION_SECONDS:\n",
-        "    if False:\n",
+        " or time.time() - seen > settings().RETENTION_SECONDS:\n",
+        ":\n",
         ["test_healing.py::test_who_saw_a_group_empty_goes_on_from_its_beginning_within_retention"],
     ),
     Mutation(
