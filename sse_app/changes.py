@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable
+from string import Formatter
 from typing import Any, Final, TypeVar
 
 from django.core.exceptions import FieldDoesNotExist
@@ -66,9 +68,15 @@ def publish_changes(
     does, and so do models that inherit from it. Bulk operations send no signals: they publish with
     `ChangesManager` or `ChangesQuerySet` only. With `fields`, an update costs one query more: the
     old values are read from the row. Raises `FieldDoesNotExist` for a name in `fields`, `related`
-    or `m2m` that is no such field, and `TypeError` for an abstract model.
+    or `m2m` that is no such field, `TypeError` for an abstract model, and `ValueError` for patterns
+    of `groups` that can't be filled.
     """
     fields, related, m2m = as_names(fields), as_names(related), as_names(m2m)
+    if serializer is not None and not callable(serializer):
+        raise TypeError(
+            f"@publish_changes(serializer={serializer!r}): give a callable of the instance, or a "
+            "serializer class of Django REST framework."
+        )
 
     def decorate(model: type[Model]) -> type[Model]:
         meta = model._meta
@@ -83,7 +91,7 @@ def publish_changes(
         publication = Publication(
             model,
             validate_name(name or meta.model_name),
-            groups,
+            groups if callable(groups) else _patterns(model, groups),
             _chosen(model, "fields", fields, meta.concrete_fields),
             serializer,
             only_if_changed,
@@ -101,6 +109,27 @@ def publish_changes(
         return model
 
     return decorate
+
+
+def _patterns(model: type[models.Model], groups: Any) -> tuple[str, ...]:
+    said = f"@publish_changes(groups={groups!r}) of {model.__name__}"
+    listed = isinstance(groups, str | Iterable)
+    patterns = as_names(groups) if listed else ()
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"{said}: give names such as 'orders' or 'order.{{pk}}', or a callable.")
+    for pattern in patterns:
+        try:
+            named = [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
+        except ValueError as error:
+            raise ValueError(f"{said}: {pattern!r} is no pattern: {error}.") from error
+        for name in named:
+            attribute = re.split(r"[.\[]", name, maxsplit=1)[0]
+            if not hasattr(model, attribute):
+                raise ValueError(
+                    f"{said}: {pattern!r} names {attribute!r}, which {model.__name__} has not. "
+                    "Name a field or property, or give a callable of the instance."
+                )
+    return patterns
 
 
 def _chosen(

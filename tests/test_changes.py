@@ -350,6 +350,31 @@ def test_a_field_that_is_not_there_is_named_with_the_legal_ones(fields: Any) -> 
         publish_changes(groups="g", fields=fields)(plain("Misspelt"))
 
 
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([], r"groups=\[\]\) of Grouped: give names"),
+        (5, r"groups=5\) of Grouped: give names"),
+        ([5], r"groups=\[5\]\) of Grouped: give names"),
+        (["g", "order.{nope}"], r"'order\.\{nope\}' names 'nope', which Grouped has not"),
+        ("order.{owner.pk", r"'order\.\{owner\.pk' is no pattern: expected '}'"),
+        ("order.{}", "names '', which Grouped has not"),
+    ],
+)
+def test_groups_that_can_not_be_filled_are_named(groups: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        publish_changes(groups=groups)(plain("Grouped"))
+
+
+def test_a_pattern_may_follow_what_a_field_or_property_has() -> None:
+    publish_changes(groups=["g.{owner.pk}", "g.{pk:>3}", "{{g}}"])(plain("Followed"))
+
+
+def test_a_serializer_that_can_not_be_called_is_named() -> None:
+    with pytest.raises(TypeError, match="serializer='x'"):
+        publish_changes(groups="g", serializer="x")  # type: ignore[arg-type]
+
+
 def test_a_name_that_is_no_event_name_is_refused() -> None:
     with pytest.raises(ValueError, match="'two words'"):
         publish_changes(groups="g", name="two words")(plain("Named"))
