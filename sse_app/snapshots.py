@@ -92,6 +92,8 @@ def encode_state(group: str, data: object) -> bytes:
     if isinstance(data, QuerySet):
         raise TypeError(f"It is a {type(data).__name__}, not JSON: return list() of it.")
     if inspect.isawaitable(data):
+        if inspect.iscoroutine(data):
+            data.close()  # Python need not say so too, from wherever it is collected.
         raise TypeError(f"It is a {type(data).__name__}, not JSON: await it.")
     block = encode_control(SNAPSHOT, {"group": group, "data": data})
     most = settings().SNAPSHOT_BYTES

@@ -583,14 +583,15 @@ async def test_members_leave_with_a_farewell_that_continues_after_the_last_event
     daphne = make_daphne()
     async with AsyncExitStack() as stack:
         streams = await members_of(daphne, stack)
+        daphne.publish("orders", "n", "last")
+        ids = {(await stream.next()).id for stream in streams}
+        assert len(ids) == 1
         stopping = asyncio.create_task(asyncio.to_thread(daphne.stop))
-        ids = set()
         for stream in streams:
             (event,) = await stream.until_end()
             assert event.name == "sse.close"
-            ids.add(event.id)
+            assert {event.id} == ids
         await stopping
-        assert len(ids) == 1
 
 
 def test_members_that_hang_up_leave_nothing_behind(make_daphne: Callable[..., Daphne]) -> None:
