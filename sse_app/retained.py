@@ -30,6 +30,8 @@ def retained_patterns() -> Mapping[str, int]:
             f"SSE_APP['RETAIN'] is {wanted!r}; it must be a dict of patterns and numbers of "
             "events, for example {'price.*': 1}."
         )
+    if not wanted:
+        return wanted  # Whatever RETENTION_EVENTS is; its own check says what is wrong there.
     # Half, so that they are not trimmed before a new stream has read them, while others come.
     most = max(1, min(MOST_EVENTS, settings().RETENTION_EVENTS // 2))
     for pattern, count in wanted.items():

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 SNAPSHOT: Final = "sse.snapshot"
 MOST_SECONDS: Final = 60.0
-#: How long a process that ends waits for a function that can't be interrupted.
+#: How long a hub that closes waits for a function that can't be interrupted. The process then
+#: waits for its thread all the same: a function that hangs has to be bounded by who writes it.
 END_SECONDS: Final = 1.0
 #: Of all groups' states together, beyond which those that were read first are read again.
 KEPT_BYTES: Final = 32 * 1024 * 1024
@@ -55,7 +56,7 @@ class Source:
         Raises `TypeError` or `ValueError` for what can't be sent.
         """
         if not inspect.iscoroutinefunction(self.function):
-            # In a thread of its own: a slow one must not hold up those who read the log.
+            # Not in the thread that reads the log: a slow one must not hold up who waits for that.
             in_thread = database_sync_to_async(self._call, thread_sensitive=False)
             block: bytes = await in_thread(group)
             return block

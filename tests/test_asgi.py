@@ -354,6 +354,11 @@ def test_what_can_not_be_retained_is_said_when_the_server_starts(
         event_stream_application(get_asgi_application())
 
 
+def test_without_anything_retained_another_wrong_setting_does_not_fail_there(settings: Any) -> None:
+    settings.SSE_APP = {"RETENTION_EVENTS": None}
+    event_stream_application(get_asgi_application())
+
+
 def test_fixed_groups_must_be_group_names() -> None:
     with pytest.raises(ValueError, match="'not a group'"):
         EventStreamConsumer(groups=["not a group"])
