@@ -263,8 +263,8 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_no_module_is_over_300_lines(name: str) -> None:
-    assert len(MODULES[name].read_text().splitlines()) <= 300
+def test_no_module_is_over_400_lines(name: str) -> None:
+    assert len(MODULES[name].read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("name", SOURCES)
