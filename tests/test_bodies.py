@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -11,7 +13,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import JsonResponse
 from django.test import RequestFactory, override_settings
 
-from sse_app.bodies import _TOKEN, MAX_DEPTH, Refusal, answers_refusals, read_object
+from sse_app.bodies import _STRING, MAX_DEPTH, Refusal, answers_refusals, read_object
 
 
 def request(body: str | bytes, content_type: str = "application/json", **extra: Any) -> Any:
@@ -60,9 +62,39 @@ def test_brackets_side_by_side_or_in_strings_are_not_depth() -> None:
 @pytest.mark.parametrize("text", ['"' + '\\"' * 60_000, '"' * 119_999, '"\\"' * 40_001 + "\\"])
 def test_no_quote_of_a_cut_off_string_is_looked_at_twice(text: str) -> None:
     # A quote at which the pattern did not match would have been tried in vain, up to the end.
-    matched = sum(match[0].count('"') for match in _TOKEN.finditer(text))
-    assert matched == text.count('"')
+    sent = text.encode()
+    matched = sum(match[0].count(b'"') for match in _STRING.finditer(sent))
+    assert matched == sent.count(b'"')
     assert refused(text).status == 400
+
+
+@pytest.mark.parametrize(
+    "part", ["[]", "[],", "{},", '"[",', '{"a": 1},', "[" * 31 + "]" * 31 + ","]
+)
+def test_reading_a_long_body_runs_no_more_lines_of_python_than_a_short_one(part: str) -> None:
+    def body(count: int) -> Any:
+        return request('{"data": [' + part * count + "0]}")
+
+    assert lines_run(body(100_000 // len(part))) == lines_run(body(1))
+
+
+def lines_run(asked: Any) -> int:
+    """How many lines of Python `read_object()` runs, those of the libraries included."""
+    count = 0
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with suppress(Refusal):
+            read_object(asked)
+    finally:
+        sys.settrace(before)
+    return count
 
 
 @pytest.mark.parametrize("body", ["[]", "5", "null", '"text"', "true"])
