@@ -12,7 +12,7 @@ NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest coverage mutations messages chaos fuzz install docs bench bench-publish bench-returning
+.PHONY: demo test lint types pytest coverage mutations messages chaos fuzz install requirements docs bench bench-publish bench-returning
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
@@ -26,6 +26,11 @@ $(DEMO_INSTALLED): requirements.txt
 $(INSTALLED): $(DEMO_INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	touch $@
+
+# For older versions of pip, which know no dependency groups.
+requirements:
+	$(PYTHON) -m tests.requirements > requirements.new
+	mv requirements.new requirements.txt
 
 # Only the tests need it; Node comes with the Python packages.
 $(NPM_INSTALLED): $(CLIENTS)/package-lock.json $(INSTALLED)

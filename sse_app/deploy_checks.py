@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +18,14 @@ from . import addresses, authorization, layer, origins
 from .conf import settings
 from .eventlog import DatabaseEventLog, MemoryEventLog, event_log
 
-#: Older ones have known holes in how they read headers and WebSocket frames.
-DAPHNE: Final = (4, 2, 2)
+#: The lowest versions without known security holes that concern a server of streams. Of several
+#: series each is listed; another series is compared with the first.
+FLOORS: Final[Mapping[str, Sequence[str]]] = {
+    "daphne": ["4.2.2"],
+    "django": ["5.2.13", "6.0.4"],
+    "redis": ["5.0"],
+    "twisted": ["24.7"],
+}
 #: Files beside `manage.py` that start servers.
 START_FILES: Final = (
     "Procfile",
@@ -118,18 +124,24 @@ def _has_wal(name: object) -> bool:
         return False
 
 
-def _daphne() -> Iterator[CheckMessage]:
-    try:
-        installed = version("daphne")
-    except PackageNotFoundError:
-        return
-    if tuple(int(number) for number in re.findall(r"\d+", installed)[:3]) < DAPHNE:
-        least = ".".join(map(str, DAPHNE))
-        yield Warning(
-            f"Daphne {installed} is installed; before {least} it has known security holes.",
-            hint=f"pip install 'daphne>={least}'.",
-            id="sse_app.W005",
-        )
+def _versions() -> Iterator[CheckMessage]:
+    for name, floors in FLOORS.items():
+        try:
+            installed = version(name)
+        except PackageNotFoundError:
+            continue
+        has = _numbers(installed)
+        least = next((one for one in floors if _numbers(one)[:2] == has[:2]), floors[0])
+        if has < _numbers(least):
+            yield Warning(
+                f"{name} {installed} is installed; before {least} it has known security holes.",
+                hint=f"pip install '{name}>={least}'.",
+                id="sse_app.W005",
+            )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def _http_timeout() -> Iterator[CheckMessage]:
@@ -157,6 +169,19 @@ def _cookies() -> Iterator[CheckMessage]:
                 "sends messages travels readable over plain HTTP.",
                 hint=f"{name} = True.",
                 id="sse_app.W007",
+            )
+
+
+def _relative_urls() -> Iterator[CheckMessage]:
+    for name in ("STATIC_URL", "MEDIA_URL"):
+        # As the project wrote it: of Django's own settings it already has the prefix.
+        url = getattr(vars(django_settings)["_wrapped"], name, None)
+        if url and not str(url).startswith(("/", "http://", "https://")):
+            yield Warning(
+                f"{name} is {url!r}, which is relative: Django puts the script prefix of a "
+                "process's first request before it and keeps that for all later pages.",
+                hint=f"{name} = '/{url}'.",
+                id="sse_app.W013",
             )
 
 
@@ -208,9 +233,10 @@ CHECKS: Final = (
     _log,
     _debug,
     _sqlite,
-    _daphne,
+    _versions,
     _http_timeout,
     _cookies,
+    _relative_urls,
     _public,
     _proxies,
 )

@@ -156,26 +156,49 @@ def test_sqlite_is_of_no_concern_when_the_log_is_elsewhere(
 
 
 @pytest.mark.parametrize(
-    ("installed", "warned"),
+    ("package", "installed", "floor"),
     [
-        ("4.2.1", True),
-        ("3.9.9", True),
-        ("4.2", True),
-        ("4.2.2", False),
-        ("4.2.10", False),
-        ("4.10.0", False),
-        ("5.0", False),
+        ("daphne", "4.2.1", "4.2.2"),
+        ("daphne", "3.9.9", "4.2.2"),
+        ("daphne", "4.2", "4.2.2"),
+        ("daphne", "4.2.2", None),
+        ("daphne", "4.2.10", None),
+        ("daphne", "4.10.0", None),
+        ("daphne", "5.0", None),
+        ("django", "5.1.15", "5.2.13"),
+        ("django", "5.2.12", "5.2.13"),
+        ("django", "5.2.13", None),
+        ("django", "6.0", "6.0.4"),
+        ("django", "6.0.3", "6.0.4"),
+        ("django", "6.0.4", None),
+        ("django", "6.1", None),
+        ("twisted", "24.3.0", "24.7"),
+        ("twisted", "24.7.0", None),
+        ("redis", "4.6.0", "5.0"),
+        ("redis", "5.0.0", None),
     ],
 )
-def test_an_old_daphne_is_named(
-    monkeypatch: pytest.MonkeyPatch, installed: str, warned: bool
+def test_a_package_with_known_holes_is_named_with_its_floor(
+    monkeypatch: pytest.MonkeyPatch, package: str, installed: str, floor: str | None
 ) -> None:
-    monkeypatch.setattr(deploy_checks, "version", lambda name: installed)
-    if warned:
-        text = only("W005")
-        assert installed in text
-        assert "4.2.2" in text
+    def installed_version(name: str) -> str:
+        if name != package:
+            raise PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(deploy_checks, "version", installed_version)
+    if floor is None:
+        assert found() == {}
     else:
+        assert f"{package} {installed} is installed; before {floor} " in only("W005")
+
+
+@pytest.mark.parametrize("name", ["STATIC_URL", "MEDIA_URL"])
+def test_a_relative_url_of_files_is_named(settings: Any, name: str) -> None:
+    setattr(settings, name, "files/")
+    assert f"{name} is 'files/', which is relative" in only("W013")
+    for url in ("/files/", "https://files.example.com/", "http://files.example.com/"):
+        setattr(settings, name, url)
         assert found() == {}
 
 
@@ -304,7 +327,13 @@ def test_a_daphne_whose_request_is_another_one_is_written_to_by_send(
 ) -> None:
     server = send().func
     known = SimpleNamespace(
-        channel=None, write=None, registerProducer=None, unregisterProducer=None, sentLength=0
+        channel=None,
+        content=None,
+        application_queue=None,
+        write=None,
+        registerProducer=None,
+        unregisterProducer=None,
+        sentLength=0,
     )
     assert servers.daphne_request(partial(server, known)) is known
     assert servers.daphne_request(partial(server, SimpleNamespace(write=None))) is None
