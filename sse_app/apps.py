@@ -14,16 +14,18 @@ class SseAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the checks and follow Django's signals about users."""
+        """Register the checks, follow Django's signals about users, and prepare a loaded Daphne."""
         from . import (  # noqa: F401
             attendance,
             checks,
+            daphne_requests,
             deploy_checks,
             reports,
             revocation,
             stream_logs,
         )
 
+        daphne_requests.install()
         reports.connect_signals()
         stream_logs.connect_signals()
         revocation.connect_signals()

@@ -7,10 +7,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.urls import Resolver404, resolve
 
-from . import layer, processes, secrecy, servers, shutdown
+from . import daphne_requests, layer, processes, secrecy, servers, shutdown
 from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, busy_block
 from .counters import COUNTS, count
 from .origins import cors_headers
@@ -42,6 +42,7 @@ def event_stream_application(
     rest = guard(application, busy=False)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        daphne_requests.correct(scope, send)
         if scope["type"] == "websocket" and isinstance(application, ASGIHandler):
             # Django raises, and whoever asks would get a 500 and a traceback into the log.
             await send({"type": "websocket.close"})
@@ -63,7 +64,7 @@ def is_stream(scope: Scope) -> bool:
     """Whether the request is for the route `sse_app:stream`."""
     from .views import stream
 
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    path = scope["path"].removeprefix(get_script_prefix(scope))
     for candidate in (path,) if path.endswith("/") else (path, f"{path}/"):
         try:
             return resolve(candidate).func is stream

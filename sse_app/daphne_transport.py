@@ -52,6 +52,8 @@ class DaphneTransport(Transport):
         if self._request.channel is None:
             self._break()
             return
+        # Daphne keeps a body that came with the GET twice until the response ends, which is long.
+        self._request.content.close()
         self._tcp = plain_tcp(self._request)
         if self._tcp is None:
             self._register()
@@ -61,6 +63,9 @@ class DaphneTransport(Transport):
         bound(self._socket)
         # In place of `receive()`, for which a task would have to wait.
         self._request.notifyFinish().addBoth(self._gone)
+        queue = self._request.application_queue
+        while not queue.empty():
+            queue.get_nowait()
         # The headers leave, and what is kept of them goes: it is a kilobyte.
         self._tcp.doWrite()
         self._request.responseHeaders = type(self._request.responseHeaders)()

@@ -47,7 +47,10 @@ def daphne_request(send: Any) -> Any | None:
     if daphne_of(send) is None or not send.args:
         return None
     request = send.args[0]
-    needed = ("channel", "write", "registerProducer", "unregisterProducer", "sentLength")
+    needed = (
+        *("channel", "content", "application_queue", "write", "sentLength"),
+        *("registerProducer", "unregisterProducer"),
+    )
     return request if all(hasattr(request, name) for name in needed) else None
 
 
@@ -98,13 +101,13 @@ def warn_of_options(send: Any) -> None:
         return
     timeout = getattr(server, "http_timeout", None)
     if timeout:
-        _warn(
+        warn(
             "http_timeout",
             f"Daphne runs with --http-timeout {timeout}, which ends every stream after so many "
             "seconds. Leave the option out.",
         )
     if getattr(server, "proxy_forwarded_address_header", None):
-        _warn(
+        warn(
             "proxy_headers",
             "Daphne runs with --proxy-headers and believes the left-most address, which clients "
             "make up as they like, so limits by address don't hold. Leave the option out and set "
@@ -112,7 +115,8 @@ def warn_of_options(send: Any) -> None:
         )
 
 
-def _warn(option: str, text: str) -> None:
+def warn(option: str, text: str) -> None:
+    """Log `text` once per process."""
     if option not in _warned:
         _warned.add(option)
         logger.warning(text, extra=about(reason=option))

@@ -104,7 +104,9 @@ class Nginx(Proxy):
         return (
             f"daemon off;\npid {self.folder}/nginx.pid;\nerror_log {self.folder}/error.log;\n"
             "events { worker_connections 4096; }\n"
-            f"http {{\naccess_log off;\n{temporary}\n{text}}}\n"
+            # nginx gives up root's rights and could not write bodies to files in this folder.
+            "http {\naccess_log off;\nclient_body_buffer_size 2m;\n"
+            f"{temporary}\n{text}}}\n"
         )
 
     def command(self) -> list[str]:

@@ -45,6 +45,7 @@ RANKS = {
     "servers": 0,
     "transports": 1,
     "flushes": 0,
+    "daphne_requests": 1,
     "daphne_transport": 2,
     "templatetags.sse": 4,
     "models": 2,

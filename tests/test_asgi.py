@@ -271,6 +271,12 @@ def test_the_stream_is_found_by_its_route(path: str, root: str, expected: bool) 
     assert is_stream(scope(path, root_path=root)) is expected
 
 
+def test_the_stream_is_found_below_the_script_name_of_the_settings(settings: Any) -> None:
+    settings.FORCE_SCRIPT_NAME = "/below"
+    assert is_stream(scope("/below/events/"))
+    assert not is_stream(scope("/below/events/send/"))
+
+
 @pytest.mark.usefixtures("memory")
 @pytest.mark.parametrize(
     ("query", "headers", "lookup", "reason"),

@@ -202,3 +202,29 @@ def test_what_is_no_stream_still_says_that_nobody_is_there(site: Site) -> None:
             assert (event.name, event.json()) == ("sse.busy", {"reason": "proxy"})
             assert parser.retry is not None
             assert 2000 <= parser.retry <= 5000
+
+
+def test_no_client_sends_a_mount_point_through_the_proxy(site: Site) -> None:
+    headers = {"Daphne-Root-Path": "http://evil.example"}
+    ignored = "Daphne-Root-Path, which is ignored"
+    for http2 in (True, False):
+        with httpx.Client(http2=http2, verify=False, headers=headers, timeout=PATIENCE) as client:
+            for _ in site.daphnes * 2:
+                assert client.get(f"{site.proxy.url}/test/whoami/").status_code == 200
+    for daphne in site.daphnes:
+        assert ignored not in daphne.text()
+        # Which would be there if the header had come.
+        httpx.get(f"{daphne.url}/test/whoami/", headers=headers, timeout=PATIENCE)
+        assert ignored in daphne.text()
+
+
+def test_the_proxy_refuses_what_is_too_long_for_daphne_to_hold(site: Site) -> None:
+    url = f"{site.proxy.url}/test/whoami/"
+
+    def chunks(size: int) -> Iterator[bytes]:
+        yield from (b"a=&" * (size // 3 // 20) for _ in range(20))
+
+    with httpx.Client(verify=False, timeout=PATIENCE) as client:
+        for size, status in ((900_000, {200, 403}), (1_500_000, {413})):
+            assert client.post(url, content=b"".join(chunks(size))).status_code in status
+            assert client.post(url, content=chunks(size)).status_code in status

@@ -240,17 +240,107 @@ MUTATIONS = (
         ["test_other_servers.py::test_what_opens_a_stream_is_not_in_the_access_log"],
     ),
     Mutation(
+        "Any client chooses the mount point of a site on Daphne, by a header.",
+        "sse_app/daphne_requests.py",
+        "        request.requestHeaders.removeHeader(ROOT_PATH)\n",
+        "",
+        ["test_daphne_requests.py::test_no_visitor_chooses_the_mount_point_of_the_site"],
+    ),
+    Mutation(
+        "A Daphne that was imported late has believed the header of its first requests.",
+        "sse_app/asgi.py",
+        "        daphne_requests.correct(scope, send)\n",
+        "",
+        [
+            "test_daphne_requests.py::"
+            "test_a_request_that_came_before_daphne_was_prepared_is_corrected"
+        ],
+    ),
+    Mutation(
+        "Twisted parses forms on the event loop, before any application is asked.",
+        "sse_app/apps.py",
+        "        daphne_requests.install()\n",
+        "",
+        ["test_daphne_requests.py::test_what_a_broken_form_is_answered_is_the_views_business"],
+    ),
+    Mutation(
+        "A later Daphne may receive requests in a way that must not be replaced.",
+        "sse_app/daphne_requests.py",
+        "if kind.requestReceived is not module.http.Request.requestReceived:",
+        "if False:",
+        [
+            "test_daphne_requests.py::"
+            "test_a_daphne_that_receives_in_another_way_is_left_as_it_is_and_named"
+        ],
+    ),
+    Mutation(
+        "Daphne keeps the file of a body that came with a GET until the response ends.",
+        "sse_app/daphne_transport.py",
+        "        self._request.content.close()\n",
+        "",
+        ["test_daphne_requests.py::test_a_body_that_came_with_a_stream_is_not_kept"],
+    ),
+    Mutation(
+        "Daphne puts a body into a queue that nobody reads while a stream is open.",
+        "sse_app/daphne_transport.py",
+        "            queue.get_nowait()\n",
+        "            break\n",
+        ["test_daphne_requests.py::test_a_body_that_came_with_a_stream_is_not_kept"],
+    ),
+    Mutation(
+        "Django looks for views below FORCE_SCRIPT_NAME, so the stream must be looked for there.",
+        "sse_app/asgi.py",
+        "removeprefix(get_script_prefix(scope))",
+        'removeprefix(scope.get("root_path", ""))',
+        ["test_asgi.py::test_the_stream_is_found_below_the_script_name_of_the_settings"],
+    ),
+    Mutation(
+        "nginx passes on every header of a client that it is not told to remove.",
+        "docs/deploy.md",
+        '    proxy_set_header Daphne-Root-Path "";\n',
+        "",
+        ["test_deploy.py::test_no_client_sends_a_mount_point_through_the_proxy"],
+    ),
+    Mutation(
+        "Caddy has no limit for bodies of its own.",
+        "docs/deploy.md",
+        "\t\tmax_size 1MB\n",
+        "\t\tmax_size 1GB\n",
+        ["test_deploy.py::test_the_proxy_refuses_what_is_too_long_for_daphne_to_hold"],
+    ),
+    Mutation(
+        "A relative STATIC_URL gets the script prefix of the first request of a process.",
+        "sse_app/deploy_checks.py",
+        "    _relative_urls,\n",
+        "",
+        ["test_deploy_checks.py::test_a_relative_url_of_files_is_named"],
+    ),
+    Mutation(
+        "A parser that recurses ends the process where the stack of its thread is small.",
+        "sse_app/bodies.py",
+        "        _refuse_depth(sent)\n",
+        "",
+        ["test_bodies.py::test_depth_is_refused_before_anything_recurses"],
+    ),
+    Mutation(
+        "requirements.txt and pyproject.toml are edited by people who know one of them.",
+        "requirements.txt",
+        "redis>=5\n",
+        "",
+        ["test_package.py::test_the_requirements_are_those_of_the_project"],
+    ),
+    Mutation(
         "Daphne before 4.2.2 has known security holes.",
         "pyproject.toml",
         '"daphne>=4.2.2,<5"',
         '"daphne<5"',
-        ["test_package.py::test_the_metadata_say_what_is_needed_and_which_extras_there_are"],
+        ["test_package.py::test_no_package_with_known_holes_is_installed_with_the_app"],
     ),
     Mutation(
-        "An old Daphne may be installed by another way.",
+        "An old Django, Daphne or Twisted may be installed by another way.",
         "sse_app/deploy_checks.py",
-        "    _daphne,\n",
+        "    _versions,\n",
         "",
-        ["test_deploy_checks.py::test_an_old_daphne_is_named"],
+        ["test_deploy_checks.py::test_a_package_with_known_holes_is_named_with_its_floor"],
     ),
 )
