@@ -1,6 +1,6 @@
 """Bad requests: a fixed list of what is known to hurt, and strategies for what nobody thought of.
 
-None of it is answered by Daphne itself with a 500; what is has a test of its own.
+None of them is answered with a 500.
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ HEADERS: Final = (
     b"Sec-Fetch-Site",
     b"X-Forwarded-For",
     b"X-Forwarded-Host",
+    b"Daphne-Root-Path",
     b"Forwarded",
     b"Host",
     b"Referer",
