@@ -1,4 +1,4 @@
-"""A real `daphne` process with the counting event log, on a socket that outlives it."""
+"""A real `daphne` process, by default with the counting event log, on a socket that outlives it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ from .servers import ROOT, Servers
 class Daphne:
     """A context manager: runs on entering, ends on leaving; may be restarted in between."""
 
-    def __init__(self, found: Servers, database: str) -> None:
-        log = "benchmarks.counting.CountingEventLog"
-        self._environment = found.environment(database, redis=False, log=log)
+    def __init__(
+        self,
+        found: Servers,
+        database: str,
+        *,
+        redis: bool = False,
+        log: str = "benchmarks.counting.CountingEventLog",
+    ) -> None:
+        self._environment = found.environment(database, redis=redis, log=log)
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = self._socket.getsockname()[1]
 
@@ -43,7 +49,7 @@ class Daphne:
             pass_fds=[descriptor],
         )
         # The connection waits in the backlog until the process accepts it.
-        self.get("bench/reads/")
+        self.get("events/health/")
 
     def get(self, path: str) -> Any:
         """Return the JSON at `path`."""

@@ -32,6 +32,7 @@ from .reads import PAGE_EVENTS, SharedReads
 from .records import about
 from .revalidation import Revalidator
 from .snapshots import SharedSnapshots
+from .starts import Starts
 from .subscriptions import Subscription
 from .timers import check_interval, every, logged, prune_interval, tick_interval
 from .topics import Topic
@@ -59,9 +60,9 @@ class Hub:
         self._control = Subscription(ControlSink(), [CONTROL_GROUP])
         self.revalidator = Revalidator(self.loop)
         self._mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
-        self._starting: dict[str, asyncio.Task[None]] = {}
         self._reads = SharedReads()
         self._healer = Healer(self.topics, self._reads)
+        self._starts = Starts(self.topics, self._mailbox, self._healer.soon)
         self.snapshots = SharedSnapshots(self.topics)
         self._changed = asyncio.Event()
         layer.adopt(self.loop)
@@ -110,12 +111,7 @@ class Hub:
         for group in subscription.groups:
             topic = self.topics.setdefault(group, Topic(group))
             topic.subscriptions.add(subscription)
-            if topic.position is None and group not in self._starting:
-                self._starting[group] = self.loop.create_task(self._start(group))
-        for group in subscription.groups:
-            if group in self._starting:
-                # Shielded: the first reader's disconnect must not take the others' start.
-                await asyncio.shield(self._starting[group])
+        await self._starts.started(subscription.groups)
 
     def _detach(self, subscription: Subscription, groups: Collection[str]) -> list[str]:
         """Take `subscription` from topics; return the groups in which it was the last."""
@@ -199,20 +195,6 @@ class Hub:
         COUNTS.delivery_seconds.observe(time.time() - self._sent)
         self._sent = None
 
-    async def _start(self, group: str) -> None:
-        """Join the group on the layer, then read its head: what comes between is kept."""
-        try:
-            await self._mailbox.join(group)
-            heads = await event_log().aheads([group])
-            # Looked up only now: the last reader may have left, and another made the topic anew.
-            topic = self.topics.get(group)
-            if topic is not None and topic.position is None:
-                topic.start(heads[group])
-                if topic.is_ill:
-                    self._healer.soon(group)
-        finally:
-            self._starting.pop(group, None)
-
     # --- what time and other processes bring ---
 
     async def _sweep(self) -> None:
@@ -263,15 +245,16 @@ class Hub:
         layer.release(self.loop)
         if self._stop_watch:
             self._stop_watch()
-        tasks = [*self._tasks, *self._starting.values()]
-        tasks = [task for task in tasks if task is not asyncio.current_task()]
+        # First, so that no group is joined any more: the channel ends with the task that receives.
+        self.topics.clear()
+        await self._starts.close()
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._healer.close()
         await self._reads.close()
         await self.snapshots.close()
-        self.topics.clear()
         await self._quit(joined)
         await self._mailbox.close()
         await logged(event_log().aclose)

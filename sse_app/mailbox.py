@@ -21,6 +21,9 @@ RETRY_SECONDS: Final = (0.2, 5.0)
 WAIT_SECONDS: Final = 1.0
 #: After so many the event loop turns: some ten milliseconds.
 DELIVERIES: Final = 5000
+#: Joins and leaves under way at once. channels_redis allows a hundred connections, and a group
+#: whose join fails gets no message for an hour.
+CALLS: Final = 32
 #: Messages in a row that can't be decoded, after which the channel itself is to blame.
 UNREADABLE: Final = 100
 
@@ -47,6 +50,7 @@ class Mailbox:
         self._tried = asyncio.Event()
         self._delivered = 0
         self._changing: set[asyncio.Task[None]] = set()
+        self._calls = asyncio.Semaphore(CALLS)
 
     async def receive(self) -> None:
         """Deliver what arrives, for ever."""
@@ -113,11 +117,16 @@ class Mailbox:
             await self._call("group_add", group)
 
     async def _call(self, name: str, group: str) -> None:
-        if self._channel is None:
-            return
+        async with self._calls:
+            # Meanwhile the last reader may have left, or another one come.
+            is_due = (group in self._groups()) == (name == "group_add")
+            if self._channel is not None and is_due:
+                await self._change(name, group, self._channel)
+
+    async def _change(self, name: str, group: str, channel: str) -> None:
         try:
             call = getattr(layer.channel_layer(), name)
-            await call(layer.layer_group(group), self._channel)
+            await call(layer.layer_group(group), channel)
         except Exception as error:
             logger.warning(
                 "%s of group %s failed (%r); the log serves it.",

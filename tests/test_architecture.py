@@ -114,6 +114,7 @@ RANKS = {
     "admission": 6,
     "revalidation": 9,
     "healing": 9,
+    "starts": 9,
     "hub": 10,
     "replay": 11,
     "subscribing": 12,

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import AsyncExitStack, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from django.test import override_settings
 
 from sse_app import subscribe
 from sse_app.cursors import START, Position
-from sse_app.eventlog import Discontinuity, RedisEventLog, make_event_log
+from sse_app.eventlog import Discontinuity, RedisEventLog, make_event_log, redis_clients
 from sse_app.events import Event
 
 from .conftest import eventually
@@ -204,6 +204,79 @@ async def test_each_event_loop_has_connections_of_its_own(log: RedisEventLog) ->
     assert await asyncio.to_thread(asyncio.run, elsewhere()) is not log._clients.of_loop
     assert [event.data for event in await log.asince("g", START, 10)] == ["1", "2"]
     await log.aclose()
+
+
+def connections(client: redis.Redis, name: str) -> int:
+    return sum(each["name"] == name for each in client.client_list())
+
+
+async def test_more_commands_than_connections_wait_for_one(
+    client: redis.Redis, valkey: str
+) -> None:
+    name = f"test.{uuid.uuid4().hex}"
+    log = RedisEventLog(f"{valkey}?client_name={name}", prefix=name)
+    groups = [f"g{n}" for n in range(300)]
+    await asyncio.gather(*(log.aappend(made(group, "1")) for group in groups))
+    assert connections(client, name) == redis_clients.CONNECTIONS
+    reads = await asyncio.gather(*(log.asince(group, START, 10) for group in groups))
+    assert [len(events) for events in reads] == [1] * 300
+    await log.aclose()
+    eventually(lambda: connections(client, name) == 0)
+
+
+@pytest.mark.parametrize("place", ["url", "options"])
+async def test_fewer_connections_where_the_settings_allow_fewer(
+    client: redis.Redis, valkey: str, place: str
+) -> None:
+    name = f"test.{uuid.uuid4().hex}"
+    url = f"{valkey}?client_name={name}" + ("&max_connections=3" if place == "url" else "")
+    options = {"max_connections": 3} if place == "options" else {}
+    log = RedisEventLog(url, prefix=name, options=options)
+    await asyncio.gather(*(log.aappend(made(f"g{n}", "1")) for n in range(20)))
+    assert connections(client, name) == 3
+    await log.aclose()
+
+
+async def test_a_command_that_finds_no_connection_free_says_so_in_the_end(
+    log: RedisEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_clients, "WAIT_SECONDS", 0.01)
+    async with AsyncExitStack() as stack:
+        for _ in range(redis_clients.CONNECTIONS):
+            await stack.enter_async_context(log._clients.of_loop.lent())
+        with pytest.raises(redis.TimeoutError, match=r"was free within 0\.01 s"):
+            await log.aheads(["g"])
+    assert await log.aheads(["g"]) == {"g": START}
+    await log.aclose()
+
+
+def test_more_threads_than_redis_py_allows_connections_append_at_once(
+    log: RedisEventLog, client: redis.Redis
+) -> None:
+    threads = [threading.Thread(target=log.append, args=[made("g", str(n))]) for n in range(150)]
+    client.client_pause(500)  # So that all of them wait for their answers together.
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log.heads(["g"])["g"].offset == 150
+    log._clients.sync.close()
+
+
+async def test_commands_in_flight_keep_their_connections_when_the_log_is_closed(
+    client: redis.Redis, valkey: str
+) -> None:
+    """The last stream closes the log, and others publish or ask on the same loop."""
+    name = f"test.{uuid.uuid4().hex}"
+    log = RedisEventLog(f"{valkey}?client_name={name}", prefix=name)
+    for turns in range(30):
+        append = asyncio.create_task(log.aappend(made("g", str(turns))))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await log.aclose()
+        assert [event.offset for event in await append] == [turns + 1]
+    await log.aclose()
+    eventually(lambda: connections(client, name) == 0, "a client was never closed")
 
 
 async def test_the_log_begins_with_the_first_who_asks(

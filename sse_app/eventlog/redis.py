@@ -82,7 +82,7 @@ class RedisEventLog(EventLog):
         return float(self._clients.sync.eval(*self._first_call()))
 
     async def abegan(self) -> float:
-        return float(await self._clients.of_loop.eval(*self._first_call()))
+        return float(await self._clients.aeval(*self._first_call()))
 
     def _first_call(self) -> list[Any]:
         return [BEGAN, 1, f"{self._prefix}:began", time.time()]
@@ -100,7 +100,7 @@ class RedisEventLog(EventLog):
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
         calls = self._append_calls(events)
         if len(calls) == 1:
-            answers = [await self._clients.of_loop.eval(*call) for call in calls.values()]
+            answers = [await self._clients.aeval(*call) for call in calls.values()]
         else:
             answers = await self._clients.apipeline(_evals(calls.values()))
         return _placed(events, dict(zip(calls, answers, strict=True)))
@@ -122,7 +122,7 @@ class RedisEventLog(EventLog):
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
         call = self._read(group, after, limit)
-        return _since(group, after, await self._clients.of_loop.eval(*call))
+        return _since(group, after, await self._clients.aeval(*call))
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         parts = _parts(self._head_reads(groups))
@@ -142,7 +142,7 @@ class RedisEventLog(EventLog):
         return _earliest(self._clients.sync.eval(*self._read(group, START, 1)))
 
     async def aearliest(self, group: str) -> Position:
-        return _earliest(await self._clients.of_loop.eval(*self._read(group, START, 1)))
+        return _earliest(await self._clients.aeval(*self._read(group, START, 1)))
 
     def times(self, group: str, after: int, limit: int) -> dict[int, float]:
         found = self._clients.sync.eval(*self._read(group, Position("", after), limit))
@@ -178,7 +178,8 @@ class RedisEventLog(EventLog):
         """Return the server's Unix time; None for a cluster, where each node has its own."""
         if self._clients.cluster:
             return None
-        seconds, micros = await self._clients.of_loop.time()
+        async with self._clients.of_loop.lent() as client:
+            seconds, micros = await client.time()
         return float(seconds + micros / 1e6)
 
     async def aclose(self) -> None:

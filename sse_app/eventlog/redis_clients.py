@@ -1,14 +1,15 @@
 """redis-py's clients for the Redis log: one for all threads, and one for each event loop.
 
 No command is sent a second time by the client: an append whose answer was lost may have been
-done, and would be done twice. Whoever reads tries again by itself.
+done, and would be done twice. A reader tries again by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -16,7 +17,64 @@ from weakref import WeakKeyDictionary
 from django.core.exceptions import ImproperlyConfigured
 
 TIMEOUTS: Final[Mapping[str, Any]] = {"socket_timeout": 5.0, "socket_connect_timeout": 2.0}
+#: For plain code, unless the options say otherwise: a thread uses one connection at a time.
+UNLIMITED: Final[Mapping[str, Any]] = {"max_connections": 2**31}
+#: Connections of one event loop, on a cluster to each node. Redis runs one command at a time, so
+#: more connections gain nothing, and redis-py's pools refuse a command that finds none free.
+CONNECTIONS: Final = 32
+#: How long a command waits for a connection before it fails.
+WAIT_SECONDS: Final = 5.0
 _SECRET: Final = re.compile(r"(?<=://)[^@/]*@")
+
+
+class LoopClient:
+    """The client of one event loop, lent to one command or pipeline at a time per connection.
+
+    After `retire()` the last borrower closes the client: no command in flight loses its connection.
+    """
+
+    def __init__(self, client: Any, connections: int) -> None:
+        self._client = client
+        self._free = asyncio.Semaphore(connections)
+        self._borrowers = 0
+        self._retired = False
+
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[Any]:
+        """Wait for a connection to be free; raises redis-py's `TimeoutError` if none gets free."""
+        self._borrowers += 1
+        try:
+            await self._acquire()
+            try:
+                yield self._client
+            finally:
+                self._free.release()
+        finally:
+            self._borrowers -= 1
+            await self._close_if_unused()
+
+    async def retire(self) -> None:
+        """Close the client as soon as nobody borrows it."""
+        self._retired = True
+        await self._close_if_unused()
+
+    async def _acquire(self) -> None:
+        if not self._free.locked():
+            await self._free.acquire()
+            return
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._free.acquire()
+        except TimeoutError:
+            from redis.exceptions import TimeoutError as RedisTimeoutError
+
+            raise RedisTimeoutError(
+                f"No connection to Redis was free within {WAIT_SECONDS:g} s."
+            ) from None
+
+    async def _close_if_unused(self) -> None:
+        if self._retired and not self._borrowers:
+            await self._client.aclose()
 
 
 class RedisClients:
@@ -38,7 +96,8 @@ class RedisClients:
         self._sentinels = [(str(host), int(port)) for host, port in sentinels]
         self._service = service_name
         self._options = {**TIMEOUTS, **options}
-        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
+        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopClient]
+        self._of_loop = WeakKeyDictionary()
         self._validate()
 
     def _validate(self) -> None:
@@ -58,13 +117,16 @@ class RedisClients:
                 "SSE_APP['EVENT_LOG'] has both CLUSTER and SENTINELS; a Redis Cluster needs none."
             )
         try:
-            redis.ConnectionPool.from_url(self._url, **self._options).make_connection()
+            pool = redis.ConnectionPool.from_url(self._url, **self._options)
+            pool.make_connection()
         except (TypeError, ValueError, AttributeError, redis.RedisError) as error:
             url = _SECRET.sub("", str(self._url))
             raise ImproperlyConfigured(
                 f"SSE_APP['EVENT_LOG'] has the URL {url!r} and the OPTIONS "
                 f"{sorted(self._options)}, which redis-py refuses: {error}"
             ) from error
+        # The URL or the options may allow fewer.
+        self._connections = min(CONNECTIONS, pool.max_connections)
 
     @cached_property
     def sync(self) -> Any:
@@ -73,7 +135,7 @@ class RedisClients:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        options = {**self._options, "retry": Retry(NoBackoff(), 0)}
+        options = {**UNLIMITED, **self._options, "retry": Retry(NoBackoff(), 0)}
         if self._service:
             sentinel: Any = redis.sentinel.Sentinel  # without types in redis-py
             return sentinel(self._sentinels, **options).master_for(self._service)
@@ -81,12 +143,12 @@ class RedisClients:
         return kind.from_url(self._url, **options)
 
     @property
-    def of_loop(self) -> Any:
+    def of_loop(self) -> LoopClient:
         """The client of the running loop."""
         loop = asyncio.get_running_loop()
         client = self._of_loop.get(loop)
         if client is None:
-            client = self._of_loop[loop] = self.connect()
+            client = self._of_loop[loop] = LoopClient(self.connect(), self._connections)
         return client
 
     def connect(self) -> Any:
@@ -109,15 +171,21 @@ class RedisClients:
             pipe.execute_command(*command)
         return list(pipe.execute())
 
+    async def aeval(self, *call: Any) -> Any:
+        """Run a script on the running loop."""
+        async with self.of_loop.lent() as client:
+            return await client.eval(*call)
+
     async def apipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """See `pipeline()`."""
-        pipe = self.of_loop.pipeline(transaction=not self.cluster)
-        for command in commands:
-            pipe.execute_command(*command)
-        return list(await pipe.execute())
+        async with self.of_loop.lent() as client:
+            pipe = client.pipeline(transaction=not self.cluster)
+            for command in commands:
+                pipe.execute_command(*command)
+            return list(await pipe.execute())
 
     async def aclose(self) -> None:
-        """Close the client of the running loop."""
+        """Give up the client of the running loop; what comes later gets another one."""
         client = self._of_loop.pop(asyncio.get_running_loop(), None)
         if client is not None:
-            await client.aclose()
+            await client.retire()

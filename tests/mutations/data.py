@@ -170,9 +170,8 @@ MUTATIONS = (
     Mutation(
         "redis-py sends a command again whose answer was lost, and it would be done twice.",
         "sse_app/eventlog/redis_clients.py",
-        "        from redis.backoff import NoBackoff\n        from redis.retry import Retry\n\n"
-        '        options = {**self._options, "retry": Retry(NoBackoff(), 0)}\n',
-        "        options = dict(self._options)\n",
+        '{**UNLIMITED, **self._options, "retry": Retry(NoBackoff(), 0)}',
+        "{**UNLIMITED, **self._options}",
         ["test_redis_log.py::test_a_lost_answer_is_not_asked_for_again"],
     ),
     Mutation(
@@ -190,6 +189,38 @@ MUTATIONS = (
         "        client = self._of_loop.get(loop)\n",
         "        client = next(iter(self._of_loop.values()), None)\n",
         ["test_redis_log.py::test_each_event_loop_has_connections_of_its_own"],
+    ),
+    Mutation(
+        "redis-py's pools refuse a command that finds no connection free.",
+        "sse_app/eventlog/redis_clients.py",
+        "asyncio.Semaphore(connections)",
+        "asyncio.Semaphore(10_000)",
+        ["test_redis_log.py::test_more_commands_than_connections_wait_for_one"],
+    ),
+    Mutation(
+        "An URL or the options may allow fewer connections than the log would use.",
+        "sse_app/eventlog/redis_clients.py",
+        "min(CONNECTIONS, pool.max_connections)",
+        "CONNECTIONS",
+        ["test_redis_log.py::test_fewer_connections_where_the_settings_allow_fewer"],
+    ),
+    Mutation(
+        "redis-py allows a hundred connections for all threads together.",
+        "sse_app/eventlog/redis_clients.py",
+        "**UNLIMITED, ",
+        "",
+        ["test_redis_log.py::test_more_threads_than_redis_py_allows_connections_append_at_once"],
+    ),
+    Mutation(
+        "The last stream closes the client of its loop, on which others publish or begin.",
+        "sse_app/eventlog/redis_clients.py",
+        "        if self._retired and not self._borrowers:\n",
+        "        if self._retired:\n",
+        [
+            "test_redis_log.py::test_commands_in_flight_keep_their_connections_when_the_log_is_"
+            "closed",
+            "test_starts.py::test_the_last_reader_may_leave_at_any_moment_while_a_new_one_comes",
+        ],
     ),
     Mutation(
         "Redis may lose a group's head and keep its events.",

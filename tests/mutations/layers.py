@@ -166,10 +166,66 @@ MUTATIONS = (
     ),
     Mutation(
         "The first reader of a group may leave while it starts, and others wait for the same.",
-        "sse_app/hub.py",
-        "await asyncio.shield(self._starting[group])",
-        "await self._starting[group]",
+        "sse_app/starts.py",
+        "await asyncio.shield(start)",
+        "await start",
         ["test_hub.py::test_readers_who_wait_for_the_same_start_outlive_the_first_one"],
+    ),
+    Mutation(
+        "Each read needs a connection, and redis-py refuses the 101st at once.",
+        "sse_app/starts.py",
+        "        if len(self._new) == 1:\n",
+        "        self._new = [group]\n        if True:\n",
+        ["test_starts.py::test_groups_that_start_in_one_turn_are_read_by_one_call"],
+    ),
+    Mutation(
+        "One read of all groups that start may hold up the log and the event loop.",
+        "sse_app/starts.py",
+        "groups, self._joined = self._joined[:PORTION], self._joined[PORTION:]",
+        "groups, self._joined = self._joined, []",
+        ["test_starts.py::test_very_many_groups_are_read_in_portions"],
+    ),
+    Mutation(
+        "A client that is sent away stays away for 15 to 60 s, and most failures pass at once.",
+        "sse_app/starts.py",
+        "            if loop.time() + pause > until:\n                raise\n",
+        "            raise\n",
+        ["test_starts.py::test_a_read_that_fails_for_a_moment_sends_nobody_away"],
+    ),
+    Mutation(
+        "asyncio logs a traceback for each failure that no reader awaited.",
+        "sse_app/starts.py",
+        "                start.exception()",
+        "                pass",
+        [
+            "test_starts.py::test_where_the_log_stays_away_each_start_fails_and_no_failure_is_left_"
+            "unseen"
+        ],
+    ),
+    Mutation(
+        "A foreign log may leave a group out of its answer, and the group's readers would wait.",
+        "sse_app/starts.py",
+        """\
+                    for group in groups:
+                        self._place(group, heads[group])
+                except Exception as error:
+                    self._fail(groups, error)
+""",
+        """\
+                except Exception as error:
+                    self._fail(groups, error)
+                else:
+                    for group in groups:
+                        self._place(group, heads[group])
+""",
+        ["test_starts.py::test_a_log_that_leaves_a_group_out_fails_its_start"],
+    ),
+    Mutation(
+        "channels_redis' core layer takes a connection for each join, and refuses the 101st.",
+        "sse_app/mailbox.py",
+        "asyncio.Semaphore(CALLS)",
+        "asyncio.Semaphore(10_000)",
+        ["test_starts.py::test_hundreds_of_groups_at_once_are_all_joined_on_the_layer"],
     ),
     Mutation(
         "A command whose caller is cancelled may leave its answer to the connection's next user.",
