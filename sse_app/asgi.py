@@ -11,6 +11,7 @@ from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.urls import Resolver404, resolve
 
 from . import daphne_requests, layer, processes, secrecy, servers, shutdown
+from .conf import site_tag
 from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, busy_block
 from .counters import COUNTS, count
 from .origins import cors_headers
@@ -34,9 +35,10 @@ def event_stream_application(
 
     The URL is the route `sse_app:stream` of Django's URL configuration, with and without its
     last slash. `consumer` is by default `EventStreamConsumer.as_asgi()`. Raises
-    `ImproperlyConfigured` if the channel layer is missing or `RETAIN` has what it can't have.
+    `ImproperlyConfigured` if the channel layer is missing, or `SITE_TAG` or `RETAIN` is wrong.
     """
     layer.channel_layer()
+    site_tag()
     retained_patterns()
     streams = guard(consumer or EventStreamConsumer.as_asgi(), busy=True)
     rest = guard(application, busy=False)

@@ -14,7 +14,7 @@ from django.db import connections
 from django.utils.module_loading import import_string
 
 from . import addresses, authorization, layer, origins, presence, retained
-from .conf import settings
+from .conf import settings, site_tag
 from .eventlog import database, event_log
 from .groups import validate_pattern
 
@@ -154,6 +154,7 @@ def _edge() -> Iterator[CheckMessage]:
         (addresses.metrics_networks, "sse_app.E011"),
         (addresses.proxy_header, "sse_app.E009"),
         (origins.allowed_origins, "sse_app.E010"),
+        (site_tag, "sse_app.E013"),
     ):
         try:
             read()

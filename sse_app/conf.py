@@ -6,14 +6,22 @@ It is not validated here; `sse_app.checks` reports what is wrong with it, all at
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
+from django.utils.crypto import salted_hmac
+
+#: Shorter than 11: Channels allows 99 characters for the name of a layer group, and 80 are the
+#: group's own. Without a dot: `a.b` with the group `c` must not be `a` with the group `b.c`.
+_TAG: Final = re.compile(r"[A-Za-z0-9_-]{1,10}\Z", re.ASCII)
+#: The settings on which the site tag depends.
+TAG_SETTINGS: Final = frozenset({"SSE_APP", "SECRET_KEY", "SECRET_KEY_FALLBACKS"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +30,7 @@ class Settings:
 
     EVENT_LOG: str | Mapping[str, Any] = "sse_app.eventlog.DatabaseEventLog"
     CHANNEL_LAYER: str = "default"
+    SITE_TAG: str | None = None
     PUBLIC_GROUPS: Sequence[str] = ()
     MAY_LISTEN: str | None = None
     MAY_SPEAK: str | None = None
@@ -82,7 +91,28 @@ def settings() -> Settings:
     return Settings(**given)
 
 
+@cache
+def site_tag() -> str:
+    """Return the name that keeps this site apart from others on the same Redis.
+
+    `SSE_APP["SITE_TAG"]`, by default eight digits of a digest of the last of
+    `SECRET_KEY_FALLBACKS`, else of `SECRET_KEY`: a rotation of the key keeps the tag for as long as
+    the old key is a fallback. Raises `ImproperlyConfigured` that shows a wrong value.
+    """
+    tag = settings().SITE_TAG
+    if tag is None:
+        key = [django_settings.SECRET_KEY, *django_settings.SECRET_KEY_FALLBACKS][-1]
+        return salted_hmac("sse_app.site_tag", "", key, algorithm="sha256").hexdigest()[:8]
+    if not isinstance(tag, str) or not _TAG.match(tag):
+        raise ImproperlyConfigured(
+            f"SSE_APP['SITE_TAG'] is {tag!r}; it must be 1 to 10 ASCII letters, digits, '_' and "
+            "'-', for example 'shop', or None for a digest of the secret key."
+        )
+    return tag
+
+
 @receiver(setting_changed)
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    if setting == "SSE_APP":
+    if setting in TAG_SETTINGS:
         settings.cache_clear()
+        site_tag.cache_clear()

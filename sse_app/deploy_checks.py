@@ -15,8 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from . import addresses, authorization, layer, origins
-from .conf import settings
-from .eventlog import DatabaseEventLog, MemoryEventLog, event_log
+from .conf import settings, site_tag
+from .eventlog import DatabaseEventLog, MemoryEventLog, RedisEventLog, event_log
 
 #: The lowest versions without known security holes that concern a server of streams. Of several
 #: series each is listed; another series is compared with the first.
@@ -80,6 +80,22 @@ def _log() -> Iterator[CheckMessage]:
             hint="Leave EVENT_LOG out for the database, or name 'sse_app.eventlog.RedisEventLog'.",
             id="sse_app.W002",
         )
+
+
+def _tag() -> Iterator[CheckMessage]:
+    fallbacks = django_settings.SECRET_KEY_FALLBACKS
+    if settings().SITE_TAG is not None or not fallbacks:
+        return
+    in_memory = isinstance(layer.channel_layer(), InMemoryChannelLayer)
+    if in_memory and not isinstance(event_log(), RedisEventLog):
+        return
+    yield Warning(
+        f"The site tag {site_tag()!r} comes from the last of SECRET_KEY_FALLBACKS. When that key "
+        "is removed, the tag changes: processes with the old and the new tag do not hear of each "
+        "other, and a Redis log with the default prefix begins again, empty.",
+        hint=f"SSE_APP = {{'SITE_TAG': {site_tag()!r}, ...}} keeps it.",
+        id="sse_app.W014",
+    )
 
 
 def _debug() -> Iterator[CheckMessage]:
@@ -231,6 +247,7 @@ def _proxies() -> Iterator[CheckMessage]:
 CHECKS: Final = (
     _layer,
     _log,
+    _tag,
     _debug,
     _sqlite,
     _versions,

@@ -11,23 +11,29 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from channels.db import database_sync_to_async
 from channels.layers import InMemoryChannelLayer
 from django.core import checks
-from django.db import ProgrammingError, connections
+from django.db import ProgrammingError, connections, router
+from django.utils import timezone
 
 from . import layer
+from .conf import site_tag
 from .cursors import START
 from .eventlog import RedisEventLog, event_log
 from .events import Event
 from .health import GROUP, probe_layer
+from .models import ServerProcess
 
 ANSWER_SECONDS: Final = 5.0
 #: From which clocks that differ are wrong, and not only slow to answer.
 CLOCK_SECONDS: Final = 2.0
+#: A server process writes its row every five seconds.
+PROCESS_SECONDS: Final = 15.0
 REACH: Final = "See whether it runs, and whether this machine may reach it."
 PROCESSES: Final = Path("/proc")
 _TIMEOUT: Final = re.compile(r"\A(-t\d*|--http-timeout)(=.*)?\Z")
@@ -56,6 +62,7 @@ async def examine(*, deploy: bool = False) -> AsyncIterator[Finding]:
     yield await _answering("channel layer", _layer())
     yield await _answering("event log", _log())
     yield await _answering("clock", _clock())
+    yield await _answering("site", _site())
     for finding in await database_sync_to_async(lambda: list(_sqlite()))():
         yield finding
     for finding in _servers():
@@ -131,6 +138,29 @@ def _database_time(alias: str) -> float:
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT extract(epoch FROM clock_timestamp())")
         return float(cursor.fetchone()[0])
+
+
+async def _site() -> Finding:
+    """Name the site tag, and the server processes on the same database that have another one."""
+    tag, log = site_tag(), event_log()
+    others = [
+        f"{process.report['site']!r} in process {process.pid} on {process.host}"
+        for process in await database_sync_to_async(_processes)()
+        if process.report.get("site", tag) != tag
+    ]
+    if others:
+        text = f"The tag is {tag!r} here, but {', '.join(others)}: they do not hear of each other."
+        hint = "Give all processes of a site one SECRET_KEY, SECRET_KEY_FALLBACKS and SITE_TAG."
+        return Finding("error", "site", text, hint)
+    text = f"The tag is {tag!r}; no message of a site with another tag arrives."
+    if isinstance(log, RedisEventLog):
+        text += f" The keys of the event log begin with {log.place()[0]!r}."
+    return Finding("fine", "site", text)
+
+
+def _processes() -> list[ServerProcess]:
+    rows = ServerProcess.objects.using(router.db_for_write(ServerProcess)).defer("streams")
+    return list(rows.filter(seen_at__gte=timezone.now() - timedelta(seconds=PROCESS_SECONDS)))
 
 
 def _sqlite() -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from channels.layers import get_channel_layer as get_layer
 from django.core.exceptions import ImproperlyConfigured
 
 from . import signals
-from .conf import settings
+from .conf import settings, site_tag
 from .counters import COUNTS
 from .events import BATCH_TYPE, Event
 from .groups import CONTROL_GROUP
@@ -68,8 +68,11 @@ def channel_layer() -> Any:
 
 
 def layer_group(group: str) -> str:
-    """Return the name that `group` has on the channel layer."""
-    return GROUP_PREFIX + group
+    """Return the name that `group` has on the channel layer, such as `sse_app.1f0c9a2b.orders`.
+
+    The site tag in it keeps sites apart that share a Redis: no message of another site arrives.
+    """
+    return f"{GROUP_PREFIX}{site_tag()}.{group}"
 
 
 def send(events: Sequence[Event]) -> None:

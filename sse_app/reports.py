@@ -15,6 +15,7 @@ from heapq import nlargest
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from .conf import site_tag
 from .control import readers
 from .counters import COUNTS
 from .cursors import Cursor, Position
@@ -47,6 +48,7 @@ def report(server: str, *, layer: str, loop_lag: float) -> dict[str, Any]:
     return {
         "at": time.time(),
         "server": server,
+        "site": site_tag(),
         "health": {
             "hub": bool(running_hubs()),
             "layer": layer,

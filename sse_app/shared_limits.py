@@ -28,7 +28,7 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 
 from . import layer
-from .conf import settings
+from .conf import TAG_SETTINGS, settings, site_tag
 from .eventlog import RedisEventLog, event_log
 from .limit_scripts import RENEW, SAY, TAKE
 from .records import about
@@ -268,7 +268,8 @@ def _place() -> tuple[str, Callable[[], Any]] | None:
     if not any(kind.__module__.startswith("channels_redis.") for kind in kinds):
         return None
     config = channel_layers.configs[settings().CHANNEL_LAYER].get("CONFIG", {})
-    return f"{config.get('prefix', 'asgi')}.sse_app", partial(_connect, config.get("hosts"))
+    prefix = f"{config.get('prefix', 'asgi')}.sse_app.{site_tag()}"
+    return prefix, partial(_connect, config.get("hosts"))
 
 
 def _connect(hosts: Any) -> Any:
@@ -285,7 +286,7 @@ def _connect(hosts: Any) -> Any:
 
 @receiver(setting_changed)
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    if setting in {"SSE_APP", "CHANNEL_LAYERS"}:
+    if setting in TAG_SETTINGS | {"CHANNEL_LAYERS"}:
         _of_loop.clear()
 
 

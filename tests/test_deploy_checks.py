@@ -17,6 +17,7 @@ from django.core.management import call_command
 from django.db import connections
 
 from sse_app import deploy_checks, servers
+from sse_app.conf import site_tag
 from sse_app.deploy_checks import check_deployment
 
 SSE_APP: dict[str, Any] = {
@@ -84,6 +85,22 @@ def test_the_log_in_memory_is_named(settings: Any) -> None:
     path = "sse_app.eventlog.MemoryEventLog"
     settings.SSE_APP = {**SSE_APP, "EVENT_LOG": path}
     assert path in only("W002")
+
+
+def test_a_site_tag_that_goes_with_a_fallback_key_is_named(settings: Any) -> None:
+    settings.SECRET_KEY_FALLBACKS = ["old"]
+    tag = site_tag()
+    assert f"The site tag {tag!r} comes from the last" in only("W014")
+    settings.SSE_APP = {**SSE_APP, "SITE_TAG": tag}
+    assert found() == {}
+
+
+def test_a_fallback_key_is_no_matter_where_no_redis_is_shared(settings: Any) -> None:
+    settings.SECRET_KEY_FALLBACKS = ["old"]
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    only("W001")
+    settings.SSE_APP = {**SSE_APP, "EVENT_LOG": "sse_app.eventlog.RedisEventLog"}
+    assert set(found()) == {"sse_app.W001", "sse_app.W014"}
 
 
 def test_debug_is_named(settings: Any) -> None:

@@ -17,6 +17,7 @@ from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.hub import Hub, get_hub, running_hubs
+from sse_app.layer import layer_group
 from sse_app.reads import SharedReads
 from sse_app.sinks import Sink
 from sse_app.subscriptions import Subscription
@@ -294,8 +295,8 @@ async def test_a_malformed_message_is_skipped_and_the_next_one_arrives(
 ) -> None:
     reader = await Reader().start("g")
     layer = channel_layers["default"]
-    await layer.group_send("sse_app.g", message)
-    await layer.group_send("sse_app.g", {"type": "sse.event", "group": "g", "data": "foreign"})
+    await layer.group_send(layer_group("g"), message)
+    await layer.group_send(layer_group("g"), {"type": "sse.event", "group": "g", "data": "foreign"})
     await reader.sink.until("foreign")
     assert reader.sink.seen == ["foreign"]
     await reader.stop()
@@ -532,7 +533,7 @@ async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_lat
     await reader.sink.until("logged")
     SlowLayer.gate.set()
     await turns()
-    assert "sse_app.g" in channel_layers["default"].groups
+    assert layer_group("g") in channel_layers["default"].groups
     publish("g", "n", "passing", durable=False)
     await reader.sink.until("passing")
     SlowLayer.gate.clear()
@@ -540,7 +541,7 @@ async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_lat
     await (await Reader().start("h")).stop()
     SlowLayer.gate.set()
     await turns()
-    assert "sse_app.h" not in channel_layers["default"].groups
+    assert layer_group("h") not in channel_layers["default"].groups
     # To leave takes no longer: the one who has lost a group waits for it, and others behind him.
     monkeypatch.undo()
     monkeypatch.setattr("sse_app.mailbox.WAIT_SECONDS", 0.01)
@@ -675,7 +676,7 @@ async def test_a_message_that_lies_about_an_event_changes_nothing() -> None:
     event = publish("g", "n", "0")
     await reader.sink.until("0")
     lie = Event.of("g", "n", "a lie").at(event.epoch or "", 1)
-    await channel_layers["default"].group_send("sse_app.g", lie.to_message())
+    await channel_layers["default"].group_send(layer_group("g"), lie.to_message())
     publish("g", "n", "1")
     await reader.sink.until("1")
     await reader.hub.heal("g")

@@ -13,11 +13,14 @@ import msgpack
 import pytest
 import redis
 
+from sse_app.conf import site_tag
+from sse_app.layer import layer_group
+
 from .conftest import Daphne, StreamReader
 
 GROUP = "chat.nasty"
 LOG = "sse_app.eventlog.RedisEventLog"
-ON_LAYER = f"asgi__group__sse_app.{GROUP}"
+ON_LAYER = f"asgi__group__{layer_group(GROUP)}"
 NASTY = (
     "a\r\nid: 99\r\n\r\nevent: forged\r\ndata: x\r\n\r\n",
     "a\n\nevent: sse.close\ndata: {}\n\n",
@@ -105,7 +108,7 @@ class Site:
 
     def write_to_log(self, data: bytes, name: bytes = b"n") -> None:
         """Append to the group's stream as somebody with redis-cli would."""
-        head, events = (f"sse_app:{{{GROUP}}}:{key}" for key in ("head", "events"))
+        head, events = (f"sse_app.{site_tag()}:{{{GROUP}}}:{key}" for key in ("head", "events"))
         offset = self.redis.hincrby(head, "offset", 1)
         self.redis.xadd(events, {"n": name, "d": data}, id=f"{offset}-1")
 

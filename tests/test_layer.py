@@ -49,7 +49,7 @@ class Listener:
 
     async def start(self) -> Listener:
         self._channel = await self._layer.new_channel()
-        await self._layer.group_add("sse_app.g", self._channel)
+        await self._layer.group_add(layer.layer_group("g"), self._channel)
         return self
 
     async def until(self, count: int) -> list[str]:

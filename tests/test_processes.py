@@ -19,6 +19,7 @@ from django.utils import timezone
 from sse_app import control, processes, reporter, reports
 from sse_app.admission import Access
 from sse_app.asgi import guard
+from sse_app.conf import site_tag
 from sse_app.hub import Hub, get_hub
 from sse_app.identity import process_name
 from sse_app.limits import LIMITS, Places
@@ -98,6 +99,7 @@ async def test_a_process_says_how_it_is(daphne: Daphne) -> None:
     assert counts["delivered"] == 1
     assert counts["bytes"] > 100
     assert report == {
+        "site": site_tag(),
         "health": {"hub": True, "layer": "ok", "draining": False},
         "open": {"live": 1, "catching up": 0, "lagging": 0, "held": 0},
         "waiting": {"bytes": 0, "events": 0},

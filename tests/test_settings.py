@@ -76,6 +76,8 @@ def test_a_setting_that_is_no_dict_is_an_error() -> None:
         ({"RETRY": (1, 2, 3)}, "E003", "(1, 2, 3)"),
         ({"RETRY": ("1", "2")}, "E003", "('1', '2')"),
         ({"CHANNEL_LAYER": "missing"}, "E004", "'missing'"),
+        ({"SITE_TAG": "shop.eu"}, "E013", "'shop.eu'"),
+        ({"SITE_TAG": "production-eu"}, "E013", "'production-eu'; it must be 1 to 10"),
         ({"EVENT_LOG": "nowhere.Log"}, "E005", "'nowhere.Log'"),
         ({"EVENT_LOG": "sse_app.events.Event"}, "E005", "'sse_app.events.Event'"),
         (

@@ -14,7 +14,7 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
-from ..conf import settings
+from ..conf import TAG_SETTINGS, settings
 from .contract import Discontinuity, EventLog
 from .database import DatabaseEventLog
 from .memory import MemoryEventLog
@@ -68,5 +68,5 @@ def event_log() -> EventLog:
 
 @receiver(setting_changed)
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    if setting == "SSE_APP":
+    if setting in TAG_SETTINGS:
         event_log.cache_clear()

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ..conf import settings
+from ..conf import settings, site_tag
 from ..cursors import START, Position, new_epoch
 from ..events import Event
 from ..records import about
@@ -45,7 +45,8 @@ logger = logging.getLogger("sse_app")
 class RedisEventLog(EventLog):
     """Keeps events in Redis 7, Valkey 7.2 or newer; shared by all processes that name the same.
 
-    `url` as redis-py reads it: `redis://`, `rediss://` for TLS, `unix://`. `cluster=True` for a
+    `url` as redis-py reads it: `redis://`, `rediss://` for TLS, `unix://`. `prefix` of its keys, by
+    default `sse_app.` with the site tag; sites with one prefix share one log. `cluster=True` for a
     Redis Cluster. `sentinels`, a list of `(host, port)`, with `service_name` for Sentinel.
     `options` go to redis-py's client, for example `{"ssl_ca_certs": "/etc/ssl/redis.pem"}`.
     Raises `ImproperlyConfigured` that names what is wrong with them.
@@ -60,12 +61,14 @@ class RedisEventLog(EventLog):
     def __init__(
         self,
         url: str = "redis://127.0.0.1:6379/0",
-        prefix: str = "sse_app",
+        prefix: str | None = None,
         cluster: bool = False,
         sentinels: Sequence[tuple[str, int]] = (),
         service_name: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
+        if prefix is None:
+            prefix = f"sse_app.{site_tag()}"
         if not isinstance(prefix, str) or not _PREFIX.match(prefix):
             raise ImproperlyConfigured(
                 f"SSE_APP['EVENT_LOG']['PREFIX'] is {prefix!r}; it must be 1 to 64 ASCII letters, "
