@@ -12,7 +12,7 @@ NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest coverage mutations messages chaos fuzz install requirements docs bench bench-publish bench-returning
+.PHONY: demo test lint types pytest coverage mutations messages chaos fuzz install requirements docs bench bench-publish bench-returning bench-arriving
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
@@ -111,6 +111,9 @@ bench-publish: $(INSTALLED)
 
 bench-returning: $(INSTALLED)
 	$(BIN)/python -m benchmarks.returning
+
+bench-arriving: $(INSTALLED)
+	$(BIN)/python -m benchmarks.arriving
 
 # Kills and restarts at random while clients listen; one table at the end.
 KILLS ?= 100

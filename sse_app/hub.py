@@ -245,8 +245,6 @@ class Hub:
         layer.release(self.loop)
         if self._stop_watch:
             self._stop_watch()
-        # First, so that no group is joined any more: the channel ends with the task that receives.
-        self.topics.clear()
         await self._starts.close()
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
@@ -255,6 +253,7 @@ class Hub:
         await self._healer.close()
         await self._reads.close()
         await self.snapshots.close()
+        self.topics.clear()
         await self._quit(joined)
         await self._mailbox.close()
         await logged(event_log().aclose)

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import redis
-from channels.layers import channel_layers
+from channels.layers import InMemoryChannelLayer, channel_layers
 
-from sse_app import starts
+from sse_app import mailbox, starts
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.hub import get_hub, running_hubs
@@ -174,7 +174,49 @@ async def test_a_log_that_leaves_a_group_out_fails_its_start(
     await stop(first)
 
 
-# --- a hub that ends while another one begins ---
+# --- a hub that ends, and another one that begins ---
+
+
+class SlowLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no types
+    """Counts joins, which wait while `free` is not set."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.free = asyncio.Event()
+        self.free.set()
+        self.joins = 0
+
+    async def group_add(self, group: str, channel: str) -> None:
+        self.joins += 1
+        await self.free.wait()
+        await super().group_add(group, channel)
+
+
+async def settled() -> None:
+    """Return when the hub's mailbox has no join or leave under way."""
+    while changing := get_hub()._mailbox._changing:
+        await asyncio.wait(changing)
+
+
+@pytest.mark.usefixtures("memory")
+async def test_joins_that_waited_until_their_readers_had_left_are_not_made(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox, "WAIT_SECONDS", 0.01)
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "tests.test_starts.SlowLayer"}}
+    first = await warm()
+    await settled()
+    layer = channel_layers["default"]
+    before = layer.joins
+    layer.free.clear()
+    readers = await start_all(3 * mailbox.CALLS)
+    await stop(*readers)
+    layer.free.set()
+    await settled()
+    assert layer.joins - before == mailbox.CALLS
+    assert not [group for group in layer.groups if ".g" in group]
+    await stop(first)
+    channel_layers.backends.clear()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -254,9 +296,7 @@ async def test_hundreds_of_groups_at_once_are_all_joined_on_the_layer(
     }
     with caplog.at_level(logging.WARNING):
         readers = await start_all(300)
-        hub = get_hub()
-        while hub._mailbox._changing:
-            await asyncio.wait(hub._mailbox._changing)
+        await settled()
     assert [record.getMessage() for record in caplog.records] == []
     await stop(*readers)
     channel_layers.backends.clear()

@@ -263,6 +263,13 @@ MUTATIONS = (
         ["test_starts.py::test_a_log_that_leaves_a_group_out_fails_its_start"],
     ),
     Mutation(
+        "A join that waited for its turn may be for readers that have left by then.",
+        "sse_app/mailbox.py",
+        'is_due = (group in self._groups()) == (name == "group_add")',
+        "is_due = True",
+        ["test_starts.py::test_joins_that_waited_until_their_readers_had_left_are_not_made"],
+    ),
+    Mutation(
         "channels_redis' core layer takes a connection for each join, and refuses the 101st.",
         "sse_app/mailbox.py",
         "asyncio.Semaphore(CALLS)",
