@@ -15,6 +15,7 @@ from django.utils.translation import ngettext
 
 from . import stream_admin  # noqa: F401 - registers the live streams
 from .admin_log import log_change
+from .authorization import has_permission
 from .broadcast_admin import PERMISSION, BroadcastAdmin
 from .models import AccessToken
 from .publishing import publish_many
@@ -102,7 +103,7 @@ class BroadcastActionMixin(_Mixed):
     @admin.action(description=_("Broadcast selected %(verbose_name_plural)s"))
     def broadcast_selected(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
         """Publish one event per selected row, with a `LogEntry` each; all or none."""
-        if not request.user.has_perm(PERMISSION):
+        if not has_permission(request.user, PERMISSION):
             self.message_user(
                 request, _("You lack the permission %s.") % PERMISSION, messages.ERROR
             )
@@ -124,7 +125,7 @@ class BroadcastActionMixin(_Mixed):
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         """Offer the action to those who may send."""
         actions = dict(super().get_actions(request))
-        if request.user.has_perm(PERMISSION):
+        if has_permission(request.user, PERMISSION):
             actions["broadcast_selected"] = self.get_action("broadcast_selected")
         return actions
 

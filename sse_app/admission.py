@@ -9,24 +9,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, Final
 
 from channels.db import database_sync_to_async
 from django.conf import settings as django_settings
-from django.contrib.auth import get_user
+from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
+from django.db import router
 
+from .authorization import known
 from .conf import settings
 from .events import validate_name
-from .fingerprints import Fingerprint, live_sessions, read_fingerprints
-from .grants import BadGrant, Grant, has_seal, was_revoked
+from .fingerprints import Fingerprint, read_fingerprints
+from .grants import BadGrant, Grant, has_seal, revoked_of
 from .groups import validate_group
 from .models import Ticket
 from .records import about
+from .sessions import live_sessions, name_of, session_of, user_of
 from .tickets import redeem
 from .tokens import alive_token, averify_token, bearer_of, token_fingerprint, token_key
 
@@ -61,6 +63,8 @@ class Access:
 
     `granted` are the groups that a signed page named: they are the policy's to decide only once
     the user's rights have changed. `fingerprint` is the user's when it was decided.
+    `session_key` is the session's name, see `sessions.name_of()`; `session_moves`: Django will move
+    the session to another key, so that its end does not show that the user has signed out.
     """
 
     user: Any
@@ -68,7 +72,8 @@ class Access:
     policy: Policy | None = None
     granted: frozenset[str] = frozenset()
     until: float | None = None
-    session_key: str = ""
+    session_key: str = field(default="", repr=False)
+    session_moves: bool = False
     fingerprint: Fingerprint | None = field(default=None, repr=False)
     token_key: str = ""
 
@@ -80,13 +85,20 @@ class Access:
     async def refresh(self) -> None:
         """Read the user anew, without what was remembered of permissions."""
         if self.user.is_authenticated:
-            manager = type(self.user)._default_manager
-            self.user = await database_sync_to_async(manager.get)(pk=self.user.pk)
+            self.user = await database_sync_to_async(_read_user)(self.user)
 
     async def permitted(self, groups: Collection[str]) -> list[str]:
         """Return which of `groups` the policy permits now."""
         ask = self.policy
         return [group for group in groups if ask and await ask(self.user, [group], None)]
+
+
+def _read_user(user: Any) -> Any:
+    # `__class__`, as the type of a lazy user is another. Not every middleware's user is a model's.
+    kind = user.__class__
+    model = kind if issubclass(kind, get_user_model()) else get_user_model()
+    # Never from a replica, and not by a manager that may hide the row.
+    return model._base_manager.using(router.db_for_write(model)).get(pk=user.pk)
 
 
 async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = ()) -> Access:
@@ -103,13 +115,11 @@ async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = (
     signed = (group for grant in grants for group in grant.groups)
     groups = tuple(dict.fromkeys([*asked, *signed]))
     _limit(groups)
-    fingerprint = await _identify(request)
-    access = Access(request.user, groups, fingerprint=fingerprint)
-    if fingerprint is not None:
+    access = await _identify(request)
+    access.groups = groups
+    if access.fingerprint is not None:
         access.policy = policy
-        access.session_key = request.session.session_key or ""
-    for grant in grants:
-        await _use(grant, access)
+    await _use(grants, access)
     if not fixed:
         await _decide(access, policy, request)
     return access
@@ -154,48 +164,58 @@ def _grants_of(request: ASGIRequest) -> list[Grant]:
         raise Refused(403, FORBIDDEN) from error
 
 
-async def _identify(request: ASGIRequest) -> Fingerprint | None:
-    """Give the request its session and user; return the user's fingerprint, if there is a user."""
+async def _identify(request: ASGIRequest) -> Access:
+    """Give the request its session and user; return what is known of the user, without groups."""
     request.session = session_of(request)
+    request.user = AnonymousUser()
     if django_settings.SESSION_COOKIE_NAME not in request.COOKIES and "user" not in request.scope:
-        request.user = AnonymousUser()
-        return None
+        return Access(request.user, ())
     try:
-        fingerprint: Fingerprint | None = await database_sync_to_async(_load_user)(request)
+        access: Access = await database_sync_to_async(_load_user)(request)
     except Exception as error:
         logger.warning("The session store did not answer: %r", error, extra=about(error=error))
         raise Busy("store") from error
-    return fingerprint
+    request.user = access.user
+    return access
 
 
-def session_of(request: ASGIRequest) -> Any:
-    """Return the request's session, not read yet; that of a middleware, if there is one."""
-    engine = import_module(django_settings.SESSION_ENGINE)
-    key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
-    return request.scope.get("session") or engine.SessionStore(key)
-
-
-def _load_user(request: ASGIRequest) -> Fingerprint | None:
+def _load_user(request: ASGIRequest) -> Access:
     # The fingerprint first: what changes while the policy is asked must show later.
-    user: Any = request.scope.get("user") or get_user(request)
-    request.user = user
-    return _fingerprint(user)
+    user, moves = request.scope.get("user"), False
+    if user is None:
+        user, moves = user_of(request.session)
+    user, fingerprint = _with_fingerprint(user)
+    if fingerprint is None:
+        return Access(user, ())
+    key = name_of(request.session.session_key)
+    return Access(user, (), session_key=key, session_moves=moves, fingerprint=fingerprint)
 
 
-def _fingerprint(user: Any) -> Fingerprint | None:
-    if not user.is_authenticated:
-        return None
-    return read_fingerprints([str(user.pk)]).get(str(user.pk))
+def _with_fingerprint(user: Any) -> tuple[Any, Fingerprint | None]:
+    """Return the user and the fingerprint, or a stranger and None.
+
+    Who is inactive, has no row or has another password by now is a stranger.
+    """
+    user = known(user)
+    if user.is_authenticated:
+        fingerprint = read_fingerprints([str(user.pk)]).get(str(user.pk))
+        # A replica may still have had the password by which the session was found right.
+        if fingerprint is not None and fingerprint.active and fingerprint.has_password_of(user):
+            return user, fingerprint
+    return AnonymousUser(), None
 
 
-async def _use(grant: Grant, access: Access) -> None:
-    if not grant.fits(access.user):
+async def _use(grants: Collection[Grant], access: Access) -> None:
+    """Add what `grants` grant. One query for all of them; none without any."""
+    if not all(grant.fits(access.user) for grant in grants):
         raise Refused(403, FORBIDDEN)
-    access.until = min(grant.expires, access.until or grant.expires)
-    if grant.is_over():
+    if not grants:
+        return
+    access.until = min(grant.expires for grant in grants)
+    if any(grant.is_over() for grant in grants):
         raise Over("expired")
     try:
-        revoked = await database_sync_to_async(was_revoked)(grant)
+        revoked = await database_sync_to_async(revoked_of)(grants)
     except Exception as error:
         logger.warning(
             "Whether a grant was revoked can't be read: %r", error, extra=about(error=error)
@@ -203,8 +223,9 @@ async def _use(grant: Grant, access: Access) -> None:
         raise Busy("grant") from error
     if revoked:
         raise Over("expired")
-    if not grant.user or (access.fingerprint and grant.rights == access.fingerprint.seal):
-        access.granted |= frozenset(grant.groups)
+    for grant in grants:
+        if not grant.user or (access.fingerprint and grant.rights == access.fingerprint.seal):
+            access.granted |= frozenset(grant.groups)
 
 
 async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
@@ -244,8 +265,7 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     groups = tuple(dict.fromkeys([*ticket.groups, *(grant.groups if grant else ())]))
     access = Access(request.user, groups, policy)
     access.session_key, access.fingerprint = ticket.session_key, fingerprint
-    if grant is not None:
-        await _use(grant, access)
+    await _use([grant] if grant else [], access)
     await _decide(access, policy, request)
     return access
 
@@ -255,9 +275,9 @@ def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
     ticket = redeem(text)
     if ticket is None or ticket.user is None:
         return None if ticket is None else (ticket, None)
-    fingerprint = _fingerprint(ticket.user)
+    _user, fingerprint = _with_fingerprint(ticket.user)
     gone = ticket.session_key and ticket.session_key not in live_sessions([ticket.session_key])
-    if gone or not has_seal(ticket.user, ticket.seal) or not (fingerprint and fingerprint.active):
+    if gone or fingerprint is None or not has_seal(ticket.user, ticket.seal):
         return None
     return ticket, fingerprint
 

@@ -2,19 +2,68 @@
 
 from __future__ import annotations
 
-import inspect
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from asgiref.sync import async_to_sync
-from channels.db import database_sync_to_async
+from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
+from .callables import call, call_from_sync
 from .conf import settings
 from .groups import matches
+from .records import about
+
+logger = logging.getLogger("sse_app")
+
+#: The policies that returned something else than a bool, each of which is logged once.
+_faulty: Final[set[str]] = set()
+
+
+def grants(by: str, answer: object) -> bool:
+    """Whether `answer` is `True`, which alone grants a right.
+
+    `by`: the dotted path of the policy that gave the answer. Anything but a bool is refused and
+    logged, once per policy: nearly every object is true, also a coroutine that nobody awaited.
+    """
+    if not isinstance(answer, bool) and by not in _faulty:
+        _faulty.add(by)
+        kind = type(answer)
+        logger.error(
+            "%s returned an object of the type %s.%s, and was refused: only True grants a right. "
+            "Return True or False there, for example by bool(…).",
+            by,
+            kind.__module__,
+            kind.__qualname__,
+            extra=about(),
+        )
+    return answer is True
+
+
+def has_permission(user: Any, *permissions: str) -> bool:
+    """Whether `user` has all of `permissions`, such as `"sse_app.end_streams"`."""
+    by = method_of(user, "has_perm")
+    return all(grants(by, user.has_perm(permission)) for permission in permissions)
+
+
+def method_of(owner: Any, name: str) -> str:
+    """Return the dotted path of a method, for `grants()`."""
+    kind = owner.__class__
+    return f"{kind.__module__}.{kind.__qualname__}.{name}"
+
+
+def known(user: Any) -> Any:
+    """Return `user` if the user is signed in and active, else an `AnonymousUser`.
+
+    An inactive user is a stranger here, also where an authentication backend such as
+    `AllowAllUsersModelBackend` signs in inactive users.
+    """
+    signed_in = user is not None and user.is_authenticated is True
+    return user if signed_in and getattr(user, "is_active", True) else AnonymousUser()
 
 
 def public_patterns() -> Sequence[str]:
@@ -40,13 +89,18 @@ async def may_listen(user: Any, groups: Iterable[str], request: HttpRequest) -> 
     """Whether `user` may listen to all of `groups`.
 
     Granted are groups that match `PUBLIC_GROUPS`, the user's own `user.<pk>`, and what the
-    policy `MAY_LISTEN(user, group, request)`, sync or async, returns true for.
+    policy `MAY_LISTEN(user, group, request)`, sync or async, returns `True` for. To the policy,
+    an inactive user is an `AnonymousUser`.
     """
+    reader = known(user)
     for group in groups:
-        if _granted(user, group):
+        if _granted(reader, group):
             continue
         decide = policy("MAY_LISTEN")
-        if decide is None or not await _call(decide, user, group, request):
+        if decide is None:
+            return False
+        answer = await call(decide, reader, group, request)
+        if not grants(str(settings().MAY_LISTEN), answer):
             return False
     return True
 
@@ -54,32 +108,26 @@ async def may_listen(user: Any, groups: Iterable[str], request: HttpRequest) -> 
 def may_speak(user: Any, group: str, event: str, request: HttpRequest) -> bool:
     """Whether `user` may send `event` up to `group`.
 
-    The policy `MAY_SPEAK(user, group, event, request)` decides, sync or async. Without one,
-    whoever is signed in may speak where they may listen.
+    The policy `MAY_SPEAK(user, group, event, request)` decides, sync or async, by returning `True`.
+    Without a policy, users may speak where they may listen, and strangers nowhere.
     """
+    speaker = known(user)
     decide = policy("MAY_SPEAK")
     if decide is not None:
-        call = async_to_sync(decide) if inspect.iscoroutinefunction(decide) else decide
-        return bool(call(user, group, event, request))
-    return user.is_authenticated and may_listen_from_sync(user, [group], request)
+        answer = call_from_sync(decide, speaker, group, event, request)
+        return grants(str(settings().MAY_SPEAK), answer)
+    return speaker.is_authenticated and may_listen_from_sync(speaker, [group], request)
 
 
 def may_listen_from_sync(user: Any, groups: Iterable[str], request: HttpRequest) -> bool:
     """See `may_listen()`."""
     # A request's user is loaded when it is first looked at, which must not be on an event loop.
-    _ = user.is_authenticated
-    return async_to_sync(may_listen)(user, groups, request)
+    return async_to_sync(may_listen)(known(user), groups, request)
 
 
 def _granted(user: Any, group: str) -> bool:
-    own = user is not None and user.is_authenticated and group == f"user.{user.pk}"
+    own = user.is_authenticated and group == f"user.{user.pk}"
     return own or matches(group, public_patterns())
-
-
-async def _call(decide: Callable[..., Any], *args: Any) -> bool:
-    if inspect.iscoroutinefunction(decide):
-        return bool(await decide(*args))
-    return bool(await database_sync_to_async(decide)(*args))
 
 
 def policy(key: str) -> Callable[..., Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -14,9 +15,14 @@ from django.http import HttpRequest, HttpResponse
 
 from .conf import settings
 from .events import to_text
+from .records import about
+
+logger = logging.getLogger("sse_app")
 
 #: Beyond what any event needs, and far below where a parser or an encoder runs out of stack.
 MAX_DEPTH: Final = 32
+#: Seconds after which what was not possible may be.
+RETRY_AFTER: Final = 5
 
 # A string may be cut off, and nothing in it is tried twice: else a body of quotes would cost the
 # square of its length.
@@ -56,6 +62,22 @@ def answers_refusals(view: Callable[..., HttpResponse]) -> Callable[..., HttpRes
             return refusal.response()
 
     return answering
+
+
+def away() -> Refusal:
+    """Return the refusal of what may be possible in a moment."""
+    return Refusal(503, "Not possible right now.", {"Retry-After": str(RETRY_AFTER)})
+
+
+def demand(permitted: Callable[[], bool]) -> None:
+    """Raise `Refusal`: 403 unless `permitted()`, 503 where the policy behind it fails."""
+    try:
+        answer = permitted()
+    except Exception as error:
+        logger.exception("The policy that decides failed.", extra=about(error=error))
+        raise away() from error
+    if not answer:
+        raise Refusal(403, "Not permitted.")
 
 
 def to_json(value: object) -> str:

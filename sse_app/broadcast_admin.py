@@ -25,6 +25,7 @@ from django.views.decorators.http import require_GET
 
 from . import broadcasts, composition, processes
 from .admin_log import log_change
+from .authorization import has_permission
 from .broadcast_filters import GroupFilter
 from .broadcast_forms import BroadcastForm
 from .models import Broadcast
@@ -61,7 +62,7 @@ class BroadcastAdmin(admin.ModelAdmin):
 
     def has_send_permission(self, request: HttpRequest) -> bool:
         """Only holders of `sse_app.send_broadcast` send, cancel and repeat."""
-        return request.user.has_perm(PERMISSION)
+        return has_permission(request.user, PERMISSION)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """See `has_send_permission()`."""

@@ -20,7 +20,8 @@ from django.core.handlers.asgi import ASGIRequest
 
 from . import authorization, control
 from .addresses import client_address
-from .admission import Busy, Over, Refused, admit, names_of, session_of
+from .admission import Busy, Over, Refused, admit, names_of
+from .callables import settled
 from .conf import settings
 from .counters import COUNTS, count
 from .daphne_transport import DaphneTransport
@@ -32,6 +33,7 @@ from .limits import LIMITS, Full
 from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
 from .records import about
 from .replay import Start, Wanted, find_start
+from .sessions import session_of
 from .streams import Stream
 from .transports import AsgiTransport, Receive, Send, Transport
 
@@ -96,7 +98,10 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 take_over(stream)
 
     async def authorize(self, user: Any, groups: Collection[str], request: ASGIRequest) -> bool:
-        """Return whether `user` may listen to `groups`; groups given to `as_asgi()` always."""
+        """Return whether `user` may listen to `groups`; groups given to `as_asgi()` always.
+
+        Anything but `True` refuses.
+        """
         return bool(self.fixed_groups) or await authorization.may_listen(user, groups, request)
 
     # --- before the stream ---
@@ -152,7 +157,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
             by_ticket = "ticket" in request.GET and not self.fixed_groups
             request.session = SessionBase() if by_ticket else session_of(request)
         request.user = user
-        return await self.authorize(user, groups, request)
+        answer = await settled(self.authorize(user, groups, request))
+        return authorization.grants(authorization.method_of(self, "authorize"), answer)
 
     # --- the stream ---
 

@@ -86,6 +86,8 @@ class Reader(ABC):
     opened_at: float
     user_key: str
     session_key: str
+    #: Django is about to move the session to another key, so its end is no logout.
+    session_moves: bool
     session_digest: str
 
     @property
@@ -117,7 +119,7 @@ class Reader(ABC):
 
     @abstractmethod
     async def readmit(self, fingerprint: Fingerprint) -> None:
-        """Ask the policy again if the user's rights are others than they were."""
+        """Ask the policy again if the user's rights have changed, or a signal told of a change."""
 
     @abstractmethod
     def release(self, mark: int) -> None:

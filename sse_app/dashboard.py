@@ -13,12 +13,9 @@ import time
 from collections.abc import AsyncIterator, Callable
 from copy import copy
 from dataclasses import asdict
-from importlib import import_module
 from typing import Any, Final
 
 from channels.db import database_sync_to_async
-from django.conf import settings as django_settings
-from django.contrib.auth import get_user
 from django.http import HttpRequest
 
 from . import watching
@@ -26,6 +23,7 @@ from .hub import Hub
 from .overview import MOST_GROUPS, Choice, Row
 from .records import about
 from .responses import Close
+from .sessions import session_by, user_of
 
 TICK_SECONDS: Final = 1.0
 #: A browser that takes nothing is found out by this: what waits for it is bounded.
@@ -105,13 +103,12 @@ def _row(row: Row) -> Row:
 async def _still(request: HttpRequest, permits: Permits) -> bool:
     # In a thread of its own: the request's would keep its connection to the database.
     ask = database_sync_to_async(_asked_anew, thread_sensitive=False)
-    return bool(await ask(request, permits))
+    return await ask(request, permits) is True
 
 
 def _asked_anew(request: HttpRequest, permits: Permits) -> bool:
     """Ask with the session and the user as they are now in the database."""
     now = copy(request)
-    store = import_module(django_settings.SESSION_ENGINE).SessionStore
-    now.session = store(request.session.session_key)
-    now.user = get_user(now)
+    now.session = session_by(request.session.session_key)
+    now.user, _moves = user_of(now.session)
     return permits(now)

@@ -30,8 +30,8 @@ class Question:
     """Why did the stream of `row` not get the event at `place` of `group`?
 
     `row` is as `reports.row_of()` makes it, None if no process has such a stream. `name` is the
-    event's, empty if the log no longer says. `head` is the last event's place, `earliest` the one
-    before the first event that the log has, as the log says now.
+    event's, empty if the log no longer says or the asker may not know. `head` is the last event's
+    place, `earliest` the one before the first event that the log has, as the log says now.
     """
 
     row: Mapping[str, Any] | None
@@ -207,8 +207,9 @@ def _sent(asked: Question) -> Verdict:
     }
     if row.get("events") and not asked.name:
         text = _(
-            "The stream stands at offset %(offset)d: it was sent, unless the stream's filter "
-            "passed it over; the log no longer has its name."
+            "The stream stands at offset %(offset)d: the event was sent, unless the stream's "
+            "filter passed it over. The event's name is not known here: the log has it no longer, "
+            "or you lack the permission to read events."
         ) % {"offset": asked.stands.offset}
     waiting = row.get("queue", 0)
     if waiting:

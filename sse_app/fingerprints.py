@@ -8,19 +8,16 @@ does not show.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
-from importlib import import_module
 from typing import Any, Final, NamedTuple
 
-from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.base_user import AbstractBaseUser
-from django.contrib.auth.models import Group
-from django.core.exceptions import FieldDoesNotExist
-from django.db import connections, router
+from django.core.exceptions import ValidationError
+from django.db import connections, models, router
 from django.db.models import Model
-from django.utils import timezone
 
 CHUNK: Final = 1000
 
@@ -35,102 +32,146 @@ class Fingerprint(NamedTuple):
     @property
     def seal(self) -> str:
         """A digest of `rights`, to be signed and compared later."""
-        return hashlib.sha256(repr(self.rights).encode()).hexdigest()[:16]
+        return _digest(repr(self.rights))
+
+    def has_password_of(self, user: Any) -> bool:
+        """Whether `user`, which may be from a replica, has this password, or has none at all."""
+        password = getattr(user, "password", None)
+        return password is None or self.password == _digest(str(password))
 
 
 def read_fingerprints(keys: Collection[str]) -> dict[str, Fingerprint]:
     """Return the fingerprints of the users with these primary keys, by the key as text.
 
-    One query for a thousand users; who does not exist is left out.
+    One query for a thousand users. Keys of no user are left out, as are texts that can't be keys.
     """
     model = get_user_model()
     # Never from a replica, where a right taken a moment ago may still be seen.
     connection = connections[router.db_for_write(model)]
-    found = {}
-    for part in _parts(list(keys)):
+    found: dict[str, Fingerprint] = {}
+    given = list(_prepared(model, keys, connection))
+    for start in range(0, len(given), CHUNK):
+        part = given[start : start + CHUNK]
+        sql, lists = _sql(model, connection.alias)
         with connection.cursor() as cursor:
-            given = [model._meta.pk.get_db_prep_value(key, connection) for key in part]
-            cursor.execute(_sql(model, connection.alias) % _places(len(part)), given)
-            for pk, active, password, *rights in cursor.fetchall():
-                digest = hashlib.sha256(str(password).encode()).hexdigest()[:16]
-                key = str(model._meta.pk.to_python(pk))
-                found[key] = Fingerprint(bool(active), digest, tuple(map(str, rights)))
+            cursor.execute(sql % ((_places(len(part)),) * lists), part * lists)
+            found.update(_found(model, cursor.fetchall()))
     return found
 
 
-def live_sessions(keys: Collection[str]) -> set[str]:
-    """Return which of the sessions are still there.
+def _prepared(model: type[AbstractBaseUser], keys: Iterable[str], connection: Any) -> Iterator[Any]:
+    for key in keys:
+        # One strange key of a middleware's user must not keep all others from being read.
+        with suppress(ValueError, TypeError, ValidationError):
+            yield model._meta.pk.get_db_prep_value(key, connection)
 
-    One query for a thousand where sessions are kept in the database; other stores are asked one by
-    one, and cookies, which nobody can take back, are always there.
-    """
-    store = import_module(django_settings.SESSION_ENGINE).SessionStore
-    if "signed_cookies" in store.__module__:
-        return set(keys)
-    if not hasattr(store, "get_model_class"):
-        return {key for key in keys if store().exists(key)}
-    model = store.get_model_class()
-    all_sessions = model._default_manager.using(router.db_for_write(model))
-    sessions = all_sessions.filter(expire_date__gt=timezone.now())
-    live: set[str] = set()
-    for part in _parts(list(keys)):
-        live.update(sessions.filter(pk__in=part).values_list("pk", flat=True))
-    return live
+
+def _found(
+    model: type[AbstractBaseUser], rows: Iterable[tuple[Any, ...]]
+) -> Iterator[tuple[str, Fingerprint]]:
+    """Yield the key and the fingerprint of each user in the rows of `_sql()`."""
+    users: dict[str, tuple[Any, ...]] = {}
+    have: dict[str, list[tuple[str, str]]] = {}
+    permissions: dict[str, list[str]] = {}
+    for owner, kind, value, *own in rows:
+        if kind == "user":
+            users[owner] = value, *own
+        elif kind == "of group":
+            permissions.setdefault(owner, []).append(value)
+        else:
+            have.setdefault(owner, []).append((kind, value))
+    for owner, (password, active, *flags) in users.items():
+        member = sorted(have.get(owner, []))
+        through = {p for kind, key in member if kind == "groups" for p in permissions.get(key, [])}
+        rights = (*map(str, flags), _digest(repr((member, sorted(through)))))
+        key = str(model._meta.pk.to_python(owner))
+        yield key, Fingerprint(bool(active), _digest(str(password)), rights)
 
 
 @lru_cache
-def _sql(model: type[AbstractBaseUser], alias: str) -> str:
-    """Written out and kept: every stream of a signed-in user begins with it."""
-    quote = connections[alias].ops.quote_name
-    columns = {f.name: f"u.{quote(str(f.column))}" for f in model._meta.concrete_fields}
-    pk = columns[model._meta.pk.name]
-    plain = [columns.get("is_active", "1"), columns.get("password", "''")]
+def _sql(model: type[AbstractBaseUser], alias: str) -> tuple[str, int]:
+    """Return the query, and how many lists of keys it takes.
+
+    Written out and kept: every stream of a signed-in user begins with it. The keys themselves are
+    read and compared, as text: no sum of keys is safe from another set with the same sum, and a key
+    may be a UUID. Each row is an owner, a kind, a value, and the columns of a user.
+    """
+    connection = connections[alias]
+    quote = connection.ops.quote_name
+    text = models.CharField().cast_db_type(connection)
+    user: type[Model] = model._meta.concrete_model  # type: ignore[assignment]
+    columns = {field.name: _column(field, quote) for field in user._meta.concrete_fields}
+    pk = columns[user._meta.pk.name]
     flags = [columns[name] for name in ("is_staff", "is_superuser") if name in columns]
-    sums = [
-        f"(SELECT SUM({_WEIGHT.format(f'CAST({other} AS DECIMAL(38, 0))')}) "
-        f"FROM {tables} WHERE {owner} = {pk})"
-        for tables, owner, other in _memberships(model, quote)
+    own = [columns.get("is_active", "1"), *flags]
+    selects = [
+        f"SELECT CAST({pk} AS {text}), 'user', {columns.get('password', repr(''))}, "
+        f"{', '.join(own)} FROM {_tables(user, quote)} WHERE {pk} IN %s"
     ]
-    chosen = ", ".join([pk, *plain, *flags, *sums])
-    return f"SELECT {chosen} FROM {quote(model._meta.db_table)} u WHERE {pk} IN %s"
-
-
-#: One sum of these shows nearly every change of a set of ids; a function that joins them into a
-#: list has another name on every database. As decimals, since squares overflow PostgreSQL's int.
-_WEIGHT: Final = "1 + 1000003 * {0} + 8191 * {0} * {0}"
+    none = ", ".join(["NULL"] * len(own))
+    for kind, table, owner, other, condition in _memberships(model, quote):
+        selects.append(
+            f"SELECT CAST({owner} AS {text}), '{kind}', CAST({other} AS {text}), {none} "
+            f"FROM {table} WHERE {condition}"
+        )
+    return " UNION ALL ".join(selects), len(selects)
 
 
 def _memberships(
     model: type[AbstractBaseUser], quote: Callable[[str], str]
-) -> Iterator[tuple[str, str, str]]:
-    """Yield tables, the column of the user in them, and the column of what the user has."""
+) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield a kind, the table of it, the columns of the owner and of what it has, a condition."""
     for name in ("groups", "user_permissions"):
-        if not _has(model, name):
+        field = many_to_many(model, name)
+        if field is None:
             continue
-        field: Any = model._meta.get_field(name)
-        table, owner = quote(field.m2m_db_table()), quote(field.m2m_column_name())
-        other = quote(field.m2m_reverse_name())
-        yield f"{table} m", f"m.{owner}", f"m.{other}"
-        if name == "groups" and field.related_model is Group:
-            rights: Any = Group._meta.get_field("permissions")
-            joined, group = quote(rights.m2m_db_table()), quote(rights.m2m_column_name())
-            permission = quote(rights.m2m_reverse_name())
-            tables = f"{table} m JOIN {joined} p ON p.{group} = m.{other}"
-            yield tables, f"m.{owner}", f"p.{permission}"
+        table, owner, other = _through(field, quote)
+        yield name, table, owner, other, f"{owner} IN %s"
+        rights = many_to_many(field.related_model, "permissions") if name == "groups" else None
+        if rights is not None:
+            joined, group, permission = _through(rights, quote)
+            # Each group's once, however many of the users are in it.
+            chosen = f"{group} IN (SELECT {other} FROM {table} WHERE {owner} IN %s)"
+            yield "of group", joined, group, permission, chosen
+
+
+def _through(field: Any, quote: Callable[[str], str]) -> tuple[str, str, str]:
+    return (
+        quote(field.m2m_db_table()),
+        quote(field.m2m_column_name()),
+        quote(field.m2m_reverse_name()),
+    )
+
+
+def many_to_many(model: type[Model], name: str) -> Any:
+    """Return the many-to-many field of `model` with this name, None if there is none."""
+    return next((field for field in model._meta.many_to_many if field.name == name), None)
+
+
+def _column(field: Any, quote: Callable[[str], str]) -> str:
+    return f"{quote(field.model._meta.db_table)}.{quote(field.column)}"
+
+
+def _tables(model: type[Model], quote: Callable[[str], str]) -> str:
+    """Return the table of `model`, joined with those of the models that it inherits from."""
+    tables = quote(model._meta.db_table)
+    for parent in model._meta.all_parents:
+        child = next(
+            kind
+            for kind in (model, *model._meta.all_parents)
+            if kind._meta.parents.get(parent) is not None
+        )
+        link: Any = child._meta.parents[parent]
+        tables += (
+            f" JOIN {quote(parent._meta.db_table)} "
+            f"ON {_column(link, quote)} = {_column(parent._meta.pk, quote)}"
+        )
+    return tables
 
 
 def _places(count: int) -> str:
     return f"({', '.join(['%s'] * count)})"
 
 
-def _has(model: type[Model], name: str) -> bool:
-    try:
-        model._meta.get_field(name)
-    except FieldDoesNotExist:
-        return False
-    return True
-
-
-def _parts(keys: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(keys), CHUNK):
-        yield keys[start : start + CHUNK]
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ expires.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Self
@@ -20,7 +20,6 @@ from django.core import signing
 from django.db import router
 from django.http import HttpRequest
 from django.utils.crypto import constant_time_compare, salted_hmac
-from django.utils.functional import SimpleLazyObject
 
 from .conf import settings
 from .fingerprints import read_fingerprints
@@ -55,7 +54,8 @@ class Grant:
         Reads the user's rights by one query.
         """
         names = tuple(validate_group(group) for group in dict.fromkeys(groups))
-        if user is None or not user.is_authenticated:
+        # Exactly False: whoever can't be told is no stranger, to whose grant everybody has a right.
+        if user is None or user.is_authenticated is False:
             return cls(names, "", "", "", time.time())
         return cls(names, str(user.pk), seal_of(user), _rights_of(user), time.time())
 
@@ -81,6 +81,11 @@ class Grant:
     def is_over(self) -> bool:
         """Whether it has expired."""
         return time.time() >= self.expires
+
+    def is_revoked_by(self, row: Revocation) -> bool:
+        """Whether `row` takes it back."""
+        later = row.at >= datetime.fromtimestamp(self.issued, tz=UTC)
+        return later and row.user in ("", self.user) and row.group in ("", *self.groups)
 
     def still_right(self, user: Any) -> bool:
         """Whether the user's rights are those of then. One query."""
@@ -111,29 +116,41 @@ def _rights_of(user: Any) -> str:
     return found.seal if found else ""
 
 
-def was_revoked(grant: Grant) -> bool:
-    """Whether `disconnect()` took back such grants after this one was given. One query."""
-    issued = datetime.fromtimestamp(grant.issued, tz=UTC)
+def revoked_of(grants: Collection[Grant]) -> list[Grant]:
+    """Return which of `grants` were taken back by `disconnect()` after they were given.
+
+    One query.
+    """
+    users = {"", *(grant.user for grant in grants)}
+    groups = {"", *(group for grant in grants for group in grant.groups)}
+    first = datetime.fromtimestamp(min(grant.issued for grant in grants), tz=UTC)
     # Never from a replica: what was taken back a moment ago must be found.
-    revoked = Revocation.objects.using(router.db_for_write(Revocation))
-    rows = revoked.filter(at__gte=issued, user__in=["", grant.user])
-    return rows.filter(group__in=["", *grant.groups]).exists()
+    rows = Revocation.objects.using(router.db_for_write(Revocation))
+    revoked = list(rows.filter(at__gte=first, user__in=users, group__in=groups))
+    return [grant for grant in grants if any(map(grant.is_revoked_by, revoked))]
 
 
 def _seals(user: Any) -> list[str]:
     """Return the seal, and those by the keys in `SECRET_KEY_FALLBACKS`."""
-    hashes = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
+    hashes = [""]  # Of a user who is no model's, such as one that is read from a JWT.
+    if hasattr(user, "get_session_auth_hash"):
+        hashes = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
     return [salted_hmac(SALT, text, algorithm="sha256").hexdigest()[:20] for text in hashes]
 
 
 def reader_of(request: HttpRequest) -> Any:
     """Return the user of a page's request, None for an anonymous one.
 
-    Without a session cookie the session is not touched, since that would make the page vary by
-    cookie and no cache could keep it.
+    Without a session cookie the session counts as not looked at: the page must not vary by cookie,
+    since then no cache could keep it. The user is looked at all the same, as it may be another
+    middleware's, which found it in a header or another cookie.
     """
     user = getattr(request, "user", None)
-    untouched = isinstance(user, SimpleLazyObject) and not hasattr(request, "_cached_user")
-    if untouched and django_settings.SESSION_COOKIE_NAME not in request.COOKIES:
+    if user is None:
         return None
-    return user if user is not None and user.is_authenticated else None
+    session: Any = getattr(request, "session", None)
+    accessed = getattr(session, "accessed", None)
+    stranger = user.is_authenticated is False
+    if accessed is not None and django_settings.SESSION_COOKIE_NAME not in request.COOKIES:
+        session.accessed = accessed
+    return None if stranger else user

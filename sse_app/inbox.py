@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from asgiref.sync import async_to_sync
 from django.http import HttpRequest
 
 from . import signals
+from .callables import call_from_sync
 from .events import validate_name
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -71,7 +70,6 @@ def receive(message: Message) -> Any:
     signals.message_received.send_robust(sender=Message, message=message)
     answer = None
     for handler in list(_handlers.get(message.event, [])):
-        run = async_to_sync(handler) if inspect.iscoroutinefunction(handler) else handler
-        result = run(message)
+        result = call_from_sync(handler, message)
         answer = result if answer is None else answer
     return answer

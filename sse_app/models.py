@@ -117,14 +117,15 @@ class Ticket(models.Model):
     """Opens one stream, once, for a client that can't send cookies; used up by being deleted.
 
     `groups` are the policy's to permit, `grant` is the signed page's; `seal` stands for the user's
-    session auth hash. All three are looked at again when the ticket is used.
+    session auth hash. All three are looked at again when the ticket is used. `session_key` names
+    the session, sealed by the ticket's text.
     """
 
     digest = models.CharField(max_length=64, primary_key=True)
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+"
     )
-    session_key = models.CharField(max_length=64, blank=True)
+    session_key = models.TextField(blank=True)
     seal = models.CharField(max_length=20, blank=True)
     groups = models.JSONField()
     grant = models.TextField(blank=True)

@@ -11,10 +11,11 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST
 
 from . import authorization, tickets
-from .bodies import Refusal, answers_refusals, json_response, read_object, to_json
+from .bodies import Refusal, answers_refusals, demand, json_response, read_object, to_json
 from .conf import settings
-from .grants import BadGrant, Grant, seal_of, was_revoked
+from .grants import BadGrant, Grant, revoked_of, seal_of
 from .groups import validate_group
+from .sessions import name_of
 from .throttle import slow_down
 
 _FORBIDDEN = "Not permitted."
@@ -62,7 +63,7 @@ def ticket(request: HttpRequest) -> HttpResponse:
         own,
         grant=grant.sign() if grant else "",
         seal=seal_of(request.user) if signed_in else "",
-        session_key=(request.session.session_key or "") if signed_in else "",
+        session_key=name_of(request.session.session_key) if signed_in else "",
     )
     seconds = int(tickets.LIFETIME.total_seconds())
     return json_response(200, to_json({"url": _url("ticket", text), "expires_in": seconds}))
@@ -91,14 +92,13 @@ def _grant_of(body: dict[str, Any], request: HttpRequest) -> Grant:
 def _valid_grant(body: dict[str, Any], request: HttpRequest) -> Grant:
     """Return the body's grant if it holds; one that is over is for `renew()`."""
     grant = _grant_of(body, request)
-    if grant.is_over() or was_revoked(grant) or not grant.still_right(request.user):
+    if grant.is_over() or revoked_of([grant]) or not grant.still_right(request.user):
         raise Refusal(403, "The grant is over: renew it.")
     return grant
 
 
 def _ask_policy(request: HttpRequest, groups: Any) -> None:
-    if not authorization.may_listen_from_sync(request.user, groups, request):
-        raise Refusal(403, _FORBIDDEN)
+    demand(lambda: authorization.may_listen_from_sync(request.user, groups, request))
 
 
 def _url(key: str, value: str) -> str:

@@ -21,8 +21,9 @@ from django.db import router
 from . import models
 from .conf import settings
 from .control import Reader, Revocation, readers
-from .fingerprints import Fingerprint, live_sessions, read_fingerprints
+from .fingerprints import Fingerprint, read_fingerprints
 from .records import about
+from .sessions import live_sessions
 from .tokens import is_token_key, read_token_fingerprints
 
 #: Rounds in a row without an answer, after which nobody's right can be taken for granted.
@@ -97,8 +98,11 @@ class Revalidator:
         if reader.user_key:
             gone = bool(reader.session_key) and reader.session_key not in sessions
             try:
-                if gone or found is None or not found.active:
+                if found is None or not found.active:
                     reader.close("auth")
+                elif gone:
+                    # The browser may have the moved session's cookie, so it comes again with that.
+                    reader.close("age" if reader.session_moves else "auth")
                 else:
                     await reader.readmit(found)
             except Exception:

@@ -8,12 +8,13 @@ of the event log, also when the channel layer loses the message.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from functools import partial
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Group
 from django.contrib.auth.signals import user_logged_out
 from django.db import models, router, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save
@@ -21,13 +22,19 @@ from django.utils import timezone
 
 from . import control, publishing
 from .control import session_digest
+from .fingerprints import many_to_many
 from .groups import validate_group
 from .models import AccessToken, Revocation
 from .records import about
+from .sessions import name_of
 from .tokens import token_key
 
 #: What `login()` writes on every login; no right hangs on it.
 _HARMLESS: Final = frozenset({"last_login"})
+#: Of a change that concerns more users than this, everybody's streams are told at once.
+MOST_NAMED: Final = 20
+#: The longest primary key, as text, for which there is room in a row.
+MOST_KEY: Final = 64
 
 logger = logging.getLogger("sse_app")
 
@@ -40,13 +47,14 @@ def disconnect(*, user: Any = None, group: str | None = None) -> None:
     of that happens after its commit. Pages that were rendered before can't open such a stream
     again; whoever a policy or `PUBLIC_GROUPS` permits, can.
 
-    Raises `ValueError` for neither or an invalid name, and what the event log raises.
+    Raises `ValueError` for neither, for an invalid name, for somebody who is no user with a primary
+    key (an `AnonymousUser`, a user who was deleted), and what the event log raises.
     """
     if user is None and group is None:
         raise ValueError(
             "disconnect() needs a user, a group or both: disconnect(user=request.user)."
         )
-    key = "" if user is None else str(getattr(user, "pk", user))
+    key = "" if user is None else _key_of(user)
     name = "" if group is None else validate_group(group)
     alias = router.db_for_write(Revocation)
     Revocation.objects.using(alias).update_or_create(
@@ -54,6 +62,20 @@ def disconnect(*, user: Any = None, group: str | None = None) -> None:
     )
     # Past here the other processes find the row in their next round, whatever happens.
     _revoke(control.Revocation(user=key, group=name), using=alias)
+
+
+def _key_of(user: Any) -> str:
+    """Return the primary key as text. Raises `ValueError` for what is no user and no key."""
+    if isinstance(user, models.Model) and not isinstance(user, get_user_model()):
+        raise ValueError(f"disconnect(user={user!r}): a {type(user).__name__} is no user.")
+    found = getattr(user, "pk", user)
+    key = str(found)
+    if found is None or isinstance(found, bool) or not 0 < len(key) <= MOST_KEY:
+        raise ValueError(
+            f"disconnect(user={user!r}): this is no user with a primary key. Give a user who is "
+            "saved, or the primary key; disconnect(group=…) ends strangers' streams too."
+        )
+    return key
 
 
 def end_stream(id: str) -> None:
@@ -77,19 +99,27 @@ def connect_signals() -> None:
     post_save.connect(_user_saved, sender=model, dispatch_uid="sse_app")
     post_delete.connect(_user_deleted, sender=model, dispatch_uid="sse_app")
     for name in ("groups", "user_permissions"):
-        field = next((f for f in model._meta.many_to_many if f.name == name), None)
-        if field is not None:
+        if (field := many_to_many(model, name)) is not None:
             through = field.remote_field.through
+            m2m_changed.connect(_rights_changed, sender=through, dispatch_uid="sse_app")
+    if (field := many_to_many(model, "groups")) is not None:
+        # Often Django's own groups, but a project may have roles of its own.
+        rights = many_to_many(field.related_model, "permissions")
+        if rights is not None:
+            through = rights.remote_field.through
             m2m_changed.connect(_rights_changed, sender=through, dispatch_uid="sse_app")
     post_save.connect(_token_saved, sender=AccessToken, dispatch_uid="sse_app")
     post_delete.connect(_token_deleted, sender=AccessToken, dispatch_uid="sse_app")
-    m2m_changed.connect(_rights_changed, sender=Group.permissions.through, dispatch_uid="sse_app")
 
 
 def _logged_out(sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
+    if user is None:
+        return
     key = getattr(getattr(request, "session", None), "session_key", None)
-    if key and user is not None:
-        _follow(control.Revocation(session=session_digest(key)), using=None)
+    # Django may have moved the session to another key a moment ago, by the same request.
+    came = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
+    for digest in sorted({session_digest(name_of(each)) for each in (key, came) if each}):
+        _follow(control.Revocation(session=digest), using=None)
 
 
 def _user_saved(
@@ -118,12 +148,23 @@ def _token_deleted(sender: Any, instance: AccessToken, using: str, **kwargs: Any
     _follow(control.Revocation(user=token_key(instance)), using=using)
 
 
-def _rights_changed(sender: Any, instance: models.Model, action: str, **kwargs: Any) -> None:
+def _rights_changed(
+    sender: Any,
+    instance: models.Model,
+    action: str,
+    model: type[models.Model] | None = None,
+    pk_set: Collection[Any] | None = None,
+    **kwargs: Any,
+) -> None:
     if not action.startswith("post_"):
         return
-    # Seen from a group or a permission, it is about users whom only a query could name.
-    user = str(instance.pk) if isinstance(instance, get_user_model()) else ""
-    _follow(control.Revocation(user=user, review=True), using=kwargs.get("using"))
+    users: Collection[Any] = ("",)  # Everybody, where only a query could name the users.
+    if isinstance(instance, get_user_model()):
+        users = (instance.pk,)
+    elif model is not None and issubclass(model, get_user_model()) and pk_set is not None:
+        users = pk_set if len(pk_set) <= MOST_NAMED else ("",)
+    for user in users:
+        _follow(control.Revocation(user=str(user), review=True), using=kwargs.get("using"))
 
 
 def _follow(revocation: control.Revocation, using: str | None) -> None:

@@ -13,6 +13,7 @@ from django.views.decorators.http import require_safe
 
 from . import tokens
 from .addresses import may_read_metrics
+from .authorization import has_permission
 from .records import about
 
 logger = logging.getLogger("sse_app")
@@ -57,7 +58,8 @@ def _is_permitted(request: HttpRequest) -> bool:
         token = tokens.verify_token(text)
         return token is not None and token.metrics
     user: Any = getattr(request, "user", None)
-    return user is not None and user.is_active and user.is_staff and user.has_perm(PERMISSION)
+    staff = user is not None and user.is_active is True and user.is_staff is True
+    return staff and has_permission(user, PERMISSION)
 
 
 def _text(status: int, text: str) -> HttpResponse:

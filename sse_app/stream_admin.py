@@ -1,7 +1,7 @@
 """The admin's "Live streams": a dashboard over all processes, and what can be done from there.
 
 `sse_app.view_serverprocess` permits to look. Ending streams needs `end_streams`, reading the events
-of a group `read_events`, and sending one of them again `send_broadcast` besides.
+of a group or their names `read_events`, and sending one of them again `send_broadcast` besides.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from . import group_history, watching
 from .admin_log import log_act
+from .authorization import grants, has_permission, method_of
 from .dashboard import feed
 from .dashboard_texts import texts
 from .explain import Question, Verdict, explain, to_position
@@ -80,7 +81,10 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         """Show the dashboard, which its own script fills."""
         self._demand(request)
         urls = {"feed": self._url("feed"), "end": self._url("end"), "explain": self._url("explain")}
-        may = {"end": request.user.has_perm(END), "read": request.user.has_perm(READ)}
+        may = {
+            "end": has_permission(request.user, END),
+            "read": has_permission(request.user, READ),
+        }
         # The script puts a group's name where this one is.
         urls["group"] = self._url("group", group="GROUP")
         shown = {"urls": urls, "may": may, "texts": texts()}
@@ -154,7 +158,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         context = {
             "title": _("Events of %s") % group,
             "history": history,
-            "may_send": request.user.has_perm(SEND),
+            "may_send": has_permission(request.user, SEND),
             "explain_url": self._url("explain"),
         }
         return self._page(request, "group", context)
@@ -189,7 +193,8 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         streams = watching.all_streams()
         row = next((row for row in streams if row["id"] == asked["stream"]), None)
         if asked["stream"] and asked["group"] and asked["offset"]:
-            verdict, error = _explained(asked, row)
+            named = has_permission(request.user, READ)
+            verdict, error = _explained(asked, row, named=named)
         context: dict[str, Any] = {"title": _("Why did this stream not get the event?")}
         context |= {"asked": asked, "row": row, "places": _places(row)}
         context |= {"verdict": verdict, "error": error}
@@ -202,10 +207,16 @@ class LiveStreamsAdmin(admin.ModelAdmin):
     # --- what they share ---
 
     def _permits(self, request: HttpRequest) -> bool:
-        return self.admin_site.has_permission(request) and self.has_view_permission(request)
+        may_enter = self.admin_site.has_permission(request)
+        by = method_of(self.admin_site, "has_permission")
+        return grants(by, may_enter) and self._may_view(request)
+
+    def _may_view(self, request: HttpRequest) -> bool:
+        may_view = self.has_view_permission(request)
+        return grants(method_of(self, "has_view_permission"), may_view)
 
     def _demand(self, request: HttpRequest, *permissions: str) -> None:
-        if not self.has_view_permission(request) or not request.user.has_perms(permissions):
+        if not self._may_view(request) or not has_permission(request.user, *permissions):
             raise PermissionDenied
 
     def _url(self, page: str, **kwargs: Any) -> str:
@@ -250,7 +261,8 @@ def _name_of(key: str) -> str:
     return key if user is None else user.get_username()
 
 
-def _explained(asked: dict[str, str], row: Any) -> tuple[Verdict | None, str]:
+def _explained(asked: dict[str, str], row: Any, *, named: bool) -> tuple[Verdict | None, str]:
+    """Return the verdict, or what is wrong with the question; `named`: the event may be named."""
     try:
         group, offset = validate_group(asked["group"]), int(asked["offset"])
     except ValueError as error:
@@ -259,7 +271,7 @@ def _explained(asked: dict[str, str], row: Any) -> tuple[Verdict | None, str]:
         return None, _("Offsets count from 1.")
     head, earliest = group_history.range_of(group)
     epoch = asked["epoch"] or head.epoch
-    event = group_history.find(group, offset) if epoch == head.epoch else None
+    event = group_history.find(group, offset) if named and epoch == head.epoch else None
     place = to_position(f"{epoch}-{offset}")
     return explain(Question(row, group, place, head, earliest, event.name if event else "")), ""
 

@@ -9,7 +9,10 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ObjectDoesNotExist
 
 from . import control, signals
 from .admission import Access
@@ -34,6 +37,9 @@ from .subscriptions import NONE, Subscription
 from .transports import Direct, Transport
 
 logger = logging.getLogger("sse_app")
+
+#: By how much a replica may lag. A policy that may have read from one is asked again after that.
+LAG_SECONDS: Final = 10.0
 
 
 class Stream(Sink, Reader):
@@ -68,10 +74,15 @@ class Stream(Sink, Reader):
         self.opened_at = time.time()
         self.user_key = access.user_key
         self.session_key = access.session_key
+        self.session_moves = access.session_moves
         self.session_digest = session_digest(access.session_key)
         self.hub = hub
         self._transport = transport
         self._revoked: list[str] = []
+        #: Whether a signal told of a change that the fingerprint may not show.
+        self._told = False
+        #: Until then the policy may have seen a replica that lags.
+        self._settles_at = _lag_ends()
         #: Where each group was reset to that was, and why.
         self.resets: Mapping[str, tuple[Position, Reason]] = NONE
         self._ping = ping
@@ -194,6 +205,8 @@ class Stream(Sink, Reader):
     def revoke(self, revocation: Revocation) -> None:
         if revocation.group and not revocation.review:
             self._revoked.append(revocation.group)
+        if revocation.review:
+            self._told = True
         if revocation.group or revocation.review:
             self.subscription.hold()
             then: Callable[[], None] = self.hub.revalidator.soon
@@ -213,18 +226,42 @@ class Stream(Sink, Reader):
             await self._lose(self._revoked.pop())
 
     async def readmit(self, fingerprint: Fingerprint) -> None:
-        before, self.access.fingerprint = self.access.fingerprint, fingerprint
+        before, told, settles_at = self.access.fingerprint, self._told, self._settles_at
         if before is None or fingerprint.password != before.password:
             self.close("auth")
-        elif fingerprint != before:
-            try:
-                await self.access.refresh()
-                lost = set(self.groups) - set(await self.access.permitted(self.groups))
-            except BaseException:
-                self.access.fingerprint = before  # Asked again in the next round.
-                raise
-            for group in lost:
+            return
+        changed = fingerprint != before
+        if not (changed or told or settles_at):
+            return
+        self._told = False
+        if changed or told:
+            self._settles_at = _lag_ends()
+        elif time.monotonic() >= settles_at:
+            self._settles_at = 0.0
+        try:
+            for group in await self._lost(changed=changed):
                 await self._lose(group)
+        except BaseException:
+            self._told, self._settles_at = told, settles_at  # Asked again in the next round.
+            raise
+        self.access.fingerprint = fingerprint
+
+    async def _lost(self, *, changed: bool) -> set[str]:
+        """Return the groups that the user may not listen to any more, by what permits them now.
+
+        A signed page's groups are the policy's only once the user's rights have `changed`.
+        """
+        if changed:
+            self.access.granted = frozenset()
+        asked = set(self.groups) - self.access.granted
+        if not asked:
+            return set()
+        try:
+            await self.access.refresh()
+        except ObjectDoesNotExist:  # The user was deleted a moment ago.
+            self.close("auth")
+            return set()
+        return asked - set(await self.access.permitted(asked))
 
     def release(self, mark: int) -> None:
         self.subscription.release(mark)
@@ -297,3 +334,11 @@ class Stream(Sink, Reader):
         self._sent += len(chunk)
         COUNTS.bytes += len(chunk)
         self._transport.write(chunk)
+
+
+def _lag_ends() -> float:
+    """Return until when, by the monotonic clock, a policy that is asked now may see old rights.
+
+    0 where no database router can lead the policy to a replica.
+    """
+    return time.monotonic() + LAG_SECONDS if django_settings.DATABASE_ROUTERS else 0.0

@@ -33,7 +33,7 @@ def issue(
     _all().create(
         digest=_digest(text),
         user=user if user.is_authenticated else None,
-        session_key=session_key,
+        session_key=_sealed(text, session_key.encode()).hex(),
         seal=seal,
         groups=list(groups),
         grant=grant,
@@ -48,6 +48,10 @@ def redeem(text: str) -> Ticket | None:
     if ticket is None:
         return None
     deleted, _ = _all().filter(digest=ticket.digest).delete()
+    try:
+        ticket.session_key = _sealed(text, bytes.fromhex(ticket.session_key)).decode()
+    except ValueError:  # A process of an older release, beside which this one may run, wrote it.
+        return None
     in_time = ticket.expires_at > timezone.now()
     # Of two that come at once, one finds nothing left to delete.
     return ticket if deleted == 1 and in_time else None
@@ -61,6 +65,16 @@ def forget_old() -> int:
 def _all() -> QuerySet[Ticket]:
     # Never from a replica, which may not have it yet, or still.
     return Ticket.objects.using(router.db_for_write(Ticket))
+
+
+def _sealed(text: str, key: bytes) -> bytes:
+    """Seal a session's key by a ticket's text, or open it again.
+
+    Who has the row must not have the session. The text has 256 random bits, is used for one key,
+    and of it the row has only a digest.
+    """
+    pad = hashlib.shake_256(b"sse_app.ticket.session:" + text.encode("utf-8", "replace"))
+    return bytes(ours ^ theirs for ours, theirs in zip(key, pad.digest(len(key)), strict=True))
 
 
 def _digest(text: str) -> str:

@@ -29,7 +29,8 @@ SECRET_BYTES: Final = 32
 
 # Eighteen digits: what no row can have as its number must not reach the database.
 _TOKEN: Final = re.compile(r"sse_([0-9]{1,18})_([A-Za-z0-9_-]{43})\Z", re.ASCII)
-_BEARER: Final = re.compile(r"bearer +(\S+) *\Z", re.ASCII | re.IGNORECASE)
+#: Only what begins so is one of ours: a JWT in the same header is another middleware's.
+_BEARER: Final = re.compile(r" *bearer +(?-i:(sse_\S*)) *\Z", re.ASCII | re.IGNORECASE)
 _EVENT_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:*-]{1,64}\Z", re.ASCII)
 _NOBODY: Final = "0" * 64
 _KEY: Final = "token:"
@@ -132,12 +133,15 @@ def read_token_fingerprints(keys: Collection[str]) -> dict[str, Fingerprint]:
 
 @sensitive_variables()
 def bearer_of(request: HttpRequest) -> str | None:
-    """Return the bearer token in the Authorization header, None where there is none.
+    """Return the bearer token of this app in the Authorization header, None where there is none.
 
-    Never from the query: URLs end up in logs, histories and referrers.
+    Whatever else the header has is ignored. Servers join several such headers by commas; of two
+    tokens neither counts, so what is returned then is no token's text. Never from the query: URLs
+    end up in logs, histories and referrers.
     """
-    match = _BEARER.match(request.headers.get("Authorization", ""))
-    return match[1] if match else None
+    parts = request.headers.get("Authorization", "").split(",")
+    found = {match[1] for match in map(_BEARER.match, parts) if match}
+    return ",".join(sorted(found)) if found else None
 
 
 def revoke_token(token: AccessToken) -> bool:

@@ -13,7 +13,7 @@ from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST
 
 from . import authorization, inbox, publishing, repeats, tokens
-from .bodies import Refusal, answers_refusals, json_response, read_object, to_json
+from .bodies import Refusal, answers_refusals, away, demand, json_response, read_object, to_json
 from .conf import settings
 from .connections import stream_of, validate_tab
 from .events import Event, validate_name
@@ -25,7 +25,6 @@ from .throttle import slow_down
 logger = logging.getLogger("sse_app")
 
 MAX_KEY: Final = 128
-RETRY_AFTER: Final = 5
 
 _NOT_WIRED = (
     "This URL is served by sse_app's consumer, and Django's own handler has been asked for it. "
@@ -54,7 +53,8 @@ def send(request: HttpRequest) -> HttpResponse:
     The body is `{"group", "event", "data"}` and, for who wants to be replied to, `"connection"`,
     as `sse.open` gave it, and `"tab"`. 400 is no such object, 403 not permitted, 404 no such
     handler, 413 too long, 415 not JSON, 422 what the handler's `ValidationError` says, 429 too
-    fast (`SPEAK_RATE`, `SPEAK_BURST`; per process), with `Retry-After`.
+    fast (`SPEAK_RATE`, `SPEAK_BURST`; per process), 503 where the policy fails, both with
+    `Retry-After`.
 
     With a header `Idempotency-Key` the handlers run in a transaction, and a repeat by the same
     speaker to the same group and event gets the first answer again, marked by
@@ -63,8 +63,7 @@ def send(request: HttpRequest) -> HttpResponse:
     """
     slow_down(request)
     group, event, body = _addressed(request)
-    if not authorization.may_speak(request.user, group, event, request):
-        raise Refusal(403, "Not permitted.")
+    demand(lambda: authorization.may_speak(request.user, group, event, request))
     if not inbox.has_handler(event):
         raise Refusal(404, f"No handler for the event {event!r}; register it with @on().")
     stream, tab = _speaks_beside(request, body)
@@ -134,7 +133,7 @@ def _act_once(message: inbox.Message, key: str) -> repeats.Answer:
         logger.warning(
             "An idempotency key could not be looked up: %r", error, extra=about(error=error)
         )
-        raise _away() from error
+        raise away() from error
 
 
 def _speaker(message: inbox.Message) -> str:
@@ -177,7 +176,7 @@ def publish(request: HttpRequest) -> HttpResponse:
             "The event log did not take an event of a program.",
             extra=about(group=group, event=event, error=error),
         )
-        raise _away() from error
+        raise away() from error
     return json_response(202, to_json({"group": group, "event": event, "offset": published.offset}))
 
 
@@ -190,7 +189,7 @@ def _token_of(request: HttpRequest) -> AccessToken:
         logger.exception(
             "The database that keeps the access tokens did not answer.", extra=about(error=error)
         )
-        raise _away() from error
+        raise away() from error
     if token is None:
         # One answer for all, so that it doesn't tell an expired token from a wrong one.
         raise Refusal(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
@@ -204,7 +203,3 @@ def _options(body: dict[str, Any]) -> dict[str, Any]:
     if key is not None and not (isinstance(key, str) and len(key) <= MAX_KEY):
         raise Refusal(400, f'"key" must be a JSON string of at most {MAX_KEY} characters.')
     return {"durable": durable, "key": key}
-
-
-def _away() -> Refusal:
-    return Refusal(503, "Not possible right now.", {"Retry-After": str(RETRY_AFTER)})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import functools
 import threading
 from typing import Any
 
@@ -61,3 +63,110 @@ def at_times(user: Any, group: str, request: Any) -> bool:
     if failing.is_set():
         raise RuntimeError("on purpose")
     return not refusing.is_set()
+
+
+# --- what a policy can be; each permits the group "yes" ---
+
+
+def plainly(function: Any) -> Any:
+    """Decorate as most packages do, without a thought of `async def`."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+async def async_yes(user: Any, group: str, *rest: Any) -> bool:
+    """Permit the group "yes", from async code."""
+    await asyncio.sleep(0)
+    return group == "yes"
+
+
+def sync_yes(user: Any, group: str, *rest: Any) -> bool:
+    """Permit the group "yes"."""
+    return group == "yes"
+
+
+class AsyncObject:
+    """An object that is called like a coroutine function."""
+
+    async def __call__(self, user: Any, group: str, *rest: Any) -> bool:
+        return group == "yes"
+
+
+class Awaitable:
+    """Not a coroutine, and awaited all the same."""
+
+    def __init__(self, answer: bool) -> None:
+        self.answer = answer
+
+    def __await__(self) -> Any:
+        yield from asyncio.sleep(0).__await__()
+        return self.answer
+
+
+def returns_an_awaitable(user: Any, group: str, *rest: Any) -> Any:
+    """A sync function whose answer must be awaited, on the loop."""
+    return Awaitable(group == "yes")
+
+
+async def returns_a_coroutine(user: Any, group: str, *rest: Any) -> Any:
+    """Somebody forgot an `await`."""
+    return async_yes(user, group)
+
+
+wrapped = plainly(async_yes)
+partial = functools.partial(plainly(async_yes))
+partial_of_async = functools.partial(async_yes)
+async_object = AsyncObject()
+partial_of_object = functools.partial(AsyncObject())
+wrapped_sync = plainly(sync_yes)
+
+
+# --- what is true and grants nothing ---
+
+
+def returning(answer: Any) -> Any:
+    """A policy that always returns the same."""
+    return lambda *args: answer
+
+
+class NumpyBool:
+    """As numpy's bool: equal to True, and true."""
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return other is True
+
+    def __hash__(self) -> int:
+        return 1
+
+
+async def generates(user: Any, group: str, *rest: Any) -> Any:
+    """Somebody wrote `yield` for `return`."""
+    yield True
+
+
+one = returning(1)
+text = returning("no")
+like_numpy = returning(NumpyBool())
+nothing = returning(None)
+a_function = returning(sync_yes)
+a_list = returning([False])
+a_future = returning(concurrent.futures.Future())
+
+
+class Instance:
+    """A class in a function's place: what it returns is an instance."""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+
+def finds_nothing(user: Any, group: str, *rest: Any) -> bool:
+    """Raise what no thread can hand to a loop."""
+    return bool(next(iter([])))

@@ -17,6 +17,9 @@ PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 del SSE_APP["RETENTION_EVENTS"]  # The tests want the default.
 SSE_APP = {**SSE_APP, **json.loads(os.environ.get("TEST_SSE_APP", "{}"))}
 
+# Django's own settings that a test asks for: a session engine, older keys.
+globals().update(json.loads(os.environ.get("TEST_DJANGO", "{}")))
+
 if path := os.environ.get("TEST_LOGGING_BY"):
     # The example of a page of the documentation, as a project would take it over.
     _page = Path(path).read_text()

@@ -41,6 +41,8 @@ RANKS = {
     "bodies": 2,
     "addresses": 1,
     "authorization": 1,
+    "callables": 0,
+    "sessions": 1,
     "origins": 1,
     "servers": 0,
     "transports": 1,

@@ -101,7 +101,8 @@ def asks(
     code = (
         "from sse_app import watching\n"
         "from sse_app.stream_admin import _explained\n"
-        f"verdict, error = _explained({asked!r}, watching.find_stream({stream!r}))\n"
+        f"verdict, error = _explained({asked!r}, watching.find_stream({stream!r}), "
+        "named=True)\n"
         "result = verdict.reason if verdict else error"
     )
     return lambda: run(daphne, code)
