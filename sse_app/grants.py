@@ -132,8 +132,9 @@ def revoked_of(grants: Collection[Grant]) -> list[Grant]:
 
 def _seals(user: Any) -> list[str]:
     """Return the seal, and those by the keys in `SECRET_KEY_FALLBACKS`."""
-    hashes = [""]  # Of a user who is no model's, such as one that is read from a JWT.
-    if hasattr(user, "get_session_auth_hash"):
+    hashes = [""]
+    # Not every user is a model's: one that is made from a JWT answers None for any attribute.
+    if callable(getattr(user, "get_session_auth_hash", None)):
         hashes = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
     return [salted_hmac(SALT, text, algorithm="sha256").hexdigest()[:20] for text in hashes]
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
-from django.contrib.auth.models import AnonymousUser
+from asgiref.sync import async_to_sync
+from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends import cache
+from django.core.handlers.asgi import ASGIRequest
+from django.db import connection
 from django.template import Context, Template
+from django.test.utils import CaptureQueriesContext
 
-from sse_app import tickets
+from sse_app import disconnect, tickets
+from sse_app.admission import Over, admit
+from sse_app.grants import Grant, revoked_of
+from sse_app.models import Revocation as RevocationRow
 from sse_app.models import Ticket
 from sse_app.sessions import live_sessions
 
@@ -211,6 +221,136 @@ def test_sessions_that_are_not_in_the_database_are_looked_for_where_they_are(set
     assert live_sessions({key, "unknown"}) == {key}
     session.delete()
     assert live_sessions({key}) == set()
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_a_ticket_of_a_session_in_a_cookie_keeps_no_session(
+    make_daphne: Callable[..., Daphne], request: pytest.FixtureRequest, store: str
+) -> None:
+    """The key of such a session is all of it, with its signature, and has no bounded length."""
+    django = {"SESSION_ENGINE": "django.contrib.sessions.backends.signed_cookies"}
+    environ = {"TEST_DJANGO": json.dumps(django)}
+    if store == "postgresql":
+        environ["TEST_POSTGRES_NAME"] = request.getfixturevalue("database")
+    site = Site(make_daphne(environ, REVALIDATE_INTERVAL=600))
+    site.run("request.session['padding'] = 'x' * 400")
+    cookie = site.visitors["ann"].cookies["sessionid"]
+    own = f"user.{site.keys['ann']}"
+    answer = site.post("ann", "ticket", {"groups": [own]})
+    assert answer.status_code == 200, answer.text
+    rows = site.run("from sse_app.models import Ticket\nresult = list(Ticket.objects.values())")
+    kept = json.dumps(rows)
+    assert cookie not in kept
+    assert name_of_cookie(cookie) not in kept
+    with site.visitors["anonymous"].stream("GET", answer.json()["url"]) as stream:
+        parser = Parser()
+        chunks = stream.iter_raw()
+        parser.feed(next(chunks))
+        assert parser.events[0].name == "sse.open"
+        streams = (
+            "from sse_app import control\n"
+            "result = [str(vars(reader.access)) for reader in control.readers()]"
+        )
+        assert cookie not in json.dumps(site.run(streams))
+        site.visitors["ann"].get("/test/logout/")
+        for chunk in chunks:
+            parser.feed(chunk)
+        assert parser.events[-1].json() == {"reason": "auth"}, "it ends with the session"
+    site.close()
+
+
+def name_of_cookie(cookie: str) -> str:
+    return hashlib.sha256(cookie.encode()).hexdigest()[:32]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("key", ["", "k" * 32, "k" * 40, "\u00e9" * 2000])
+def test_a_tickets_row_opens_no_session_and_its_text_tells_which_it_is(key: str) -> None:
+    text = tickets.issue(AnonymousUser(), ["clock"], session_key=key)
+    again = tickets.issue(AnonymousUser(), ["clock"], session_key=key)
+    kept = set(Ticket.objects.values_list("session_key", flat=True))
+    assert len(kept) == (2 if key else 1), "no two rows look alike"
+    assert not key or not any(key in row for row in kept)
+    for given in (text, again):
+        found = tickets.redeem(given)
+        assert found is not None
+        assert found.session_key == key
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_ticket_that_an_older_release_wrote_is_over() -> None:
+    text = tickets.issue(AnonymousUser(), ["clock"])
+    Ticket.objects.update(session_key="9xupa3bz873r8yu09fl7d0xiyfsaq20b")
+    assert tickets.redeem(text) is None
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("revoked", [None, 0, 19])
+def test_whether_twenty_grants_were_taken_back_is_one_query(revoked: int | None) -> None:
+    texts = [Grant.to(None, [f"order.{number}"]).sign() for number in range(20)]
+    if revoked is not None:
+        disconnect(group=f"order.{revoked}")
+    query = urlencode([("grant", text) for text in texts]).encode()
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": query}
+
+    async def nobody(user: Any, groups: Any, request: Any) -> bool:
+        return False
+
+    request = ASGIRequest(scope, None)
+    with CaptureQueriesContext(connection) as queries:
+        if revoked is None:
+            access = async_to_sync(admit)(request, nobody)
+            assert len(access.granted) == 20
+        else:
+            with pytest.raises(Over):
+                async_to_sync(admit)(request, nobody)
+    assert len(queries) == 1, [query["sql"] for query in queries]
+
+
+@pytest.mark.django_db
+def test_each_of_several_grants_is_taken_back_by_what_concerns_it() -> None:
+    ann, bob = (User.objects.create(username=name) for name in ("ann", "bob"))
+    made = [Grant.to(user, [group]) for user in (None, ann, bob) for group in ("a", "b")]
+
+    def revoked(**what: Any) -> list[tuple[str, str]]:
+        RevocationRow.objects.all().delete()
+        disconnect(**what)
+        return [(grant.user, grant.groups[0]) for grant in revoked_of(made)]
+
+    assert revoked(group="a") == [("", "a"), (str(ann.pk), "a"), (str(bob.pk), "a")]
+    assert revoked(user=ann) == [(str(ann.pk), "a"), (str(ann.pk), "b")]
+    assert revoked(user=bob, group="b") == [(str(bob.pk), "b")]
+    RevocationRow.objects.update(at="2000-01-01T00:00Z")
+    assert revoked_of(made) == []
+
+
+def test_an_inactive_user_whom_a_backend_signs_in_is_shown_nothing(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    backends = ["django.contrib.auth.backends.AllowAllUsersModelBackend"]
+    django = {"AUTHENTICATION_BACKENDS": backends}
+    environ = {"TEST_DJANGO": json.dumps(django)}
+    site = Site(
+        make_daphne(environ, MAY_LISTEN="tests.policies.signed_in", REVALIDATE_INTERVAL=600)
+    )
+    ann = site.keys["ann"]
+    site.run(
+        "from django.contrib.auth import login\nfrom django.contrib.auth.models import User\n"
+        "User.objects.filter(username='ann').update(is_active=False)"
+    )
+    log_in = (
+        "from django.contrib.auth import login\nfrom django.contrib.auth.models import User\n"
+        f"login(request, User.objects.get(pk={ann}), {backends[0]!r})"
+    )
+    site.visitors["ann"].post("/test/run/", data={"code": log_in})
+    assert site.visitors["ann"].get("/test/whoami/").json()["pk"] == ann, "Django signs her in"
+    for url in (f"/events/?group=user.{ann}", "/events/?group=order.42", site.url("ann", "x")):
+        assert site.listen("ann", url)[0] == 403, url
+    assert site.post("ann", "ticket", {"groups": ["order.42"]}).status_code == 403
+    said = {"group": "orders", "event": "chat.message", "data": "hi"}
+    assert site.post("ann", "send", said).status_code == 403
+    assert site.listen("ann", "/events/?group=orders") == (200, "sse.open"), "as any stranger"
+    site.close()
 
 
 def test_a_page_without_a_request_can_sign_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -11,11 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
+from django.contrib.auth.models import AnonymousUser, Group, Permission, User
+from django.utils.functional import SimpleLazyObject
 
 from sse_app import control, revocation
 from sse_app.control import ControlSink
+from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.groups import CONTROL_GROUP
+from sse_app.models import AccessToken
+from sse_app.models import Revocation as RevocationRow
 from sse_app.streams import Stream
 
 from .conftest import Daphne, StreamReader, eventually
@@ -119,6 +125,64 @@ async def test_what_a_signal_tells_ends_the_users_streams_and_nobody_elses(
             assert (events[-1].name, events[-1].json()) == ("sse.close", {"reason": "auth"})
             assert stream.parser.retry == 3_600_000
         assert (await his.next()).data == "still"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "nobody",
+    [
+        AnonymousUser(),
+        SimpleLazyObject(AnonymousUser),
+        User(username="unsaved"),
+        Group(pk=1, name="red"),
+        AccessToken(pk=1),
+        "",
+        True,
+        False,
+        "x" * 65,
+        SimpleNamespace(pk=None),
+    ],
+)
+@pytest.mark.parametrize("group", [None, "orders"])
+def test_what_is_no_user_is_not_disconnected_in_place_of_one(
+    nobody: Any, group: str | None
+) -> None:
+    with pytest.raises(ValueError, match=r"disconnect\(user="):
+        revocation.disconnect(user=nobody, group=group)
+    assert not RevocationRow.objects.exists()
+
+
+@pytest.mark.django_db
+def test_whoever_has_a_key_is_disconnected_by_it() -> None:
+    ann = User.objects.create(username="ann")
+    lazy = SimpleLazyObject(lambda: ann)
+    key = uuid.uuid4()
+    for user, said in ((ann, ann.pk), (lazy, ann.pk), (5, 5), ("token:5", "token:5"), (key, key)):
+        RevocationRow.objects.all().delete()
+        revocation.disconnect(user=user)
+        assert [row.user for row in RevocationRow.objects.all()] == [str(said)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_change_of_groups_tells_of_the_users_it_is_about() -> None:
+    users = User.objects.bulk_create(User(username=str(number)) for number in range(30))
+    group = Group.objects.create(name="red")
+
+    def told(change: Callable[..., Any], *args: Any) -> set[str]:
+        before = event_log().heads([CONTROL_GROUP])[CONTROL_GROUP]
+        change(*args)
+        events = event_log().since(CONTROL_GROUP, before, 100)
+        revoked = [control.Revocation.of(event) for event in events]
+        assert all(revocation.review for revocation in revoked)
+        return {revocation.user for revocation in revoked}
+
+    some = {str(user.pk) for user in users[:3]}
+    assert told(group.user_set.add, *users[:3]) == some
+    assert told(group.user_set.remove, *users[:3]) == some
+    assert told(users[0].groups.add, group) == {str(users[0].pk)}
+    assert told(group.user_set.add, *users[1:]) == {""}, "too many to be named"
+    assert told(group.user_set.clear) == {""}
+    assert told(group.permissions.add, Permission.objects.first()) == {""}
 
 
 async def test_logging_out_ends_the_streams_of_that_session_only(site: Daphne) -> None:

@@ -303,6 +303,25 @@ def test_the_page_that_explains(event: Event, query: str, said: str) -> None:
     assert said in page.content.decode()
 
 
+def test_only_who_may_read_events_is_told_the_name_of_one(event: Event) -> None:
+    row = ServerProcess.objects.get()
+    streams = row.all_streams()
+    streams["open"][0] |= {"events": ["other"], "positions": {"orders": "e-1"}}
+    epoch = event_log().heads(["orders"])["orders"].epoch
+    streams["open"][0]["positions"] = {"orders": f"{epoch}-1"}
+    streams["open"][0]["opened"] = {"orders": f"{epoch}-0"}
+    row.streams = json.dumps(streams)
+    row.save()
+    query = {"stream": STREAM, "group": "orders", "offset": "1"}
+    told = {
+        name: staff(*permissions).get(EXPLAIN, query).content.decode()
+        for name, permissions in {"reads": (VIEW, READ), "looks": (VIEW,)}.items()
+    }
+    assert "this one is order.updated" in told["reads"]
+    assert "order.updated" not in told["looks"]
+    assert "The event&#x27;s name is not known here" in told["looks"]
+
+
 def test_an_older_process_understands_what_does_not_name_a_stream() -> None:
     older = {"user", "session", "group", "review"}
     assert Revocation(user="1").to_event().json().keys() == older
