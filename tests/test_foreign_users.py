@@ -179,3 +179,16 @@ def test_a_user_of_an_asgi_middleware_needs_a_row_and_to_be_active() -> None:
     for user in (ann, User.objects.get(pk=ann.pk)):
         with pytest.raises(Refused):
             admitted(user, own)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_user_whose_password_is_another_by_now_is_a_stranger() -> None:
+    """As where the session was read from a replica that lags, or just before the change."""
+    ann = User.objects.create_user("ann", password="old")
+    stale = User.objects.get()
+    ann.set_password("new")
+    ann.save()
+    own = f"group=user.{ann.pk}"
+    assert admitted(ann, own).user == ann
+    with pytest.raises(Refused):
+        admitted(stale, own)

@@ -144,9 +144,7 @@ async def test_what_a_signal_tells_ends_the_users_streams_and_nobody_elses(
     ],
 )
 @pytest.mark.parametrize("group", [None, "orders"])
-def test_what_is_no_user_is_not_disconnected_in_place_of_one(
-    nobody: Any, group: str | None
-) -> None:
+def test_what_is_no_user_is_not_disconnected_for_one(nobody: Any, group: str | None) -> None:
     with pytest.raises(ValueError, match=r"disconnect\(user="):
         revocation.disconnect(user=nobody, group=group)
     assert not RevocationRow.objects.exists()

@@ -181,12 +181,97 @@ MUTATIONS = (
     Mutation(
         "A policy that failed has decided nothing, so it is asked again.",
         "sse_app/streams.py",
-        "                self.access.fingerprint = before  # Asked again in the next round.\n",
+        "            self._told, self._settles_at = told, settles_at  # Asked again in the next "
+        "round.\n",
         "",
+        ["test_fingerprints.py::test_a_policy_that_fails_is_asked_again_for_the_same"],
+    ),
+    Mutation(
+        "A fingerprint does not show everything that a policy looks at.",
+        "sse_app/streams.py",
+        "        if not (changed or told or settles_at):\n",
+        "        if not (changed or settles_at):\n",
         [
-            "test_revocation.py::"
-            "test_while_the_policy_fails_a_stream_in_doubt_waits_and_is_asked_for_again"
+            "test_fingerprints.py::"
+            "test_what_a_signal_told_is_asked_though_the_fingerprint_is_the_same",
+            "test_fingerprints.py::"
+            "test_over_a_real_server_what_the_fingerprint_does_not_show_is_asked_when_told",
         ],
+    ),
+    Mutation(
+        "No policy knows what a page granted, and saving a user's name changes no right.",
+        "sse_app/streams.py",
+        "        asked = set(self.groups) - self.access.granted\n",
+        "        asked = set(self.groups)\n",
+        [
+            "test_fingerprints.py::"
+            "test_what_a_page_granted_is_asked_only_once_the_rights_are_others",
+            "test_fingerprints.py::"
+            "test_over_a_real_server_what_the_fingerprint_does_not_show_is_asked_when_told",
+        ],
+    ),
+    Mutation(
+        "A policy that was asked at once may have read from a replica that lags.",
+        "sse_app/streams.py",
+        "            self._settles_at = _lag_ends()\n",
+        "            self._settles_at = 0.0\n",
+        ["test_fingerprints.py::test_with_a_router_a_policy_is_asked_until_a_replica_can_not_lag"],
+    ),
+    Mutation(
+        "The policy that opened a stream may have read from a replica that lags.",
+        "sse_app/streams.py",
+        "        self._settles_at = _lag_ends()\n        #",
+        "        self._settles_at = 0.0\n        #",
+        ["test_fingerprints.py::test_over_a_real_server_a_replica_that_lags_keeps_no_right_alive"],
+    ),
+    Mutation(
+        "Two sets of keys can have one sum.",
+        "sse_app/fingerprints.py",
+        "        rights = (*map(str, flags), _digest(repr((member, sorted(through)))))\n",
+        "        rights = (str(sum(int(key) for _, key in member)), str(len(through)))\n",
+        ["test_fingerprints.py::test_other_groups_are_other_rights_whatever_their_sums"],
+    ),
+    Mutation(
+        "What a group is permitted changes the rights of its members.",
+        "sse_app/fingerprints.py",
+        "_digest(repr((member, sorted(through))))",
+        "_digest(repr(member))",
+        ["test_fingerprints.py::test_a_right_counts_by_what_gives_it"],
+    ),
+    Mutation(
+        "One strange key of a middleware's user would end the streams of all users.",
+        "sse_app/fingerprints.py",
+        "        with suppress(ValueError, TypeError, ValidationError):\n",
+        "        with suppress(KeyError):\n",
+        ["test_fingerprints.py::test_a_key_that_can_be_no_key_hides_nobody_else"],
+    ),
+    Mutation(
+        "Projects have roles of their own, with rights of their own.",
+        "sse_app/revocation.py",
+        "        if rights is not None:\n            through",
+        "        if rights is None:\n            through",
+        ["test_revocation.py::test_a_change_of_groups_tells_of_the_users_it_is_about"],
+    ),
+    Mutation(
+        "A change of one user's groups would ask everybody's policy.",
+        "sse_app/revocation.py",
+        '        users = pk_set if len(pk_set) <= MOST_NAMED else ("",)\n',
+        "        pass\n",
+        ["test_revocation.py::test_a_change_of_groups_tells_of_the_users_it_is_about"],
+    ),
+    Mutation(
+        "A stranger has no key, and the text for that is somebody's or everybody's.",
+        "sse_app/revocation.py",
+        "    if found is None or isinstance(found, bool) or not 0 < len(key) <= MOST_KEY:\n",
+        "    if False:\n",
+        ["test_revocation.py::test_what_is_no_user_is_not_disconnected_for_one"],
+    ),
+    Mutation(
+        "The key of a group or token is also the key of some user.",
+        "sse_app/revocation.py",
+        "    if isinstance(user, models.Model) and not isinstance(user, get_user_model()):\n",
+        "    if False:\n",
+        ["test_revocation.py::test_what_is_no_user_is_not_disconnected_for_one"],
     ),
     Mutation(
         "While the database is away nobody's right can be taken for granted for ever.",
@@ -215,7 +300,8 @@ MUTATIONS = (
     Mutation(
         "The page of one user in another's hands.",
         "sse_app/admission.py",
-        "    if not grant.fits(access.user):\n        raise Refused(403, FORBIDDEN)\n",
+        "    if not all(grant.fits(access.user) for grant in grants):\n"
+        "        raise Refused(403, FORBIDDEN)\n",
         "",
         ["test_access.py::test_a_signed_page_is_for_the_one_it_was_rendered_for"],
     ),
@@ -229,8 +315,217 @@ MUTATIONS = (
     Mutation(
         "Nothing that nobody granted is heard.",
         "sse_app/authorization.py",
-        "        if decide is None or not await _call(decide, user, group, request):\n",
-        "        if decide is not None and not await _call(decide, user, group, request):\n",
+        "        if decide is None:\n            return False\n",
+        "        if decide is None:\n            return True\n",
         ["test_asgi.py::test_what_nobody_granted_is_refused"],
+    ),
+    Mutation(
+        "Nearly every object is true, also a coroutine that nobody awaited.",
+        "sse_app/authorization.py",
+        "    return answer is True\n",
+        "    return bool(answer)\n",
+        [
+            "test_authorization.py::test_what_is_true_and_is_not_true_is_refused_and_told_once",
+            "test_authorization.py::test_a_consumer_of_a_projects_own_grants_by_true",
+            "test_authorization.py::test_a_permission_that_is_a_coroutine_is_none",
+            "test_authorization.py::test_an_admin_site_whose_answer_is_a_coroutine_shows_no_dashboard",
+        ],
+    ),
+    Mutation(
+        "A policy that is asked for each stream would fill the log.",
+        "sse_app/authorization.py",
+        "        _faulty.add(by)\n",
+        "",
+        ["test_authorization.py::test_what_is_true_and_is_not_true_is_refused_and_told_once"],
+    ),
+    Mutation(
+        "Behind a plain decorator nobody sees that a policy is async.",
+        "sse_app/callables.py",
+        "    return await settled(await database_sync_to_async(_called)(function, args))\n",
+        "    return await database_sync_to_async(_called)(function, args)\n",
+        [
+            "test_authorization.py::test_what_a_policy_comes_to_is_awaited",
+            "test_authorization.py::"
+            "test_over_a_real_server_a_decorated_policy_decides_and_a_truthy_one_does_not",
+        ],
+    ),
+    Mutation(
+        "A handler or policy in a view may have to be awaited as well.",
+        "sse_app/callables.py",
+        "    return async_to_sync(settled)(result) if inspect.isawaitable(result) else result\n",
+        "    return result\n",
+        [
+            "test_authorization.py::test_who_may_speak_is_decided_likewise",
+            "test_authorization.py::test_a_handler_behind_a_plain_decorator_is_awaited",
+        ],
+    ),
+    Mutation(
+        "A thread can't hand StopIteration to a loop, which would wait for ever.",
+        "sse_app/callables.py",
+        "    except StopIteration as error:\n",
+        "    except KeyError as error:\n",
+        [
+            "test_authorization.py::"
+            "test_a_policy_that_finds_nothing_by_next_is_an_error_and_no_silence"
+        ],
+    ),
+    Mutation(
+        "A method is true, whatever it would return.",
+        "sse_app/scrapes.py",
+        "user.is_staff is True",
+        "bool(user.is_staff)",
+        ["test_authorization.py::test_a_staff_flag_that_is_a_method_is_none"],
+    ),
+    Mutation(
+        "A policy that fails in a view would be a 500.",
+        "sse_app/bodies.py",
+        "        raise away() from error\n",
+        "        raise\n",
+        ["test_authorization.py::test_a_policy_that_fails_is_no_500"],
+    ),
+    Mutation(
+        "Some authentication backends sign in inactive users.",
+        "sse_app/authorization.py",
+        'return user if signed_in and getattr(user, "is_active", True) else AnonymousUser()',
+        "return user if signed_in else AnonymousUser()",
+        [
+            "test_authorization.py::test_an_inactive_user_is_a_stranger_to_policies",
+            "test_access.py::test_an_inactive_user_whom_a_backend_signs_in_is_shown_nothing",
+        ],
+    ),
+    Mutation(
+        "A user of an ASGI middleware may have no row, and nobody could tell when the right ends.",
+        "sse_app/admission.py",
+        "        if fingerprint is not None and fingerprint.active and ",
+        "        if fingerprint is None or ",
+        ["test_foreign_users.py::test_a_user_of_an_asgi_middleware_needs_a_row_and_to_be_active"],
+    ),
+    Mutation(
+        "A session may have been found right by a replica's old password.",
+        "sse_app/admission.py",
+        " and fingerprint.has_password_of(user):",
+        ":",
+        ["test_foreign_users.py::test_a_user_whose_password_is_another_by_now_is_a_stranger"],
+    ),
+    Mutation(
+        "Whose grant is for everybody, everybody can open: so only a stranger gets one.",
+        "sse_app/grants.py",
+        "        if user is None or user.is_authenticated is False:\n",
+        "        if user is None or user.is_authenticated is not True:\n",
+        [
+            "test_foreign_users.py::"
+            "test_a_user_who_can_not_be_told_from_a_stranger_gets_no_grant_for_everybody"
+        ],
+    ),
+    Mutation(
+        "A lazy user of another middleware is no stranger because nobody has looked.",
+        "sse_app/grants.py",
+        "    stranger = user.is_authenticated is False\n",
+        "    stranger = type(user) is not user.__class__ or user.is_authenticated is False\n",
+        [
+            "test_foreign_users.py::test_a_lazy_user_is_looked_at_whoever_made_it",
+            "test_foreign_users.py::test_the_page_of_a_user_by_a_token_is_for_that_user",
+        ],
+    ),
+    Mutation(
+        "A page for strangers would vary by cookie, and no cache could keep it.",
+        "sse_app/grants.py",
+        "        session.accessed = accessed\n",
+        "        pass\n",
+        ["test_access.py::test_a_page_for_strangers_makes_no_session_and_can_be_cached"],
+    ),
+    Mutation(
+        "The header is other packages' too: a JWT there is none of ours.",
+        "sse_app/tokens.py",
+        "(?-i:(sse_\\S*))",
+        "(\\S+)",
+        [
+            "test_tokens.py::test_a_bearer_token_is_in_the_authorization_header",
+            "test_foreign_users.py::test_a_foreign_authorization_header_opens_and_closes_nothing",
+        ],
+    ),
+    Mutation(
+        "Of two tokens neither counts.",
+        "sse_app/tokens.py",
+        '    return ",".join(sorted(found)) if found else None\n',
+        "    return next(iter(found), None)\n",
+        ["test_tokens.py::test_a_bearer_token_is_in_the_authorization_header"],
+    ),
+    Mutation(
+        "Django's get_user() moves and ends sessions, and a stream can't send the new cookie.",
+        "sse_app/sessions.py",
+        "    copy = _Copy(session.items())\n"
+        "    return get_user(SimpleNamespace(session=copy)), copy.moves  ",
+        "    return get_user(SimpleNamespace(session=session)), False  ",
+        [
+            "test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated",
+            "test_sessions.py::test_a_dashboard_changes_no_session_while_it_asks_again",
+        ],
+    ),
+    Mutation(
+        "Django's store of files deletes an expired session while it loads it.",
+        "sse_app/sessions.py",
+        "    session.load = load_only\n",
+        "",
+        ["test_sessions.py::test_a_session_that_has_expired_is_not_deleted_by_a_stream"],
+    ),
+    Mutation(
+        "A policy that ends a session on purpose must not be made to believe that it did.",
+        "sse_app/sessions.py",
+        "            del session.delete, session.create\n",
+        "            pass\n",
+        ["test_sessions.py::test_a_policy_may_still_change_a_session_on_purpose"],
+    ),
+    Mutation(
+        "A session that Django moves is no logout.",
+        "sse_app/revalidation.py",
+        'reader.close("age" if reader.session_moves else "auth")',
+        'reader.close("auth")',
+        ["test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated"],
+    ),
+    Mutation(
+        "A logout may be what moves the session, and its streams have the key of before.",
+        "sse_app/revocation.py",
+        "for each in (key, came) if each}",
+        "for each in (key,) if each}",
+        ["test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated"],
+    ),
+    Mutation(
+        "Where sessions are kept in cookies, the key is the session.",
+        "sse_app/sessions.py",
+        "    if key and issubclass(_store(), CookieStore):\n",
+        "    if False:\n",
+        [
+            "test_sessions.py::test_what_names_a_session_in_a_cookie_is_no_session",
+            "test_access.py::test_a_ticket_of_a_session_in_a_cookie_keeps_no_session",
+        ],
+    ),
+    Mutation(
+        "A project's own store may keep sessions in cookies too.",
+        "sse_app/sessions.py",
+        "    if issubclass(store, CookieStore):\n",
+        "    if store is CookieStore:\n",
+        ["test_sessions.py::test_what_names_a_session_in_a_cookie_is_no_session"],
+    ),
+    Mutation(
+        "A ticket's row would give the session to whoever reads the database.",
+        "sse_app/tickets.py",
+        "        session_key=_sealed(text, session_key.encode()).hex(),\n",
+        "        session_key=session_key.encode().hex(),\n",
+        ["test_access.py::test_a_tickets_row_opens_no_session_and_its_text_tells_which_it_is"],
+    ),
+    Mutation(
+        "A grant is taken back by what concerns it, and by nothing that is older.",
+        "sse_app/grants.py",
+        'return later and row.user in ("", self.user) and row.group in ("", *self.groups)',
+        "return later",
+        ["test_access.py::test_each_of_several_grants_is_taken_back_by_what_concerns_it"],
+    ),
+    Mutation(
+        "The name of an event is for those who may read events.",
+        "sse_app/stream_admin.py",
+        " if named and epoch == head.epoch else None",
+        " if epoch == head.epoch else None",
+        ["test_stream_admin.py::test_only_who_may_read_events_is_told_the_name_of_one"],
     ),
 )
