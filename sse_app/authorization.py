@@ -24,7 +24,7 @@ logger = logging.getLogger("sse_app")
 _faulty: Final[set[str]] = set()
 
 
-def grants(by: str, answer: object) -> bool:
+def is_true(by: str, answer: object) -> bool:
     """Whether `answer` is `True`, which alone grants a right.
 
     `by`: the dotted path of the policy that gave the answer. Anything but a bool is refused and
@@ -47,11 +47,11 @@ def grants(by: str, answer: object) -> bool:
 def has_permission(user: Any, *permissions: str) -> bool:
     """Whether `user` has all of `permissions`, such as `"sse_app.end_streams"`."""
     by = method_of(user, "has_perm")
-    return all(grants(by, user.has_perm(permission)) for permission in permissions)
+    return all(is_true(by, user.has_perm(permission)) for permission in permissions)
 
 
 def method_of(owner: Any, name: str) -> str:
-    """Return the dotted path of a method, for `grants()`."""
+    """Return the dotted path of a method, for `is_true()`."""
     kind = owner.__class__
     return f"{kind.__module__}.{kind.__qualname__}.{name}"
 
@@ -100,7 +100,7 @@ async def may_listen(user: Any, groups: Iterable[str], request: HttpRequest) -> 
         if decide is None:
             return False
         answer = await call(decide, reader, group, request)
-        if not grants(str(settings().MAY_LISTEN), answer):
+        if not is_true(str(settings().MAY_LISTEN), answer):
             return False
     return True
 
@@ -115,7 +115,7 @@ def may_speak(user: Any, group: str, event: str, request: HttpRequest) -> bool:
     decide = policy("MAY_SPEAK")
     if decide is not None:
         answer = call_from_sync(decide, speaker, group, event, request)
-        return grants(str(settings().MAY_SPEAK), answer)
+        return is_true(str(settings().MAY_SPEAK), answer)
     return speaker.is_authenticated and may_listen_from_sync(speaker, [group], request)
 
 

@@ -158,7 +158,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
             request.session = SessionBase() if by_ticket else session_of(request)
         request.user = user
         answer = await settled(self.authorize(user, groups, request))
-        return authorization.grants(authorization.method_of(self, "authorize"), answer)
+        return authorization.is_true(authorization.method_of(self, "authorize"), answer)
 
     # --- the stream ---
 

@@ -57,12 +57,13 @@ def ticket(request: HttpRequest) -> HttpResponse:
         raise Refusal(400, f'Name 1 to {settings().MAX_GROUPS} groups: {{"groups": ["orders"]}}.')
     own = [group for group in asked if group not in granted]
     _ask_policy(request, own)
-    signed_in = request.user.is_authenticated
+    reader = authorization.known(request.user)
+    signed_in = reader.is_authenticated
     text = tickets.issue(
-        request.user,
+        reader,
         own,
         grant=grant.sign() if grant else "",
-        seal=seal_of(request.user) if signed_in else "",
+        seal=seal_of(reader) if signed_in else "",
         session_key=name_of(request.session.session_key) if signed_in else "",
     )
     seconds = int(tickets.LIFETIME.total_seconds())
@@ -84,7 +85,7 @@ def _grant_of(body: dict[str, Any], request: HttpRequest) -> Grant:
         grant = Grant.read(str(body.get("grant")))
     except BadGrant as error:
         raise Refusal(403, _FORBIDDEN) from error
-    if not grant.fits(request.user):
+    if not grant.fits(authorization.known(request.user)):
         raise Refusal(403, _FORBIDDEN)
     return grant
 

@@ -118,8 +118,8 @@ def _logged_out(sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
     key = getattr(getattr(request, "session", None), "session_key", None)
     # Django may have moved the session to another key a moment ago, by the same request.
     came = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
-    for digest in sorted({session_digest(name_of(each)) for each in (key, came) if each}):
-        _follow(control.Revocation(session=digest), using=None)
+    ended = sorted({session_digest(name_of(each)) for each in (key, came) if each})
+    _follow(*(control.Revocation(session=digest) for digest in ended), using=None)
 
 
 def _user_saved(
@@ -163,23 +163,27 @@ def _rights_changed(
         users = (instance.pk,)
     elif model is not None and issubclass(model, get_user_model()) and pk_set is not None:
         users = pk_set if len(pk_set) <= MOST_NAMED else ("",)
-    for user in users:
-        _follow(control.Revocation(user=str(user), review=True), using=kwargs.get("using"))
+    told = (control.Revocation(user=str(user), review=True) for user in users)
+    _follow(*told, using=kwargs.get("using"))
 
 
-def _follow(revocation: control.Revocation, using: str | None) -> None:
+def _follow(*revocations: control.Revocation, using: str | None) -> None:
     """Revoke, and let the caller, who only wanted to log out, never fail for it."""
     try:
-        _revoke(revocation, using)
+        _revoke(*revocations, using=using)
     except Exception:
         logger.exception(
             "Other processes learn of %s only by their next round.",
-            revocation,
-            extra=about(user=revocation.user or None, group=revocation.group or None),
+            ", ".join(map(str, revocations)),
+            extra=about(user=revocations[0].user or None, group=revocations[0].group or None),
         )
-        control.apply(revocation)
+        for revocation in revocations:
+            control.apply(revocation)
 
 
-def _revoke(revocation: control.Revocation, using: str | None) -> None:
-    publishing.publish_events([revocation.to_event()], using=using)
-    transaction.on_commit(partial(control.apply, revocation), using=using)
+def _revoke(*revocations: control.Revocation, using: str | None) -> None:
+    if not revocations:
+        return
+    publishing.publish_events([one.to_event() for one in revocations], using=using)
+    for revocation in revocations:
+        transaction.on_commit(partial(control.apply, revocation), using=using)

@@ -25,7 +25,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from . import group_history, watching
 from .admin_log import log_act
-from .authorization import grants, has_permission, method_of
+from .authorization import has_permission, is_true, method_of
 from .dashboard import feed
 from .dashboard_texts import texts
 from .explain import Question, Verdict, explain, to_position
@@ -209,11 +209,11 @@ class LiveStreamsAdmin(admin.ModelAdmin):
     def _permits(self, request: HttpRequest) -> bool:
         may_enter = self.admin_site.has_permission(request)
         by = method_of(self.admin_site, "has_permission")
-        return grants(by, may_enter) and self._may_view(request)
+        return is_true(by, may_enter) and self._may_view(request)
 
     def _may_view(self, request: HttpRequest) -> bool:
         may_view = self.has_view_permission(request)
-        return grants(method_of(self, "has_view_permission"), may_view)
+        return is_true(method_of(self, "has_view_permission"), may_view)
 
     def _demand(self, request: HttpRequest, *permissions: str) -> None:
         if not self._may_view(request) or not has_permission(request.user, *permissions):

@@ -66,8 +66,9 @@ def send(request: HttpRequest) -> HttpResponse:
     demand(lambda: authorization.may_speak(request.user, group, event, request))
     if not inbox.has_handler(event):
         raise Refusal(404, f"No handler for the event {event!r}; register it with @on().")
-    stream, tab = _speaks_beside(request, body)
-    message = inbox.Message(request.user, group, event, body.get("data"), request, stream, tab)
+    speaker = authorization.known(request.user)
+    stream, tab = _speaks_beside(speaker, body)
+    message = inbox.Message(speaker, group, event, body.get("data"), request, stream, tab)
     key = request.headers.get("Idempotency-Key")
     answer = _act(message) if key is None else _act_once(message, key)
     response = json_response(answer.status, answer.text)
@@ -86,7 +87,7 @@ def _addressed(request: HttpRequest) -> tuple[str, str, dict[str, Any]]:
         ) from error
 
 
-def _speaks_beside(request: HttpRequest, body: dict[str, Any]) -> tuple[str, str]:
+def _speaks_beside(user: Any, body: dict[str, Any]) -> tuple[str, str]:
     """Return the id of the speaker's stream and the name of the tab, empty for what it isn't."""
     connection, tab = body.get("connection", ""), body.get("tab", "")
     if not isinstance(connection, str):
@@ -95,7 +96,6 @@ def _speaks_beside(request: HttpRequest, body: dict[str, Any]) -> tuple[str, str
         tab = validate_tab(tab) if tab != "" else ""
     except ValueError as error:
         raise Refusal(400, str(error)) from error
-    user = request.user
     # Another one's, as after a login in another tab, is no error: there is nobody to reply to.
     return stream_of(connection, str(user.pk) if user.is_authenticated else ""), tab
 

@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from django.test import RequestFactory
 
 from sse_app import authorization, scrapes
-from sse_app.authorization import grants, has_permission, known, may_listen, may_speak
+from sse_app.authorization import has_permission, is_true, known, may_listen, may_speak
 from sse_app.consumers import EventStreamConsumer
 from sse_app.grants import Grant
 from sse_app.inbox import Message
@@ -234,6 +234,6 @@ def test_an_inactive_user_is_a_stranger_to_policies(settings: Any) -> None:
 
 
 def test_only_a_bool_is_an_answer() -> None:
-    assert grants("a", True)
-    assert not grants("a", False)
-    assert not grants("a", 1)
+    assert is_true("a", True)
+    assert not is_true("a", False)
+    assert not is_true("a", 1)
