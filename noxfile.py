@@ -10,34 +10,6 @@ import nox
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
 
-#: Without servers, browsers and what takes long; `make test` runs everything on one Python.
-QUICK = [
-    "access",
-    "admin",
-    "asgi",
-    "broadcast_admin",
-    "broadcasts",
-    "changes",
-    "commands",
-    "composition",
-    "cursors",
-    "eventlog",
-    "events",
-    "fragments",
-    "inbox",
-    "metrics",
-    "package",
-    "presence",
-    "publishing",
-    "responses",
-    "settings",
-    "stream_admin",
-    "subscribing",
-    "testing",
-    "tokens",
-    "transactions",
-]
-
 
 @nox.session
 @nox.parametrize(
@@ -54,5 +26,4 @@ QUICK = [
 def tests(session: nox.Session, django: str) -> None:
     session.install("--requirement", "requirements.txt", f"django=={django}.*")
     session.run("python", "-m", "django", "--version")
-    files = [f"tests/test_{name}.py" for name in QUICK]
-    session.run("python", "-m", "pytest", *(session.posargs or files))
+    session.run("python", "-m", "pytest", *(session.posargs or ["-m", "quick"]))

@@ -5,25 +5,46 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from .conftest import Server, StreamReader, eventually
+from .conftest import PATIENCE, Server, StreamReader, eventually
 from .parser import Parser
 
 MIB = 1024 * 1024
+# Python's objects only: what a process has of the system depends on what `malloc` gives back.
+START_COUNTING = "import tracemalloc\ntracemalloc.start()"
+# One page of the log may be kept for readers that lag: by default a thousand events.
+SMALL_PAGES = """
+import sys
+for module in list(sys.modules.values()):
+    if hasattr(module, "PAGE_EVENTS"):
+        module.PAGE_EVENTS = 100
+"""
+KEPT = """
+import gc, tracemalloc
+gc.collect()
+taken = tracemalloc.take_snapshot().statistics("lineno")
+result = sum(part.size for part in taken), [str(part) for part in taken[:9]]
+tracemalloc.stop()
+"""
 
 
-def memory_of(server: Server) -> int:
-    """The bytes of memory of the process that serves: not always the one that was started."""
-    pid = run(server, "import os\nresult = os.getpid()")
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no VmRSS")
+def start_counting(server: Server) -> None:
+    """Count, from now on, the bytes of the objects that the server makes and keeps."""
+    run(server, START_COUNTING)
+
+
+def kept_by(server: Server) -> int:
+    """Return the bytes of the objects made since `start_counting()` that are still there.
+
+    Ends the counting, and prints which lines made most of it.
+    """
+    kept, most = run(server, KEPT)
+    print(*most, sep="\n")
+    return int(kept)
 
 
 def run(server: Server, code: str) -> Any:
@@ -38,7 +59,7 @@ def connect(
     """Open a stream and read no more than its head."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    connection.settimeout(20)
+    connection.settimeout(PATIENCE)
     connection.connect(("127.0.0.1", server.port))
     request = f"GET /events/?group={group} HTTP/{version}\r\nHost: localhost\r\n\r\n"
     connection.sendall(request.encode())
@@ -105,17 +126,26 @@ for n in range({start}, {stop}, 100):
 MORE_THAN_THE_SYSTEM_KEEPS = FLOOD.format(start=0, stop=200, size=50_000)
 
 
-async def flood_past(server: Server, healthy: StreamReader, events: int, size: int = 2000) -> int:
-    """Publish as fast as `healthy` gets it all in order; return by how much the server grew."""
+async def flood(server: Server, healthy: StreamReader, numbers: range, size: int = 2000) -> None:
+    """Publish as fast as `healthy` gets it all in order."""
     told: list[str] = []
-    before = 0
-    for start in range(0, events, 100):
-        flood = FLOOD.format(start=start, stop=start + 100, size=size)
-        await asyncio.to_thread(run, server, flood)
+    for start in numbers[::100]:
+        code = FLOOD.format(start=start, stop=start + 100, size=size)
+        await asyncio.to_thread(run, server, code)
         told += [event.data.split()[0] for event in await healthy.take(100)]
-        before = before or (memory_of(server) if start == 500 else 0)
-    assert told == [str(n) for n in range(events)]
-    return memory_of(server) - before
+    assert told == [str(n) for n in numbers]
+
+
+async def flood_past(server: Server, healthy: StreamReader, events: int, size: int = 2000) -> int:
+    """As `flood()`; return how many bytes the server keeps of it.
+
+    The first 500 events do not count: they fill what is kept for every stream.
+    """
+    await asyncio.to_thread(run, server, SMALL_PAGES)
+    await flood(server, healthy, range(500), size)
+    await asyncio.to_thread(start_counting, server)
+    await flood(server, healthy, range(500, events), size)
+    return await asyncio.to_thread(kept_by, server)
 
 
 def end_while_stalled(server: Server, sleeper: socket.socket) -> None:

@@ -10,9 +10,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from .conftest import Daphne
-from .test_browser import browser
 
-__all__ = ["Tab", "Tabs", "browser", "open_tabs"]
+__all__ = ["Tab", "Tabs", "open_tabs"]
 
 PAGE = "/test/page/?tag=" + quote("{% sse_script %}{% csrf_token %}")
 COUNT = """

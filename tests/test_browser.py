@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from .conftest import Daphne, eventually
-
-CHROMIUM = (
-    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-if CHROMIUM is None and not os.environ.get("CI"):
-    pytest.skip(
-        "no browser: `apt-get install chromium`, or name one in the variable CHROMIUM",
-        allow_module_level=True,
-    )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert CHROMIUM, "CI needs a browser: `apt-get install chromium`, or name one in CHROMIUM"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -273,7 +243,7 @@ def test_the_server_restarts_and_the_page_goes_on_without_loss_or_repeat(
     site.shell(
         f"from project.models import Order\nOrder.objects.get(pk={testid.split('-')[1]}).advance()"
     )
-    expect(page.get_by_test_id(testid)).to_have_attribute("data-status", "paid", timeout=15_000)
+    expect(page.get_by_test_id(testid)).to_have_attribute("data-status", "paid", timeout=20_000)
 
 
 def test_the_pages_fit_a_phone(open_page: Callable[..., Page]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from .clients import NODE_MODULES
 from .conftest import Daphne
-from .test_browser import browser, is_live, open_page, site
+from .test_browser import is_live, open_page, site
 
-__all__ = ["browser", "open_page", "site"]
+__all__ = ["open_page", "site"]
 
 PAGES = ["/htmx/", "/turbo/"]
 ROW = "[data-testid^=row-]"
@@ -204,10 +203,7 @@ def test_the_lists_fit_a_phone(open_list: Callable[[str], Page], path: str) -> N
 GUIDE = Path(__file__).parent.parent / "docs" / "fragments.md"
 
 
-@pytest.mark.skipif(
-    not ((NODE_MODULES / "@alpinejs").exists() or os.environ.get("CI")),
-    reason="no npm packages: `make install` fetches them",
-)
+@pytest.mark.npm
 def test_the_example_for_alpine_makes_changes_and_removes_rows(
     browser: Browser, site: Daphne
 ) -> None:

@@ -12,9 +12,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from .conftest import Daphne
-from .test_browser import browser, is_live
-
-__all__ = ["browser"]
+from .test_browser import is_live
 
 #: `pwned()` is defined on every page, so that whatever runs is noticed.
 MARKUP = (

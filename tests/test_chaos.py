@@ -26,6 +26,7 @@ from .test_hub import Reader
 SEED = 90
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log", LOGS)
 async def test_nothing_is_lost_repeated_or_out_of_order_whatever_is_killed(
     log: str, tmp_path: Path
@@ -37,6 +38,7 @@ async def test_nothing_is_lost_repeated_or_out_of_order_whatever_is_killed(
     assert report.figures["acknowledged"] >= plan.events
 
 
+@pytest.mark.slow
 async def test_with_half_of_the_messages_dropped_none_is_later_than_the_check(
     tmp_path: Path,
 ) -> None:
@@ -92,7 +94,7 @@ async def sent_through(valkey: str, count: int, **shares: float) -> list[int]:
     layer.drop = layer.double = layer.late = 0.0
     await layer.group_send("numbers", {"n": -1})
     arrived = []
-    while (message := await asyncio.wait_for(layer.receive(channel), 10))["n"] >= 0:
+    while (message := await asyncio.wait_for(layer.receive(channel), 20))["n"] >= 0:
         arrived.append(message["n"])
     await layer.flush()
     return arrived

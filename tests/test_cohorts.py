@@ -137,7 +137,7 @@ class Site:
     async def _leave(self, sink: SocketSink, task: asyncio.Task[str]) -> None:
         sink.subscription.part()
         sink.subscription.close("done")
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
         await self.hub.leave(sink.subscription)
         sink.ours.close()
         sink.theirs.close()

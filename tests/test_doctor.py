@@ -156,9 +156,10 @@ def nginx(folder: Path, daphne: Daphne, options: str) -> Iterator[str]:
         yield f"{url}/events/?group=orders"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(20)
 
 
+@pytest.mark.proxy
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [

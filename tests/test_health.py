@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from django.test import AsyncClient
 from sse_app import health
 from sse_app.hub import Hub
 
-from .conftest import Daphne
+from .conftest import PATIENCE, Daphne, eventually
 from .sleepers import run
 from .valkeys import Valkey
 
@@ -92,13 +91,12 @@ def test_one_whose_redis_hangs_is_told_in_time(
 
 def lasting(daphne: Daphne, expected: int) -> dict[str, object]:
     """Ask until the answer is the expected one: what is known is kept for a second."""
-    for _ in range(40):
-        answer = httpx.get(f"{daphne.url}/events/health/", timeout=20)
-        if answer.status_code == expected:
-            found: dict[str, object] = answer.json()
-            return found
-        asyncio.run(asyncio.sleep(0.2))
-    raise AssertionError(f"it still answers {answer.status_code} {answer.text}")
+
+    def found() -> dict[str, object] | None:
+        answer = httpx.get(f"{daphne.url}/events/health/", timeout=PATIENCE)
+        return answer.json() if answer.status_code == expected else None
+
+    return dict(eventually(found, f"it does not answer {expected}"))
 
 
 @pytest.mark.django_db(transaction=True)

@@ -71,7 +71,7 @@ class ListSink(Sink):
     async def until(self, last: str) -> None:
         while last not in self.seen[-1:]:
             self.grown.clear()
-            await asyncio.wait_for(self.grown.wait(), 10)
+            await asyncio.wait_for(self.grown.wait(), 20)
 
 
 class Reader:
@@ -271,7 +271,7 @@ async def test_a_new_epoch_is_told_and_what_follows_arrives() -> None:
     publish("g", "n", "lost to the reader, who is told")
     while not reader.sink.notices:
         reader.sink.grown.clear()
-        await asyncio.wait_for(reader.sink.grown.wait(), 10)
+        await asyncio.wait_for(reader.sink.grown.wait(), 20)
     publish("g", "n", "after")
     await reader.sink.until("after")
     assert reader.sink.notices == [("g", "epoch")]
@@ -661,7 +661,7 @@ async def test_an_older_log_that_has_caught_up_again_is_found_by_its_first_new_e
         publish("g", "n", n)
     while not reader.sink.notices:
         reader.sink.grown.clear()
-        await asyncio.wait_for(reader.sink.grown.wait(), 10)
+        await asyncio.wait_for(reader.sink.grown.wait(), 20)
     publish("g", "n", "after")
     await reader.sink.until("after")
     assert reader.sink.notices == [("g", "epoch")]
@@ -709,7 +709,7 @@ async def test_groups_are_joined_again_before_their_membership_lapses(
     layer = channel_layers["default"]
     layer.groups.clear()  # as an expiry would
     NotedLayer.joined, NotedLayer.again = 1, asyncio.Event()
-    await asyncio.wait_for(NotedLayer.again.wait(), 10)
+    await asyncio.wait_for(NotedLayer.again.wait(), 20)
     publish("g", "n", "here", durable=False)
     await reader.sink.until("here")
     await reader.stop()

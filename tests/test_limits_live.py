@@ -34,7 +34,13 @@ class Visitor:
             self.client.post("/test/login/", data={"name": name})
 
     def open(self) -> str:
-        """Open a stream and return its first event, or why there is none; keep it if it is one."""
+        """Open a stream and return its first event, or why there is none; keep it if it is one.
+
+        Comes again, as a browser does, if the news of a sign-in arrived meanwhile.
+        """
+        return str(eventually(lambda: (told := self._open()) != "revoked" and told))
+
+    def _open(self) -> str:
         with ExitStack() as stack:
             answer = stack.enter_context(self.client.stream("GET", STREAM))
             assert answer.status_code == 200

@@ -96,9 +96,9 @@ async def test_what_happens_to_streams_and_events_is_counted(daphne: Daphne) -> 
     assert found["sse_app_events_delivered_total", ()] == 3
     assert found["sse_app_sent_bytes_total", ()] > 3000
     assert found["sse_app_publish_seconds_count", ()] == 2
-    assert 0 < found["sse_app_publish_seconds_sum", ()] < 5
+    assert found["sse_app_publish_seconds_sum", ()] > 0
     assert 1 <= found["sse_app_delivery_seconds_count", ()] <= 3
-    assert 0 < found["sse_app_delivery_seconds_sum", ()] < 5
+    assert found["sse_app_delivery_seconds_sum", ()] > 0
     assert found["sse_app_hub_up", ()] == 1
     assert found["sse_app_layer_up", ()] == 1
     assert found["sse_app_others_up", ()] == 1
@@ -202,11 +202,15 @@ async def test_a_reader_that_reads_again_is_seen_to_catch_up(
 def test_a_loop_that_is_busy_is_seen_to_lag(daphne: Daphne) -> None:
     run(
         daphne,
-        "import time\n"
         "from sse_app import processes\n"
-        "processes._reporter.loop.call_soon_threadsafe(time.sleep, 1.5)",
+        "reporter = processes._reporter\n"
+        "real = reporter._plan\n"
+        "def plan(seconds):\n"
+        "    real(seconds)\n"
+        "    reporter._due -= 100  # As if the loop had been busy for so long.\n"
+        "reporter._plan = plan",
     )
-    eventually(lambda: of(daphne, "sse_app_loop_lag_seconds") > 0.3)
+    eventually(lambda: of(daphne, "sse_app_loop_lag_seconds") > 99)
 
 
 # --- over several processes ---

@@ -7,10 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
+import pytest
 
 from sse_app.conf import Settings
 
 from .newcomers import ROOT, WAIT, make, read, served
+
+pytestmark = pytest.mark.project
 
 PAGE = (ROOT / "docs" / "from-django-eventstream.md").read_text()
 ROWS = [line.split(" | ", 1) for line in PAGE.splitlines() if line.startswith("| `")]

@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import django
+import pytest
 
 from .distributions import ROOT, build
+
+pytestmark = pytest.mark.project
 
 README = (ROOT / "README.md").read_text()
 SECTION = README.split("\n## Quick start\n")[1].split("\n## ")[0]
@@ -103,7 +106,7 @@ class Newcomer:
         (packages / "installed.pth").write_text(f"{Path(django.__file__).parent.parent}\n")
         scripts = self.folder / "env" / "bin"
         admin = scripts / "django-admin"
-        admin.write_text(f'#!/bin/sh\nexec {scripts / "python"} -m django "$@"\n')
+        admin.write_text(f'#!/bin/sh\nexec "{scripts / "python"}" -m django "$@"\n')
         admin.chmod(0o755)
         return f"pip install --no-deps --no-index {self.wheel}"
 
@@ -131,7 +134,7 @@ class Newcomer:
             yield
         finally:
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait(10)
+            process.wait(20)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + PATIENCE

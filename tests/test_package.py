@@ -23,6 +23,8 @@ from sse_app.deploy_checks import FLOORS
 from .distributions import ROOT, build
 from .requirements import requirements
 
+pytestmark = pytest.mark.project
+
 METADATA = f"sse_app-{sse_app.__version__}.dist-info"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -253,6 +253,7 @@ attendance.keep({process.name for process in processes.alive()})
 """
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 async def test_processes_that_write_at_the_same_time_tell_each_join_and_leave_once(
     make_daphne: Callable[..., Daphne], kind: str, request: pytest.FixtureRequest

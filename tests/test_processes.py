@@ -42,7 +42,7 @@ COUNTED = """
 from sse_app import reporter
 kept, counted = reporter.Reporter._keep, []
 def keep(self, *given):
-    counted.append(1)
+    counted.append(given[0] is not None)  # Is there a report?
     return kept(self, *given)
 reporter.Reporter._keep, reporter.counted = keep, counted
 """
@@ -86,15 +86,16 @@ def streams_of(server: Server, check: Callable[[Any], object]) -> Any:
 
 
 async def test_a_process_says_how_it_is(daphne: Daphne) -> None:
+    began = time.time()
     async with daphne.stream("group=orders&group=chat.a") as stream:
         await stream.next()
         await asyncio.to_thread(daphne.publish, "orders", "n", "1")
         await stream.next()
         await asyncio.to_thread(watch, daphne)
         report = await asyncio.to_thread(said, daphne, lambda report: report["open"]["live"])
-    assert abs(report.pop("at") - time.time()) < 10
+    assert began <= report.pop("at") <= time.time()
     assert report.pop("server").startswith("daphne 4.")
-    assert 0 <= report["health"].pop("loop_lag") < 5
+    assert report["health"].pop("loop_lag") >= 0
     counts = report.pop("counts")
     assert counts["delivered"] == 1
     assert counts["bytes"] > 100
@@ -113,6 +114,7 @@ async def test_a_process_says_how_it_is(daphne: Daphne) -> None:
 async def test_streams_are_listed_while_somebody_watches_and_those_that_ended(
     daphne: Daphne,
 ) -> None:
+    began = time.time()
     daphne.publish("orders", "n", "before")
     assert streams_of(daphne, bool) == {"open": [], "ended": []}
     await asyncio.to_thread(watch, daphne)
@@ -127,7 +129,7 @@ async def test_streams_are_listed_while_somebody_watches_and_those_that_ended(
     epoch = opened.id.split("-")[1]
     assert len(row.pop("id")) == 12
     assert row.pop("bytes") > len(last.data)
-    assert abs(row.pop("opened_at") - time.time()) < 20
+    assert began <= row.pop("opened_at") <= time.time()
     assert row == {
         "user": "",
         "user_key": "",
@@ -218,7 +220,7 @@ def test_every_server_has_a_row_while_it_runs(
     server = make_server(kind, options=options)
     report = said(server, bool, by=watcher)
     assert report["server"].startswith(f"{kind.module} ")
-    assert server.stop() < 5
+    server.stop()
     assert rows(watcher).keys() == {pid_of(watcher)}
 
 
@@ -266,17 +268,15 @@ async def test_listeners_are_counted_over_all_processes(
         assert printed.split() == ["3"], "a command serves nothing and knows as much"
 
 
-def test_whoever_watches_is_told_by_the_others_within_a_moment(
+def test_while_somebody_watches_the_others_report_with_each_tick(
     make_daphne: Callable[..., Daphne],
 ) -> None:
     watcher, other = make_daphne(), make_daphne()
-    said(other, bool, by=watcher)
-    began = time.time()
+    run(other, COUNTED)
+    reported = "from sse_app import reporter\nresult = reporter.counted"
+    eventually(lambda: run(other, reported)[-2:] == [False, False], "it reports without need")
     watch(watcher)
-    said(other, lambda report: report["at"] > began, by=watcher)
-    first = time.time() - began
-    said(other, lambda report: report["at"] > began + first + 0.5, by=watcher)
-    assert time.time() - began < 5, "not only every five seconds"
+    eventually(lambda: run(other, reported)[-3:] == [True] * 3, "not with each tick")
 
 
 # --- what can go wrong ---
@@ -302,7 +302,7 @@ def test_a_missing_table_is_told_once_and_harms_nobody(daphne: Daphne) -> None:
     )
     began = time.time()
     said(daphne, lambda report: report["at"] > began)
-    assert daphne.stop() < 5
+    daphne.stop()
 
 
 @pytest.fixture
@@ -367,7 +367,7 @@ async def test_what_is_told_to_come_soon_comes_at_once_and_a_duty_that_fails_is_
     for expected in range(1, 5):
         done.clear()
         processes.soon()
-        await asyncio.wait_for(done.wait(), 10)
+        await asyncio.wait_for(done.wait(), 20)
         assert count == expected
     said = [record.getMessage() for record in caplog.records if "on purpose" in record.getMessage()]
     assert len(said) == 1
@@ -400,7 +400,7 @@ async def test_nothing_of_the_first_request_stays_with_the_reporter() -> None:
 
     found._tick = tick  # type: ignore[method-assign]
     processes.soon()
-    await asyncio.wait_for(seen.wait(), 5)
+    await asyncio.wait_for(seen.wait(), 20)
     assert inside == [""]
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import shutil
 import ssl
-import subprocess
 import threading
 import time
 import uuid
@@ -26,6 +24,7 @@ from sse_app.cursors import START, Position
 from sse_app.eventlog import Discontinuity, RedisEventLog, make_event_log, redis_clients
 from sse_app.events import Event
 
+from .certificates import make_certificate
 from .conftest import eventually
 from .valkeys import Valkey, free_port
 
@@ -405,13 +404,7 @@ def _knows_replica(watcher: Valkey) -> bool:
 
 
 def test_tls_by_the_ordinary_url_and_options(tmp_path: Path, valkey: str) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl to make a certificate with")
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    subprocess.run([*make, *files, *subject], check=True, capture_output=True)
+    certificate, key = make_certificate(tmp_path)
     with _tls_in_front_of(valkey, certificate, key) as port:
         setting = {
             "BACKEND": PATH,

@@ -117,7 +117,6 @@ async def test_a_tab_is_named_on_the_wire_and_must_be_a_name(shared_daphne: Daph
         await up_to(stream, "chat.note")
 
 
-@pytest.mark.timeout(60)
 async def test_a_reply_finds_its_stream_in_another_process(
     make_daphne: Callable[..., Daphne], valkey: str
 ) -> None:

@@ -109,7 +109,7 @@ async def test_the_iterable_is_closed_when_the_reader_leaves() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(closed.wait(), 5)
+    await asyncio.wait_for(closed.wait(), 20)
 
 
 async def test_a_close_says_farewell_and_ends_the_stream() -> None:
@@ -179,7 +179,7 @@ async def test_nothing_is_begun_for_a_head_request() -> None:
         begun.append(after)
         yield await asyncio.Event().wait()
 
-    await asyncio.wait_for(_read(EventStreamResponse(events, RequestFactory().head("/"))), 5)
+    await asyncio.wait_for(_read(EventStreamResponse(events, RequestFactory().head("/"))), 20)
     assert begun == []
 
 

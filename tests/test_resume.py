@@ -53,7 +53,8 @@ class DroppingClient:
                         return
 
 
-@pytest.mark.parametrize("layer", ["in-memory", "redis"])
+@pytest.mark.matrix
+@pytest.mark.parametrize("layer", ["in-memory", pytest.param("redis", marks=pytest.mark.slow)])
 async def test_clients_that_drop_and_come_back_get_each_event_once_and_in_order(
     make_daphne: Callable[..., Daphne], valkey: str, layer: str
 ) -> None:

@@ -11,12 +11,12 @@ import pytest
 from playwright.sync_api import Browser
 
 from .cables import Cable
+from .chromium import CHROMIUM, FLAGS
 from .conftest import Daphne, eventually
 from .sleepers import run
-from .tabs import Tabs, browser, open_tabs, publish
-from .test_browser import CHROMIUM, FLAGS
+from .tabs import Tabs, open_tabs, publish
 
-__all__ = ["browser", "open_tabs"]
+__all__ = ["open_tabs"]
 
 QUICK: dict[str, Any] = {"RETRY": [0.2, 0.3], "HEARTBEAT": 0.5}
 #: For how long a page stays offline, at least. The documentation's figure is that of 30.
@@ -74,10 +74,10 @@ def test_the_browsers_word_for_the_network_counts_at_once(
     pair = [tabs.open("group=orders") for _ in range(2)]
     tabs.context.set_offline(True)
     for tab in pair:
-        tab.until("stream.state === 'offline'", within=2)
+        tab.until("stream.state === 'offline'")
     tabs.context.set_offline(False)
     for tab in pair:
-        tab.until_open(within=2)
+        tab.until_open()
 
 
 def test_a_network_that_dies_without_a_word_is_noticed(
@@ -87,7 +87,7 @@ def test_a_network_that_dies_without_a_word_is_noticed(
     publish(site, range(2))
     tab.until_heard(2)
     cable.cut()
-    tab.until("states.at(-1).join() === 'reconnecting,silent'", within=4)
+    tab.until("states.at(-1).join() === 'reconnecting,silent'")
     publish(site, range(2, 4))
     cable.mend()
     tab.until_heard(4)
@@ -101,7 +101,7 @@ def test_a_server_that_falls_silent_is_noticed(site: Daphne, tabs: Tabs) -> None
     assert site.process is not None
     site.process.send_signal(signal.SIGSTOP)
     try:
-        tab.until("states.at(-1).join() === 'reconnecting,silent'", within=4)
+        tab.until("states.at(-1).join() === 'reconnecting,silent'")
     finally:
         site.process.send_signal(signal.SIGCONT)
     tab.until_open()

@@ -34,7 +34,12 @@ EXAMPLES = {"memory": 250, "sqlite": 100, "postgresql": 40, "redis": 80}
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 
 
-@pytest.fixture(params=EXAMPLES)
+@pytest.fixture(
+    params=[
+        *("memory", "sqlite"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("postgresql", "redis")),
+    ]
+)
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """Each kind of log in turn, with small bounds, and told of nothing by the database."""
     for module in app_modules():
@@ -68,6 +73,7 @@ def writers(store: Store) -> Iterator[list[Writer]]:
         writer.close()
 
 
+@pytest.mark.matrix
 def test_every_client_gets_the_log_or_a_reset_first(
     store: Store, writers: list[Writer], request: pytest.FixtureRequest
 ) -> None:

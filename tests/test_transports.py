@@ -67,7 +67,7 @@ async def test_a_failing_send_is_told_once() -> None:
     told: asyncio.Queue[str] = asyncio.Queue()
     transport.on_broken = told.put_nowait
     transport.write(b"a")
-    assert await asyncio.wait_for(told.get(), 5) == "broken"
+    assert await asyncio.wait_for(told.get(), 20) == "broken"
     assert told.empty()
     await transport.finish()
 
@@ -85,7 +85,7 @@ async def test_an_end_that_nobody_takes_is_given_up_and_the_connection_dropped(
         transport = AsgiTransport(hangs, Server().receive, dropped.set)
         if write:
             transport.write(b"a")
-        await asyncio.wait_for(transport.finish(), 5)
+        await asyncio.wait_for(transport.finish(), 20)
         assert dropped.is_set()
 
 

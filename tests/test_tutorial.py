@@ -13,6 +13,8 @@ import pytest
 
 from .newcomers import ROOT, WAIT, make, read, run, served
 
+pytestmark = pytest.mark.project
+
 BLOCK = re.compile(r"^```(?:python|html)\n(?:# |<!-- )(\S+?\.\w+)(.*?)\n(.*?)^```$", re.M | re.S)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,3 +81,5 @@ CLIENTS = (
     ),
     Client("curl", "curl", "python"),
 )
+#: Those that this machine can run: curl is the one that no package brings.
+PRESENT = tuple(one for one in CLIENTS if one.driver != "curl" or shutil.which("curl"))

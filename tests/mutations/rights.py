@@ -153,8 +153,8 @@ MUTATIONS = (
         "return Event.of(CONTROL_GROUP, CONTROL_EVENT, fields)",
         "return Event.of(CONTROL_GROUP, CONTROL_EVENT, fields, durable=False)",
         [
-            "test_revocation.py::test_of_50_revocations_another_process_follows_none_later_than_"
-            "two_seconds"
+            "test_revocation.py::test_another_process_follows_each_revocation_with_the_next_check_"
+            "of_the_log"
         ],
     ),
     Mutation(

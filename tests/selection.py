@@ -1,0 +1,62 @@
+"""A pytest plugin: which tests are quick, and which ones this machine can't run.
+
+`make test` runs the tests that are marked `quick` and then the others that are not marked `slow`;
+`make test-slow` runs those. A test without any mark of `NOT_QUICK` is quick, so that each test is
+in exactly one of the three parts. All marks are described in `pyproject.toml`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any, Final
+
+import pytest
+
+from .chromium import CHROMIUM
+from .clients import NODE_MODULES
+
+NOT_QUICK: Final = frozenset({"browser", "servers", "proxy", "project", "matrix", "slow"})
+#: Each test with the fixture has the mark.
+BY_FIXTURE: Final = {"browser": "browser", "servers": "make_server"}
+#: Tests with these marks need a program: is it there, and where does it come from?
+NEEDS: Final = {
+    "browser": (CHROMIUM, "no Chromium (install `chromium`, or name one in CHROMIUM)"),
+    "curl": (shutil.which("curl"), "no curl"),
+    "npm": (NODE_MODULES.exists(), "no npm packages (`make install` fetches them)"),
+}
+#: Where everything must run, a test fails in place of being skipped.
+STRICT: Final = "CI" in os.environ
+MISSING: Final = {mark: why for mark, (found, why) in NEEDS.items() if not found and not STRICT}
+
+
+def notice() -> str:
+    """Return the line that says which tests are skipped and why; "" if none is."""
+    told = "; ".join(f"those marked {mark!r}: {why}" for mark, why in MISSING.items())
+    return f"Tests that are skipped: {told}." if told else ""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Print the notice, once: the processes of pytest-xdist have no terminal."""
+    terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    if notice() and not hasattr(session.config, "workerinput"):
+        terminal.write_line(notice())
+
+
+@pytest.hookimpl(tryfirst=True)  # Before `-m` looks at the marks.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by fixtures what uses a browser or servers, then what is quick and what is skipped."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        for mark, fixture in BY_FIXTURE.items():
+            if fixture in fixtures:
+                item.add_marker(mark)
+        marks = {mark.name for mark in item.iter_markers()}
+        if not marks & NOT_QUICK:
+            item.add_marker("quick")
+        for mark in marks & MISSING.keys():
+            item.add_marker(pytest.mark.skip(reason=MISSING[mark]))
+
+
+if __name__ == "__main__" and notice():
+    print(notice())
