@@ -185,9 +185,9 @@ def _load_user(request: ASGIRequest) -> Access:
     if user is None:
         user, moves = user_of(request.session)
     user, fingerprint = _with_fingerprint(user)
-    if fingerprint is None:
-        return Access(user, ())
     key = name_of(request.session.session_key)
+    if fingerprint is None:
+        return Access(user, (), session_key=key)
     return Access(user, (), session_key=key, session_moves=moves, fingerprint=fingerprint)
 
 

@@ -1,7 +1,8 @@
 """The id of a connection: by it a page says beside which stream it speaks, and is replied to.
 
 A stream finds its connection id in `sse.open`; a page sends it back with what it sends up. It is
-signed together with the user, so that nobody can have a reply sent to somebody else.
+signed together with the user, so that nobody can have a reply sent to somebody else. The digest of
+a user says whose a connection is, so that only pages of one user share one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from django.core.signing import BadSignature, Signer
+from django.utils.crypto import salted_hmac
 
 from .events import Event
 from .groups import CONTROL_GROUP
@@ -32,6 +34,15 @@ def stream_of(connection: str, user: str) -> str:
         return _signer(user).unsign(connection)
     except BadSignature:
         return ""
+
+
+def user_digest(user: str) -> str:
+    """Return what stands for a `user_key` in pages and in `sse.open`; empty for a stranger.
+
+    The digest is keyed with `SECRET_KEY`: another site has another digest of the same user, and
+    nobody can find out the user by trying keys.
+    """
+    return salted_hmac("sse_app.user", user, algorithm="sha256").hexdigest()[:16] if user else ""
 
 
 def validate_tab(tab: object) -> str:

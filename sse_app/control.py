@@ -126,6 +126,10 @@ class Reader(ABC):
         """Go on, unless something else than `mark` holds it by now."""
 
     @abstractmethod
+    def sign_out(self) -> None:
+        """End the stream, as its user or session is no longer the one that opened it."""
+
+    @abstractmethod
     def close(self, reason: str) -> None:
         """End the stream."""
 

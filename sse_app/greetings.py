@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 from .conf import settings
-from .connections import connection_id
+from .connections import connection_id, user_digest
 from .events import encode_control
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def greeting(start: Start, kind: Kind, id: str, *, stream: str, user: str) -> by
         "connection": connection_id(stream, user),
     }
     if labelled:
-        # For a client that shares its stream: when to worry, and what more it could ask for.
+        # For a client that shares its stream: with whose pages it may, when to worry, and what more
+        # it could ask for.
+        data |= {"user": user_digest(user)}
         data |= {"heartbeat": limits.HEARTBEAT, "max_groups": limits.MAX_GROUPS}
     return encode_control("sse.open", data, id=id, retry=random.uniform(*limits.RETRY))

@@ -99,10 +99,12 @@ class Revalidator:
             gone = bool(reader.session_key) and reader.session_key not in sessions
             try:
                 if found is None or not found.active:
-                    reader.close("auth")
-                elif gone:
+                    reader.sign_out()
+                elif gone and reader.session_moves:
                     # The browser may have the moved session's cookie, so it comes again with that.
-                    reader.close("age" if reader.session_moves else "auth")
+                    reader.close("age")
+                elif gone:
+                    reader.sign_out()
                 else:
                     await reader.readmit(found)
             except Exception:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.contrib.auth.signals import user_logged_out
+from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db import models, router, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.utils import timezone
@@ -95,6 +95,7 @@ async def adisconnect(*, user: Any = None, group: str | None = None) -> None:
 def connect_signals() -> None:
     """Follow what Django tells of users and their rights; called once the apps are ready."""
     model: Any = get_user_model()
+    user_logged_in.connect(_logged_in, dispatch_uid="sse_app")
     user_logged_out.connect(_logged_out, dispatch_uid="sse_app")
     post_save.connect(_user_saved, sender=model, dispatch_uid="sse_app")
     post_delete.connect(_user_deleted, sender=model, dispatch_uid="sse_app")
@@ -110,6 +111,15 @@ def connect_signals() -> None:
             m2m_changed.connect(_rights_changed, sender=through, dispatch_uid="sse_app")
     post_save.connect(_token_saved, sender=AccessToken, dispatch_uid="sse_app")
     post_delete.connect(_token_deleted, sender=AccessToken, dispatch_uid="sse_app")
+
+
+def _logged_in(sender: Any, request: Any, **kwargs: Any) -> None:
+    # By now `login()` has given the browser another session, and only the cookie still names the
+    # one before. Streams of that one are another user's, or a stranger's who has a user now.
+    key = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
+    session = getattr(request, "session", None)
+    if key and session is not None and key != session.session_key:
+        _follow(control.Revocation(session=session_digest(name_of(key))), using=None)
 
 
 def _logged_out(sender: Any, request: Any, user: Any, **kwargs: Any) -> None:

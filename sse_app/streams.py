@@ -16,6 +16,7 @@ from django.core.exceptions import ObjectDoesNotExist
 
 from . import control, signals
 from .admission import Access
+from .authorization import is_public
 from .cohorts import Cohort, gather
 from .conf import settings
 from .connections import Reply
@@ -83,6 +84,8 @@ class Stream(Sink, Reader):
         self._told = False
         #: Until then the policy may have seen a replica that lags.
         self._settles_at = _lag_ends()
+        #: The groups that need the user who is no longer there; none: `sse.close` is about all.
+        self._ended: tuple[str, ...] = ()
         #: Where each group was reset to that was, and why.
         self.resets: Mapping[str, tuple[Position, Reason]] = NONE
         self._ping = ping
@@ -141,7 +144,8 @@ class Stream(Sink, Reader):
                 reason = self.close_reason or "error"
                 if reason not in UNHEARD:
                     id = self.subscription.cursor if self.subscription.positions else ""
-                    self._write(farewell(reason, id))
+                    lost = self._ended if self.subscription.kind[1] and reason == "auth" else ()
+                    self._write(farewell(reason, id, lost))
                 await self._transport.finish()
         finally:
             self._places.release()
@@ -211,8 +215,9 @@ class Stream(Sink, Reader):
             self.subscription.hold()
             then: Callable[[], None] = self.hub.revalidator.soon
         else:
-            self.subscription.cut("auth")
-            then = partial(self.subscription.close, "auth")
+            reason = "auth" if revocation.stream else self._signed_out()
+            self.subscription.cut(reason)
+            then = partial(self.subscription.close, reason)
         try:
             self.loop.call_soon_threadsafe(then)
         except RuntimeError:
@@ -228,7 +233,7 @@ class Stream(Sink, Reader):
     async def readmit(self, fingerprint: Fingerprint) -> None:
         before, told, settles_at = self.access.fingerprint, self._told, self._settles_at
         if before is None or fingerprint.password != before.password:
-            self.close("auth")
+            self.sign_out()
             return
         changed = fingerprint != before
         if not (changed or told or settles_at):
@@ -259,12 +264,21 @@ class Stream(Sink, Reader):
         try:
             await self.access.refresh()
         except ObjectDoesNotExist:  # The user was deleted a moment ago.
-            self.close("auth")
+            self.sign_out()
             return set()
         return asked - set(await self.access.permitted(asked))
 
     def release(self, mark: int) -> None:
         self.subscription.release(mark)
+
+    def sign_out(self) -> None:
+        self.close(self._signed_out())
+
+    def _signed_out(self) -> str:
+        """Return the reason: what anybody may hear comes back at once, by whoever is there now."""
+        self._ended = tuple(group for group in self.groups if not is_public([group]))
+        needs_user = self._ended and self.user_key
+        return "auth" if needs_user or self.access.token_key else "session"
 
     def close(self, reason: str) -> None:
         self.subscription.close(reason)

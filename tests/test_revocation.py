@@ -426,6 +426,7 @@ async def test_a_logout_that_can_not_be_told_to_others_ends_the_streams_here(
         raise ConnectionError("on purpose")
 
     monkeypatch.setattr("sse_app.publishing.publish_events", away)
+    listening.user_key = "1"
     listening.session_digest = control.session_digest("key")
     session = SimpleNamespace(session_key="key")
     # As Django calls it: the page that logs out must not fail.

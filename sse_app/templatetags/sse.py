@@ -6,12 +6,14 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from django import template
+from django.core.exceptions import SynchronousOnlyOperation
 from django.templatetags.static import static
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from ..authorization import is_public
+from ..connections import user_digest
 from ..grants import Grant, reader_of
 from ..groups import validate_group
 from ..presence import Member, members
@@ -55,7 +57,8 @@ def sse_stream(context: Any, *groups: str, after: str = "") -> SafeString:
     connected while it is there; any `EventSource` can open its `url` too. The arguments are those
     of `sse_url`.
     """
-    return format_html('<sse-stream url="{}"></sse-stream>', sse_url(context, *groups, after=after))
+    url = sse_url(context, *groups, after=after)
+    return format_html('<sse-stream url="{}"{}></sse-stream>', url, _user_of(context))
 
 
 @register.simple_tag
@@ -79,4 +82,18 @@ def sse_script(context: Any) -> SafeString:
         nonce = getattr(context.get("request"), "csp_nonce", None)
     # Not by its truth: one that nobody has asked for yet is false, and is made by str().
     own = "" if nonce is None else format_html(' nonce="{}"', str(nonce))
-    return format_html('<script type="module" src="{}"{}></script>', static(SCRIPT), own)
+    src, user = static(SCRIPT), _user_of(context)
+    return format_html('<script type="module" src="{}"{}{}></script>', src, own, user)
+
+
+def _user_of(context: Any) -> SafeString | str:
+    """Return the attribute that says for whom the page is rendered: pages of one user share."""
+    request = context.get("request")
+    if request is None:
+        return ""
+    try:
+        user = reader_of(request)
+    except SynchronousOnlyOperation:
+        # In an async view that has not loaded the user. The server says it when a stream opens.
+        return ""
+    return format_html(' data-sse="{}"', user_digest("" if user is None else str(user.pk)))

@@ -34,12 +34,8 @@
  */
 
 /** With the version of what they tell each other. */
-const BETWEEN_TABS = "sse_app 1 ";
+const BETWEEN_TABS = "sse_app 2 ";
 const RESET = "sse.reset";
-/** @type {Told} */
-const ALONE = { t: "alone" };
-/** @param {string} reason @returns {Told} */
-const closed = (reason) => ({ t: "state", state: "closed", reason });
 const LONGEST_TIMER = 3_600_000;
 /** For an answer, and between two attempts. */
 const LONGEST_WAIT = 60_000;
@@ -47,11 +43,15 @@ const ASKED = 2;
 const YOUNG = 10_000;
 const JOINING = 500;
 const SHRINKING = 2_000;
-const FIELDS = new Set(["data", "event", "group", "tab"]);
+/** A number of milliseconds or an id with a NUL in it is no such line. */
+const LINE = /^(data|event|group|tab|id(?![^]*\0)|retry(?=: ?\d+$))(?:: ?([^]*))?$/;
+const JSON_TYPE = "application/json";
 
 const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
 /** Full jitter: anything up to a bound that doubles. @param {number} base @param {number} failures */
 const jitter = (base, failures) => Math.random() * Math.min(LONGEST_WAIT, base * 2 ** failures);
+/** @param {string} events @param {(_: any) => void} fn */
+const when = (events, fn) => events.split(" ").forEach((name) => addEventListener(name, fn, true));
 /** @param {number} ms */
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 /** @param {any} text */
@@ -72,23 +72,20 @@ export function parser(take) {
   let rest = "";
   let afterCr = false;
   /** @type {any} */
-  let block = {};
+  let block;
 
   /** @param {string} line */
   function read(line) {
     if (!line) {
       const whole = block;
-      block = {};
-      if (Object.keys(whole).length) take(whole);
+      block = undefined;
+      if (whole) take(whole);
       return;
     }
-    const [, field, value] = /** @type {string[]} */ (/^([^:]*):? ?([^]*)$/.exec(line));
-    if (field === "data" && "data" in block) block.data += `\n${value}`;
-    else if (
-      field === "retry" ? /^\d+$/.test(value) : field === "id" ? !value.includes("\0") : FIELDS.has(field)
-    ) {
-      block[field] = value;
-    }
+    const [, field, value = ""] = LINE.exec(line) ?? [];
+    if (!field) return;
+    block ??= {};
+    block[field] = field === "data" && "data" in block ? `${block.data}\n${value}` : value;
   }
 
   return (/** @type {string} */ text) => {
@@ -105,26 +102,14 @@ export function parser(take) {
 
 /** The places in an id, in its order; null for one that this script can't read. @param {string} id */
 function placesOf(id) {
-  const [version, ...parts] = id.split(".");
-  /** @type {Places} */
-  const places = new Map();
-  for (const part of parts) {
-    const found = /^([a-z2-7]{8})-([a-z0-9]+-\d+)$/.exec(part);
-    if (!found) return null;
-    places.set(found[1], found[2]);
-  }
-  return version === "1" && places.size ? places : null;
+  if (!/^1(\.[a-z2-7]{8}-[a-z0-9]+-\d+)+$/.test(id)) return null;
+  const parts = id.split(".").slice(1);
+  return new Map(parts.map((part) => /** @type {[string, string]} */ (part.split(/-(.*)/))));
 }
 
 /** @param {Places} places */
 const idOf = (places) =>
   places.size ? ["1", ...[...places].map((part) => part.join("-"))].join(".") : "";
-
-/** @param {string} place @returns {[string, number]} */
-const split = (place) => {
-  const [epoch, offset] = place.split("-");
-  return [epoch, Number(offset)];
-};
 
 /**
  * Whether who stands at `place` misses nothing on a connection that begins at `start`. Epoch "0" is
@@ -132,8 +117,8 @@ const split = (place) => {
  * @param {string} start @param {string} place
  */
 function covers(start, place) {
-  const [[epoch, offset], [own, reached]] = [start, place].map(split);
-  return epoch === "0" || (epoch === own && offset <= reached);
+  const [[epoch, offset], [own, reached]] = [start, place].map((text) => text.split("-"));
+  return epoch === "0" || (epoch === own && +offset <= +reached);
 }
 
 /**
@@ -144,8 +129,7 @@ function covers(start, place) {
 function include(places, others) {
   for (const [hash, place] of others) {
     const known = places.get(hash);
-    const [[epoch, offset], [own, reached]] = [place, known ?? ""].map(split);
-    if (!known || (epoch === own ? offset < reached : epoch === "0")) places.set(hash, place);
+    if (!known || covers(place, known)) places.set(hash, place);
   }
 }
 
@@ -184,9 +168,9 @@ function csrfToken() {
 
 /** An answer that is no success: `status`, and the server's `answer` as it came or as JSON. */
 export class RequestError extends Error {
-  /** @param {number} status @param {any} answer */
-  constructor(status, answer) {
-    super([answer?.error ?? `HTTP ${status}`].flat().join(" "));
+  /** @param {number} status @param {any} answer @param {string} type */
+  constructor(status, answer, type) {
+    super([answer?.error ?? `HTTP ${status} ${type}`].flat().join(" "));
     this.status = status;
     this.answer = answer;
   }
@@ -199,24 +183,32 @@ const lock = async (name, options, fn) => navigator.locks.request(name, options,
 
 /** Whether an answer, or that there was none, is passing. @param {number} status */
 const passes = (status) => !status || status === 429 || status >= 500;
+/** @param {Response} response */
+const typeOf = (response) => response.headers.get("Content-Type") ?? "";
 /** @param {Response} response  In milliseconds; undefined if it does not say. */
 const retryAfter = (response) => 1000 * Number(response.headers.get("Retry-After")) || undefined;
 
 /**
- * What the server says to a POST; status 0: nothing.
- * @param {URL} url @param {unknown} data @param {Options} options @param {string} [key]
+ * The app's answer to a POST, or the `error` for everything else; status 0: nothing came.
+ * @param {URL} url @param {unknown} data @param {Options} options
  * @returns {Promise<{status: number, answer?: any, error?: unknown, wait?: number}>}
  */
-async function post(url, data, options, key) {
+async function post(url, data, options, key = random()) {
   const body = JSON.stringify(data);
-  /** @type {Record<string, string>} */
-  const headers = { "Content-Type": "application/json", "X-CSRFToken": options.csrf?.() ?? csrfToken() };
-  if (key) headers["Idempotency-Key"] = key;
+  const headers = {
+    "Content-Type": JSON_TYPE,
+    ...(url.origin === location.origin && { "X-CSRFToken": options.csrf?.() ?? csrfToken() }),
+    "Idempotency-Key": key,
+  };
   try {
     const signal = AbortSignal.timeout(LONGEST_WAIT);
-    const response = await fetch(url, { method: "POST", headers, body, signal });
+    // A redirect leads to a login page, or takes the token and the message to another site.
+    const response = await fetch(url, { method: "POST", headers, body, redirect: "manual", signal });
+    const status = response.status || 302; // The browser hides the status of a redirect.
+    const type = typeOf(response);
     const answer = parse(await response.text());
-    return { status: response.status, answer, wait: retryAfter(response) };
+    const ours = status === 200 && type.startsWith(JSON_TYPE);
+    return { status, answer, wait: retryAfter(response), error: !ours && new RequestError(status, answer, type) };
   } catch (error) {
     return { status: 0, error };
   }
@@ -224,14 +216,9 @@ async function post(url, data, options, key) {
 
 // --- one connection ---
 
-/** All connections of this page: what wakes the page wakes them. @type {Set<Line>} */
-const lines = new Set();
-
 /** A connection that is made again whenever it ends, until it is closed or over. */
 class Line {
   opened = false;
-  /** It goes on until its successor has opened, and is not made again. */
-  retired = false;
   /** Whom it serves. @type {string[]} */
   ids = [];
   #closed = false;
@@ -242,9 +229,7 @@ class Line {
   /** @type {number | undefined} */
   #wait;
   #reason = "";
-  #over = "";
-  /** Ends the wait for the next attempt. @type {((_: unknown) => void) | null} */
-  #go = null;
+  /** Ends the attempt, or the wait for the next one. */
   #abort = new AbortController();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
@@ -253,33 +238,30 @@ class Line {
   /** @param {Pool} pool */
   constructor(pool) {
     this.#pool = pool;
-    lines.add(this);
   }
 
   close() {
     this.#closed = true;
-    lines.delete(this);
     this.#abort.abort();
-    this.#go?.(0);
   }
 
-  /** Look at once whether it lives; `now`: it is certain that it has to be made again. */
-  poke(now = false) {
+  /** Look at once whether it lives; `now`: it is certain that it has to be made again. @param {boolean} now */
+  poke(now) {
     if (now) this.#failures = 0;
     else if (Date.now() < this.#due) return;
-    if (this.#go) return this.#go(0);
     this.#wait = 0;
     this.#reason = now ? "network" : "silent";
     this.#abort.abort();
   }
 
   async run() {
-    this.#turn("connecting", "");
+    this.#pool.turn("connecting", "", this);
     while (!this.#closed) {
       this.#wait = undefined;
-      this.#reason = this.#over = "";
+      this.#reason = "";
+      let refused;
       try {
-        await this.#once();
+        refused = await this.#once();
       } catch {
         this.#reason ||= this.#abort.signal.aborted ? "silent" : "network";
       }
@@ -287,27 +269,24 @@ class Line {
       this.#abort.abort();
       this.opened = false;
       if (this.#closed) return;
-      if (this.retired) return this.close();
-      const expired = this.#over === "expired";
-      if (!this.#over || expired) this.#turn(navigator.onLine ? "reconnecting" : "offline", this.#reason);
-      if (expired && (await this.#pool.renew())) this.#over = "";
-      if (this.#closed) return;
-      if (this.#over) {
+      if (this.#pool.next && this.#pool.next !== this) return this.close(); // Its successor is on its way.
+      if (refused) {
         this.close();
-        return this.#pool.over(this.#over, this.#reason, this);
+        return this.#pool.refused(`refused: ${this.#reason}`, this);
       }
-      const wait = this.#wait ?? jitter(this.#base, this.#failures++);
-      await new Promise((done) => {
-        this.#go = done;
-        this.#then(done, wait);
-      });
-      this.#go = null;
+      this.#pool.turn(navigator.onLine ? "reconnecting" : "offline", this.#reason, this);
+      if (this.#reason === "expired") await this.#pool.renew();
+      if (this.#closed) return;
+      this.#abort = new AbortController();
+      this.#abortIn(this.#wait ?? jitter(this.#base, this.#failures++));
+      await until(this.#abort.signal);
     }
   }
 
+  /** Returns whether the server refuses this for good. */
   async #once() {
     this.#abort = new AbortController();
-    this.#alive();
+    this.#abortIn();
     const { url, cursor, ids, labelled } = this.#pool.target();
     this.ids = ids;
     const response = await fetch(url, {
@@ -317,12 +296,10 @@ class Line {
       signal: this.#abort.signal,
     });
     const { status, body } = response;
-    const type = response.headers.get("Content-Type") ?? "";
-    if (status !== 200 || !body || !/^text\/event-stream\b/i.test(type)) {
+    if (status !== 200 || !body || !/^text\/event-stream\b/i.test(typeOf(response))) {
       this.#reason = `HTTP ${status}`;
       this.#wait = retryAfter(response);
-      if (status !== 200 && !passes(status)) this.#reason = `${(this.#over = "refused")}: ${this.#reason}`;
-      return;
+      return status !== 200 && !passes(status);
     }
     if (!labelled) this.#open();
     const feed = parser((block) => this.#hear(block));
@@ -331,28 +308,23 @@ class Line {
     for (;;) {
       const { done, value } = await reader.read();
       if (done || this.#closed) return;
-      this.#alive();
+      this.#abortIn();
       feed(decoder.decode(value, { stream: true }));
     }
   }
 
-  /** Something came: if nothing does for long, this connection is dead. */
-  #alive() {
-    this.#then(() => this.#abort.abort(), this.#pool.silence);
-  }
-
-  /** @param {(_: any) => void} fn @param {number} ms */
-  #then(fn, ms) {
+  /** Without an argument: after so long without a byte the connection is dead. */
+  #abortIn(ms = 2.5 * this.#pool.heartbeat) {
     ms = Math.min(ms, LONGEST_TIMER); // A timer of many days would fire at once.
     this.#due = Date.now() + ms;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(fn, ms);
+    this.#timer = setTimeout(() => this.#abort.abort(), ms);
   }
 
   #open() {
     this.opened = true;
     this.#failures = 0;
-    this.#turn("open", "");
+    this.#pool.turn("open", "", this);
   }
 
   /** @param {Block} block */
@@ -360,35 +332,33 @@ class Line {
     if (this.#closed) return;
     const { event: name, data, retry } = block;
     const busy = name === "sse.busy";
-    const over = busy || name === "sse.close" ? String(parse(data)?.reason) : "";
-    if (over) this.#reason = busy ? `busy: ${over}` : over;
-    if (/^(auth|expired|end)$/.test(over)) this.#over = over;
-    else if (retry && over) this.#wait = +retry;
-    else if (retry) this.#base = +retry;
+    const { reason, groups } = busy || name === "sse.close" ? (parse(data) ?? {}) : {};
+    const over = /^(auth|end)$/.test(reason);
+    if (reason) this.#reason = busy ? `busy: ${reason}` : reason;
+    if (retry && !reason) this.#base = +retry;
+    else if (retry && !over && reason !== "expired") this.#wait = +retry;
     this.#pool.hear(block, this);
     if (name === "sse.open") this.#open();
-  }
-
-  /** @param {State} state @param {string} reason */
-  #turn(state, reason) {
-    this.#pool.turn(state, reason, this);
+    if (over) this.#pool.lose(reason, groups);
   }
 }
 
 // --- who shares a connection ---
 
-/** The shared ones of this page, by the path of their streams. @type {Map<string, Pool>} */
-const shared = new Map();
-/** All that have streams, also those of a single one. @type {Set<Pool>} */
-const pools = new Set();
+/** Those of this page that have streams, by their names. @type {Map<string, Pool>} */
+const pools = new Map();
 
 /** The streams of this page that share a connection, and the connection, if this tab leads. */
 class Pool {
   /** What the server said when the connection opened. @type {any} */
   about = {};
-  /** This page's. @type {Map<string, Stream>} */
-  streams = new Map();
+  /** This page's. @type {Set<Stream>} */
+  streams = new Set();
+  /** Those of them that the connection serves, by the leader's word. @type {string[]} */
+  served = [];
   #tab = random();
+  #path;
+  #user;
   #name;
   #leader = "";
   /** How often this tab has asked its leader for a sign of life since the last one. */
@@ -403,7 +373,8 @@ class Pool {
   #watch;
 
   // Of the leader:
-  #leads = new AbortController();
+  /** Ends what this tab does as the leader. @type {AbortController | null} */
+  #leads = null;
   /** @type {Map<string, Member>} */
   #members = new Map();
   /** Tabs that have not said yet what they want. @type {Set<string>} */
@@ -412,8 +383,8 @@ class Pool {
   #tabs = new Set();
   /** @type {Line | null} */
   #line = null;
-  /** @type {Line | null} */
-  #next = null;
+  /** What is to take its place once it has opened. @type {Line | null} */
+  next = null;
   /** Where the connection stands. @type {Places} */
   #at = new Map();
   /** Where those stand that it does not serve yet. @type {Places} */
@@ -421,15 +392,11 @@ class Pool {
   /** @type {Map<string, string>} */
   #names = new Map();
 
-  /** @param {string} path  That of the stream's URL; empty for a stream of its own. */
-  constructor(path) {
-    this.#name = path && BETWEEN_TABS + path;
-    this.#leads.abort();
-  }
-
-  /** After so many milliseconds without a byte a connection is dead. */
-  get silence() {
-    return 2.5 * this.heartbeat;
+  /** @param {string} path  Empty for a stream of its own. @param {string | undefined} user @param {string} name */
+  constructor(path, user, name) {
+    this.#path = path;
+    this.#user = user;
+    this.#name = name;
   }
 
   /** In milliseconds. */
@@ -439,29 +406,26 @@ class Pool {
 
   /** @param {Stream} stream */
   add(stream) {
-    pools.add(this);
-    this.streams.set(stream.id, stream);
+    pools.set(this.#name, this);
+    this.streams.add(stream);
     stream.pool = this;
     if (this.#held) this.#join([stream]);
     else this.start();
   }
 
   /** @param {Stream} stream */
-  remove({ id }) {
-    if (!this.streams.delete(id)) return;
-    if (!this.streams.size) {
-      pools.delete(this);
-      return this.stop();
-    }
-    if (this.#leading) this.#leave([id]);
-    else this.#post({ t: "leave", ids: [id] });
+  remove(stream) {
+    this.streams.delete(stream);
+    if (this.streams.size) return this.#ask("leave", [{ id: stream.id }]);
+    pools.delete(this.#name);
+    this.stop();
   }
 
   start() {
-    if (this.#held || !this.streams.size) return;
+    if (this.#held) return;
     const held = (this.#held = new AbortController());
-    if (!this.#name) return this.#lead();
-    this.#channel = new BroadcastChannel(this.#name);
+    if (!this.#path) return this.#lead();
+    this.#channel = new BroadcastChannel(this.#path);
     this.#channel.onmessage = ({ data }) => this.#hear(data);
     // Whoever leads waits for this lock, and so learns of the end of this tab, however it ends.
     lock(`${this.#name} ${this.#tab}`, held, () => {
@@ -480,8 +444,7 @@ class Pool {
 
   /** Give back what would keep the page out of the back/forward cache, or others waiting. */
   stop() {
-    if (!this.#held) return;
-    this.#held.abort();
+    this.#held?.abort();
     this.#held = null;
     this.#turn.abort();
     this.#resign();
@@ -489,30 +452,18 @@ class Pool {
     this.#channel = null;
     clearTimeout(this.#watch);
     this.#leader = "";
-    this.#asked = 0;
-  }
-
-  get #own() {
-    return [...this.streams.values()];
+    this.served = [];
   }
 
   get #all() {
     return [...this.#members.values()];
   }
 
-  get #ids() {
-    return [...this.#members.keys()];
-  }
-
-  get #leading() {
-    return !this.#leads.signal.aborted;
-  }
-
   // --- between tabs ---
 
   /** @param {object} message */
   #post(message) {
-    this.#channel?.postMessage({ ...message, from: this.#tab });
+    this.#channel?.postMessage({ ...message, from: this.#tab, user: this.#user });
   }
 
   /** Tell everybody, this page too. @param {Told} told */
@@ -523,27 +474,25 @@ class Pool {
 
   /** @param {Told} told */
   #deliver(told) {
-    this.about = told.about ?? this.about;
-    for (const stream of this.#own) stream.take(told);
+    if (told.t === "open") ({ about: this.about, ids: this.served } = told);
+    for (const stream of this.streams) stream.take(told);
   }
 
   /** @param {any} message  From a tab of this origin; one with another script may send anything. */
   #hear(message) {
     try {
-      const { t, from } = message;
-      if (t === "join" || t === "leave" || t === "ask") {
-        if (!this.#leading) return;
-        if (t === "join") this.#admit(from, message.streams);
-        else if (t === "leave") this.#leave(message.ids);
-        else {
-          this.#line?.poke();
-          this.#tell({ t: "alive" });
-        }
+      const { t, from, user } = message;
+      if (user !== this.#user) {
+        // Another user's page has come: whose session is it now?
+        if (t === "lead" && user !== undefined && this.#leads) this.#open();
         return;
       }
-      if (this.#leading) return; // Somebody takes over: the lock will say so.
+      if (message.streams) return this.#leads && this.#serve(message);
+      // Also from the leader before this one: the lock that it released may have come first.
+      if (t === "go") return this.#deliver(message);
+      if (this.#leads) return; // Somebody takes over: the lock will say so.
       if (t === "lead") this.#leader = from;
-      else if (from !== (this.#leader ||= from)) return;
+      if (from !== (this.#leader ||= from)) return;
       this.#asked = 0;
       if (t === "lead") this.#join();
       else this.#deliver(message);
@@ -553,10 +502,15 @@ class Pool {
     }
   }
 
-  #join(streams = this.#own) {
-    const wants = streams.map(({ want }) => want);
-    if (this.#leading) this.#admit(this.#tab, wants);
-    else this.#post({ t: "join", streams: wants });
+  /** @param {Iterable<Stream>} streams */
+  #join(streams = this.streams) {
+    this.#ask("join", [...streams].map(({ want }) => want));
+  }
+
+  /** Ask the leader, which may be this tab. @param {string} t @param {any[]} streams */
+  #ask(t, streams) {
+    if (this.#leads) this.#serve({ t, streams, from: this.#tab });
+    else this.#post({ t, streams });
   }
 
   /** A follower asks whether its leader is still there, and makes it look whether its line is. */
@@ -564,8 +518,8 @@ class Pool {
     clearTimeout(this.#watch);
     this.#watch = setTimeout(() => {
       this.#look();
-      if (this.#leading) return;
-      if (this.#asked++ < ASKED) this.#post({ t: "ask" });
+      if (this.#leads) return;
+      if (this.#asked++ < ASKED) this.#ask("ask", []);
       else this.#compete(true);
     }, this.heartbeat);
   }
@@ -598,11 +552,11 @@ class Pool {
     if (this.#channel) {
       // Who is there says so; then one connection is made for all.
       const { held = [] } = await navigator.locks.query();
-      const prefix = `${this.#name} `;
       for (const { name = "" } of held) {
-        if (name.startsWith(prefix)) this.#expected.add(name.slice(prefix.length));
+        const [, tab] = name.split(`${this.#name} `);
+        if (tab) this.#expected.add(tab);
       }
-      if (!this.#leading) return;
+      if (!this.#leads) return;
       this.#post({ t: "lead" });
       setTimeout(() => {
         this.#expected.clear();
@@ -613,11 +567,27 @@ class Pool {
   }
 
   #resign() {
-    this.#leads.abort();
+    this.#leads?.abort();
+    this.#leads = null;
     this.#line?.close();
-    this.#next?.close();
-    this.#line = this.#next = null;
+    this.next?.close();
+    this.#line = this.next = null;
     for (const kept of [this.#members, this.#tabs, this.#at, this.#wanted, this.#names]) kept.clear();
+  }
+
+  /** @param {any} message */
+  #serve({ t, streams, from }) {
+    if (t === "join") this.#admit(from, streams);
+    else if (t === "leave") this.#leave(streams);
+    else {
+      this.poke();
+      this.#tell({ t: "alive" });
+    }
+  }
+
+  /** What wakes the page wakes its connections. */
+  poke(now = false) {
+    for (const line of [this.#line, this.next]) line?.poke(now);
   }
 
   get #groups() {
@@ -629,15 +599,15 @@ class Pool {
     this.#expected.delete(tab);
     if (tab !== this.#tab && !this.#tabs.has(tab)) {
       this.#tabs.add(tab);
-      lock(`${this.#name} ${tab}`, this.#leads, () => {
+      lock(`${this.#name} ${tab}`, /** @type {AbortController} */ (this.#leads), () => {
         this.#tabs.delete(tab);
-        this.#leave(this.#all.filter((member) => member.tab === tab).map(({ id }) => id));
+        this.#leave(this.#all.filter((member) => member.tab === tab));
       }).catch(() => {});
     }
     let more = false;
     for (const want of wants) {
       if (new Set([...this.#groups, ...want.groups]).size > this.about.max_groups) {
-        this.#dismiss(ALONE, [want.id]);
+        this.#dismiss({}, [want]);
         continue;
       }
       this.#members.set(want.id, { ...want, tab });
@@ -654,15 +624,15 @@ class Pool {
   #serves({ groups, places }) {
     return (
       this.#line?.opened &&
-      !this.#next &&
+      !this.next &&
       groups.every((group) => this.#names.has(group)) &&
       [...places].every(([hash, place]) => covers(this.#at.get(hash) ?? "0", place))
     );
   }
 
-  /** @param {string[]} ids */
-  #leave(ids) {
-    for (const id of ids) this.#members.delete(id);
+  /** @param {{id: string}[]} members */
+  #leave(members) {
+    for (const { id } of members) this.#members.delete(id);
     setTimeout(() => {
       // Later, as a page that is left for another often wants the same again.
       if (this.#line?.opened && this.#groups.size < this.#names.size) this.#open();
@@ -672,13 +642,13 @@ class Pool {
   /** Make a connection for all that is wanted now. */
   #open() {
     if (this.#expected.size || !this.#members.size) return;
-    this.#next?.close();
-    this.#next = null;
-    if (!this.#line?.opened) this.#line?.close();
-    else this.#line.retired = true;
-    const line = new Line(this);
-    if (this.#line?.opened) this.#next = line;
-    else this.#line = line;
+    this.next?.close();
+    const line = (this.next = new Line(this));
+    if (!this.#line?.opened) {
+      this.#line?.close();
+      this.#line = line;
+      this.next = null;
+    }
     void line.run();
   }
 
@@ -690,7 +660,7 @@ class Pool {
   // --- for the connection ---
 
   target() {
-    const [stream] = this.#own;
+    const [stream] = this.streams;
     const url = new URL(stream.url);
     const query = url.searchParams;
     const grants = this.#grants;
@@ -704,7 +674,8 @@ class Pool {
     if (groups.length) query.append("label", "1");
     const from = new Map(this.#at);
     include(from, this.#wanted);
-    return { url, cursor: this.#name ? idOf(from) : stream.cursor, ids: this.#ids, labelled: groups.length };
+    const ids = [...this.#members.keys()];
+    return { url, cursor: this.#path ? idOf(from) : stream.cursor, ids, labelled: groups.length };
   }
 
   get #grants() {
@@ -713,7 +684,7 @@ class Pool {
 
   /** @param {State} state @param {string} reason @param {Line} line */
   turn(state, reason, line) {
-    if (line === this.#next && this.#line?.opened) return;
+    if (line === this.next && this.#line?.opened) return;
     this.#tell({ t: "state", state, reason });
   }
 
@@ -722,82 +693,83 @@ class Pool {
     const name = event || "message";
     const opens = name === "sse.open";
     if (line !== this.#line && !opens) return;
-    const places = this.#name && id ? placesOf(id) : null;
+    const places = this.#path && id ? placesOf(id) : null;
     if (opens) this.#opened(parse(data) ?? {}, places, line);
     else if (places) this.#at = places;
     if (name === RESET) group = parse(data)?.group;
     const hash = this.#names.get(group ?? "");
-    id = this.#name ? places?.get(hash ?? "") : id;
+    id = this.#path ? places?.get(hash ?? "") : id;
     this.#tell({ t: "event", name, data, group, hash, id, ids: tab && [tab] });
   }
 
   /** @param {any} data @param {Places | null} places @param {Line} line */
   #opened(data, places, line) {
-    if (line === this.#next) {
+    if (line === this.next) {
       this.#line?.close();
       this.#line = line;
-      this.#next = null;
+      this.next = null;
     }
     this.about = data;
-    if (!this.#name) return;
+    if (!this.#path) return;
+    const { user: whose = this.#user } = data;
+    // A page that was kept for long, or rendered for somebody else: the server knows who it is.
+    if (whose !== this.#user) return this.#dismiss({ whose });
     // Ids that can't be read, or a server that knows of no labels: nothing says whose an event is.
-    if (!places || !data.max_groups) return this.#dismiss(ALONE);
+    if (!places || !data.max_groups) return this.#dismiss({});
     this.#at = places;
     this.#wanted.clear();
-    const hashes = [...places.keys()];
-    this.#names = new Map(hashes.map((hash, n) => [data.groups[n], hash]));
+    this.#names = new Map([...places.keys()].map((hash, n) => [data.groups[n], hash]));
     this.#welcome();
   }
 
-  /** @param {Told} told @param {string[]} ids */
-  #dismiss(told, ids = this.#ids) {
-    for (const id of ids) this.#members.delete(id);
-    this.#tell({ ...told, ids });
+  /**
+   * Streams leave the connection: closed for a `reason`, or for that of the pages of `whose`, or else for their own.
+   * @param {{reason?: string, whose?: string}} where @param {{id: string}[]} members
+   */
+  #dismiss(where, members = this.#all) {
+    for (const { id } of members) this.#members.delete(id);
+    this.#tell({ t: "go", ...where, ids: members.map(({ id }) => id) });
   }
 
-  /** @param {string} what @param {string} reason @param {Line} line */
-  over(what, reason, line) {
-    const former = this.#line;
-    if (line === this.#next) {
+  /** @param {string} reason @param {Line} line */
+  refused(reason, line) {
+    if (line === this.next) {
       // It was the last ones' to be refused.
-      this.#next = null;
+      this.next = null;
       this.#wanted.clear();
-      this.#dismiss(ALONE, this.#ids.filter((id) => !former?.ids.includes(id)));
-      if (former?.opened) former.retired = false;
-      else this.#open();
-    } else if (line === former) {
+      this.#dismiss({}, this.#all.filter(({ id }) => !this.#line?.ids.includes(id)));
+      if (!this.#line?.opened) this.#open();
+    } else {
       this.#line = null;
-      const several = this.#members.size > 1;
-      this.#dismiss(what === "refused" && several ? ALONE : closed(reason));
+      this.#dismiss(this.#members.size > 1 ? {} : { reason });
     }
   }
 
-  /**
-   * Have the oldest grant renewed, as it ends first. Without it, those who came with it are closed.
-   * Returns whether there is somebody to go on for.
-   */
+  /** Close the streams of these groups, or all; the others go on. @param {string} reason @param {string[]} [lost] */
+  lose(reason, lost) {
+    this.#dismiss({ reason }, this.#all.filter(({ groups }) => !lost || groups.some((group) => lost.includes(group))));
+  }
+
+  /** Have the oldest grant renewed, as it ends first. Without it, those who came with it are closed. */
   async renew() {
     const old = this.#grants.pop()?.text;
-    const [stream] = this.#own;
-    if (!old) return false;
-    const { status, answer } = await post(stream.sibling("renew/"), { grant: old }, stream.options);
+    const [stream] = this.streams;
+    if (!old) return this.lose("expired");
+    const { status, answer, error } = await post(stream.sibling("renew/"), { grant: old }, stream.options);
     const holders = this.#all.filter(({ grants }) => grants.includes(old));
-    if (status === 200) {
+    if (!error) {
       const { grant } = answer;
-      for (const member of holders) member.grants.splice(member.grants.indexOf(old), 1, grant);
+      for (const { grants } of holders) grants[grants.indexOf(old)] = grant;
       this.#tell({ t: "grant", old, grant });
-    } else if (!passes(status)) {
-      this.#dismiss(closed("expired"), holders.map(({ id }) => id));
-    }
-    return this.#members.size > 0;
+    } else if (!passes(status)) this.#dismiss({ reason: "expired" }, holders);
   }
 }
 
 // Also when it goes: what can be reached without a network, such as this machine, opens again.
-for (const name of ["online", "offline"]) addEventListener(name, () => lines.forEach((line) => line.poke(true)));
-addEventListener("visibilitychange", () => lines.forEach((line) => line.poke()));
-for (const name of ["pagehide", "freeze"]) addEventListener(name, () => pools.forEach((pool) => pool.stop()), true);
-for (const name of ["pageshow", "resume"]) addEventListener(name, () => pools.forEach((pool) => pool.start()), true);
+when("online offline", () => pools.forEach((pool) => pool.poke(true)));
+when("visibilitychange", () => pools.forEach((pool) => pool.poke()));
+when("pagehide freeze", () => pools.forEach((pool) => pool.stop()));
+when("pageshow resume", () => pools.forEach((pool) => pool.start()));
 
 // --- what the page has ---
 
@@ -808,8 +780,8 @@ class Stream {
   state = "connecting";
   /** Why it is in this state, empty if there is nothing to say. */
   reason = "";
-  /** @type {Pool | null} */
-  pool = null;
+  /** @type {Pool | undefined} */
+  pool;
   /** @type {Options} */
   options;
   url;
@@ -821,7 +793,6 @@ class Stream {
   #places;
   /** The last id, where ids are not read. */
   #lastId = "";
-  #served = false;
   /** By which it shares a connection; empty if it does not. */
   #path;
   /** @type {Map<string, Set<Listener>>} */
@@ -849,28 +820,16 @@ class Stream {
     const readable = signed.every(Boolean) && (places || !this.#lastId);
     const shares = options.share !== false && known && readable && this.#groups.length > 0;
     const { origin, pathname } = this.url;
-    this.#path = shares && origin === location.origin ? pathname : "";
+    this.#path = shares && origin === location.origin ? BETWEEN_TABS + pathname : "";
     if (this.#path) this.#lastId = "";
     if (options.reset) this.on(RESET, options.reset);
   }
 
-  /** Begin, unless it was closed meanwhile. */
-  open() {
-    const path = this.#path;
-    if (this.state === "closed") return this;
-    if (!path) this.#alone();
-    else {
-      const pool = shared.get(path) ?? new Pool(path);
-      shared.set(path, pool);
-      pool.add(this);
-    }
+  /** Begin, unless it was closed meanwhile. @param {string} [user]  By default, whom the page is for. */
+  open(user = this.#path ? pageUser() : this.id) {
+    const name = `${this.#path} ${user}`;
+    if (this.state !== "closed") (pools.get(name) ?? new Pool(this.#path, user, name)).add(this);
     return this;
-  }
-
-  #alone() {
-    this.#lastId = idOf(this.#places) || this.#lastId;
-    this.#served = true;
-    new Pool("").add(this);
   }
 
   /** The id to go on from. */
@@ -918,32 +877,33 @@ class Stream {
     const end = Date.now() + LONGEST_WAIT;
     for (let failures = 0; ; failures++) {
       const message = { group, event, data, connection: this.pool?.about.connection, tab: this.id };
-      const sent = await post(this.sibling("send/"), message, this.options, key);
-      const { status, answer, error, wait = jitter(500, failures) } = sent;
-      if (status === 200) return answer;
+      const {
+        status,
+        answer,
+        error,
+        wait = jitter(500, failures),
+      } = await post(this.sibling("send/"), message, this.options, key);
+      if (!error) return answer;
       // A handler that failed would fail again.
-      if (!passes(status) || status === 500 || Date.now() + wait > end) {
-        throw error ?? new RequestError(status, answer);
-      }
+      if (!passes(status) || status === 500 || Date.now() + wait > end) throw error;
       await pause(wait);
     }
   }
 
   /** What the connection says. @param {Told} told */
   take(told) {
-    const { t, ids, state, reason, old, grant } = told;
-    const mine = !ids || ids.includes(this.id);
-    if (t === "open") {
-      this.#served = mine;
-      if (mine) this.#settle(told);
-    } else if (t === "state" && mine) {
-      if (this.#served || state !== "open") this.#turn(state, reason);
-    } else if (t === "grant") {
-      this.#grants = this.#grants.map((each) => (each === old ? grant : each));
-    } else if (t === "alone" && mine) {
+    const { t, ids, state, reason, old, grant, whose } = told;
+    const served = !this.#path || this.pool?.served.includes(this.id);
+    if (ids && !ids.includes(this.id)) return;
+    if (t === "open") this.#settle(told);
+    else if (t === "state" && (served || state !== "open")) this.#turn(state, reason);
+    else if (t === "grant") this.#grants = this.#grants.map((each) => (each === old ? grant : each));
+    else if (t === "go") {
+      if (reason) return this.#turn("closed", reason);
       this.pool?.remove(this);
-      this.#alone();
-    } else if (t === "event" && mine && this.#served) this.#hear(told);
+      if (whose === undefined) this.#path = "";
+      this.open(whose);
+    } else if (t === "event" && served) this.#hear(told);
   }
 
   /** A connection begins: see whether it does so in time for this stream. @param {Told} told */
@@ -1030,10 +990,7 @@ class Stream {
     if (state === "connecting" && this.state !== "connecting") state = "reconnecting";
     this.state = state;
     this.reason = reason;
-    if (state === "closed") {
-      this.pool?.remove(this);
-      this.pool = null;
-    }
+    if (state === "closed") this.pool?.remove(this);
     this.#call("state", state, { reason });
   }
 }
@@ -1041,6 +998,7 @@ class Stream {
 /** Replace what `selector` finds in the page by what the server renders now. @param {string} selector */
 async function reloadFragment(selector) {
   const response = await fetch(location.href, { cache: "no-store" });
+  if (response.redirected) return reloadPage(); // As to a login page, which is no part of this one.
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   const fresh = response.ok && page.querySelector(selector);
   if (!fresh) throw new Error(`no ${selector}`);
@@ -1053,13 +1011,17 @@ async function reloadPage() {
   location.reload();
 }
 
+/** Whom the page was rendered for, by the latest tag in it; undefined where none says so. */
+const pageUser = () =>
+  /** @type {HTMLElement | undefined} */ ([...document.querySelectorAll("[data-sse]")].pop())?.dataset.sse;
+
 /** Open a stream. @param {string | URL} url @param {Options} [options] */
 export const connect = (url, options = {}) => new Stream(url, options).open();
 
 /** When the page's other modules have run, and listen. */
 const loaded = new Promise((done) => {
   if (document.readyState === "complete") done(0);
-  else for (const name of ["DOMContentLoaded", "load"]) addEventListener(name, done);
+  else when("DOMContentLoaded load", done);
 });
 
 /** `<sse-stream url="…" fragment="#board">`: connected while it is in the page. */
