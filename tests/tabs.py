@@ -38,11 +38,11 @@ LISTEN = """async ([url, options]) => {
 class Tab:
     """One page with one stream."""
 
-    def __init__(self, page: Page, url: str, options: dict[str, Any]) -> None:
+    def __init__(self, page: Page, url: str, options: dict[str, Any], path: str = PAGE) -> None:
         self.page = page
         self.errors: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.goto(PAGE)
+        page.goto(path)
         page.evaluate(LISTEN, [url, options])
 
     @property
@@ -90,6 +90,8 @@ class Tabs:
     def __init__(self, context: BrowserContext) -> None:
         self.context = context
         self.all: list[Tab] = []
+        #: What the next tabs load.
+        self.page = PAGE
 
     def open(self, query: str, **options: Any) -> Tab:
         """Open a tab, and return when its stream is open."""
@@ -99,7 +101,7 @@ class Tabs:
 
     def begin(self, query: str, **options: Any) -> Tab:
         url = query if query.startswith("/") else f"/events/?{query}"
-        tab = Tab(self.context.new_page(), url, options)
+        tab = Tab(self.context.new_page(), url, options, self.page)
         self.all.append(tab)
         return tab
 

@@ -283,15 +283,15 @@ def test_a_leader_that_hangs_is_replaced_and_loses_nothing_itself(site: Daphne, 
 
 
 HOSTILE = """() => {
-    const channel = new BroadcastChannel('sse_app 1 /events/');
+    const channel = new BroadcastChannel('sse_app 2 /events/');
     const place = new Map([['aaaaaaaa', 'x-5']]);
     for (const message of [
         null, 1, 'text', [], {}, {t: 'join'}, {t: 'join', from: 'x', streams: 1},
         {t: 'join', from: 'x', streams: [null]}, {t: 'leave'}, {t: 'ask'}, {t: 'state'},
         {t: 'event', from: 'x', name: 'n', data: '666', group: 'orders'},
         {t: 'open', from: 'x', ids: 1}, {t: 'open', from: 'x', at: place, names: place},
-        {t: 'grant', from: 'x', old: {}, grant: {}}, {t: 'alone', from: 'x', ids: {}},
-    ]) channel.postMessage(message);
+        {t: 'grant', from: 'x', old: {}, grant: {}}, {t: 'go', from: 'x', ids: {}},
+    ]) channel.postMessage(message?.t ? {...message, user: ''} : message);
 }"""
 
 
@@ -307,7 +307,7 @@ def test_messages_of_another_script_on_the_channel_do_no_harm(site: Daphne, tabs
 
 def test_who_only_says_that_it_leads_is_found_out(site: Daphne, tabs: Tabs) -> None:
     leader, follower = tabs.open("group=orders"), tabs.open("group=orders")
-    pretend = "new BroadcastChannel('sse_app 1 /events/').postMessage({t: 'lead', from: 'x'})"
+    pretend = "new BroadcastChannel('sse_app 2 /events/').postMessage({t: 'lead', from: 'x', user: ''})"
     follower.page.evaluate(pretend)  # A page's own channels hear each other, too.
     publish(site, range(3))
     for tab in (leader, follower):

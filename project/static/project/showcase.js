@@ -155,8 +155,9 @@ slow.addEventListener("click", () =>
 async function countTabs() {
   if (!navigator.locks) return "each has its own";
   const { held } = await navigator.locks.query();
-  const prefix = `sse_app 1 ${new URL(shared.element.dataset.url, location.href).pathname} `;
-  return held.filter(({ name }) => name.startsWith(prefix)).length;
+  const prefix = `sse_app 2 ${new URL(shared.element.dataset.url, location.href).pathname} `;
+  // The path is followed by the user, which is empty for a stranger, and by the tab.
+  return held.filter(({ name }) => name.startsWith(prefix) && / \S+$/.test(name.slice(prefix.length))).length;
 }
 
 async function lookAtTabs() {
