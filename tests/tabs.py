@@ -100,7 +100,7 @@ class Tabs:
         return tab
 
     def begin(self, query: str, **options: Any) -> Tab:
-        url = query if query.startswith("/") else f"/events/?{query}"
+        url = query if query.startswith(("/", "http")) else f"/events/?{query}"
         tab = Tab(self.context.new_page(), url, options, self.page)
         self.all.append(tab)
         return tab
@@ -115,12 +115,12 @@ class Tabs:
 
 
 @pytest.fixture
-def open_tabs(browser: Browser) -> Iterator[Callable[[str], Tabs]]:
-    """Open a browser profile on a site."""
+def open_tabs(browser: Browser) -> Iterator[Callable[..., Tabs]]:
+    """Open a browser profile on a site; with options of Playwright's `new_context()`."""
     profiles: list[Tabs] = []
 
-    def open_tabs(url: str) -> Tabs:
-        profiles.append(Tabs(browser.new_context(base_url=url)))
+    def open_tabs(url: str, **options: Any) -> Tabs:
+        profiles.append(Tabs(browser.new_context(base_url=url, **options)))
         profiles[-1].context.add_init_script(COUNT)
         return profiles[-1]
 

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from django.contrib.auth.models import AnonymousUser, Group, Permission, User
+from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from sse_app import control, revocation
@@ -594,3 +595,82 @@ async def test_another_process_follows_each_revocation_with_the_next_check_of_th
     ended = await asyncio.to_thread(eventually, lambda: all_ended(there))
     # A check may have been under way; the next one finds it, and the stream ends before another.
     assert max(ended[group] - before for group, before in told) <= 1
+
+
+# --- one browser, several users ---
+
+
+async def test_a_login_over_another_users_session_ends_her_streams_in_every_process(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    here, there = [make_daphne(REVALIDATE_INTERVAL=NEVER) for _ in range(2)]
+    ann = await Visitor(here, "ann").sign_in()
+    own = f"{there.url}/events/?group=user.{ann.pk}"
+    async with ann.stream(f"group=user.{ann.pk}") as one, ann.client.stream("GET", own) as answer:
+        two = StreamReader(answer)
+        assert (await two.next()).name == "sse.open"
+        await ann.client.post("/test/login/", data={"name": "bob"})
+        await publish(here, f"user.{ann.pk}", "after")
+        for stream in (one, two):
+            assert await farewell(stream) == ("auth", 3_600_000)
+
+
+async def test_a_second_login_of_the_same_user_ends_nothing(site: Daphne) -> None:
+    ann = await Visitor(site, "ann").sign_in()
+    async with ann.stream(f"group=user.{ann.pk}") as stream:
+        await ann.sign_in()
+        await publish(site, f"user.{ann.pk}", "still")
+        assert (await stream.next()).data == "still"
+
+
+async def test_the_stream_of_a_stranger_who_signs_in_comes_back_at_once(site: Daphne) -> None:
+    visitor, other = Visitor(site, "ann"), Visitor(site, "bob")
+    for client in (visitor.client, other.client):
+        code = "request.session['cart'] = 1; request.session.save(); "
+        answer = await client.post(
+            "/test/run/", data={"code": f"{code}result = request.session.session_key"}
+        )
+        client.cookies["sessionid"] = answer.json()["result"]
+    async with visitor.stream("group=orders") as stream, other.stream("group=orders") as stays:
+        await visitor.sign_in()
+        reason, retry = await farewell(stream)
+        await publish(site, "orders", "still")
+        assert (await stays.next()).data == "still"
+    assert reason == "session"
+    assert 200 <= retry <= 500
+
+
+ENDED = {**ENDS, "logged out": "", "logged in as another": ""}
+
+
+@pytest.mark.parametrize("how", [how for how in ENDED if how != "deleted"])
+async def test_what_anybody_may_hear_comes_back_at_once_when_its_user_has_gone(
+    site: Daphne, how: str
+) -> None:
+    ann = await Visitor(site, "ann").sign_in()
+    labelled = f"group=clock&group=user.{ann.pk}&label=1"
+    async with ann.stream("group=orders") as public, ann.stream(labelled) as shared:
+        if how == "logged out":
+            await ann.client.get("/test/logout/")
+        elif how == "logged in as another":
+            await ann.client.post("/test/login/", data={"name": "bob"})
+        else:
+            await run(site, USER.format(pk=ann.pk) + ENDS[how])
+        reason, retry = await farewell(public)
+        *_, last = await shared.until_end()
+    assert (reason, 200 <= retry <= 500) == ("session", True)
+    # The pages that share this one and listen to the clock only come back.
+    assert last.json() == {"reason": "auth", "groups": [f"user.{ann.pk}"]}
+
+
+@pytest.mark.parametrize(
+    "request_", [None, HttpRequest(), SimpleNamespace(COOKIES={"sessionid": "x"})]
+)
+def test_a_login_without_a_session_is_nobodys_end(
+    request_: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the apps for API tokens signal one."""
+    told: list[Any] = []
+    monkeypatch.setattr(control, "apply", told.append)
+    revocation._logged_in(None, request_)
+    assert told == []

@@ -307,7 +307,9 @@ def test_messages_of_another_script_on_the_channel_do_no_harm(site: Daphne, tabs
 
 def test_who_only_says_that_it_leads_is_found_out(site: Daphne, tabs: Tabs) -> None:
     leader, follower = tabs.open("group=orders"), tabs.open("group=orders")
-    pretend = "new BroadcastChannel('sse_app 2 /events/').postMessage({t: 'lead', from: 'x', user: ''})"
+    pretend = (
+        "new BroadcastChannel('sse_app 2 /events/').postMessage({t: 'lead', from: 'x', user: ''})"
+    )
     follower.page.evaluate(pretend)  # A page's own channels hear each other, too.
     publish(site, range(3))
     for tab in (leader, follower):

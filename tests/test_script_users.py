@@ -239,7 +239,8 @@ def test_a_restored_page_takes_nothing_before_the_leader_knows_where_it_stands(
     leader, guest = caching.open("group=orders"), caching.open("group=orders")
     hears(site, leader, guest, first=0)
     guest.page.evaluate(
-        "() => { window.same = true; window.gate = new Promise(done => { window.open_gate = done; }); }"
+        "() => { window.same = true;"
+        " window.gate = new Promise(done => { window.open_gate = done; }); }"
     )
     guest.page.goto("/test/whoami/")
     publish(site, range(3, 6))
