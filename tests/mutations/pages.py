@@ -10,14 +10,14 @@ MUTATIONS = (
     Mutation(
         "Of the tabs that share a stream only the one that spoke is to hear the reply.",
         SCRIPT,
-        "    const mine = !ids || ids.includes(this.id);\n",
-        "    const mine = true;\n",
+        "    if (ids && !ids.includes(this.id)) return;\n",
+        "",
         ["test_script_tabs.py::test_of_the_tabs_that_share_a_stream_only_the_one_that_spoke_hears"],
     ),
     Mutation(
         "Browsers open six HTTP/1.1 connections to a host over all tabs.",
         SCRIPT,
-        'this.#path = shares && origin === location.origin ? pathname : "";',
+        'this.#path = shares && origin === location.origin ? BETWEEN_TABS + pathname : "";',
         'this.#path = "";',
         [
             "test_script_tabs.py::"
@@ -27,23 +27,102 @@ MUTATIONS = (
     Mutation(
         "A connection that dies without a word ends in no error.",
         SCRIPT,
-        "    this.#then(() => this.#abort.abort(), this.#pool.silence);\n",
+        "    this.#timer = setTimeout(() => this.#abort.abort(), ms);\n",
         "",
         ["test_script_network.py::test_a_server_that_falls_silent_is_noticed"],
     ),
     Mutation(
         "An EventSource gives up for good after an answer that is no stream.",
         SCRIPT,
-        "if (status !== 200 && !passes(status))",
-        "if (status !== 200)",
+        "return status !== 200 && !passes(status);",
+        "return status !== 200;",
         ["test_script_network.py::test_answers_that_are_no_stream_are_tried_again"],
     ),
     Mutation(
         "After a logout a page that comes back would be refused for ever.",
         SCRIPT,
-        "if (/^(auth|expired|end)$/.test(over)) this.#over = over;",
-        "if (/^(expired|end)$/.test(over)) this.#over = over;",
+        "const over = /^(auth|end)$/.test(reason);",
+        "const over = /^(end)$/.test(reason);",
         ["test_script_network.py::test_a_logout_closes_the_streams_of_all_tabs"],
+    ),
+    Mutation(
+        "Pages of another user would get what the server refuses theirs.",
+        SCRIPT,
+        "      if (user !== this.#user) {\n",
+        "      if (false) {\n",
+        ["test_script_users.py::test_a_session_that_changed_without_a_word_is_not_shared"],
+    ),
+    Mutation(
+        "The server knows whose connection it is, and a page may be old.",
+        SCRIPT,
+        "    if (whose !== this.#user) return this.#dismiss({ whose });\n",
+        "",
+        [
+            "test_script_users.py::test_a_page_from_a_cache_is_whose_session_it_is",
+            "test_script_users.py::"
+            "test_pages_that_do_not_say_whose_they_are_share_once_the_server_has_said_it",
+        ],
+    ),
+    Mutation(
+        "An old page of a stranger keeps a connection of its own after a login.",
+        SCRIPT,
+        'if (t === "lead" && user !== undefined && this.#leads) this.#open();',
+        "",
+        [
+            "test_script_users.py::"
+            "test_a_stranger_who_signs_in_keeps_every_event_and_comes_to_share_with_the_new_page"
+        ],
+    ),
+    Mutation(
+        "A logout would close the pages that show only what is public.",
+        SCRIPT,
+        "!lost || groups.some((group) => lost.includes(group))",
+        "true",
+        [
+            "test_script_users.py::"
+            "test_of_a_shared_connection_only_the_pages_of_the_lost_groups_are_closed"
+        ],
+    ),
+    Mutation(
+        "A page that comes back would take what is live before what it missed.",
+        SCRIPT,
+        "    this.served = [];\n",
+        "",
+        [
+            "test_script_users.py::"
+            "test_a_restored_page_takes_nothing_before_the_leader_knows_where_it_stands"
+        ],
+    ),
+    Mutation(
+        "Whoever runs another origin could speak for the visitor with the token.",
+        SCRIPT,
+        "...(url.origin === location.origin && {",
+        "...(true && {",
+        ["test_script_requests.py::test_the_token_and_the_cookies_are_for_the_own_origin_only"],
+    ),
+    Mutation(
+        "A redirect that keeps the body takes the token to wherever it points.",
+        SCRIPT,
+        'body, redirect: "manual", signal',
+        "body, signal",
+        ["test_script_requests.py::test_a_message_has_no_answer_but_the_apps"],
+    ),
+    Mutation(
+        "A page of a portal is no answer, and no grant.",
+        SCRIPT,
+        "status === 200 && type.startsWith(JSON_TYPE)",
+        "status === 200",
+        [
+            "test_script_requests.py::test_a_message_has_no_answer_but_the_apps",
+            "test_script_requests.py::test_a_grant_is_renewed_by_the_app_and_by_nothing_else",
+        ],
+    ),
+    Mutation(
+        "A login page may have an element of the same name.",
+        SCRIPT,
+        "  if (response.redirected) return reloadPage();",
+        "  //",
+        ["test_script_requests.py::test_a_login_page_is_no_part_of_the_page_that_is_loaded_again"],
     ),
     Mutation(
         "A tab that joins the others' connection may stand elsewhere than they.",
@@ -65,8 +144,7 @@ MUTATIONS = (
     Mutation(
         "A page in the back/forward cache keeps others waiting.",
         SCRIPT,
-        'for (const name of ["pageshow", "resume"]) addEventListener(name, () => '
-        "pools.forEach((pool) => pool.start()), true);\n",
+        'when("pageshow resume", () => pools.forEach((pool) => pool.start()));\n',
         "",
         [
             "test_script_network.py::"

@@ -78,7 +78,7 @@ MUTATIONS = (
     Mutation(
         "Who is revoked shows nothing more before anything else has been asked.",
         "sse_app/streams.py",
-        '            self.subscription.cut("auth")\n',
+        "            self.subscription.cut(reason)\n",
         "            pass\n",
         ["test_revocation.py::test_a_revoked_stream_is_cut_before_the_loop_turns"],
     ),
@@ -163,6 +163,56 @@ MUTATIONS = (
         "        apply(Revocation(review=True))\n",
         "",
         ["test_revocation.py::test_who_may_have_missed_revocations_looks_at_everybody"],
+    ),
+    Mutation(
+        "login() leaves the streams of the session before open, and they are another user's.",
+        "sse_app/revocation.py",
+        "    user_logged_in.connect(_logged_in",
+        "    user_logged_out.connect(_logged_in",
+        [
+            "test_revocation.py::"
+            "test_a_login_over_another_users_session_ends_her_streams_in_every_process",
+            "test_revocation.py::test_the_stream_of_a_stranger_who_signs_in_comes_back_at_once",
+        ],
+    ),
+    Mutation(
+        "Whoever signs in again has the same session.",
+        "sse_app/revocation.py",
+        "    if key and session is not None and key != session.session_key:\n",
+        "    if key and session is not None:\n",
+        ["test_revocation.py::test_a_second_login_of_the_same_user_ends_nothing"],
+    ),
+    Mutation(
+        "A stranger's session ends with a login, too.",
+        "sse_app/admission.py",
+        '    access.session_key = request.session.session_key or ""\n'
+        "    if fingerprint is not None:\n",
+        "    if fingerprint is not None:\n"
+        '        access.session_key = request.session.session_key or ""\n',
+        ["test_revocation.py::test_the_stream_of_a_stranger_who_signs_in_comes_back_at_once"],
+    ),
+    Mutation(
+        "A logout takes nothing from what anybody may hear.",
+        "sse_app/streams.py",
+        'return "auth" if needs_user or self.access.token_key else "session"',
+        'return "auth"',
+        [
+            "test_revocation.py::"
+            "test_what_anybody_may_hear_comes_back_at_once_when_its_user_has_gone"
+        ],
+    ),
+    Mutation(
+        "Pages that share a connection could not tell whose groups were lost.",
+        "sse_app/streams.py",
+        "        self._lost = tuple(group for group in self.groups if not is_public([group]))\n"
+        "        needs_user = self._lost and self.user_key\n",
+        "        needs_user = self.user_key and not is_public(self.groups)\n",
+        [
+            "test_revocation.py::"
+            "test_what_anybody_may_hear_comes_back_at_once_when_its_user_has_gone",
+            "test_script_users.py::"
+            "test_of_a_shared_connection_only_the_pages_of_the_lost_groups_are_closed",
+        ],
     ),
     Mutation(
         "Some changes of rights are told by no signal.",

@@ -77,7 +77,7 @@ MUTATIONS = (
     Mutation(
         "The end of a response is an error for some clients, and all come back at once after it.",
         "sse_app/streams.py",
-        "            self._write(farewell(reason, id))\n",
+        "            self._write(farewell(reason, id, lost))\n",
         "            pass\n",
         ["test_stream.py::test_a_stream_ends_with_its_life_and_goes_on_from_the_farewell"],
     ),
