@@ -14,6 +14,7 @@ import pytest
 
 import sse_app
 from sse_app.conf import Settings
+from sse_app.farewells import CLOSE_RETRY
 
 from .clients import CLIENTS, FOLDER
 
@@ -133,6 +134,7 @@ def test_every_reason_that_the_code_gives_is_documented() -> None:
     """Read from the code: `close("…")`, `farewell("…")`, `Busy("…")` and so on."""
     code = "\n".join(file.read_text() for file in (ROOT / "sse_app").rglob("*.py"))
     closed = set(re.findall(r"(?:\bclose|\bfarewell|\bOver|\bcut)\(\"(\w+)\"", code))
+    closed |= set(CLOSE_RETRY)
     busy = set(re.findall(r"(?:\bBusy|\bbusy_block|\bLimit)\(\"(\w+)\"", code)) | {"address"}
     # Nobody is told: the client has gone, or it is no client at all.
     assert reasons("sse.close") == closed - {"disconnect", "broken", "stalled", "left"}

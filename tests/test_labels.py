@@ -60,7 +60,7 @@ async def test_only_a_labelled_stream_is_told_the_limits(
     async with site.stream("group=orders") as plain, site.stream("group=clock&label=1") as own:
         assert (await plain.next()).json().keys() == {"recovered", "missed", "groups", "connection"}
         told = (await own.next()).json()
-    assert (told["heartbeat"], told["max_groups"]) == (7.5, 3)
+    assert (told["heartbeat"], told["max_groups"], told["user"]) == (7.5, 3, "")
 
 
 async def test_the_places_in_the_first_id_are_in_the_order_of_the_groups(site: Daphne) -> None:

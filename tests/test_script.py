@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
+from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.staticfiles.storage import ManifestStaticFilesStorage
 from django.core.management import call_command
 from django.template import Context, Template
-from django.test import RequestFactory, override_settings
+from django.test import AsyncClient, RequestFactory, override_settings
 from playwright.sync_api import Page, expect
 
 import sse_app
@@ -419,3 +421,53 @@ def test_the_tag_loads_the_script_with_the_nonce_of_the_policy() -> None:
             return "made"
 
     assert ' nonce="made"' in rendered(csp_nonce=Lazy(), request=request)
+
+
+def user_in(text: str) -> str | None:
+    found = re.search(r' data-sse="([^"]*)"', text)
+    return found and found[1]
+
+
+def test_the_tags_say_for_whom_the_page_is_and_no_more() -> None:
+    request = RequestFactory().get("/")
+    digests = []
+    for user in (AnonymousUser(), User(pk=1), User(pk=2)):
+        request.user = user
+        stream = Template('{% load sse %}{% sse_stream "orders" %}')
+        element = stream.render(Context({"request": request}))
+        digests.append(user_in(rendered(request=request)))
+        assert user_in(element) == digests[-1]
+    assert digests[0] == ""
+    assert re.fullmatch("[0-9a-f]{16}", digests[1] or "")
+    assert len(set(digests)) == 3
+    with override_settings(SECRET_KEY="another site's"):
+        assert user_in(rendered(request=request)) not in digests
+
+
+def test_a_page_says_the_same_of_its_user_as_the_server_says_of_the_stream(
+    shared_daphne: Daphne,
+) -> None:
+    with httpx.Client(base_url=shared_daphne.url, timeout=20) as visitor:
+        visitor.post("/test/login/", data={"name": "ann"})
+        page = visitor.get("/test/page/", params={"tag": "{% sse_script %}"})
+        with visitor.stream("GET", "/events/?group=orders&label=1") as stream:
+            opened = next(line for line in stream.iter_lines() if line.startswith("data: "))
+    assert user_in(page.text) == json.loads(opened.removeprefix("data: "))["user"] != ""
+    assert "Cookie" in page.headers["Vary"]
+
+
+def test_a_page_for_a_stranger_without_a_session_can_be_cached(shared_daphne: Daphne) -> None:
+    page = httpx.get(f"{shared_daphne.url}/test/page/", params={"tag": "{% sse_script %}"})
+    assert user_in(page.text) == ""
+    assert "Cookie" not in page.headers.get("Vary", "")
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_async_view_that_has_not_loaded_the_user_says_nothing_of_it(
+    async_client: AsyncClient,
+) -> None:
+    user = await User.objects.acreate(username="ann")
+    await async_client.aforce_login(user)
+    answer = await async_client.get("/test/async-page/")
+    assert answer.status_code == 200
+    assert user_in(answer.content.decode()) is None

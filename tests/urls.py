@@ -134,6 +134,12 @@ def page(request: HttpRequest) -> HttpResponse:
     return HttpResponse(template.render(RequestContext(request, autoescape=False)))
 
 
+async def async_page(request: HttpRequest) -> HttpResponse:
+    """Render the script's tag in async code, where a user can't be loaded."""
+    template = Template("{% load sse %}{% sse_script %}")
+    return HttpResponse(template.render(RequestContext(request)))
+
+
 @csrf_exempt
 def run(request: HttpRequest) -> HttpResponse:
     """Execute code in the server's process, as one of its views would."""
@@ -160,6 +166,7 @@ urlpatterns = [
     path("test/whoami/", whoami),
     path("test/logout/", log_out),
     path("test/page/", page),
+    path("test/async-page/", async_page),
     path("test/run/", run),
     path("test/publish/", publish_sync),
     path("test/publish-passing/", publish_passing),

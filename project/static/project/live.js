@@ -20,8 +20,9 @@ export function showTime(element, iso) {
 export async function post(url) {
   const headers = { "X-CSRFToken": document.querySelector("meta[name=csrf-token]").content };
   const response = await fetch(url, { method: "POST", headers });
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(answer.error ?? `The server said ${response.status}.`);
+  // A page of a login or a proxy is no answer.
+  const answer = await response.json().catch(() => null);
+  if (!response.ok || !answer) throw new Error(answer?.error ?? `The server said ${response.status}.`);
   return answer;
 }
 

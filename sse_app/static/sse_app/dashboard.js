@@ -288,7 +288,7 @@ dialog.querySelector("form").addEventListener("submit", async (event) => {
   try {
     const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) });
     const isJson = answer.headers.get("Content-Type")?.startsWith("application/json");
-    tell(isJson ? (await answer.json()).said : say("failed", answer.status), !answer.ok);
+    tell(isJson ? (await answer.json()).said : say("failed", answer.status), !(isJson && answer.ok));
   } catch (error) {
     tell(say("failed", error.message), true);
   }

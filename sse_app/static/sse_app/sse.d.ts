@@ -22,7 +22,7 @@ export interface Options {
   reset?: ResetListener;
   /** A CSS selector of what is to be replaced by what the server renders now. */
   fragment?: string;
-  /** The CSRF token, where it is neither in the cookie `csrftoken` nor in the page. */
+  /** The CSRF token, where it is neither in the cookie `csrftoken` nor in the page. For the page's own origin only. */
   csrf?: () => string;
   /** `false`: a connection of its own. */
   share?: boolean;
@@ -46,7 +46,7 @@ export type StateListener = (state: State, detail: { reason: string }) => void;
 
 export interface Stream {
   readonly state: State;
-  /** Why it is in this state, such as "auth" or "busy: user"; empty if there is nothing to say. */
+  /** Why it is in this state, such as "auth", "session" or "busy: user"; empty if there is nothing to say. */
   readonly reason: string;
   /** The id of the place to go on from. */
   readonly cursor: string;
@@ -62,11 +62,14 @@ export interface Stream {
   close(): void;
 }
 
+/** No answer of the app's: an error, or something else that answered, such as a login page or a proxy. */
 export class RequestError extends Error {
+  /** 302 for every redirect; the script follows none. */
   readonly status: number;
   /** The body, parsed if it is JSON. */
   readonly answer: any;
-  constructor(status: number, answer: any);
+  /** `type` is the answer's content type. */
+  constructor(status: number, answer: any, type: string);
 }
 
 export function connect(url: string | URL, options?: Options): Stream;
