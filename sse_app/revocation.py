@@ -114,8 +114,8 @@ def connect_signals() -> None:
 
 
 def _logged_in(sender: Any, request: Any, **kwargs: Any) -> None:
-    # By now `login()` has given the browser another session, and only the cookie still names the
-    # one before. Streams of that one are another user's, or a stranger's who has a user now.
+    # `login()` has already replaced the session, so only the request's cookie names the old one.
+    # Its streams belong to another user, or to the same visitor before the login.
     key = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
     session = getattr(request, "session", None)
     if key and session is not None and key != session.session_key:

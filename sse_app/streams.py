@@ -84,7 +84,7 @@ class Stream(Sink, Reader):
         self._told = False
         #: Until then the policy may have seen a replica that lags.
         self._settles_at = _lag_ends()
-        #: The groups that need the user who is no longer there; none: `sse.close` is about all.
+        #: The groups that only the former user may hear; if empty, `sse.close` is about all groups.
         self._ended: tuple[str, ...] = ()
         #: Where each group was reset to that was, and why.
         self.resets: Mapping[str, tuple[Position, Reason]] = NONE
@@ -275,7 +275,7 @@ class Stream(Sink, Reader):
         self.close(self._signed_out())
 
     def _signed_out(self) -> str:
-        """Return the reason: what anybody may hear comes back at once, by whoever is there now."""
+        """Return the reason. A stream of public groups reconnects at once, as the present user."""
         self._ended = tuple(group for group in self.groups if not is_public([group]))
         needs_user = self._ended and self.user_key
         return "auth" if needs_user or self.access.token_key else "session"

@@ -666,7 +666,7 @@ async def test_what_anybody_may_hear_comes_back_at_once_when_its_user_has_gone(
 @pytest.mark.parametrize(
     "request_", [None, HttpRequest(), SimpleNamespace(COOKIES={"sessionid": "x"})]
 )
-def test_a_login_without_a_session_is_nobodys_end(
+def test_a_login_without_a_session_ends_no_stream(
     request_: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the apps for API tokens signal one."""

@@ -94,14 +94,14 @@ MUTATIONS = (
         ],
     ),
     Mutation(
-        "Whoever runs another origin could speak for the visitor with the token.",
+        "With the token the server of another origin could speak for the visitor.",
         SCRIPT,
         "...(url.origin === location.origin && {",
         "...(true && {",
         ["test_script_requests.py::test_the_token_and_the_cookies_are_for_the_own_origin_only"],
     ),
     Mutation(
-        "A redirect that keeps the body takes the token to wherever it points.",
+        "A redirect that keeps the body takes the message and the token to another site.",
         SCRIPT,
         'body, redirect: "manual", signal',
         "body, signal",

@@ -176,7 +176,7 @@ MUTATIONS = (
         ],
     ),
     Mutation(
-        "Whoever signs in again has the same session.",
+        "A user who signs in again keeps the session, and with it the streams.",
         "sse_app/revocation.py",
         "    if key and session is not None and key != session.session_key:\n",
         "    if key and session is not None:\n",

@@ -9,6 +9,8 @@
  *   Android. Who holds the lock has the connection and tells the others; the lock of a tab that is
  *   closed, crashes or goes to the back/forward cache is free at once. Without either, as on plain
  *   HTTP, each tab has a connection of its own. Followers also take the lock from a tab that hangs.
+ * - A connection is shared by pages of one user only. The tags write a digest of the user into the page, and
+ *   `sse.open` says whose session the connection has. Where the two differ, the page is old and the server is right.
  * - Every stream keeps its own place per group, so whoever leads, and from wherever the connection
  *   begins, it shows each event once, and can tell whether the connection begins too late for it.
  *   For that this script reads ids, which are opaque for everybody else: `1.<hash>-<epoch>-<offset>`
@@ -43,7 +45,7 @@ const ASKED = 2;
 const YOUNG = 10_000;
 const JOINING = 500;
 const SHRINKING = 2_000;
-/** A number of milliseconds or an id with a NUL in it is no such line. */
+/** The standard ignores a `retry` that is no number and an `id` that has a NUL. */
 const LINE = /^(data|event|group|tab|id(?![^]*\0)|retry(?=: ?\d+$))(?:: ?([^]*))?$/;
 const JSON_TYPE = "application/json";
 
@@ -166,7 +168,7 @@ function csrfToken() {
   return /(?:^|[ -])csrftoken=([^;]+)/.exec(document.cookie)?.[1] ?? element?.value ?? element?.content ?? "";
 }
 
-/** An answer that is no success: `status`, and the server's `answer` as it came or as JSON. */
+/** Anything but the app's answer: its `status`, and its body as `answer`, parsed if it is JSON. */
 export class RequestError extends Error {
   /** @param {number} status @param {any} answer @param {string} type */
   constructor(status, answer, type) {
@@ -313,7 +315,7 @@ class Line {
     }
   }
 
-  /** Without an argument: after so long without a byte the connection is dead. */
+  /** The default is the time without a byte after which the connection is dead. */
   #abortIn(ms = 2.5 * this.#pool.heartbeat) {
     ms = Math.min(ms, LONGEST_TIMER); // A timer of many days would fire at once.
     this.#due = Date.now() + ms;
@@ -354,7 +356,7 @@ class Pool {
   about = {};
   /** This page's. @type {Set<Stream>} */
   streams = new Set();
-  /** Those of them that the connection serves, by the leader's word. @type {string[]} */
+  /** The ids of the streams that the connection serves, as the leader said last. @type {string[]} */
   served = [];
   #tab = random();
   #path;
@@ -483,7 +485,7 @@ class Pool {
     try {
       const { t, from, user } = message;
       if (user !== this.#user) {
-        // Another user's page has come: whose session is it now?
+        // A page of another user has come. A new connection tells whose session the browser has now.
         if (t === "lead" && user !== undefined && this.#leads) this.#open();
         return;
       }
@@ -712,7 +714,7 @@ class Pool {
     this.about = data;
     if (!this.#path) return;
     const { user: whose = this.#user } = data;
-    // A page that was kept for long, or rendered for somebody else: the server knows who it is.
+    // The page is old or was rendered for another user. The server knows the user of the session.
     if (whose !== this.#user) return this.#dismiss({ whose });
     // Ids that can't be read, or a server that knows of no labels: nothing says whose an event is.
     if (!places || !data.max_groups) return this.#dismiss({});
@@ -723,7 +725,8 @@ class Pool {
   }
 
   /**
-   * Streams leave the connection: closed for a `reason`, or for that of the pages of `whose`, or else for their own.
+   * Let streams leave the connection. With a `reason` they are closed; with `whose` they share with the pages of that
+   * user; with neither each gets a connection of its own.
    * @param {{reason?: string, whose?: string}} where @param {{id: string}[]} members
    */
   #dismiss(where, members = this.#all) {
@@ -745,7 +748,7 @@ class Pool {
     }
   }
 
-  /** Close the streams of these groups, or all; the others go on. @param {string} reason @param {string[]} [lost] */
+  /** Close the streams that listen to one of the `lost` groups, or all; the others reconnect. @param {string} reason @param {string[]} [lost] */
   lose(reason, lost) {
     this.#dismiss({ reason }, this.#all.filter(({ groups }) => !lost || groups.some((group) => lost.includes(group))));
   }
@@ -825,7 +828,7 @@ class Stream {
     if (options.reset) this.on(RESET, options.reset);
   }
 
-  /** Begin, unless it was closed meanwhile. @param {string} [user]  By default, whom the page is for. */
+  /** Begin, unless the stream was closed meanwhile. @param {string} [user]  Default: the user of the page. */
   open(user = this.#path ? pageUser() : this.id) {
     const name = `${this.#path} ${user}`;
     if (this.state !== "closed") (pools.get(name) ?? new Pool(this.#path, user, name)).add(this);
@@ -1011,7 +1014,7 @@ async function reloadPage() {
   location.reload();
 }
 
-/** Whom the page was rendered for, by the latest tag in it; undefined where none says so. */
+/** The user of the page by the last tag in the page; undefined if the page has no tag. */
 const pageUser = () =>
   /** @type {HTMLElement | undefined} */ ([...document.querySelectorAll("[data-sse]")].pop())?.dataset.sse;
 
