@@ -49,7 +49,7 @@ MUTATIONS = (
         "Pages of another user would get what the server refuses theirs.",
         SCRIPT,
         "      if (user !== this.#user) {\n",
-        "      if (false) {\n",
+        '      if (user !== this.#user && t === "lead") {\n',
         ["test_script_users.py::test_a_session_that_changed_without_a_word_is_not_shared"],
     ),
     Mutation(
