@@ -15,10 +15,10 @@ from playwright.sync_api import expect
 
 from .conftest import Daphne
 from .sleepers import run
-from .tabs import Tabs, browser, open_tabs, publish
+from .tabs import Tabs, open_tabs, publish
 from .test_script import RESET, SEND
 
-__all__ = ["browser", "open_tabs"]
+__all__ = ["open_tabs"]
 
 
 @pytest.fixture

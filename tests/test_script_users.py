@@ -9,12 +9,12 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser
 
+from .chromium import CHROMIUM, FLAGS
 from .conftest import Daphne, eventually
 from .sleepers import run
-from .tabs import PAGE, Tab, Tabs, browser, open_tabs, publish
-from .test_browser import CHROMIUM, FLAGS
+from .tabs import PAGE, Tab, Tabs, open_tabs, publish
 
-__all__ = ["browser", "open_tabs"]
+__all__ = ["open_tabs"]
 
 BARE = "/test/page/?tag=" + quote('<script type="module" src="/static/sse_app/sse.js"></script>')
 

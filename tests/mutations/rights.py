@@ -185,10 +185,8 @@ MUTATIONS = (
     Mutation(
         "A stranger's session ends with a login, too.",
         "sse_app/admission.py",
-        '    access.session_key = request.session.session_key or ""\n'
-        "    if fingerprint is not None:\n",
-        "    if fingerprint is not None:\n"
-        '        access.session_key = request.session.session_key or ""\n',
+        "        return Access(user, (), session_key=key)\n",
+        "        return Access(user, ())\n",
         ["test_revocation.py::test_the_stream_of_a_stranger_who_signs_in_comes_back_at_once"],
     ),
     Mutation(
@@ -204,8 +202,8 @@ MUTATIONS = (
     Mutation(
         "Pages that share a connection could not tell whose groups were lost.",
         "sse_app/streams.py",
-        "        self._lost = tuple(group for group in self.groups if not is_public([group]))\n"
-        "        needs_user = self._lost and self.user_key\n",
+        "        self._ended = tuple(group for group in self.groups if not is_public([group]))\n"
+        "        needs_user = self._ended and self.user_key\n",
         "        needs_user = self.user_key and not is_public(self.groups)\n",
         [
             "test_revocation.py::"
@@ -529,8 +527,8 @@ MUTATIONS = (
     Mutation(
         "A session that Django moves is no logout.",
         "sse_app/revalidation.py",
-        'reader.close("age" if reader.session_moves else "auth")',
-        'reader.close("auth")',
+        "                elif gone and reader.session_moves:\n",
+        "                elif False:\n",
         ["test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated"],
     ),
     Mutation(
