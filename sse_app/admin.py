@@ -5,7 +5,7 @@ Broadcasts by hand are in `broadcast_admin`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib import admin, messages
 from django.db import models, transaction
@@ -22,6 +22,9 @@ from .publishing import publish_many
 from .tokens import revoke_token
 
 __all__ = ["PERMISSION", "AccessTokenAdmin", "BroadcastActionMixin", "BroadcastAdmin"]
+
+#: How many rows of a list are broadcast at once: "select all" may mean a whole table.
+MOST_SELECTED: Final = 1000
 
 if TYPE_CHECKING:
     _Mixed = admin.ModelAdmin
@@ -109,7 +112,11 @@ class BroadcastActionMixin(_Mixed):
             )
             return
         group, event = self.broadcast_group, self.broadcast_event
-        objects = list(queryset)
+        objects = list(queryset[: MOST_SELECTED + 1])
+        if len(objects) > MOST_SELECTED:
+            many = _("Select at most %d rows to broadcast.") % MOST_SELECTED
+            self.message_user(request, many, messages.ERROR)
+            return
         try:
             with transaction.atomic():
                 publish_many((group, event, self.broadcast_data(obj)) for obj in objects)

@@ -172,11 +172,10 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         target, error = request.POST.get("target", group).strip(), ""
         if request.method == "POST":
             try:
-                validate_group(target)
+                publish(target, event.name, event.data)
             except ValueError as invalid:
                 error = str(invalid)
             else:
-                publish(target, event.name, event.data)
                 said = f"Sent event {offset} of {group} again, to {target}, as {event.name}."
                 log_act(request, ServerProcess, group, f"{group} {offset}", said)
                 messages.success(request, _("The event was sent to %s.") % target)
