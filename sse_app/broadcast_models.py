@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from . import composition
 from .conf import settings as sse_settings
-from .events import DEFAULT_NAME, Event, validate_name
+from .events import DEFAULT_NAME, Event, validate_published
 from .groups import validate_group
 
 MOST_GROUPS: Final = 20
@@ -45,9 +45,9 @@ def valid_groups(value: object) -> list[str]:
 
 
 def name_validator(value: str) -> None:
-    """Raise `ValidationError` unless `value` is an event's name."""
+    """Raise `ValidationError` unless `value` is the name of an event that may be published."""
     try:
-        validate_name(value)
+        validate_published(value)
     except ValueError as error:
         raise ValidationError(str(error)) from error
 

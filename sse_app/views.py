@@ -16,7 +16,7 @@ from . import authorization, inbox, publishing, repeats, tokens
 from .bodies import Refusal, answers_refusals, away, demand, json_response, read_object, to_json
 from .conf import settings
 from .connections import stream_of, validate_tab
-from .events import Event, validate_name
+from .events import Event, validate_published
 from .groups import validate_group
 from .models import AccessToken
 from .records import about
@@ -80,7 +80,7 @@ def send(request: HttpRequest) -> HttpResponse:
 def _addressed(request: HttpRequest) -> tuple[str, str, dict[str, Any]]:
     body = read_object(request)
     try:
-        return validate_group(body.get("group")), validate_name(body.get("event")), body
+        return validate_group(body.get("group")), validate_published(body.get("event")), body
     except ValueError as error:
         raise Refusal(
             400, f'The body must be JSON like {{"group": …, "event": …, "data": …}}: {error}'

@@ -270,6 +270,7 @@ def test_what_is_cancelled_is_not_sent(seen: list[Event]) -> None:
         ({"groups": [5, None, {}]}, "groups"),
         ({"event": "two words"}, "event"),
         ({"event": "sse.open"}, "event"),
+        ({"event": "presence.join"}, "event"),
         ({"kind": "yaml"}, "kind"),
         ({"kind": "json", "body": "{"}, "body"),
         ({"body": "\ud800"}, "body"),
