@@ -6,6 +6,27 @@ from . import Mutation
 
 MUTATIONS = (
     Mutation(
+        "A stranger asks for all the history there is, again and again.",
+        "sse_app/replay.py",
+        "    most = settings().REPLAY_EVENTS\n    return min(",
+        "    most = None\n    return min(",
+        ["test_stream.py::test_a_stranger_has_at_most_replay_events_of_history_read"],
+    ),
+    Mutation(
+        "A page that misspells from= would never know that its history is missing.",
+        "sse_app/replay.py",
+        'return cls("" if history is None else None, history, first=True)',
+        "return cls(None, history, first=True)",
+        ["test_stream.py::test_a_history_that_can_not_be_read_is_told_and_the_stream_goes_on"],
+    ),
+    Mutation(
+        "A page that asks for pings with ping=true would wait for them in vain.",
+        "sse_app/admission.py",
+        '    if given not in ([], ["0"], ["1"]):\n',
+        "    if not settings():\n",
+        ["test_stream.py::test_a_flag_that_is_neither_1_nor_0_is_400_and_named"],
+    ),
+    Mutation(
         "CR ends a line for one client and not for another, and CRLF that is cut breaks two.",
         "sse_app/events.py",
         'return text.replace("\\r\\n", "\\n").replace("\\r", "\\n") if "\\r" in text else text',
