@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from django.contrib import admin, messages
 from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -18,6 +19,7 @@ from .admin_log import log_change
 from .authorization import has_permission
 from .broadcast_admin import PERMISSION, BroadcastAdmin
 from .models import AccessToken
+from .posts import guard_posts
 from .publishing import publish_many
 from .tokens import revoke_token
 
@@ -60,6 +62,10 @@ class AccessTokenAdmin(admin.ModelAdmin):
     def sends(self, obj: AccessToken) -> str:
         """Return the events that it may publish."""
         return _listed(obj.events)
+
+    def get_urls(self) -> list[URLPattern]:
+        """Let no other site's page post to them."""
+        return guard_posts(super().get_urls())
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Nobody: a page that shows a secret is one that a browser keeps."""

@@ -29,6 +29,7 @@ from .authorization import has_permission
 from .broadcast_filters import GroupFilter
 from .broadcast_forms import BroadcastForm
 from .models import Broadcast
+from .posts import guard_posts
 
 PERMISSION: Final = "sse_app.send_broadcast"
 #: How many names the completion of groups shows.
@@ -129,7 +130,8 @@ class BroadcastAdmin(admin.ModelAdmin):
     def get_urls(self) -> list[URLPattern]:
         """Add the names of groups, for the form's completion."""
         names = require_GET(self.admin_site.admin_view(self.group_names))
-        return [path("groups/", names, name="sse_app_broadcast_groups"), *super().get_urls()]
+        groups = path("groups/", names, name="sse_app_broadcast_groups")
+        return guard_posts([groups, *super().get_urls()])
 
     def group_names(self, request: HttpRequest) -> JsonResponse:
         """Answer with the known groups that `q` is part of."""
