@@ -416,13 +416,13 @@ def test_what_was_sent_before_is_still_there(migrate_to: Callable[[str], Any]) -
 def test_a_scheduled_template_fails_and_a_sent_one_stays(
     migrate_to: Callable[[str], Any], seen: list[Event]
 ) -> None:
-    old = migrate_to("0006_presence").get_model("sse_app", "Broadcast")
+    old = migrate_to("0007_ticket_session").get_model("sse_app", "Broadcast")
     scheduled = {"groups": ["orders"], "event": "n", "state": "scheduled"}
     due = old.objects.create(**scheduled, kind="template", body="{{ now }}", send_at=ago())
     waiting = old.objects.create(**scheduled, kind="template", body="{{ now }}", send_at=ahead())
     text = old.objects.create(**scheduled, kind="text", body="hi", send_at=ahead())
     sent = old.objects.create(groups=["g"], event="n", kind="template", body="{{", state="sent")
-    for migration in ("0007_no_templates", "0006_presence", "0007_no_templates"):
+    for migration in ("0008_no_templates", "0007_ticket_session", "0008_no_templates"):
         new = migrate_to(migration).get_model("sse_app", "Broadcast")
         for row in (due, waiting):
             failed = new.objects.get(pk=row.pk)

@@ -248,7 +248,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A template scheduled for next month would look as if it were still sent.",
-        "sse_app/migrations/0007_no_templates.py",
+        "sse_app/migrations/0008_no_templates.py",
         'rows.filter(state="scheduled", kind="template").update(state="failed", error=ERROR)',
         "rows.none()",
         ["test_broadcasts.py::test_a_scheduled_template_fails_and_a_sent_one_stays"],

@@ -19,7 +19,7 @@ def fail_scheduled_templates(apps: Any, schema_editor: Any) -> None:
 class Migration(migrations.Migration):
 
     dependencies = [
-        ("sse_app", "0006_presence"),
+        ("sse_app", "0007_ticket_session"),
     ]
 
     operations = [
