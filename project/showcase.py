@@ -62,7 +62,7 @@ def bounded(*, seconds: float, burst: int) -> Callable[[View], View]:
             if not running.acquire(blocking=False):
                 return _too_early(1)
             try:
-                wait = buckets.take(view.__name__, rate=1 / seconds, burst=burst)
+                wait = buckets.take({view.__name__: 1}, rate=1 / seconds, burst=burst)
                 return _too_early(int(wait) + 1) if wait else view(request)
             finally:
                 running.release()

@@ -15,6 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
 
 from .conf import settings
 from .records import about
@@ -23,6 +24,10 @@ from .records import about
 UNIX: Final = "unix"
 #: One customer has a /64 to choose addresses from at will (RFC 6177).
 IPV6_PREFIX: Final = 64
+#: Many providers give each customer a /56, which is 256 of those; others share one among customers.
+IPV6_SITE_PREFIX: Final = 56
+#: How many times a limit by address applies to what has several addresses of its own.
+SITE_SHARE: Final = 4
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]+\Z", re.ASCII)
 #: Found from the right, so that a quote which the client left open swallows nothing of a proxy's.
@@ -43,13 +48,14 @@ Network = IPv4Network | IPv6Network
 class Address:
     """A client's address. `text` is the address itself, empty for a peer that has none.
 
-    `key` is what streams are counted by: the address, for IPv6 its /64. `limited` says whether
-    limits by address apply: a loopback or private peer may be a proxy that nobody told us of,
-    and behind it everybody would count as one.
+    `shares` is what streams and messages are counted by: the address, or for IPv6 its /64, and
+    its /56 with `SITE_SHARE` times each limit. `limited` says whether limits by address apply to
+    streams: a loopback or private peer may be a proxy that nobody told us of, and behind it
+    everybody would count as one.
     """
 
     text: str
-    key: str
+    shares: Mapping[str, int]
     limited: bool
 
 
@@ -78,7 +84,20 @@ def client_address(scope: Mapping[str, Any]) -> Address:
     peer = _parse(str((scope.get("client") or [""])[0] or ""))
     ip = _forwarded(scope, trusted) or peer if peer in trusted else peer
     limited = bool(settings().TRUSTED_PROXIES) or (ip is not None and ip.is_global)
-    return Address(_text(ip), _key(ip), limited)
+    return Address(_text(ip), _shares(ip), limited)
+
+
+def address_of(request: HttpRequest) -> Address:
+    """Return the address of the client of a view's request, by ASGI or WSGI. See above.
+
+    By WSGI only for what a made-up address may decide, such as a rate: `X_Forwarded_For` is the
+    same name there, unless the server drops it.
+    """
+    scope = getattr(request, "scope", None)
+    if scope is None:
+        headers = [(k.encode("latin1"), v.encode("latin1")) for k, v in request.headers.items()]
+        scope = {"client": [request.META.get("REMOTE_ADDR", "")], "headers": headers}
+    return client_address(scope)
 
 
 def trusted_proxies() -> Proxies:
@@ -218,9 +237,10 @@ def _text(ip: IP | None) -> str:
     return "" if ip is None else str(ip)
 
 
-def _key(ip: IP | None) -> str:
-    if ip is None:
-        return UNIX
+def _shares(ip: IP | None) -> Mapping[str, int]:
     if isinstance(ip, IPv6Address):
-        return str(IPv6Network((ip, IPV6_PREFIX), strict=False))
-    return str(ip)
+        near, site = (
+            IPv6Network((ip, size), strict=False) for size in (IPV6_PREFIX, IPV6_SITE_PREFIX)
+        )
+        return {str(near): 1, str(site): SITE_SHARE}
+    return {UNIX if ip is None else str(ip): 1}

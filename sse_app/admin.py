@@ -5,11 +5,12 @@ Broadcasts by hand are in `broadcast_admin`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib import admin, messages
 from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -18,10 +19,14 @@ from .admin_log import log_change
 from .authorization import has_permission
 from .broadcast_admin import PERMISSION, BroadcastAdmin
 from .models import AccessToken
+from .posts import guard_posts
 from .publishing import publish_many
 from .tokens import revoke_token
 
 __all__ = ["PERMISSION", "AccessTokenAdmin", "BroadcastActionMixin", "BroadcastAdmin"]
+
+#: How many rows of a list are broadcast at once: "select all" may mean a whole table.
+MOST_SELECTED: Final = 1000
 
 if TYPE_CHECKING:
     _Mixed = admin.ModelAdmin
@@ -57,6 +62,10 @@ class AccessTokenAdmin(admin.ModelAdmin):
     def sends(self, obj: AccessToken) -> str:
         """Return the events that it may publish."""
         return _listed(obj.events)
+
+    def get_urls(self) -> list[URLPattern]:
+        """Let no other site's page post to them."""
+        return guard_posts(super().get_urls())
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Nobody: a page that shows a secret is one that a browser keeps."""
@@ -109,7 +118,11 @@ class BroadcastActionMixin(_Mixed):
             )
             return
         group, event = self.broadcast_group, self.broadcast_event
-        objects = list(queryset)
+        objects = list(queryset[: MOST_SELECTED + 1])
+        if len(objects) > MOST_SELECTED:
+            many = _("Select at most %d rows to broadcast.") % MOST_SELECTED
+            self.message_user(request, many, messages.ERROR)
+            return
         try:
             with transaction.atomic():
                 publish_many((group, event, self.broadcast_data(obj)) for obj in objects)

@@ -130,6 +130,14 @@ def names_of(request: ASGIRequest) -> tuple[str, ...]:
     return _names(request, "event", validate_name)
 
 
+def flag_of(request: ASGIRequest, key: str) -> bool:
+    """Return whether the parameter `key` is "1", and not "0" or missing; raises `Refused`."""
+    given = request.GET.getlist(key)
+    if given not in ([], ["0"], ["1"]):
+        raise Refused(400, f"{key}={','.join(given)[:80]} is neither {key}=1 nor {key}=0.")
+    return given == ["1"]
+
+
 def _names(request: ASGIRequest, key: str, valid: Callable[[object], str]) -> tuple[str, ...]:
     try:
         escaped = next((name for name in request.GET if name.startswith("amp;")), None)

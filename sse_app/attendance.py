@@ -22,11 +22,12 @@ from django.utils import timezone
 
 from . import presence
 from .conf import settings
+from .events import Event
 from .groups import RESERVED
 from .hub import Hub
 from .identity import process_name
 from .models import GroupMember, Presence
-from .publishing import publish_many
+from .publishing import publish_events
 from .signals import stream_closed, stream_lost_group, stream_opened
 from .streams import Stream
 
@@ -139,7 +140,7 @@ def _pass(alive: Collection[str]) -> None:
         joined = _admit(arrived, now)
         left = _dismiss(now)
         events = [*_events(presence.LEAVE, left), *_events(presence.JOIN, joined)]
-        publish_many(events, using=_alias())
+        publish_events(events, using=_alias())
     _rows = {key: pk for key, pk in rows.items() if key in wanted} | added
 
 
@@ -201,9 +202,9 @@ def _dismiss(now: datetime) -> Sequence[GroupMember]:
     return left
 
 
-def _events(name: str, rows: Iterable[GroupMember]) -> Iterator[tuple[str, str, object]]:
+def _events(name: str, rows: Iterable[GroupMember]) -> Iterator[Event]:
     for row in rows:
-        yield row.group, name, {"user": row.user_key, "name": row.name}
+        yield Event.of_app(row.group, name, {"user": row.user_key, "name": row.name})
 
 
 def _found(rows: QuerySet[Any], keys: Iterable[Key]) -> dict[Key, Any]:

@@ -39,10 +39,10 @@ async def after_reset(hub: Hub, group: str, head: Position) -> Position:
     return await before_last(hub, group, head, count) if count else head
 
 
-async def before_last(hub: Hub, group: str, head: Position, last: int | None) -> Position:
-    """Return the place before the `last` events up to `head`, before all that are left if None."""
+async def before_last(hub: Hub, group: str, head: Position, last: float) -> Position:
+    """Return the place before the `last` events up to `head`; infinity: before all there are."""
     first = await hub.earliest(group)
-    offset = first.offset if last is None else max(first.offset, head.offset - last)
+    offset = int(max(first.offset, head.offset - last))
     if first.epoch == head.epoch and offset <= head.offset:
         return Position(head.epoch, offset)
     return head  # The log began anew since the topic was served; it is about to be told.

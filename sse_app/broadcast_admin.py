@@ -23,12 +23,13 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_GET
 
-from . import broadcasts, composition, processes
+from . import broadcasts, processes
 from .admin_log import log_change
 from .authorization import has_permission
 from .broadcast_filters import GroupFilter
 from .broadcast_forms import BroadcastForm
 from .models import Broadcast
+from .posts import guard_posts
 
 PERMISSION: Final = "sse_app.send_broadcast"
 #: How many names the completion of groups shows.
@@ -50,7 +51,7 @@ class BroadcastAdmin(admin.ModelAdmin):
     date_hierarchy = "created_at"
     actions = ["cancel_selected", "repeat_selected"]
     fields = (
-        *("marked", "error", "named", "event", "kind", "said"),
+        *("marked", "error", "named", "event", "typed", "said"),
         *("sent_by", "created_at", "send_at", "sent_at", "delivered"),
     )
     readonly_fields = fields
@@ -114,6 +115,11 @@ class BroadcastAdmin(admin.ModelAdmin):
         known = obj.state == Broadcast.State.SENT and obj.places
         return str(localize(obj.streams or 0)) if known else "–"
 
+    @admin.display(description=_("kind"))
+    def typed(self, obj: Broadcast) -> str:
+        """Return its kind, also one of an earlier release, which is none of the field's choices."""
+        return obj.get_kind_display()
+
     @admin.display(description=_("data"))
     def said(self, obj: Broadcast) -> str:
         """Return what was composed, as it was typed."""
@@ -124,7 +130,8 @@ class BroadcastAdmin(admin.ModelAdmin):
     def get_urls(self) -> list[URLPattern]:
         """Add the names of groups, for the form's completion."""
         names = require_GET(self.admin_site.admin_view(self.group_names))
-        return [path("groups/", names, name="sse_app_broadcast_groups"), *super().get_urls()]
+        groups = path("groups/", names, name="sse_app_broadcast_groups")
+        return guard_posts([groups, *super().get_urls()])
 
     def group_names(self, request: HttpRequest) -> JsonResponse:
         """Answer with the known groups that `q` is part of."""
@@ -161,8 +168,6 @@ class BroadcastAdmin(admin.ModelAdmin):
             "form": form,
             "media": self.media + form.media,
             "preview": form.instance.text() if shown else None,
-            "tags": ["now", *composition.TAGS],
-            "filters": composition.FILTERS,
         }
         return self._page(request, _("Compose a broadcast"), "compose.html", context)
 
@@ -233,6 +238,14 @@ class BroadcastAdmin(admin.ModelAdmin):
             many = _("Select at most %d broadcasts to repeat.") % MOST_REPEATED
             self.message_user(request, many, messages.ERROR)
             return None
+        for row in selected:
+            try:
+                row.events()
+            except ValueError as error:
+                named = {"what": str(row), "error": error}
+                unfit = _("%(what)s can't be sent again: %(error)s") % named
+                self.message_user(request, unfit, messages.ERROR)
+                return None
         once = request.POST.get("once", "")
         if not _ONCE.match(once):  # Nobody was asked yet.
             context = {

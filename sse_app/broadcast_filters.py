@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, Final
 
 from django.contrib import admin
@@ -14,6 +15,8 @@ from .models import Broadcast
 
 #: From how many of the latest broadcasts the groups are taken.
 LATEST: Final = 200
+#: How many groups the list offers, those of the newest broadcasts: each may have named twenty.
+MOST_NAMES: Final = 100
 
 
 class GroupFilter(admin.SimpleListFilter):
@@ -25,7 +28,8 @@ class GroupFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         """Return the groups of the latest broadcasts."""
         latest = Broadcast.objects.values_list("groups", flat=True)[:LATEST]
-        return [(name, name) for name in sorted({name for names in latest for name in names})]
+        named = dict.fromkeys(name for names in latest for name in names)
+        return [(name, name) for name in sorted(islice(named, MOST_NAMES))]
 
     def queryset(
         self, request: HttpRequest, queryset: QuerySet[Broadcast]

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from . import composition
 from .conf import settings as sse_settings
-from .events import DEFAULT_NAME, Event, validate_name
+from .events import DEFAULT_NAME, Event, validate_published
 from .groups import validate_group
 
 MOST_GROUPS: Final = 20
@@ -45,9 +45,9 @@ def valid_groups(value: object) -> list[str]:
 
 
 def name_validator(value: str) -> None:
-    """Raise `ValidationError` unless `value` is an event's name."""
+    """Raise `ValidationError` unless `value` is the name of an event that may be published."""
     try:
-        validate_name(value)
+        validate_published(value)
     except ValueError as error:
         raise ValidationError(str(error)) from error
 
@@ -71,7 +71,6 @@ class Broadcast(models.Model):
 
         JSON = composition.JSON, _("JSON")
         TEXT = composition.TEXT, _("text")
-        TEMPLATE = composition.TEMPLATE, _("Django template")
 
     groups = models.JSONField(_("groups"), default=list)
     event = models.CharField(
@@ -119,14 +118,9 @@ class Broadcast(models.Model):
     def __str__(self) -> str:
         return f"{self.event} → {', '.join(map(str, self.groups))}"
 
-    @property
-    def sender(self) -> str:
-        """The name of who sends it, empty when that user is gone."""
-        return self.sent_by.get_username() if self.sent_by else ""
-
     def text(self) -> str:
         """Return its data as it would go out now; raises `ValueError` that says what is wrong."""
-        return composition.compose(self.kind, self.body, sender=self.sender)
+        return composition.compose(self.kind, self.body)
 
     def events(self) -> list[Event]:
         """Return what is published, one event per group; raises `ValueError` as `text()` does."""
@@ -145,12 +139,13 @@ class Broadcast(models.Model):
                 wrong["send_at"] = _("This time has passed.")
             elif self.send_at > timezone.now() + MOST_AHEAD:
                 wrong["send_at"] = _("This is more than a year away.")
-        try:
-            # The longest name, since its own field says what is wrong with the one given.
-            event = Event.of("x" * 80, "x" * 64, self.text())
-            event.limited(sse_settings().MAX_EVENT_BYTES)
-        except ValueError as error:
-            wrong["body"] = str(error)
+        if self.kind in self.Kind.values:  # Else its own field says what is wrong.
+            try:
+                # The longest name, since its own field says what is wrong with the one given.
+                event = Event.of("x" * 80, "x" * 64, self.text())
+                event.limited(sse_settings().MAX_EVENT_BYTES)
+            except ValueError as error:
+                wrong["body"] = str(error)
         if wrong:
             raise ValidationError(wrong)
 

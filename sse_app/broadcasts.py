@@ -53,7 +53,7 @@ def send(pk: int) -> bool:
     What can't be published is `failed` afterwards and says why. Inside a transaction it leaves
     with that one. Raises the database's own errors; it is then scheduled as before.
     """
-    broadcast = _scheduled(pk=pk).select_related("sent_by").first()
+    broadcast = _scheduled(pk=pk).first()
     if broadcast is None:
         return False
     try:

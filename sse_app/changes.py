@@ -9,14 +9,15 @@ import functools
 import re
 from collections.abc import Callable, Iterable
 from string import Formatter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models, router, transaction
 from django.db.models.signals import class_prepared, post_delete, post_save, pre_delete, pre_save
 
 from .bulk_changes import ChangesManager, ChangesQuerySet
-from .events import validate_name
+from .events import validate_name, validate_published
+from .groups import validate_group
 from .m2m_changes import connect_m2m
 from .publications import (
     Change,
@@ -90,7 +91,7 @@ def publish_changes(
         sets = _chosen(model, "m2m", m2m, meta.many_to_many)
         publication = Publication(
             model,
-            validate_name(name or meta.model_name),
+            _prefix(name or meta.model_name),
             groups if callable(groups) else _patterns(model, groups),
             _chosen(model, "fields", fields, meta.concrete_fields),
             serializer,
@@ -111,6 +112,12 @@ def publish_changes(
     return decorate
 
 
+def _prefix(name: Any) -> str:
+    """Return `name` if the events of a model can begin with it."""
+    validate_published(f"{validate_name(name)}.updated")
+    return cast("str", name)
+
+
 def _patterns(model: type[models.Model], groups: Any) -> tuple[str, ...]:
     said = f"@publish_changes(groups={groups!r}) of {model.__name__}"
     listed = isinstance(groups, str | Iterable)
@@ -119,9 +126,12 @@ def _patterns(model: type[models.Model], groups: Any) -> tuple[str, ...]:
         raise ValueError(f"{said}: give names such as 'orders' or 'order.{{pk}}', or a callable.")
     for pattern in patterns:
         try:
-            named = [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
+            parts = [(text, name) for text, name, _, _ in Formatter().parse(pattern)]
+            # Each field stands for one letter: the rest of the name is the same for all rows.
+            validate_group("".join(text + "x" * (name is not None) for text, name in parts))
         except ValueError as error:
-            raise ValueError(f"{said}: {pattern!r} is no pattern: {error}.") from error
+            raise ValueError(f"{said}: {pattern!r} is no pattern: {error}") from error
+        named = [name for _, name in parts if name is not None]
         for name in named:
             attribute = re.split(r"[.\[]", name, maxsplit=1)[0]
             if not hasattr(model, attribute):

@@ -80,7 +80,7 @@ class Reply(Event):
         fields = said | {"stream": self.stream, "tab": self.tab}
         # With a key of its own: none takes the place of another on the way.
         own = secrets.token_hex(8)
-        return Event.of(CONTROL_GROUP, REPLY_EVENT, fields, durable=False, key=own)
+        return Event.of_app(CONTROL_GROUP, REPLY_EVENT, fields, durable=False, key=own)
 
     @classmethod
     def from_event(cls, event: Event) -> Self:

@@ -20,7 +20,7 @@ from django.core.handlers.asgi import ASGIRequest
 
 from . import authorization, control
 from .addresses import client_address
-from .admission import Busy, Over, Refused, admit, names_of
+from .admission import Busy, Over, Refused, admit, flag_of, names_of
 from .callables import settled
 from .conf import settings
 from .counters import COUNTS, count
@@ -127,8 +127,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 sender=type(self),
                 places=places,
                 address=address.text,
-                ping=request.GET.get("ping") == "1",
-                labelled=request.GET.get("label") == "1",
+                ping=flag_of(request, "ping"),
+                labelled=flag_of(request, "label"),
                 life=life,
                 hub=get_hub(),
             )
@@ -148,6 +148,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
         if request.method != "GET":
             raise Refused(200 if request.method == "HEAD" else 204, "")
         names_of(request)
+        for key in ("ping", "label"):
+            flag_of(request, key)
 
     async def _may_listen(
         self, user: Any, groups: Collection[str], request: ASGIRequest | None

@@ -64,7 +64,7 @@ class Revocation:
         if not self.stream:
             # Processes of an older release, beside which this one may run, do not know it.
             del fields["stream"]
-        return Event.of(CONTROL_GROUP, CONTROL_EVENT, fields)
+        return Event.of_app(CONTROL_GROUP, CONTROL_EVENT, fields)
 
     def concerns(self, reader: Reader) -> bool:
         """Whether it is about this reader."""

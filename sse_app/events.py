@@ -19,6 +19,9 @@ from .groups import CONTROL_GROUP, RESERVED, validate_group
 
 HEARTBEAT: Final = b":\n"
 DEFAULT_NAME: Final = "message"
+#: The app publishes these events and everybody may listen to them: a `presence.join` from anywhere
+#: else would forge who is in a group.
+OWN_NAMES: Final = "presence."
 MESSAGE_TYPE: Final = "sse.event"
 BATCH_TYPE: Final = "sse.events"
 
@@ -30,7 +33,7 @@ _JSON: Final = DjangoJSONEncoder(ensure_ascii=False, allow_nan=False, separators
 
 
 def validate_name(name: object) -> str:
-    """Return `name` if it is an event's name, else raise `ValueError` that shows it."""
+    """Return `name` if streams can have such events, else raise `ValueError` that shows it."""
     if isinstance(name, str):
         if _NAME.match(name):
             return name
@@ -42,6 +45,17 @@ def validate_name(name: object) -> str:
         f"Invalid event name {name!r}: 1 to 64 ASCII letters, digits, '_', '.', ':' and '-', "
         "for example 'order.updated'."
     )
+
+
+def validate_published(name: object) -> str:
+    """Return `name` if code, pages and programs may publish it, else raise `ValueError`."""
+    valid = validate_name(name)
+    if valid.startswith(OWN_NAMES):
+        raise ValueError(
+            f"Invalid event name {valid!r}: the app alone publishes names beginning with "
+            f"{OWN_NAMES!r}; choose another name, for example {'room.' + valid!r}."
+        )
+    return valid
 
 
 def validate_id(id: object) -> str:
@@ -151,7 +165,18 @@ class Event:
 
     @classmethod
     def of(cls, group: str, name: str, data: object, **fields: Any) -> Self:
-        """Return an event whose data is `data` by the rule of `to_text()`."""
+        """Return an event to be published, whose data is `data` by the rule of `to_text()`.
+
+        Raises `ValueError` for a group or a name that only the app publishes: see `of_app()`.
+        """
+        return cls.of_app(validate_group(group), validate_published(name), data, **fields)
+
+    @classmethod
+    def of_app(cls, group: str, name: str, data: object, **fields: Any) -> Self:
+        """Return an event that the app itself publishes, as to `CONTROL_GROUP` or of presence.
+
+        No text of a page, a program or the project may reach `group` or `name`.
+        """
         return cls(group=group, name=name, data=to_text(data), **fields)
 
     def at(self, epoch: str, offset: int) -> Self:

@@ -10,7 +10,7 @@ from django.http import HttpRequest
 
 from . import signals
 from .callables import call_from_sync
-from .events import validate_name
+from .events import validate_published
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -40,9 +40,9 @@ def on(event: str) -> Callable[[Handler], Handler]:
     It is called with a `Message`; what it returns is the JSON answer (of several handlers, the
     first answer that is not None). A `ValidationError` it raises is answered with 422. For a
     message with an idempotency key it runs inside `transaction.atomic()`. Raises `ValueError` for
-    an invalid event name.
+    an invalid or reserved event name.
     """
-    validate_name(event)
+    validate_published(event)
 
     def register(handler: Handler) -> Handler:
         handlers = _handlers.setdefault(event, [])

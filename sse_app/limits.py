@@ -148,7 +148,7 @@ def _before_identifying(address: Address, session_key: str | None) -> list[Limit
     if not session_key:
         kind, most = "anonymous", of.STREAMS_PER_ANONYMOUS_ADDRESS
     if address.limited and most is not None:
-        limits.append(Limit("address", f"{kind}:{address.key}", most))
+        limits += [Limit("address", f"{kind}:{k}", most * n) for k, n in address.shares.items()]
     if session_key and of.STREAMS_PER_SESSION is not None:
         # A digest, because whoever reads a session's key has the session.
         digest = sha256(session_key.encode(errors="surrogatepass")).hexdigest()[:32]

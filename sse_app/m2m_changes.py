@@ -10,7 +10,7 @@ from django.db import models
 from django.db.models.fields.related import resolve_relation
 from django.db.models.signals import m2m_changed
 
-from .events import validate_name
+from .events import validate_published
 from .publications import Publication, batches, publish_together, suppressed
 
 _REMOVED: Final = "_sse_app_removed"
@@ -23,7 +23,7 @@ def connect_m2m(publication: Publication, field: models.ManyToManyField[Any, Any
 
     The data is `{"pk", "added", "removed", "cleared"}`, with keys of the rows on the far end.
     """
-    name = validate_name(f"{publication.prefix}.{field.name}.changed")
+    name = validate_published(f"{publication.prefix}.{field.name}.changed")
     kept = f"{_REMOVED}_{field.name}"
 
     def changed(

@@ -7,23 +7,20 @@ from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from django.views.decorators.csrf import csrf_protect
-from django.views.decorators.http import require_POST
 
 from . import authorization, tickets
-from .bodies import Refusal, answers_refusals, demand, json_response, read_object, to_json
+from .bodies import Refusal, demand, json_response, read_object, to_json
 from .conf import settings
 from .grants import BadGrant, Grant, revoked_of, seal_of
 from .groups import validate_group
+from .posts import posted_by_pages
 from .sessions import name_of
 from .throttle import slow_down
 
 _FORBIDDEN = "Not permitted."
 
 
-@csrf_protect
-@require_POST
-@answers_refusals
+@posted_by_pages
 def renew(request: HttpRequest) -> HttpResponse:
     """Give a fresh grant for `{"grant": "…"}`, expired or not, as `{"grant", "url"}`.
 
@@ -37,9 +34,7 @@ def renew(request: HttpRequest) -> HttpResponse:
     return json_response(200, to_json({"grant": fresh, "url": _url("grant", fresh)}))
 
 
-@csrf_protect
-@require_POST
-@answers_refusals
+@posted_by_pages
 def ticket(request: HttpRequest) -> HttpResponse:
     """Give a stream's URL that opens once, within 30 s, without a cookie.
 
@@ -64,10 +59,15 @@ def ticket(request: HttpRequest) -> HttpResponse:
         own,
         grant=grant.sign() if grant else "",
         seal=seal_of(reader) if signed_in else "",
-        session_key=name_of(request.session.session_key) if signed_in else "",
+        session_key=name_of(_session_key(request)) if signed_in else "",
     )
     seconds = int(tickets.LIFETIME.total_seconds())
     return json_response(200, to_json({"url": _url("ticket", text), "expires_in": seconds}))
+
+
+def _session_key(request: HttpRequest) -> str:
+    # A user of another middleware's, as by a header, may have no session.
+    return getattr(getattr(request, "session", None), "session_key", None) or ""
 
 
 def _groups_of(body: dict[str, Any]) -> list[str]:

@@ -42,8 +42,8 @@ def publish(
     `immediate=True`, for events that are not durable, leaves at once.
 
     Blocks for the log's I/O: in async code use `apublish()`. Raises `ValueError` for an invalid
-    group or event name or an event beyond `MAX_EVENT_BYTES`, `TypeError` for data that can't be
-    JSON, and outside a transaction the log's own errors; nothing is published then.
+    or reserved group or event name or an event beyond `MAX_EVENT_BYTES`, `TypeError` for data that
+    can't be JSON, and outside a transaction the log's own errors; nothing is published then.
     """
     made = _make(group, event, data, durable=durable, key=key)
     return _publish([made], using=using, immediate=_checked(immediate, durable))[0]

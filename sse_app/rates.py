@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 MOST_BUCKETS: Final = 10_000
@@ -24,23 +24,28 @@ class TokenBuckets:
         self._clock = clock
         self._most = most
         self._lock = threading.Lock()
-        # Name to the tokens left and when that was, the longest untouched first.
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        # Name to the tokens left, when that was and its share; the longest untouched first.
+        self._left: OrderedDict[str, tuple[float, float, float]] = OrderedDict()
 
-    def take(self, name: str, *, rate: float, burst: float) -> float:
-        """Take a token of `name` and return 0; or the seconds until there is one, taking none.
+    def take(self, shares: Mapping[str, float], *, rate: float, burst: float) -> float:
+        """Take a token of each name and return 0; or the seconds until there are, taking none.
 
-        A bucket holds at most `burst` tokens, one at least, and gets `rate` of them a second.
+        A bucket holds at most `burst` tokens, one at least, and gets `rate` of them a second; that
+        of a name in `shares` is so many times as large and as fast.
         """
         burst = max(burst, 1)
         with self._lock:
             now = self._clock()
-            left = self._tokens(name, now, rate, burst)
-            if left < 1:
-                return (1 - left) / rate
-            self._left[name] = (left - 1, now)
-            self._left.move_to_end(name)
-            self._forget_full(now, rate, burst)
+            left = {
+                name: self._tokens(name, now, rate, burst, share) for name, share in shares.items()
+            }
+            wait = max((1 - left[name]) / (rate * share) for name, share in shares.items())
+            if wait > 0:
+                return wait
+            for name, share in shares.items():
+                self._left[name] = (left[name] - 1, now, share)
+                self._left.move_to_end(name)
+            self._forget_full(2 * len(shares), now, rate, burst)
         return 0.0
 
     def clear(self) -> None:
@@ -51,15 +56,15 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._left)
 
-    def _tokens(self, name: str, now: float, rate: float, burst: float) -> float:
-        left, at = self._left.get(name, (burst, now))
-        return min(burst, left + (now - at) * rate)
+    def _tokens(self, name: str, now: float, rate: float, burst: float, share: float) -> float:
+        left, at, _ = self._left.get(name, (burst * share, now, share))
+        return min(burst * share, left + (now - at) * rate * share)
 
-    def _forget_full(self, now: float, rate: float, burst: float) -> None:
-        # A call adds one bucket at most, so two looks a call keep up with any number of names.
-        for _ in range(2):
-            oldest = next(iter(self._left))
-            full = self._tokens(oldest, now, rate, burst) >= burst
+    def _forget_full(self, looks: int, now: float, rate: float, burst: float) -> None:
+        # Two looks for each bucket that a call may add keep up with any number of names.
+        for _ in range(looks):
+            oldest, (_left, _at, share) = next(iter(self._left.items()))
+            full = self._tokens(oldest, now, rate, burst, share) >= burst * share
             if not full and len(self._left) <= self._most:
                 return
             del self._left[oldest]

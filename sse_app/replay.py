@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Final, Self
 
 from django.http import HttpRequest
@@ -38,12 +39,13 @@ class Start:
 class Wanted:
     """What a reader asks for: what follows `cursor`, else some `history`, else what comes now.
 
-    `history` is "earliest" or, for the last twenty, "-20". Both are as they came, valid or not.
-    `first`: where neither says where to begin, what `@snapshot` and `RETAIN` give comes first.
+    `cursor` is as it came, valid or not. `history`: how many past events of each group, infinity
+    for all. `first`: where neither says where to begin, what `@snapshot` and `RETAIN` give comes
+    first.
     """
 
     cursor: str | None = None
-    history: str = ""
+    history: float | None = None
     first: bool = False
 
     @classmethod
@@ -51,11 +53,25 @@ class Wanted:
         """Return what a request asks for.
 
         The cursor is the header `Last-Event-ID`, else the parameter `last_event_id`, else
-        `lastEventId`; the history is the parameter `from`.
+        `lastEventId`; an empty one is none. The history is the parameter `from`, of which
+        `REPLAY_EVENTS` limits the length; an invalid one is answered as an invalid cursor is.
         """
         header, query = request.headers.get("Last-Event-ID"), request.GET
-        cursor = header or query.get("last_event_id") or query.get("lastEventId")
-        return cls(cursor, query.get("from", ""), first=True)
+        cursor = header or query.get("last_event_id") or query.get("lastEventId") or None
+        if cursor is not None or "from" not in query:
+            return cls(cursor, first=True)
+        history = _history(query.getlist("from"))
+        return cls("" if history is None else None, history, first=True)
+
+
+def _history(given: Collection[str]) -> float | None:
+    """Return how many past events the parameters `from` ask for; None if they can't be read."""
+    text = ",".join(given)  # More than one is none that can be read.
+    match = _LAST.match(text)
+    if match is None and text != "earliest":
+        return None
+    most = settings().REPLAY_EVENTS
+    return min(inf if match is None else int(match[1]), inf if most is None else most)
 
 
 async def find_start(hub: Hub, groups: Collection[str], wanted: Wanted) -> Start:
@@ -67,7 +83,7 @@ async def find_start(hub: Hub, groups: Collection[str], wanted: Wanted) -> Start
     # Before anybody is told that a group is empty, too: the log begins with the first who asks.
     began = await hub.began() if START in now.values() else 0.0
     if wanted.cursor is None:
-        if wanted.history == "earliest" or _LAST.match(wanted.history):
+        if wanted.history is not None:
             return await _from_history(hub, now, wanted.history)
         return await _from_first(hub, Start(now), groups if wanted.first else ())
     cursor = Cursor.parse(wanted.cursor)
@@ -121,11 +137,10 @@ async def _count(hub: Hub, group: str, place: Position) -> int:
     return count
 
 
-async def _from_history(hub: Hub, now: dict[str, Position], wanted: str) -> Start:
-    last = _LAST.match(wanted)
+async def _from_history(hub: Hub, now: dict[str, Position], last: float) -> Start:
     positions, missed = {}, 0
     for group, head in now.items():
-        positions[group] = await before_last(hub, group, head, int(last[1]) if last else None)
+        positions[group] = await before_last(hub, group, head, last)
         missed += head.offset - positions[group].offset
     return Start(positions, missed=missed)
 

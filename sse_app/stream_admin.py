@@ -32,6 +32,7 @@ from .explain import Question, Verdict, explain, to_position
 from .groups import validate_group
 from .models import ServerProcess
 from .overview import SORTS, STATES, Choice
+from .posts import guard_posts
 from .publishing import publish
 from .responses import EventStreamResponse
 from .revocation import disconnect, end_stream
@@ -71,7 +72,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
                 "group/<str:group>/replay/<int:offset>/", page(self.replay), name=f"{_NAME}_replay"
             ),
         ]
-        return [*own, *super().get_urls()]
+        return guard_posts([*own, *super().get_urls()])
 
     # --- the dashboard ---
 
@@ -172,11 +173,10 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         target, error = request.POST.get("target", group).strip(), ""
         if request.method == "POST":
             try:
-                validate_group(target)
+                publish(target, event.name, event.data)
             except ValueError as invalid:
                 error = str(invalid)
             else:
-                publish(target, event.name, event.data)
                 said = f"Sent event {offset} of {group} again, to {target}, as {event.name}."
                 log_act(request, ServerProcess, group, f"{group} {offset}", said)
                 messages.success(request, _("The event was sent to %s.") % target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
+from math import inf
 from types import TracebackType
 from typing import Self
 
@@ -60,11 +61,11 @@ def subscribe(
     return Subscriber([validate_group(group) for group in groups], names, wanted)
 
 
-def _history(wanted: int | str | None) -> str:
+def _history(wanted: int | str | None) -> float | None:
     if wanted is None or wanted == "earliest":
-        return wanted or ""
+        return inf if wanted else None
     if type(wanted) is int and wanted >= 0:
-        return f"-{wanted}" if wanted else ""
+        return wanted or None
     raise ValueError(f"Invalid history {wanted!r}: 'earliest', or how many past events as an int.")
 
 

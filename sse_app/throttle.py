@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from django.http import HttpRequest
 
 from . import rates
-from .addresses import client_address
+from .addresses import SITE_SHARE, address_of
 from .bodies import Refusal
 from .conf import settings
 
@@ -20,7 +19,7 @@ def slow_down(request: HttpRequest) -> None:
     as speaking.
     """
     wait = rates.speaking.take(
-        _bucket(request), rate=settings().SPEAK_RATE, burst=settings().SPEAK_BURST
+        _shares(request), rate=settings().SPEAK_RATE, burst=settings().SPEAK_BURST
     )
     if wait > 0:
         raise Refusal(
@@ -31,13 +30,15 @@ def slow_down(request: HttpRequest) -> None:
         )
 
 
-def _bucket(request: HttpRequest) -> str:
+def _shares(request: HttpRequest) -> dict[str, int]:
+    """Return whom a request counts for, and how many times the rate of one speaker that has."""
     if request.user.is_authenticated:
-        return f"user {request.user.pk}"
+        return {f"user {request.user.pk}": 1}
+    addresses = address_of(request).shares
     session = getattr(request, "session", None)
     # A forged session key has no data behind it, and must not be a bucket of its own.
-    if session is not None and session.session_key and list(session.keys()):
-        return f"session {session.session_key}"
-    scope: Any = getattr(request, "scope", None)
-    address = request.META.get("REMOTE_ADDR", "") if scope is None else client_address(scope).key
-    return f"address {address}"
+    if session is None or not session.session_key or not list(session.keys()):
+        return {f"address {key}": share for key, share in addresses.items()}
+    # Whoever drops the cookie is given another session, and has the same address.
+    sessions = {f"sessions at {key}": share * SITE_SHARE for key, share in addresses.items()}
+    return {f"session {session.session_key}": 1, **sessions}

@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import Error, OperationalError, transaction
 from django.http import HttpRequest, HttpResponse
-from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST
 
@@ -16,9 +16,10 @@ from . import authorization, inbox, publishing, repeats, tokens
 from .bodies import Refusal, answers_refusals, away, demand, json_response, read_object, to_json
 from .conf import settings
 from .connections import stream_of, validate_tab
-from .events import Event, validate_name
+from .events import Event, validate_published
 from .groups import validate_group
 from .models import AccessToken
+from .posts import posted_by_pages
 from .records import about
 from .throttle import slow_down
 
@@ -44,9 +45,7 @@ def stream(request: HttpRequest) -> HttpResponse:
 # --- pages ---
 
 
-@csrf_protect
-@require_POST
-@answers_refusals
+@posted_by_pages
 def send(request: HttpRequest) -> HttpResponse:
     """Take what a page sends up and answer what its handler returns, as JSON.
 
@@ -80,7 +79,7 @@ def send(request: HttpRequest) -> HttpResponse:
 def _addressed(request: HttpRequest) -> tuple[str, str, dict[str, Any]]:
     body = read_object(request)
     try:
-        return validate_group(body.get("group")), validate_name(body.get("event")), body
+        return validate_group(body.get("group")), validate_published(body.get("event")), body
     except ValueError as error:
         raise Refusal(
             400, f'The body must be JSON like {{"group": …, "event": …, "data": …}}: {error}'
@@ -141,7 +140,15 @@ def _speaker(message: inbox.Message) -> str:
     # address, since whoever shares one would be given the other's answer.
     if message.user.is_authenticated:
         return f"user {message.user.pk}"
-    return f"csrf {message.request.META['CSRF_COOKIE']}"
+    secret = message.request.META.get("CSRF_COOKIE")
+    if secret is None:
+        raise Refusal(
+            400,
+            "An Idempotency-Key needs a user who is signed in, or the CSRF cookie: without both, "
+            "one visitor's repeat would be given another visitor's answer. In a test, sign in or "
+            "make the client with Client(enforce_csrf_checks=True).",
+        )
+    return f"csrf {secret}"
 
 
 # --- programs ---

@@ -93,7 +93,7 @@ def test_a_peer_that_is_not_trusted_names_nobody() -> None:
 def test_a_peer_on_a_unix_socket_is_trusted_when_listed() -> None:
     assert seen(scope(None, "9.9.9.9"), ["unix"]).text == "9.9.9.9"
     assert seen(scope("", "9.9.9.9"), ["unix"]).text == "9.9.9.9"
-    assert seen(scope(None), ["unix"]) == Address("", "unix", True)
+    assert seen(scope(None), ["unix"]) == Address("", {"unix": 1}, True)
 
 
 def test_a_header_sent_twice_is_one_list() -> None:
@@ -145,14 +145,17 @@ def test_a_long_list_that_a_client_made_up_is_not_gone_through(header: str) -> N
     assert seen(asked, ["10.0.0.0/8"], header).text != "9.9.9.9"
 
 
-def test_ipv6_clients_are_counted_by_their_network_of_64_bits() -> None:
-    one, two, other = (
-        seen(scope(peer)).key for peer in ("2a00:1450::1", "2a00:1450::ffff:1", "2a00:1450:0:1::1")
+def test_ipv6_clients_are_counted_by_their_network_of_64_bits_and_that_of_56() -> None:
+    one, two, other, beyond = (
+        seen(scope(peer)).shares
+        for peer in ("2a00:1450::1", "2a00:1450::ffff:1", "2a00:1450:0:ff::1", "2a00:1450:0:100::1")
     )
-    assert one == two == "2a00:1450::/64"
+    assert one == two == {"2a00:1450::/64": 1, "2a00:1450::/56": 4}
+    assert other == {"2a00:1450:0:ff::/64": 1, "2a00:1450::/56": 4}
+    assert beyond == {"2a00:1450:0:100::/64": 1, "2a00:1450:0:100::/56": 4}
     assert seen(scope("fe80::1%eth0")).text == "fe80::1"
-    assert other == "2a00:1450:0:1::/64"
-    assert seen(scope("8.8.8.8")).key == seen(scope("::ffff:8.8.8.8")).key == "8.8.8.8"
+    assert seen(scope("8.8.8.8")).shares == {"8.8.8.8": 1}
+    assert seen(scope("::ffff:8.8.8.8")).shares == {"8.8.8.8": 1}
 
 
 def test_a_trusted_proxy_that_names_nobody_is_told_in_the_log(

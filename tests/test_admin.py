@@ -13,6 +13,7 @@ from django.db.models.signals import pre_save
 from django.test import Client
 
 from project.models import Order
+from sse_app import admin
 from sse_app.admin import PERMISSION, BroadcastActionMixin
 from sse_app.events import Event
 from sse_app.models import AccessToken
@@ -95,6 +96,18 @@ def test_what_can_not_be_published_is_said_and_none_is_sent(
     assert b"Nothing was sent" in client.get(ORDERS).content
     assert seen == []
     assert not LogEntry.objects.exists()
+
+
+def test_a_selection_of_a_whole_table_is_refused(
+    seen: list[Event], orders: list[Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "MOST_SELECTED", 2)
+    client = staff(PERMISSION, "project.view_order")
+    assert act(client, *orders).status_code == 302
+    assert b"at most 2 rows" in client.get(ORDERS).content
+    assert seen == []
+    act(client, *orders[:2])
+    assert len(seen) == 2
 
 
 def test_an_event_of_the_action_leaves_only_with_its_entry_in_the_log(

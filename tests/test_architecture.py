@@ -108,6 +108,7 @@ RANKS = {
     "control": 8,
     "passes": 5,
     "throttle": 3,
+    "posts": 3,
     "leftovers": 4,
     "tickets": 3,
     "secrecy": 0,

@@ -195,27 +195,6 @@ def test_the_admins_pages_of_broadcasts_show_text(context: BrowserContext, site:
     assert form.dialogs == []
 
 
-def test_a_template_of_markup_is_shown_as_text_before_it_is_sent(
-    context: BrowserContext, site: Daphne
-) -> None:
-    """What a template renders is safe for its receivers' pages at most, never for the admin's."""
-    sign_in(context, "boss")
-    run(
-        site,
-        "from django.contrib.auth.models import User\n"
-        "User.objects.filter(username='boss').update(is_staff=True, is_superuser=True)",
-    )
-    form = Watched(context, "/admin/sse_app/broadcast/add/")
-    form.page.fill("input[name=groups]", "orders")
-    form.page.check("input[value=template]")
-    form.page.fill("textarea[name=body]", MARKUP[0])
-    form.page.click("input[name=_preview]")
-    expect(form.page.locator(".sse-preview")).to_contain_text(MARKUP[0])
-    form.page.click("input[name=_continue]")
-    expect(form.page.locator(".sse-text")).to_contain_text(MARKUP[0])
-    form.assert_harmless()
-
-
 # --- pages of another origin ---
 
 LISTEN = """async url => new Promise(done => {

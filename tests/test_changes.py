@@ -359,6 +359,10 @@ def test_a_field_that_is_not_there_is_named_with_the_legal_ones(fields: Any) -> 
         (["g", "order.{nope}"], r"'order\.\{nope\}' names 'nope', which Grouped has not"),
         ("order.{owner.pk", r"'order\.\{owner\.pk' is no pattern: expected '}'"),
         ("order.{}", "names '', which Grouped has not"),
+        ("sse.control", "'sse.control': names beginning with 'sse.' are reserved"),
+        ("sse.{pk}", "names beginning with 'sse.' are reserved"),
+        (["g", "order/{pk}"], "Invalid group name 'order/x'"),
+        ("{{g}}", "Invalid group name '{g}'"),
     ],
 )
 def test_groups_that_can_not_be_filled_are_named(groups: Any, said: str) -> None:
@@ -366,8 +370,14 @@ def test_groups_that_can_not_be_filled_are_named(groups: Any, said: str) -> None
         publish_changes(groups=groups)(plain("Grouped"))
 
 
+@pytest.mark.parametrize("name", ["presence", "presence.kept", "sse.x", "two words", "n" * 60])
+def test_a_name_that_no_event_can_have_is_refused_where_the_model_is_decorated(name: str) -> None:
+    with pytest.raises(ValueError, match="Invalid event name"):
+        publish_changes(groups="g", name=name)(plain("Named"))
+
+
 def test_a_pattern_may_follow_what_a_field_or_property_has() -> None:
-    publish_changes(groups=["g.{owner.pk}", "g.{pk:>3}", "{{g}}"])(plain("Followed"))
+    publish_changes(groups=["g.{owner.pk}", "g.{pk:>3}"])(plain("Followed"))
 
 
 def test_a_serializer_that_can_not_be_called_is_named() -> None:

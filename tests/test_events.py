@@ -25,6 +25,7 @@ from sse_app.events import (
     encode_control,
     to_text,
     validate_name,
+    validate_published,
 )
 from sse_app.groups import matches, validate_group, validate_pattern
 
@@ -199,6 +200,22 @@ def test_an_invalid_event_name_is_refused_and_shown(value: Any) -> None:
         with pytest.raises(ValueError, match="Invalid event name") as caught:
             refuse(value)
         assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["presence.join", "presence.leave", "presence.", "presence.x"])
+def test_an_event_of_the_app_is_listened_to_and_not_published(value: str) -> None:
+    assert validate_name(value) == value
+    assert Event(group="g", name=value) == Event.of_app("g", value, "")
+    for refuse in (validate_published, lambda name: Event.of("g", name, "")):
+        with pytest.raises(ValueError, match="the app alone publishes") as caught:
+            refuse(value)
+        assert repr(value) in str(caught.value)
+
+
+def test_the_control_group_is_the_apps_own() -> None:
+    assert Event.of_app("sse.control", "revoked", {}).group == "sse.control"
+    with pytest.raises(ValueError, match=r"'sse\.control'.*reserved"):
+        Event.of("sse.control", "revoked", {})
 
 
 @pytest.mark.parametrize("value", ["", "a b", "chat.[ab]", "chat.?", "é*", "*\n", None, 5])

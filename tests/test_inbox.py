@@ -140,7 +140,7 @@ def test_a_handler_registered_twice_runs_once(page: Page, handled: Any) -> None:
 
 
 def test_on_refuses_an_invalid_event_name() -> None:
-    for name in ("sse.open", "two words", ""):
+    for name in ("sse.open", "presence.join", "two words", ""):
         with pytest.raises(ValueError, match=repr(name)):
             on(name)
 
@@ -234,6 +234,8 @@ def test_a_charset_in_the_content_type_is_fine(page: Page, handled: Any) -> None
         b'{"group": 5, "event": "test.event"}',
         b'{"group": "bad name", "event": "test.event"}',
         b'{"group": "orders", "event": "sse.open"}',
+        b'{"group": "orders", "event": "presence.join"}',
+        b'{"group": "sse.control", "event": "test.event"}',
         b'{"group": "orders\\n", "event": "test.event"}',
         b'{"group": "orders", "event": ["test.event"]}',
         b"[" * 100_000,

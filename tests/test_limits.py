@@ -20,7 +20,7 @@ import pytest
 import redis
 
 from sse_app import shared_limits
-from sse_app.addresses import Address
+from sse_app.addresses import Address, client_address
 from sse_app.eventlog import RedisEventLog
 from sse_app.limits import Full, Limit, Limits, Places
 from sse_app.shared_limits import SharedCounts, shared_counts
@@ -31,9 +31,9 @@ from .valkeys import Valkey, free_port
 ANN = SimpleNamespace(pk=1, is_authenticated=True)
 BOB = SimpleNamespace(pk=2, is_authenticated=True)
 NOBODY = SimpleNamespace(pk=None, is_authenticated=False)
-HOME = Address("8.8.8.8", "8.8.8.8", True)
-ELSEWHERE = Address("9.9.9.9", "9.9.9.9", True)
-LOOPBACK = Address("127.0.0.1", "127.0.0.1", False)
+HOME = Address("8.8.8.8", {"8.8.8.8": 1}, True)
+ELSEWHERE = Address("9.9.9.9", {"9.9.9.9": 1}, True)
+LOOPBACK = Address("127.0.0.1", {"127.0.0.1": 1}, False)
 NONE = dict.fromkeys(
     f"STREAMS_PER_{what}" for what in ("USER", "SESSION", "ADDRESS", "ANONYMOUS_ADDRESS", "PROCESS")
 )
@@ -115,6 +115,27 @@ async def test_an_address_that_may_be_a_proxys_is_not_limited(limit: Callable[..
     limits = Limits()
     for session in (None, "a", None, "b"):
         await admit(limits, LOOPBACK, session)
+
+
+@pytest.mark.parametrize("session", [True, False])
+async def test_a_customers_many_ipv6_networks_have_four_times_the_limit(
+    limit: Callable[..., None], session: bool
+) -> None:
+    limit(ADDRESS=2, ANONYMOUS_ADDRESS=2)
+    limits = Limits()
+
+    async def refused(network: str) -> str | None:
+        address = client_address({"client": (network + "::1", 1)})
+        try:
+            await admit(limits, address, uuid.uuid4().hex if session else None)
+        except Full as full:
+            return full.reason
+        return None
+
+    assert [await refused("2a00:1450:0:0") for _ in range(3)] == [None, None, "address"]
+    networks = [f"2a00:1450:0:{n:x}" for n in range(1, 256)]
+    assert [await refused(network) for network in networks].count(None) == 6
+    assert await refused("2a00:1450:0:100") is None
 
 
 async def test_none_switches_a_limit_off(limit: Callable[..., None]) -> None:
@@ -686,7 +707,7 @@ async def refuses_elsewhere() -> bool:
     """Do two streams here refuse a third elsewhere, until they end?"""
     session = uuid.uuid4().hex
     user = SimpleNamespace(pk=session, is_authenticated=True)
-    address = Address(session, session, True)
+    address = Address(session, {session: 1}, True)
     limits = Limits()
     held = [await admit(limits, address, session, user) for _ in range(2)]
     refused = [
@@ -723,6 +744,25 @@ async def test_redis_is_where_the_event_log_is(use: Callable[..., None], valkey:
     log = {"BACKEND": "sse_app.eventlog.RedisEventLog", "URL": valkey, "PREFIX": "test.limits"}
     use("channels.layers.InMemoryChannelLayer", {}, log)
     assert await refuses_elsewhere()
+
+
+async def test_all_processes_count_the_networks_of_one_customer(
+    use: Callable[..., None], valkey: str
+) -> None:
+    log = {"BACKEND": "sse_app.eventlog.RedisEventLog", "URL": valkey, "PREFIX": "test.site"}
+    use("channels.layers.InMemoryChannelLayer", {}, log)
+    near = [client_address({"client": (f"2a00:1450:0:{n:x}::1", 1)}) for n in range(9)]
+    limits = Limits()
+    held = [await admit(limits, address, uuid.uuid4().hex) for address in near[:8]]
+    elsewhere = await asyncio.to_thread(in_another_loop, near[8], "a")
+    for places in held:
+        places.release()
+    counts = shared_counts()
+    assert counts is not None
+    assert counts._task is not None
+    await asyncio.wait([counts._task])
+    assert elsewhere == "address"
+    assert await asyncio.to_thread(in_another_loop, near[8], "a") is None
 
 
 async def test_without_a_redis_each_process_counts_alone(use: Callable[..., None]) -> None:

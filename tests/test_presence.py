@@ -142,7 +142,7 @@ def test_what_fails_changes_nothing_and_is_done_by_the_next_pass(
 ) -> None:
     there("1")
     with monkeypatch.context() as broken:
-        broken.setattr(attendance, "publish_many", lambda *given, **named: 1 / 0)
+        broken.setattr(attendance, "publish_events", lambda *given, **named: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             there("1", "2")
     assert [member.user for member in presence.members(ROOM)] == ["1"]

@@ -168,6 +168,7 @@ def test_who_has_no_token_learns_nothing_of_the_body(text: str) -> None:
         {"group": "sse.x"},
         {"group": "import.7\n"},
         {"group": None},
+        {"group": "sse.control"},
         {"event": "sse.open"},
         {"event": "row.a\ndata: x"},
         {"event": "row.\u2028"},
@@ -192,6 +193,19 @@ def test_a_body_that_is_no_event_is_400_and_publishes_nothing(
     answer = post(text, body)
     assert answer.status_code == 400
     assert "JSON" in answer.json()["error"]
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("group", "event"), [("sse.control", "revoked"), ("chat.1", "presence.join")]
+)
+def test_no_token_publishes_what_the_app_alone_publishes(
+    seen: list[Event], group: str, event: str
+) -> None:
+    _, text = create_token("all", publish=["*"], events=["*"], lifetime=timedelta(days=1))
+    answer = post(text, {"group": group, "event": event, "data": {"user": "1", "name": "root"}})
+    assert answer.status_code == 400
+    assert "Invalid" in answer.json()["error"]
     assert seen == []
 
 

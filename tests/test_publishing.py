@@ -13,12 +13,23 @@ from unittest import mock
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import DataError, InterfaceError, OperationalError, connections, transaction
+from django.http import HttpRequest
 from django.test import override_settings
 
-from sse_app import apublish, apublish_many, cursor, publish, publish_many
+from sse_app import (
+    apublish,
+    apublish_many,
+    apublish_template,
+    cursor,
+    publish,
+    publish_many,
+    publish_template,
+    reply,
+)
 from sse_app.cursors import START, Cursor
 from sse_app.eventlog import DatabaseEventLog, event_log
 from sse_app.events import Event
+from sse_app.inbox import Message
 from sse_app.models import StoredEvent
 from sse_app.signals import event_published
 
@@ -269,13 +280,27 @@ def test_an_event_over_the_size_limit_is_refused_with_both_sizes(seen: list[Even
         ("g", "two words", "event name 'two words'"),
         ("g", "sse.open", "event name 'sse.open'"),
         ("g", None, "event name None"),
+        ("sse.control", "revoked", "group name 'sse.control'"),
+        ("g", "presence.join", "event name 'presence.join'"),
+        ("g", "presence.x", "for example 'room.presence.x'"),
     ],
 )
-def test_an_invalid_group_or_event_is_refused_and_shown(
+def test_an_invalid_or_reserved_group_or_event_is_refused_and_shown(
     seen: list[Event], group: str, name: Any, shown: str
 ) -> None:
-    with pytest.raises(ValueError, match=shown):
-        publish(group, name, "x")
+    message = Message(None, group, name, None, HttpRequest(), stream="aa")
+    for refuse in (
+        lambda: publish(group, name, {}),
+        lambda: publish(group, name, {}, durable=False, immediate=True),
+        lambda: publish_many([("g", "n", 1), (group, name, {})]),
+        lambda: publish_template(group, name, "admin/base.html"),
+        lambda: async_to_sync(apublish)(group, name, {}),
+        lambda: async_to_sync(apublish_many)([(group, name, {})]),
+        lambda: async_to_sync(apublish_template)(group, name, "admin/base.html"),
+        lambda: reply(message, name, {}, immediate=True),
+    ):
+        with pytest.raises(ValueError, match=shown):
+            refuse()
     assert seen == []
     assert not StoredEvent.objects.exists()
 

@@ -34,7 +34,7 @@ def clock() -> Clock:
 
 def taken(buckets: TokenBuckets, name: str = "ann", tries: int = 100) -> int:
     """How many of `tries` tokens are given at 8 a second and 20 at once."""
-    return [buckets.take(name, rate=8, burst=20) for _ in range(tries)].count(0)
+    return [buckets.take({name: 1}, rate=8, burst=20) for _ in range(tries)].count(0)
 
 
 def test_a_burst_is_given_at_once_and_no_more(clock: Clock) -> None:
@@ -53,7 +53,7 @@ def test_tokens_come_back_at_the_rate_up_to_the_burst(clock: Clock) -> None:
 def test_a_refusal_says_when_to_come_back_and_takes_nothing(clock: Clock) -> None:
     buckets = TokenBuckets(clock)
     taken(buckets)
-    waits = {buckets.take("ann", rate=8, burst=20) for _ in range(50)}
+    waits = {buckets.take({"ann": 1}, rate=8, burst=20) for _ in range(50)}
     assert waits == {0.125}
     clock.now += waits.pop()
     assert taken(buckets) == 1
@@ -66,13 +66,13 @@ def test_each_name_has_a_bucket_of_its_own(clock: Clock) -> None:
 
 def test_a_burst_below_one_still_gives_one(clock: Clock) -> None:
     buckets = TokenBuckets(clock)
-    assert buckets.take("ann", rate=1, burst=0.5) == 0
+    assert buckets.take({"ann": 1}, rate=1, burst=0.5) == 0
 
 
 def test_full_buckets_are_forgotten(clock: Clock) -> None:
     buckets = TokenBuckets(clock)
     for n in range(1000):
-        buckets.take(f"user {n}", rate=8, burst=20)
+        buckets.take({f"user {n}": 1}, rate=8, burst=20)
         clock.now += 1
     assert len(buckets) <= 2
 
@@ -80,9 +80,37 @@ def test_full_buckets_are_forgotten(clock: Clock) -> None:
 def test_there_are_never_more_buckets_than_the_most(clock: Clock) -> None:
     buckets = TokenBuckets(clock, most=50)
     for n in range(1000):
-        buckets.take(f"user {n}", rate=8, burst=20)
+        buckets.take({f"user {n}": 1}, rate=8, burst=20)
     assert len(buckets) == 50
     assert taken(buckets, "user 999") == 19
+
+
+def test_a_wider_name_has_a_larger_share_and_is_charged_too(clock: Clock) -> None:
+    buckets = TokenBuckets(clock)
+
+    def take(n: int) -> float:
+        return buckets.take({f"session {n}": 1, "address": 4}, rate=8, burst=20)
+
+    assert [take(n) for n in range(100)].count(0) == 80
+    assert take(100) == 1 / 32
+    assert len(buckets) == 81, "what was refused took nothing, and left nothing"
+    clock.now += 1
+    assert [take(n) for n in range(200, 300)].count(0) == 32
+
+
+def test_the_slowest_of_several_names_decides_and_none_is_charged(clock: Clock) -> None:
+    buckets = TokenBuckets(clock)
+    taken(buckets)
+    assert buckets.take({"ann": 1, "address": 4}, rate=8, burst=20) == 0.125
+    assert taken(buckets, "address", tries=20) == 20
+
+
+def test_with_several_names_full_buckets_are_forgotten_as_well(clock: Clock) -> None:
+    buckets = TokenBuckets(clock)
+    for n in range(1000):
+        buckets.take({f"session {n}": 1, f"near {n}": 4, "site": 16}, rate=8, burst=20)
+        clock.now += 1
+    assert len(buckets) <= 5
 
 
 # --- POST send/ ---
@@ -175,13 +203,48 @@ def test_strangers_share_the_rate_of_their_address_whatever_cookies_they_make_up
         assert speak(make(99), REMOTE_ADDR="192.0.2.7").status_code == 200
 
 
-@pytest.mark.django_db
-def test_a_stranger_with_a_session_has_a_rate_of_the_session(handled: list[Message]) -> None:
-    for _ in range(20):
-        speak(Client())
+def _in_a_session() -> Client:
     session = SessionStore()
     session["cart"] = 1
     session.save()
     client = Client()
     client.cookies["sessionid"] = session.session_key or ""
-    assert speak(client).status_code == 200
+    return client
+
+
+@pytest.mark.django_db
+def test_a_stranger_with_a_session_has_a_rate_of_the_session(handled: list[Message]) -> None:
+    for _ in range(20):
+        speak(Client())
+    one, other = _in_a_session(), _in_a_session()
+    assert [speak(one).status_code for _ in range(21)] == [200] * 20 + [429]
+    assert speak(other).status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("address", ["127.0.0.1", "8.8.8.8", "2a00:1450::1"])
+def test_a_fresh_session_is_no_fresh_rate(handled: list[Message], address: str) -> None:
+    statuses = [speak(_in_a_session(), REMOTE_ADDR=address).status_code for _ in range(90)]
+    assert statuses == [200] * 80 + [429] * 10
+    assert speak(_in_a_session(), REMOTE_ADDR="9.9.9.9").status_code == 200
+
+
+@pytest.mark.django_db
+def test_a_customers_many_ipv6_networks_share_a_rate(handled: list[Message]) -> None:
+    def statuses(network: str) -> list[int]:
+        return [speak(Client(), REMOTE_ADDR=network.format(n)).status_code for n in range(90)]
+
+    assert statuses("2a00:1450::{:x}") == [200] * 20 + [429] * 70
+    assert statuses("2a00:1450:0:{:x}::1").count(200) == 60, "with the 20 of before"
+    assert statuses("2a00:1450:0:1{:02x}::1").count(200) == 80, "another customer's"
+
+
+@pytest.mark.django_db
+def test_by_wsgi_too_a_trusted_proxy_names_the_client(handled: list[Message]) -> None:
+    trusting = {"TRUSTED_PROXIES": ["127.0.0.1"], "MAY_SPEAK": f"{__name__}.all_"}
+    with override_settings(SSE_APP=trusting):
+        for n in range(21):
+            assert speak(Client(), headers={"X-Forwarded-For": f"9.9.9.{n}"}).status_code == 200
+        for _ in range(20):
+            speak(Client(), headers={"X-Forwarded-For": "8.8.8.8"})
+        assert speak(Client(), headers={"X-Forwarded-For": "8.8.8.8"}).status_code == 429

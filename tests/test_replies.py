@@ -205,7 +205,7 @@ async def test_the_async_twin_does_the_same(sent: list[Event]) -> None:
 def test_a_malformed_reply_is_logged_and_skipped(
     fields: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    event = Event.of(CONTROL_GROUP, REPLY_EVENT, fields, durable=False)
+    event = Event.of_app(CONTROL_GROUP, REPLY_EVENT, fields, durable=False)
     ControlSink().show(event, "", b"")
     assert "Skipped a malformed control event" in caplog.text
 

@@ -444,7 +444,7 @@ def test_whom_to_disconnect_must_be_said() -> None:
 def test_what_is_no_revocation_is_logged_and_skipped(
     fields: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ControlSink().show(Event.of(CONTROL_GROUP, control.CONTROL_EVENT, fields), "", b"")
+    ControlSink().show(Event.of_app(CONTROL_GROUP, control.CONTROL_EVENT, fields), "", b"")
     assert "Skipped a malformed control event" in caplog.text
 
 

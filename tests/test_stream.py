@@ -139,6 +139,61 @@ async def test_history_on_request(daphne: Daphne) -> None:
         assert [e.data for e in (await stream.take(3))[1:]] == list("34")
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("from=", "from=abc", "from=5", "from=-0", "from=--3", "from=-3.5", "from=-1e3"),
+        *("from=-9999999999", "from=-%D9%A3", "from=-2%0A", "from=Earliest", "from=%00"),
+        *("from=-2&from=-2", "from=earliest&from=abc"),
+    ],
+)
+async def test_a_history_that_can_not_be_read_is_told_and_the_stream_goes_on(
+    shared_daphne: Daphne, query: str
+) -> None:
+    async with shared_daphne.stream(f"group=chat.past&{query}") as stream:
+        assert stream.response.status_code == 200
+        opened, reset = await stream.take(2)
+        assert opened.opening() == {"recovered": False, "missed": 0, "groups": ["chat.past"]}
+        assert reset.json() == {"group": "chat.past", "reason": "unknown"}
+        shared_daphne.publish("chat.past", "n", "after")
+        assert (await stream.next()).data == "after"
+
+
+async def test_an_id_counts_before_a_history_whatever_that_is(shared_daphne: Daphne) -> None:
+    async with shared_daphne.stream("group=chat.past") as stream:
+        position = (await stream.next()).id
+    async with shared_daphne.stream(f"group=chat.past&from=abc&last_event_id={position}") as stream:
+        assert (await stream.next()).json()["recovered"] is True
+
+
+async def test_a_stranger_has_at_most_replay_events_of_history_read(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = make_daphne(REPLAY_EVENTS=3)
+    for n in range(9):
+        daphne.publish("orders", "n", str(n))
+    for wanted in ("earliest", "-9", "-4", "-3", "-999999999"):
+        async with daphne.stream(f"group=orders&from={wanted}") as stream:
+            opened, *events = await stream.take(4)
+            assert opened.json()["missed"] == 3
+            assert [event.data for event in events] == list("678")
+    async with daphne.stream("group=orders&from=-2") as stream:
+        assert [event.data for event in (await stream.take(3))[1:]] == list("78")
+
+
+@pytest.mark.parametrize("query", ["ping=yes", "ping=", "label=true", "label=1&label=0", "ping=2"])
+async def test_a_flag_that_is_neither_1_nor_0_is_400_and_named(
+    shared_daphne: Daphne, query: str
+) -> None:
+    async with httpx.AsyncClient(base_url=shared_daphne.url) as client:
+        answer = await client.get(f"/events/?group=orders&{query}")
+    assert answer.status_code == 400
+    flag = query.partition("=")[0]
+    assert f"is neither {flag}=1 nor {flag}=0" in answer.text
+    async with shared_daphne.stream(f"group=orders&{flag}=0") as stream:
+        assert (await stream.next()).name == "sse.open"
+
+
 async def _reset_of(daphne: Daphne, id: str) -> str:
     async with daphne.stream("group=orders", {"Last-Event-ID": id}) as stream:
         assert stream.response.status_code == 200

@@ -278,6 +278,26 @@ def test_an_event_is_not_sent_to_what_is_no_group(
     assert not LogEntry.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("group", "name", "data", "why"),
+    [
+        ("chat.1", "presence.join", "{}", "the app alone publishes"),
+        ("chat.1", "n", "x" * 500, "MAX_EVENT_BYTES"),
+    ],
+)
+def test_an_event_that_can_not_be_published_is_not_sent_again(
+    seen: list[Event], group: str, name: str, data: str, why: str
+) -> None:
+    event_log().append([Event(group=group, name=name, data=data)])
+    client = staff(VIEW, READ, SEND)
+    with override_settings(SSE_APP={"MAX_EVENT_BYTES": 300}):
+        answer = client.post(f"{LIST}group/{group}/replay/1/", {"target": "chat.2"})
+    assert answer.status_code == 200
+    assert why in answer.content.decode()
+    assert not LogEntry.objects.exists()
+    assert seen == []
+
+
 def test_an_event_that_is_gone_is_not_sent(event: Event) -> None:
     assert staff(VIEW, READ, SEND).get(f"{GROUP}replay/7/").status_code == 404
     assert staff(VIEW, READ, SEND).get(f"{GROUP}replay/0/").status_code == 404

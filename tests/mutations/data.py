@@ -237,6 +237,37 @@ MUTATIONS = (
         ["test_redis_log.py::test_without_its_events_a_group_is_trimmed"],
     ),
     Mutation(
+        "A broadcast that an older process composed as a template would go out as it was typed.",
+        "sse_app/composition.py",
+        "    if kind == TEXT:\n        return to_text(body)\n    raise ValueError(",
+        "    return to_text(body)\n    raise ValueError(",
+        [
+            "test_composition.py::test_any_other_kind_is_refused_with_its_name",
+            "test_broadcasts.py::test_a_scheduled_template_fails_and_a_sent_one_stays",
+        ],
+    ),
+    Mutation(
+        "A template scheduled for next month would look as if it were still sent.",
+        "sse_app/migrations/0008_no_templates.py",
+        'rows.filter(state="scheduled", kind="template").update(state="failed", error=ERROR)',
+        "rows.none()",
+        ["test_broadcasts.py::test_a_scheduled_template_fails_and_a_sent_one_stays"],
+    ),
+    Mutation(
+        "One click of an administrator selects a whole table.",
+        "sse_app/admin.py",
+        "if len(objects) > MOST_SELECTED:",
+        "if not objects:",
+        ["test_admin.py::test_a_selection_of_a_whole_table_is_refused"],
+    ),
+    Mutation(
+        "An event that fits no more would be a new row that fails, or an error page.",
+        "sse_app/broadcast_admin.py",
+        "                row.events()\n",
+        "                pass\n",
+        ["test_broadcast_admin.py::test_what_can_not_be_sent_any_more_is_not_repeated"],
+    ),
+    Mutation(
         "Django sends no signal of bulk_create().",
         "sse_app/bulk_changes.py",
         "                self._publish_created(made)\n",

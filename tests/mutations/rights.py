@@ -16,6 +16,36 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A revocation that project code published would end the streams of everybody.",
+        "sse_app/events.py",
+        "cls.of_app(validate_group(group), validate_published(name), data, **fields)",
+        "cls.of_app(group, validate_published(name), data, **fields)",
+        [
+            "test_publishing.py::test_an_invalid_or_reserved_group_or_event_is_refused_and_shown",
+            "test_events.py::test_the_control_group_is_the_apps_own",
+        ],
+    ),
+    Mutation(
+        "A token for all events, or a handler that passes a page's event on, would forge presence.",
+        "sse_app/events.py",
+        "cls.of_app(validate_group(group), validate_published(name), data, **fields)",
+        "cls.of_app(validate_group(group), validate_name(name), data, **fields)",
+        [
+            "test_publishing.py::test_an_invalid_or_reserved_group_or_event_is_refused_and_shown",
+            "test_stream_admin.py::test_an_event_that_can_not_be_published_is_not_sent_again",
+        ],
+    ),
+    Mutation(
+        "A page that sends a reserved name up is told, before a handler fails on it.",
+        "sse_app/views.py",
+        'validate_published(body.get("event"))',
+        'body.get("event")',
+        [
+            "test_inbox.py::test_a_body_that_is_no_message_is_400",
+            "test_publish_view.py::test_no_token_publishes_what_the_app_alone_publishes",
+        ],
+    ),
+    Mutation(
         "The id of a stream is no secret: it stands in logs and in the admin.",
         "sse_app/connections.py",
         "        return _signer(user).unsign(connection)\n",
@@ -150,8 +180,8 @@ MUTATIONS = (
     Mutation(
         "The layer may lose the word of a revocation, so it is in the log.",
         "sse_app/control.py",
-        "return Event.of(CONTROL_GROUP, CONTROL_EVENT, fields)",
-        "return Event.of(CONTROL_GROUP, CONTROL_EVENT, fields, durable=False)",
+        "return Event.of_app(CONTROL_GROUP, CONTROL_EVENT, fields)",
+        "return Event.of_app(CONTROL_GROUP, CONTROL_EVENT, fields, durable=False)",
         [
             "test_revocation.py::test_another_process_follows_each_revocation_with_the_next_check_"
             "of_the_log"

@@ -1,0 +1,68 @@
+"""What is checked of a POST before its view: the site that asks, and the CSRF token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any
+
+from django.contrib.auth.models import AnonymousUser
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_POST
+
+from .bodies import Refusal, answers_refusals
+from .origins import Forbidden, check_post
+
+View = Callable[..., HttpResponse]
+
+
+def posted_by_pages(view: View) -> View:
+    """Decorate a sync view that pages POST to: what is refused gets its answer as JSON.
+
+    Where the project has no authentication middleware, the request gets an `AnonymousUser`.
+    """
+    checked = csrf_protect(require_POST(answers_refusals(view)))
+
+    @answers_refusals
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        refused = _refused(request)
+        if refused is not None:
+            raise Refusal(refused.status, refused.text)
+        if not hasattr(request, "user"):
+            request.user = AnonymousUser()
+        return checked(request, *args, **kwargs)
+
+    return guarded
+
+
+def guard_posts(patterns: list[URLPattern]) -> list[URLPattern]:
+    """Return the URLs of an admin, so that other sites' pages can POST to none of them."""
+    for pattern in patterns:
+        if not iscoroutinefunction(pattern.callback):  # The dashboard's feed takes GET only.
+            pattern.callback = _guarded(pattern.callback)
+    return patterns
+
+
+def _guarded(view: View) -> View:
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        refused = _refused(request)
+        if refused is not None:
+            plain = "text/plain; charset=utf-8"
+            return HttpResponse(refused.text, status=refused.status, content_type=plain)
+        return view(request, *args, **kwargs)
+
+    return guarded
+
+
+def _refused(request: HttpRequest) -> Forbidden | None:
+    try:
+        if request.method == "POST":
+            check_post(request)
+    except Forbidden as error:
+        return error
+    return None
