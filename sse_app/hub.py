@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, Final
 from weakref import WeakKeyDictionary
 
@@ -31,6 +31,7 @@ from .patience import run_patiently
 from .reads import PAGE_EVENTS, SharedReads
 from .records import about
 from .revalidation import Revalidator
+from .services import Services, Work
 from .snapshots import SharedSnapshots
 from .starts import Starts
 from .subscriptions import Subscription
@@ -67,16 +68,22 @@ class Hub:
         self._changed = asyncio.Event()
         layer.adopt(self.loop)
         self._stop_watch = event_log().watch(self._on_log_changed)
-        self._tasks: list[asyncio.Task[object]] = [
-            self.loop.create_task(self._mailbox.receive()),
-            self.loop.create_task(self._check_on_change()),
-            self.loop.create_task(every(check_interval, self.check)),
-            self.loop.create_task(every(lambda: settings().SWEEP_INTERVAL, self._sweep)),
-            self.loop.create_task(every(lambda: REJOIN_SECONDS, self._mailbox.join_all)),
-            self.loop.create_task(every(prune_interval, self._prune)),
-            self.loop.create_task(every(tick_interval, self.tick)),
-            self.loop.create_task(self.revalidator.run()),
-        ]
+        self.services = Services()
+        for name, work in self._works().items():
+            self.services.run(name, work)
+
+    def _works(self) -> Mapping[str, Work]:
+        rejoin = self._mailbox.join_all
+        return {
+            "receive": self._mailbox.receive,
+            "watch": self._check_on_change,
+            "check": lambda: every(check_interval, self.check),
+            "sweep": lambda: every(lambda: settings().SWEEP_INTERVAL, self._sweep),
+            "rejoin": lambda: every(lambda: REJOIN_SECONDS, rejoin),
+            "prune": lambda: every(prune_interval, self._prune),
+            "tick": lambda: every(tick_interval, self.tick),
+            "revalidator": self.revalidator.run,
+        }
 
     # --- subscriptions ---
 
@@ -134,7 +141,7 @@ class Hub:
             await self._attach(self._control)
         if not self._control.positions:
             self._control.move({CONTROL_GROUP: self.position(CONTROL_GROUP)})
-            self._tasks.append(self.loop.create_task(run_patiently(self._control, self)))
+            self.services.run("control", lambda: run_patiently(self._control, self))
 
     def position(self, group: str) -> Position:
         """Return up to where the topic of a joined group was served."""
@@ -246,10 +253,7 @@ class Hub:
         if self._stop_watch:
             self._stop_watch()
         await self._starts.close()
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.services.close()
         await self._healer.close()
         await self._reads.close()
         await self.snapshots.close()
