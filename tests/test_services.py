@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,8 @@ from sse_app.counters import COUNTS
 from sse_app.cursors import Position
 from sse_app.eventlog import MemoryEventLog
 from sse_app.events import Event
-from sse_app.hub import get_hub
+from sse_app.groups import CONTROL_GROUP
+from sse_app.hub import get_hub, heard_so_far
 from sse_app.revalidation import Revalidator
 from sse_app.services import Service, spawn
 from sse_app.testing import stream
@@ -346,6 +347,43 @@ def change_rights(user: User) -> None:
     from django.contrib.auth.models import Group
 
     user.groups.add(Group.objects.create(name="red"))
+
+
+# --- when the control group is read ---
+
+
+@pytest.mark.usefixtures("memory")
+async def test_only_without_a_hub_the_control_group_is_looked_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Sequence[str]] = []
+    real = MemoryEventLog.aheads
+
+    async def aheads(self: MemoryEventLog, groups: Collection[str]) -> dict[str, Position]:
+        asked.append(sorted(groups))
+        return await real(self, groups)
+
+    monkeypatch.setattr(MemoryEventLog, "aheads", aheads)
+    before, *others = await asyncio.gather(*(heard_so_far() for _ in range(100)))
+    assert set(others) == {before}
+    assert asked == [[CONTROL_GROUP]], "one read for all who come at once"
+    reader = await Reader().start("g")
+    asked.clear()
+    assert await heard_so_far() == before
+    assert [CONTROL_GROUP] not in asked
+    (event,) = await told("1")
+    await reader.hub.heal(CONTROL_GROUP)
+    await until(lambda: reader.hub.heard == Position(event.epoch or "", 1))
+    assert await heard_so_far() == reader.hub.heard
+    assert await reader.hub.unheard(before) == [], "this hub hears of it itself"
+    await reader.stop()
+    await told("2")
+    reader = await Reader().start("g")
+    assert [r.user for r in await reader.hub.unheard(before)] == ["1", "2"]
+    assert await reader.hub.unheard(await heard_so_far()) == []
+    lost = Position("other", 1)
+    assert await reader.hub.unheard(lost) == [control.Revocation(review=True)]
+    await reader.stop()
 
 
 async def test_a_task_that_is_cancelled_before_it_begins_says_nothing() -> None:
