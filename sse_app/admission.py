@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from channels.db import database_sync_to_async
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
@@ -21,6 +20,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.db import router
 
 from .authorization import known
+from .callables import contained, in_thread
 from .conf import settings
 from .events import validate_name
 from .fingerprints import Fingerprint, read_fingerprints
@@ -85,12 +85,13 @@ class Access:
     async def refresh(self) -> None:
         """Read the user anew, without what was remembered of permissions."""
         if self.user.is_authenticated:
-            self.user = await database_sync_to_async(_read_user)(self.user)
+            self.user = await in_thread(_read_user, self.user)
 
     async def permitted(self, groups: Collection[str]) -> list[str]:
         """Return which of `groups` the policy permits now."""
         ask = self.policy
-        return [group for group in groups if ask and await ask(self.user, [group], None)]
+        with contained():
+            return [group for group in groups if ask and await ask(self.user, [group], None)]
 
 
 def _read_user(user: Any) -> Any:
@@ -179,7 +180,7 @@ async def _identify(request: ASGIRequest) -> Access:
     if django_settings.SESSION_COOKIE_NAME not in request.COOKIES and "user" not in request.scope:
         return Access(request.user, ())
     try:
-        access: Access = await database_sync_to_async(_load_user)(request)
+        access: Access = await in_thread(_load_user, request)
     except Exception as error:
         logger.warning("The session store did not answer: %r", error, extra=about(error=error))
         raise Busy("store") from error
@@ -223,7 +224,7 @@ async def _use(grants: Collection[Grant], access: Access) -> None:
     if any(grant.is_over() for grant in grants):
         raise Over("expired")
     try:
-        revoked = await database_sync_to_async(revoked_of)(grants)
+        revoked = await in_thread(revoked_of, grants)
     except Exception as error:
         logger.warning(
             "Whether a grant was revoked can't be read: %r", error, extra=about(error=error)
@@ -260,7 +261,7 @@ async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
 
 async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     try:
-        found = await database_sync_to_async(_redeem)(request.GET["ticket"])
+        found = await in_thread(_redeem, request.GET["ticket"])
     except Exception as error:
         logger.warning("A ticket can't be looked up: %r", error, extra=about(error=error))
         raise Busy("ticket") from error
@@ -293,7 +294,8 @@ def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
 async def _decide(access: Access, policy: Policy, request: ASGIRequest) -> None:
     open_groups = [group for group in access.groups if group not in access.granted]
     try:
-        allowed = not open_groups or await policy(access.user, open_groups, request)
+        with contained():
+            allowed = not open_groups or await policy(access.user, open_groups, request)
     except Exception as error:
         logger.exception("The policy that decides who may listen failed.", extra=about(error=error))
         raise Busy("policy") from error

@@ -11,6 +11,7 @@ from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.urls import Resolver404, resolve
 
 from . import daphne_requests, layer, processes, secrecy, servers, shutdown
+from .callables import contained
 from .conf import site_tag
 from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, busy_block
 from .counters import COUNTS, count
@@ -120,7 +121,8 @@ class Response:
         extensions = {name: value for name, value in found.items() if value is not None}
         own = {**own, "extensions": {**(own.get("extensions") or {}), **extensions}}
         try:
-            await application(own, receive, self._sending)
+            with contained():
+                await application(own, receive, self._sending)
         except Exception as error:
             self._close("error")
             if not (busy or self._started):

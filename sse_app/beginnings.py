@@ -1,11 +1,13 @@
-"""How a reader begins in a group, new there or after a reset: with a state, last events, or now."""
+"""How a reader begins in a group, new there or after a reset: with a state, past events, or now."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .cursors import LOST, Position
-from .eventlog.contract import Reason
+from .eventlog.contract import Discontinuity, Reason
+from .events import Event
 from .retained import retained
 from .snapshots import source_of
 
@@ -17,32 +19,48 @@ class Beginning(NamedTuple):
     """What a reader is to be shown of a group before its events.
 
     With a `reason`, a reset: what came before can't be had, and the reader goes on from `head`.
-    Without one, the group's state.
+    With `events`, these, which follow `head` in the log. With neither, the group's state.
     """
 
     head: Position
     reason: Reason | None = None
+    events: Sequence[Event] = ()
 
 
 #: Where it goes on from is known when the state has been read.
 STATE: Final = Beginning(LOST)
 
 
-async def after_reset(hub: Hub, group: str, head: Position) -> Position:
-    """Return the place to go on from in a `group` that was reset to `head`.
+#: How often past events are looked for, if each time they are trimmed before they are read.
+TRIES: Final = 3
 
-    It is before what `RETAIN` gives. Where a state is to be shown first, it is `LOST`.
+
+async def first_of(hub: Hub, group: str, head: Position) -> Beginning:
+    """Return how a reader begins that is new in `group`, or was reset there to `head`.
+
+    That is its state, else what `RETAIN` gives, else what comes after `head`.
     """
     if source_of(group) is not None:
-        return LOST
+        return STATE
     count = retained(group)
-    return await before_last(hub, group, head, count) if count else head
+    return await past(hub, group, head, count) if count else Beginning(head)
 
 
-async def before_last(hub: Hub, group: str, head: Position, last: float) -> Position:
-    """Return the place before the `last` events up to `head`; infinity: before all there are."""
-    first = await hub.earliest(group)
-    offset = int(max(first.offset, head.offset - last))
-    if first.epoch == head.epoch and offset <= head.offset:
-        return Position(head.epoch, offset)
-    return head  # The log began anew since the topic was served; it is about to be told.
+async def past(hub: Hub, group: str, head: Position, last: float) -> Beginning:
+    """Return the place before the `last` events up to `head`, and the first events after it.
+
+    If `last` is infinity, that is all events that are left. The events are read here and kept for
+    the reader, because the log may trim them before the reader comes to them.
+    """
+    for _ in range(TRIES):
+        first = await hub.earliest(group)
+        offset = int(max(first.offset, head.offset - last))
+        if first.epoch != head.epoch or offset >= head.offset:
+            # None are left; or the log began again, and the reader is about to be told.
+            break
+        place = Position(head.epoch, offset)
+        try:
+            return Beginning(place, events=await hub.read(group, place))
+        except Discontinuity:
+            continue
+    return Beginning(head)

@@ -1,17 +1,93 @@
-"""Calling a project's functions: sync, async, or sync and returning what must be awaited.
+"""Calling a project's functions: policies, handlers, states, receivers of signals.
 
+Such a function may be sync, async, or sync and return what must be awaited:
 `inspect.iscoroutinefunction()` does not see an `async def` behind a plain decorator. Therefore
 whatever a function returned is awaited wherever it can be awaited.
+
+Such a function may also raise anything. `sys.exit()` would end the server, and a `CancelledError`
+that nobody asked for would look like the end of the task that called the function.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import wraps
+from types import TracebackType
+from typing import Any, Final, ParamSpec, TypeVar
 
 from asgiref.sync import async_to_sync
 from channels.db import database_sync_to_async
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+#: Of all exceptions that are an `Exception`, a thread can't hand this one to an event loop: the
+#: task that awaits the thread would wait for ever (Python 3.11).
+_NOT_FOR_LOOPS: Final = (StopIteration,)
+
+
+class CallbackFailed(Exception):
+    """Raised in place of an exception that is no `Exception`, such as `SystemExit`; its cause."""
+
+
+class contained:
+    """Turns whatever the project's code in the block raises into an `Exception`.
+
+    Two exceptions pass as they are, because they come from outside of the block: the cancellation
+    of the task, and Ctrl-C in a program without an event loop. The block may await.
+    """
+
+    def __enter__(self) -> None:
+        self._task = _current_task()
+        self._cancelled = self._task.cancelling() if self._task is not None else 0
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None or self._passes(error):
+            return
+        raise CallbackFailed(f"The project's code raised {error!r}.") from error
+
+    def _passes(self, error: BaseException) -> bool:
+        if isinstance(error, Exception):
+            return not isinstance(error, _NOT_FOR_LOOPS)
+        if isinstance(error, asyncio.CancelledError):
+            return self._task is not None and self._task.cancelling() > self._cancelled
+        if isinstance(error, GeneratorExit):
+            # A coroutine that is closed from outside, at the end of its loop.
+            return self._task is not None and self._task is not _current_task()
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        return isinstance(error, KeyboardInterrupt) and self._task is None and in_main_thread
+
+
+def containing(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Return the sync `function` so that it raises an `Exception` or nothing, see `contained`."""
+
+    @wraps(function)
+    def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        with contained():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def containing_async(
+    function: Callable[_Parameters, Awaitable[_Result]],
+) -> Callable[_Parameters, Coroutine[Any, Any, _Result]]:
+    """See `containing()`; for an async function."""
+
+    @wraps(function)
+    async def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        with contained():
+            return await function(*args, **kwargs)
+
+    return call
 
 
 async def call(function: Callable[..., Any], *args: Any) -> Any:
@@ -19,17 +95,18 @@ async def call(function: Callable[..., Any], *args: Any) -> Any:
 
     A coroutine function runs on the loop. Any other runs in a thread, where it may use the
     database; an awaitable that it returns is awaited on the loop. Raises what the function raises,
-    and `RuntimeError` in place of `StopIteration`.
+    see `contained`.
     """
-    if _is_async(function):
-        return await settled(function(*args))
-    return await settled(await database_sync_to_async(_called)(function, args))
+    result = function(*args) if _is_async(function) else await in_thread(function, *args)
+    with contained():
+        return await settled(result)
 
 
 def call_from_sync(function: Callable[..., Any], *args: Any) -> Any:
     """See `call()`; for code in a thread, in which a sync function runs."""
-    result = function(*args)
-    return async_to_sync(settled)(result) if inspect.isawaitable(result) else result
+    with contained():
+        result = function(*args)
+        return async_to_sync(settled)(result) if inspect.isawaitable(result) else result
 
 
 async def settled(result: Any) -> Any:
@@ -45,9 +122,17 @@ def _is_async(function: Callable[..., Any]) -> bool:
     )
 
 
-def _called(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+async def in_thread(
+    function: Callable[..., _Result], *args: Any, thread_sensitive: bool = True, **kwargs: Any
+) -> _Result:
+    """Call the sync `function` in a thread where it may use the database, see `contained`."""
+    call = database_sync_to_async(containing(function), thread_sensitive=thread_sensitive)
+    result: _Result = await call(*args, **kwargs)
+    return result
+
+
+def _current_task() -> asyncio.Task[Any] | None:
     try:
-        return function(*args)
-    except StopIteration as error:
-        # A thread can't hand this exception to a loop, where the caller would wait for ever.
-        raise RuntimeError("next() found nothing, and has no default") from error
+        return asyncio.current_task()
+    except RuntimeError:
+        return None  # No event loop runs in this thread.

@@ -24,11 +24,12 @@ from .admission import Busy, Over, Refused, admit, flag_of, names_of
 from .callables import settled
 from .conf import settings
 from .counters import COUNTS, count
+from .cursors import Position
 from .daphne_transport import DaphneTransport
 from .events import encode_control
 from .farewells import CLOSE_RETRY, farewell
 from .groups import validate_group
-from .hub import get_hub
+from .hub import get_hub, heard_so_far
 from .limits import LIMITS, Full
 from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
 from .records import about
@@ -80,8 +81,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
         self.base_send = send
         try:
             since = control.mark()
-            stream, wanted = await self._admit(receive)
-            await self._open(stream, wanted, since)
+            stream, wanted, heard = await self._admit(receive)
+            await self._open(stream, wanted, since, heard)
         except (Refused, Forbidden) as refused:
             if refused.status >= 400:
                 count(COUNTS.refused, str(refused.status))
@@ -106,8 +107,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     # --- before the stream ---
 
-    async def _admit(self, receive: Receive) -> tuple[Stream, Wanted]:
-        """Return a stream that may be opened, and where it is to begin.
+    async def _admit(self, receive: Receive) -> tuple[Stream, Wanted, Position]:
+        """Return a stream that may be opened, where it is to begin, and the place in the control
+        group before its user was looked at.
 
         The request ends here: there are thousands of streams, and it is larger than all the rest.
         """
@@ -117,6 +119,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
         key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
         places = await LIMITS.admit(address, key)
         try:
+            heard = await _heard_so_far()
             access = await admit(request, self._may_listen, self.fixed_groups)
             await places.identify(access.user)
             wanted, life = Wanted.by(request), _life(access.groups)
@@ -135,7 +138,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
         except BaseException:
             places.release()
             raise
-        return stream, wanted
+        return stream, wanted, heard
 
     def _request(self) -> ASGIRequest:
         return ASGIRequest(self.scope, BytesIO())
@@ -164,11 +167,11 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     # --- the stream ---
 
-    async def _open(self, stream: Stream, wanted: Wanted, since: int) -> None:
+    async def _open(self, stream: Stream, wanted: Wanted, since: int, heard: Position) -> None:
         try:
             if not control.enter(stream, since):
                 raise Busy("revoked")  # While it was being admitted, and by what was true before.
-            start = await self._join(stream, wanted)
+            start = await self._join(stream, wanted, heard)
             await self.send_headers(headers=self._headers())
             await stream.open(start)
         except BaseException as error:
@@ -176,12 +179,13 @@ class EventStreamConsumer(AsyncHttpConsumer):
             await stream.end()
             raise
 
-    async def _join(self, stream: Stream, wanted: Wanted) -> Start:
+    async def _join(self, stream: Stream, wanted: Wanted, heard: Position) -> Start:
         if stream.hub.draining:
             raise Busy("shutdown")
         try:
             await stream.hub.join(stream.subscription)
-            return await find_start(stream.hub, stream.groups, wanted)
+            missed = await stream.hub.unheard(heard)
+            start = await find_start(stream.hub, stream.groups, wanted)
         except Exception as error:
             logger.warning(
                 "The event log did not answer: %r",
@@ -189,6 +193,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 extra=about(stream=stream.id, groups=stream.groups, error=error),
             )
             raise Busy("log") from error
+        if not control.tell(stream, missed):
+            raise Busy("revoked")
+        return start
 
     def make_transport(self, receive: Receive) -> Transport:
         """Return the transport of this response: Daphne's own, or that of any ASGI server."""
@@ -226,6 +233,14 @@ def busy_block(reason: str) -> bytes:
     # Of a server that stops, the successor is there as soon as for those whose stream it ended.
     retry = random.uniform(*CLOSE_RETRY.get(reason, BUSY_RETRY))
     return encode_control("sse.busy", {"reason": reason}, retry=retry)
+
+
+async def _heard_so_far() -> Position:
+    try:
+        return await heard_so_far()
+    except Exception as error:
+        logger.warning("The event log did not answer: %r", error, extra=about(error=error))
+        raise Busy("log") from error
 
 
 def _life(groups: Collection[str]) -> float:

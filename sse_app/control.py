@@ -13,6 +13,7 @@ import itertools
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Final, Self
 
@@ -146,7 +147,7 @@ _last = 0
 
 
 def mark() -> int:
-    """Return a place in the order of revocations, for `enter()`."""
+    """Return a place in the order of this process's revocations, for `enter()`."""
     return _last
 
 
@@ -161,7 +162,12 @@ def enter(reader: Reader, since: int) -> bool:
         return False
     if len(_recent) == RECENT and _recent[0][0] > since + 1:
         return False
-    missed = [told for number, told in list(_recent) if number > since and told.concerns(reader)]
+    return tell(reader, [told for number, told in list(_recent) if number > since])
+
+
+def tell(reader: Reader, revocations: Collection[Revocation]) -> bool:
+    """Let `reader`, which is not open yet, know of `revocations`; see `enter()`."""
+    missed = [told for told in revocations if told.concerns(reader)]
     if not all(told.review for told in missed):
         return False
     for told in missed:
@@ -199,6 +205,19 @@ def hand_over(reply: Reply) -> None:
         reader.take(reply)
 
 
+def revocation_of(event: Event) -> Revocation | None:
+    """Return what a control event revokes; None for a reply, and for what is malformed."""
+    try:
+        return None if event.name == REPLY_EVENT else Revocation.of(event)
+    except (TypeError, ValueError) as error:
+        _skip(error)
+        return None
+
+
+def _skip(error: Exception) -> None:
+    logger.error("Skipped a malformed control event: %s", error, extra=about(error=error))
+
+
 class ControlSink(Sink):
     """Reads the control group for one hub: what other processes revoke, and replies."""
 
@@ -210,13 +229,13 @@ class ControlSink(Sink):
         """It always takes more."""
 
     def show(self, event: Event, cursor: str, block: bytes) -> None:
-        try:
-            if event.name == REPLY_EVENT:
+        if event.name == REPLY_EVENT:
+            try:
                 hand_over(Reply.from_event(event))
-            else:
-                apply(Revocation.of(event))
-        except (TypeError, ValueError) as error:
-            logger.error("Skipped a malformed control event: %s", error, extra=about(error=error))
+            except (TypeError, ValueError) as error:
+                _skip(error)
+        elif (revocation := revocation_of(event)) is not None:
+            apply(revocation)
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
         logger.warning(

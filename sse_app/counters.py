@@ -56,6 +56,8 @@ class Counts:
     delivery_seconds: Histogram = field(default_factory=Histogram)
     #: How often a group was brought up to the log's head, whatever had been lost.
     heals: int = 0
+    #: How often a service of a hub had ended and began again, by its name.
+    restarts: dict[str, int] = field(default_factory=dict)
     #: Readers that could take no more, and were left to read the log when they can again.
     lagged: int = 0
     #: Those of them that stood where the topics stand again.

@@ -15,10 +15,10 @@ from copy import copy
 from dataclasses import asdict
 from typing import Any, Final
 
-from channels.db import database_sync_to_async
 from django.http import HttpRequest
 
 from . import watching
+from .callables import in_thread
 from .hub import Hub
 from .overview import MOST_GROUPS, Choice, Row
 from .records import about
@@ -102,8 +102,8 @@ def _row(row: Row) -> Row:
 
 async def _still(request: HttpRequest, permits: Permits) -> bool:
     # In a thread of its own: the request's would keep its connection to the database.
-    ask = database_sync_to_async(_asked_anew, thread_sensitive=False)
-    return await ask(request, permits) is True
+    answer = await in_thread(_asked_anew, request, permits, thread_sensitive=False)
+    return answer is True
 
 
 def _asked_anew(request: HttpRequest, permits: Permits) -> bool:

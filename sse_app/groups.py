@@ -45,6 +45,21 @@ def validate_pattern(pattern: object) -> str:
     return pattern
 
 
+def best_match(name: str, patterns: Iterable[str]) -> str | None:
+    """Return the pattern of `patterns` that fits `name` best, whatever their order; None if none.
+
+    That is `name` itself, else the one with the longest beginning before its first `*`, then the
+    one with the most other characters than `*`.
+    """
+    found = [pattern for pattern in patterns if matches(name, [pattern])]
+    return max(found, key=lambda pattern: _fit(name, pattern), default=None)
+
+
+def _fit(name: str, pattern: str) -> tuple[bool, int, int, str]:
+    literal = pattern.replace("*", "")
+    return pattern == name, len(pattern.partition("*")[0]), len(literal), pattern
+
+
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether `name` matches one of `patterns`, in which `*` stands for any characters."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)

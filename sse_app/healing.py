@@ -19,6 +19,7 @@ from .events import Event
 from .mailbox import DELIVERIES
 from .reads import PAGE_EVENTS, SharedReads
 from .records import about
+from .services import spawn
 from .topics import Topic
 
 #: How long a gap may fill by itself before the log is read: messages overtake each other.
@@ -41,7 +42,7 @@ class Healer:
         task = self._healing.get(group)
         if task is None or task.done():
             COUNTS.heals += 1
-            task = self._healing[group] = asyncio.ensure_future(self._heal(group))
+            task = self._healing[group] = spawn(self._heal, group)
             task.add_done_callback(lambda done: self._healed(group, done))
         return task
 

@@ -15,7 +15,8 @@ from django.views.decorators.http import require_safe
 
 from . import layer
 from .eventlog import event_log
-from .hub import Hub
+from .hub import Hub, running_hubs
+from .services import spawn
 
 #: The group that probes use; nobody else does.
 GROUP: Final = "doctor"
@@ -33,15 +34,23 @@ async def health(request: HttpRequest) -> HttpResponse:
     """Answer 200 if the event log and the channel layer answer, 503 if not or when stopping.
 
     The body is JSON such as `{"ready": false, "log": "ok", "layer": "ConnectionError"}`, with
-    `"timeout"` for what did not answer within two seconds. For load balancers: open to everybody,
-    and looked up once a second at most.
+    `"timeout"` for what did not answer within two seconds. 503 too while a service of a hub is
+    down, with `"services": {"revalidator": "KeyError"}`. For load balancers: open to everybody,
+    and the log and the layer are probed once a second at most.
     """
-    found = await probed()
-    ready = not Hub.draining and set(found.values()) == {"ok"}
+    found, down = await probed(), services_down()
+    ready = not Hub.draining and not down and set(found.values()) == {"ok"}
     body: dict[str, Any] = {"ready": ready, **found}
+    if down:
+        body["services"] = down
     if Hub.draining:
         body["stopping"] = True
     return JsonResponse(body, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
+
+
+def services_down() -> dict[str, str]:
+    """Return the services of this process's hubs that are down, each with its last exception."""
+    return {name: error for hub in running_hubs() for name, error in hub.services.down.items()}
 
 
 async def probed() -> dict[str, str]:
@@ -51,7 +60,7 @@ async def probed() -> dict[str, str]:
     loop = asyncio.get_running_loop()
     task = _probing.get(loop)
     if task is None or task.done():
-        task = _probing[loop] = loop.create_task(_probe())
+        task = _probing[loop] = spawn(_probe)
     return await asyncio.shield(task)
 
 
@@ -64,7 +73,7 @@ async def _probe() -> dict[str, str]:
 
 
 async def _outcome(probe: Callable[[], Coroutine[Any, Any, object]]) -> str:
-    task = asyncio.create_task(probe())
+    task = spawn(probe)
     done, _ = await asyncio.wait([task], timeout=PROBE_SECONDS)
     if not done:
         task.cancel()  # And not waited for: what it would clean up may hang too.

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, Final
 from weakref import WeakKeyDictionary
 
@@ -19,10 +19,10 @@ from channels.db import database_sync_to_async
 
 from . import layer, leftovers
 from .conf import settings
-from .control import ControlSink
+from .control import ControlSink, Revocation, revocation_of
 from .counters import COUNTS
-from .cursors import Position
-from .eventlog import event_log
+from .cursors import START, Position
+from .eventlog import Discontinuity, event_log
 from .events import Event
 from .groups import CONTROL_GROUP
 from .healing import GRACE_SECONDS, Healer
@@ -31,11 +31,12 @@ from .patience import run_patiently
 from .reads import PAGE_EVENTS, SharedReads
 from .records import about
 from .revalidation import Revalidator
+from .services import Services, Work, spawn
 from .snapshots import SharedSnapshots
-from .starts import Starts
+from .starts import Starts, read_heads
 from .subscriptions import Subscription
 from .timers import check_interval, every, logged, prune_interval, tick_interval
-from .topics import Topic
+from .topics import Topic, place_of
 
 REJOIN_SECONDS: Final = 3600.0
 PRUNE_EVENTS: Final = 500
@@ -58,6 +59,7 @@ class Hub:
         self._closed = False
         self._sent: float | None = None
         self._control = Subscription(ControlSink(), [CONTROL_GROUP])
+        self._listens_since = START
         self.revalidator = Revalidator(self.loop)
         self._mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
         self._reads = SharedReads()
@@ -67,16 +69,22 @@ class Hub:
         self._changed = asyncio.Event()
         layer.adopt(self.loop)
         self._stop_watch = event_log().watch(self._on_log_changed)
-        self._tasks: list[asyncio.Task[object]] = [
-            self.loop.create_task(self._mailbox.receive()),
-            self.loop.create_task(self._check_on_change()),
-            self.loop.create_task(every(check_interval, self.check)),
-            self.loop.create_task(every(lambda: settings().SWEEP_INTERVAL, self._sweep)),
-            self.loop.create_task(every(lambda: REJOIN_SECONDS, self._mailbox.join_all)),
-            self.loop.create_task(every(prune_interval, self._prune)),
-            self.loop.create_task(every(tick_interval, self.tick)),
-            self.loop.create_task(self.revalidator.run()),
-        ]
+        self.services = Services()
+        for name, work in self._works().items():
+            self.services.run(name, work)
+
+    def _works(self) -> Mapping[str, Work]:
+        rejoin = self._mailbox.join_all
+        return {
+            "receive": self._mailbox.receive,
+            "watch": self._check_on_change,
+            "check": lambda: every(check_interval, self.check),
+            "sweep": lambda: every(lambda: settings().SWEEP_INTERVAL, self._sweep),
+            "rejoin": lambda: every(lambda: REJOIN_SECONDS, rejoin),
+            "prune": lambda: every(prune_interval, self._prune),
+            "tick": lambda: every(tick_interval, self.tick),
+            "revalidator": self.revalidator.run,
+        }
 
     # --- subscriptions ---
 
@@ -130,11 +138,36 @@ class Hub:
 
     async def _listen_to_control(self) -> None:
         """Hear of what is revoked elsewhere, for as long as anybody listens here."""
-        if not self._control.positions:
+        if self.heard is None:
             await self._attach(self._control)
-        if not self._control.positions:
-            self._control.move({CONTROL_GROUP: self.position(CONTROL_GROUP)})
-            self._tasks.append(self.loop.create_task(run_patiently(self._control, self)))
+        if self.heard is None:
+            self._listens_since = self.position(CONTROL_GROUP)
+            self._control.move({CONTROL_GROUP: self._listens_since})
+            self.services.run("control", lambda: run_patiently(self._control, self))
+
+    @property
+    def heard(self) -> Position | None:
+        """Up to where this hub has read the control group; None before the first join."""
+        return self._control.positions.get(CONTROL_GROUP)
+
+    async def unheard(self, since: Position) -> list[Revocation]:
+        """Return what was revoked between `since` and this hub's first join.
+
+        `since` comes from `heard_so_far()`. What is revoked later, this hub hears of. Where the
+        log no longer has the events, everybody must be looked at. Raises what the event log raises.
+        """
+        began = self._listens_since
+        found: list[Revocation] = []
+        while since.epoch != began.epoch or since.offset < began.offset:
+            try:
+                events = await self.read(CONTROL_GROUP, since)
+            except Discontinuity:
+                return [Revocation(review=True)]
+            if not events:
+                break
+            found += filter(None, map(revocation_of, events))
+            since = place_of(events[-1]) or began
+        return found
 
     def position(self, group: str) -> Position:
         """Return up to where the topic of a joined group was served."""
@@ -246,10 +279,7 @@ class Hub:
         if self._stop_watch:
             self._stop_watch()
         await self._starts.close()
-        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.services.close()
         await self._healer.close()
         await self._reads.close()
         await self.snapshots.close()
@@ -260,6 +290,8 @@ class Hub:
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
+_hearing: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[dict[str, Position]]]
+_hearing = WeakKeyDictionary()
 
 
 def get_hub() -> Hub:
@@ -271,6 +303,24 @@ def get_hub() -> Hub:
     return hub
 
 
+async def heard_so_far() -> Position:
+    """Return up to where the running loop's hub has read the control group.
+
+    Without a hub that listens, the group's head: what is revoked from now on comes after it.
+    Raises what the event log raises.
+    """
+    loop = asyncio.get_running_loop()
+    hub = _hubs.get(loop)
+    heard = hub.heard if hub is not None else None
+    if heard is not None:
+        return heard
+    task = _hearing.get(loop)
+    if task is None or task.done():
+        # One read for all who ask meanwhile: an earlier place costs nobody anything.
+        task = _hearing[loop] = spawn(read_heads, [CONTROL_GROUP])
+    return (await asyncio.shield(task))[CONTROL_GROUP]
+
+
 def running_hubs() -> Collection[Hub]:
     """Return the hubs of this process."""
     return list(_hubs.values())
@@ -278,3 +328,4 @@ def running_hubs() -> Collection[Hub]:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_hubs.clear)
+    os.register_at_fork(after_in_child=_hearing.clear)

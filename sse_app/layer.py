@@ -24,11 +24,13 @@ from channels.layers import get_channel_layer as get_layer
 from django.core.exceptions import ImproperlyConfigured
 
 from . import signals
+from .callables import contained
 from .conf import settings, site_tag
 from .counters import COUNTS
 from .events import BATCH_TYPE, Event
 from .groups import CONTROL_GROUP
 from .records import about
+from .services import spawn
 
 GROUP_PREFIX: Final = "sse_app."
 #: Beyond these the oldest are dropped, and beyond those a publisher waits.
@@ -169,11 +171,12 @@ class Outbox:
         return self._connected and len(self._waiting) <= ROOM_EVENTS
 
     def _start(self) -> None:
-        self._task = self.loop.create_task(self._send_waiting())
+        self._task = spawn(self._send_waiting)
         self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled():  # as all tasks are when their loop ends, even before the first step
+        # All tasks are cancelled when their loop ends, even before their first step.
+        if task.cancelled() or task.exception() is not None:
             self._stopped()
 
     async def _send_waiting(self) -> None:
@@ -207,7 +210,8 @@ class Outbox:
     async def _send(self, group: str, events: list[Event]) -> bool:
         try:
             target = channel_layer()
-            await target.group_send(layer_group(group), _message(events, target))
+            with contained():
+                await target.group_send(layer_group(group), _message(events, target))
             return True
         except Exception as error:
             logger.warning(

@@ -15,6 +15,7 @@ from typing import Any, Final
 from . import layer
 from .events import BATCH_TYPE, MESSAGE_TYPE, Event
 from .records import about
+from .services import spawn
 
 RETRY_SECONDS: Final = (0.2, 5.0)
 #: How long anybody waits for a layer that hangs: meanwhile the log alone serves.
@@ -82,14 +83,14 @@ class Mailbox:
 
     async def join(self, group: str) -> None:
         """Become a member of `group`, in the background if that takes longer; never raises."""
-        await self._soon(self._join(group))
+        await self._soon(self._join, group)
 
     async def leave(self, group: str) -> None:
         """Be no member of `group` any more, likewise."""
-        await self._soon(self._leave(group))
+        await self._soon(self._leave, group)
 
-    async def _soon(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    async def _soon(self, work: Callable[[str], Coroutine[Any, Any, None]], group: str) -> None:
+        task = spawn(work, group)
         self._changing.add(task)
         task.add_done_callback(self._changing.discard)
         await asyncio.wait([task], timeout=WAIT_SECONDS)

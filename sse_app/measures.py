@@ -195,6 +195,13 @@ METRICS: Final = (
         _count("heals"),
     ),
     Metric(
+        "sse_app_service_restarts",
+        "counter",
+        "How often a service of the hub had ended and began again, since it must not end.",
+        _counts("restarts"),
+        ("service",),
+    ),
+    Metric(
         "sse_app_hub_up",
         "gauge",
         "1 while the process has a hub, that is while somebody listens there.",

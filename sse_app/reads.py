@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 from .cursors import Position
 from .eventlog import event_log
 from .events import Event
+from .services import spawn
 
 PAGE_EVENTS: Final = 500
 #: What stays in memory for those who come back a moment later: after a restart, many do.
@@ -76,7 +77,7 @@ class SharedReads:
     ) -> _Result:
         task: asyncio.Task[_Result] | None = self._running.get(key)
         if task is None:
-            task = self._running[key] = asyncio.create_task(read())
+            task = self._running[key] = spawn(read)
             task.add_done_callback(lambda done: self._done(key, done))
         return await asyncio.shield(task)
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final, Self
 
 from django.http import HttpRequest
 
-from .beginnings import STATE, Beginning, before_last
+from .beginnings import STATE, Beginning, first_of, past
 from .conf import settings
 from .cursors import LOST, START, Cursor, Position
 from .eventlog import Discontinuity
 from .hub import Hub
-from .retained import retained
-from .snapshots import source_of
 
 _LAST: Final = re.compile(r"-([1-9][0-9]{0,8})\Z", re.ASCII)
 
@@ -138,21 +136,22 @@ async def _count(hub: Hub, group: str, place: Position) -> int:
 
 
 async def _from_history(hub: Hub, now: dict[str, Position], last: float) -> Start:
-    positions, missed = {}, 0
-    for group, head in now.items():
-        positions[group] = await before_last(hub, group, head, last)
-        missed += head.offset - positions[group].offset
-    return Start(positions, missed=missed)
+    return _begin_at(Start(now), {g: await past(hub, g, head, last) for g, head in now.items()})
 
 
 async def _from_first(hub: Hub, start: Start, new: Collection[str]) -> Start:
     """Return `start` with what the `new` groups are given first: their states, or last events."""
+    return _begin_at(
+        start, {group: await first_of(hub, group, start.positions[group]) for group in new}
+    )
+
+
+def _begin_at(start: Start, beginnings: Mapping[str, Beginning]) -> Start:
     positions, first, missed = dict(start.positions), dict(start.first), start.missed
-    for group in new:
-        if source_of(group) is not None:
-            positions[group], first[group] = LOST, STATE
-        elif count := retained(group):
-            head = positions[group]
-            positions[group] = await before_last(hub, group, head, count)
-            missed += head.offset - positions[group].offset
+    for group, beginning in beginnings.items():
+        head, positions[group] = positions[group], beginning.head
+        if beginning == STATE or beginning.events:
+            first[group] = beginning
+        if beginning != STATE:
+            missed += head.offset - beginning.head.offset
     return replace(start, positions=positions, first=first, missed=missed)

@@ -12,14 +12,15 @@ from contextvars import Context
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from channels.db import database_sync_to_async
 from django.db import router
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from . import health, reports
+from .callables import contained, in_thread
 from .models import ServerProcess
 from .records import about
+from .services import spawn
 
 TICK_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 5.0
@@ -87,7 +88,7 @@ class Reporter:
         if not self._retired:
             self._retired = True
             self._timer.cancel()
-            self._retiring = self.loop.create_task(self._retire())
+            self._retiring = spawn(self._retire)
 
     # --- ticks ---
 
@@ -107,7 +108,7 @@ class Reporter:
     def _begin(self) -> None:
         self._lag = max(0.0, self.loop.time() - self._due)
         self._pause = TICK_SECONDS
-        self._task = self.loop.create_task(self._tick())
+        self._task = spawn(self._tick)
         self._task.add_done_callback(self._ticked)
 
     def _ticked(self, task: asyncio.Task[None]) -> None:
@@ -118,8 +119,9 @@ class Reporter:
 
     async def _tick(self) -> None:
         try:
-            said, streams = await self._said()
-            until = await database_sync_to_async(self._keep)(said, streams)
+            with contained():
+                said, streams = await self._said()
+                until = await in_thread(self._keep, said, streams)
             # What `watch()` has set here meanwhile may not have been in the row yet.
             self.watched_until = max(filter(None, (self.watched_until, until)), default=None)
         except Exception as error:
@@ -135,7 +137,7 @@ class Reporter:
             return None, None
         self._reported = now
         if self._probe is None or self._probe.done():
-            self._probe = self.loop.create_task(self._probe_layer())
+            self._probe = spawn(self._probe_layer)
         streams = None
         if watched and now >= self._listed + STREAMS_SECONDS:
             self._listed = now
@@ -169,7 +171,8 @@ class Reporter:
     def _do(self, duty: Duty) -> float | None:
         key = getattr(duty, "__qualname__", repr(duty))
         try:
-            seconds = duty()
+            with contained():
+                seconds = duty()
         except Exception as error:
             self._failed(key, f"{key} failed, and is tried again each second: %r", error)
             return None
@@ -198,7 +201,7 @@ class Reporter:
                     # Not cancelled: what its thread writes must not come after the deletion.
                     await asyncio.wait([self._task])
                 if self._written:
-                    await database_sync_to_async(all_rows().filter(pk=self.name).delete)()
+                    await in_thread(all_rows().filter(pk=self.name).delete)
         except Exception as error:
             logger.warning(
                 "The row of this server process stays until others delete it: %r",

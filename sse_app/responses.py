@@ -12,6 +12,7 @@ from typing import Any
 
 from django.http import HttpRequest, StreamingHttpResponse
 
+from .callables import contained
 from .conf import settings
 from .events import HEARTBEAT, encode_control, to_text, validate_id, validate_name
 from .farewells import farewell
@@ -135,7 +136,8 @@ async def _nothing() -> AsyncIterator[Any]:
 
 
 async def _next(iterator: AsyncIterator[Any]) -> Any:
-    return await anext(iterator)
+    with contained():
+        return await anext(iterator)
 
 
 def _parts(item: Any) -> tuple[str, str, str]:

@@ -15,10 +15,10 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Final
 
-from channels.db import database_sync_to_async
 from django.db import router
 
 from . import models
+from .callables import contained, in_thread
 from .conf import settings
 from .control import Reader, Revocation, readers
 from .fingerprints import Fingerprint, read_fingerprints
@@ -52,6 +52,8 @@ class Revalidator:
     async def run(self) -> None:
         """Do rounds for ever."""
         self._plan()
+        if any(reader.held for reader in self._mine()):
+            self._wake.set()  # Held when the last run ended, or since.
         while True:
             try:
                 async with asyncio.timeout(max(0.0, self._due - time.monotonic())):
@@ -70,7 +72,8 @@ class Revalidator:
         began = time.time()
         marks = {reader: reader.held for reader in due}
         try:
-            users, sessions, revoked = await database_sync_to_async(_read)(
+            users, sessions, revoked = await in_thread(
+                _read,
                 {reader.user_key for reader in known},
                 {reader.session_key for reader in known if reader.session_key},
                 self._looked_at - CLOCKS_SECONDS,
@@ -106,7 +109,8 @@ class Revalidator:
                 elif gone:
                     reader.sign_out()
                 else:
-                    await reader.readmit(found)
+                    with contained():
+                        await reader.readmit(found)
             except Exception:
                 logger.exception(
                     "Whether a stream may go on could not be decided; it waits.",

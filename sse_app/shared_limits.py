@@ -28,10 +28,12 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 
 from . import layer
+from .callables import contained
 from .conf import TAG_SETTINGS, settings, site_tag
 from .eventlog import RedisEventLog, event_log
 from .limit_scripts import RENEW, SAY, TAKE
 from .records import about
+from .services import spawn
 
 #: Seconds for which a process that was killed is still counted.
 LEASE_SECONDS: float = 10.0
@@ -109,7 +111,7 @@ class SharedCounts:
     def _work(self) -> None:
         self._wake.set()
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._task = spawn(self._run)
 
     @property
     def _busy(self) -> bool:
@@ -144,7 +146,8 @@ class SharedCounts:
         commands = [self._renewal(), *self._sayings(unsaid), *map(self._taking, asked)]
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                answers = await self._send(commands)
+                with contained():
+                    answers = await self._send(commands)
         except Exception as error:
             await self._lose(error, asked)
             return

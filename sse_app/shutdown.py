@@ -19,6 +19,7 @@ from . import processes
 from .daphne_transport import is_sending
 from .hub import Hub, running_hubs
 from .servers import daphne_of, stopped_of, warn_of_options
+from .services import spawn
 
 FAREWELL_SECONDS: Final = 3.0
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -37,7 +38,7 @@ def install(send: Any) -> None:
         reactor: Any = sys.modules["daphne.server"].reactor
         reactor.addSystemEventTrigger("before", "shutdown", _close_for_twisted)
     elif stopped is not None:
-        _installed.append(asyncio.ensure_future(_close_after(stopped)))
+        _installed.append(spawn(_close_after, stopped))
     elif threading.current_thread() is threading.main_thread() and _handled(signal.SIGTERM):
         for number in filter(_handled, SIGNALS):
             _close_on(number)

@@ -11,7 +11,25 @@ Receivers may be sync or async. What they raise is logged, never passed on.
 
 from __future__ import annotations
 
-from django.dispatch import Signal
+from typing import Any
+
+from django import dispatch
+
+from .callables import containing, containing_async
+
+
+class Signal(dispatch.Signal):
+    """A signal whose receivers may raise anything, also `SystemExit` and `CancelledError`.
+
+    Django logs what is an `Exception` and passes on the rest, which would end the server or the
+    stream.
+    """
+
+    def _live_receivers(self, sender: Any) -> tuple[list[Any], list[Any]]:
+        found: Any = super()
+        receivers, async_receivers = found._live_receivers(sender)
+        return [*map(containing, receivers)], [*map(containing_async, async_receivers)]
+
 
 event_published = Signal()
 stream_opened = Signal()

@@ -9,27 +9,31 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from channels.db import database_sync_to_async
 from django.db.models import QuerySet
 
+from .callables import contained
 from .conf import settings
 from .cursors import START, Position
 from .events import encode_control, with_id
-from .groups import matches, validate_pattern
+from .groups import best_match, validate_pattern
 from .records import about
+from .services import spawn
+from .threads import Threads
 
 if TYPE_CHECKING:
     from .topics import Topic
 
 SNAPSHOT: Final = "sse.snapshot"
 MOST_SECONDS: Final = 60.0
-#: How long a hub that closes waits for a function that can't be interrupted. The process then
-#: waits for its thread all the same: a function that hangs has to be bounded by who writes it.
+#: How long a hub that closes waits for an async function that does not end when it is cancelled.
 END_SECONDS: Final = 1.0
+#: How many threads one function has, for all its groups.
+READS_AT_ONCE: Final = 8
 #: Of all groups' states together, beyond which those that were read first are read again.
 KEPT_BYTES: Final = 32 * 1024 * 1024
 
@@ -49,29 +53,28 @@ class Source:
     pattern: str
     function: Callable[[str], Any]
     seconds: float
+    #: The function's own: where it hangs, other functions do not wait for it.
+    threads: Threads = field(default_factory=lambda: Threads(READS_AT_ONCE), compare=False)
 
     async def read(self, group: str) -> bytes:
         """Call the function; one that is awaited gets `SNAPSHOT_SECONDS`.
 
-        Raises `TypeError` or `ValueError` for what can't be sent.
+        Raises `TypeError` or `ValueError` for what can't be sent, `ThreadsBusy` if no thread is
+        free in `SNAPSHOT_SECONDS`, and what the function raises, see `contained`.
         """
+        seconds = settings().SNAPSHOT_SECONDS
         if not inspect.iscoroutinefunction(self.function):
-            # Not in the thread that reads the log: a slow one must not hold up who waits for that.
-            in_thread = database_sync_to_async(self._call, thread_sensitive=False)
-            block: bytes = await in_thread(group)
+            block: bytes = await self.threads.call(group, seconds, self._call, group)
             return block
-        async with asyncio.timeout(settings().SNAPSHOT_SECONDS):
-            data = await self.function(group)
-        # A megabyte takes longer to encode than all streams may wait.
-        return await asyncio.to_thread(encode_state, group, data)
+        async with asyncio.timeout(seconds):
+            with contained():
+                data = await self.function(group)
+            # A megabyte takes longer to encode than all streams may wait.
+            block = await self.threads.call(group, seconds, encode_state, group, data)
+            return block
 
     def _call(self, group: str) -> bytes:
-        try:
-            data = self.function(group)
-        except StopIteration as error:
-            # What a thread can't hand to a loop: who awaits it would wait for ever.
-            raise RuntimeError("next() found nothing, and has no default") from error
-        return encode_state(group, data)
+        return encode_state(group, self.function(group))
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ def snapshot(pattern: str, *, seconds: float = 1.0) -> Callable[[Function], Func
     get it. Return nothing that is not for all of them. Read from the database that is written to:
     a replica could lack what the stream is told has been. It runs outside any transaction.
 
-    A group's state comes from its own name, else from the longest pattern that matches. A function
+    A group's state comes from its own name, else from the pattern that matches with the longest
+    beginning before its first `*`. A function
     that raises, takes longer than `SNAPSHOT_SECONDS` or returns more than `SNAPSHOT_BYTES` ends the
     stream by `sse.close` with `snapshot`: its client comes back. Raises `ValueError` for an invalid
     pattern or `seconds`, and for a pattern that another function has.
@@ -145,8 +149,18 @@ def snapshot(pattern: str, *, seconds: float = 1.0) -> Callable[[Function], Func
 
 def source_of(group: str) -> Source | None:
     """Return what gives the state of `group`, None if nothing does."""
-    found = [source for source in _sources.values() if matches(group, [source.pattern])]
-    return max(found, key=lambda source: len(source.pattern.replace("*", "")), default=None)
+    pattern = best_match(group, _sources)
+    return None if pattern is None else _sources[pattern]
+
+
+def _begin_anew() -> None:
+    """In a forked child: the parent's threads do not run here."""
+    for source in _sources.values():
+        source.threads.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 class SharedSnapshots:
@@ -158,7 +172,8 @@ class SharedSnapshots:
 
     def __init__(self, topics: Mapping[str, Topic]) -> None:
         self._topics = topics
-        self._reading: dict[str, asyncio.Task[State]] = {}
+        #: What is being read, and until when somebody waits for it, by the loop's clock.
+        self._reading: dict[str, tuple[asyncio.Task[State], float]] = {}
         self._kept: dict[str, tuple[State, asyncio.TimerHandle]] = {}
         self._bytes = 0
 
@@ -198,11 +213,11 @@ class SharedSnapshots:
         """Stop what is being read."""
         for group in list(self._kept):
             self._drop(group)
-        tasks = list(self._reading.values())
+        tasks = [task for task, _ in self._reading.values()]
         for task in tasks:
             task.cancel()
         if tasks:
-            # Not for ever: a function in a thread can't be interrupted.
+            # Not for ever: an async function may go on when it is cancelled.
             await asyncio.wait(tasks, timeout=END_SECONDS)
 
     def _goes_on(self, state: State) -> bool:
@@ -214,15 +229,17 @@ class SharedSnapshots:
         return topic.position if topic else None
 
     async def _read_once(self, group: str) -> State:
-        task = self._reading.get(group)
-        if task is None:
+        now, most = asyncio.get_running_loop().time(), settings().SNAPSHOT_SECONDS
+        if group not in self._reading:
             # Its place first: what is written while the function reads comes after it.
             place = self._served(group) or START
-            task = self._reading[group] = asyncio.create_task(self._read(group, place))
+            task = spawn(self._read, group, place)
+            self._reading[group] = task, now + most
             task.add_done_callback(lambda done: self._done(group, done))
-        most = settings().SNAPSHOT_SECONDS
-        # The read goes on, as a thread does: whoever comes again waits for the same one.
-        if not (await asyncio.wait([task], timeout=most))[0]:
+        task, until = self._reading[group]
+        # The read goes on, as a thread does: a reader that comes later takes its result, or is
+        # told at once that there is none yet.
+        if not (await asyncio.wait([task], timeout=max(0.0, until - now)))[0]:
             raise SnapshotFailed(f"The snapshot of group {group!r} takes more than {most:g} s.")
         if task.cancelled():
             raise SnapshotFailed(f"The snapshot of group {group!r} was cancelled.")

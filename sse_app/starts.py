@@ -91,7 +91,7 @@ class Starts:
             while self._joined:
                 groups, self._joined = self._joined[:PORTION], self._joined[PORTION:]
                 try:
-                    heads = await _heads(groups)
+                    heads = await read_heads(groups)
                     for group in groups:
                         self._place(group, heads[group])
                 except Exception as error:
@@ -116,7 +116,8 @@ class Starts:
                 start.exception()  # Retrieved: every reader that waited may have been cancelled.
 
 
-async def _heads(groups: Collection[str]) -> dict[str, Position]:
+async def read_heads(groups: Collection[str]) -> dict[str, Position]:
+    """Return the heads of `groups`, as `EventLog.heads()` does; tries again for `RETRY_SECONDS`."""
     loop = asyncio.get_running_loop()
     pause, until = PAUSE_SECONDS, loop.time() + RETRY_SECONDS
     while True:

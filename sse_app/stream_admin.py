@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from channels.db import database_sync_to_async
 from django.contrib import admin, messages
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required
@@ -26,6 +25,7 @@ from django.views.decorators.http import require_GET, require_POST
 from . import group_history, watching
 from .admin_log import log_act
 from .authorization import has_permission, is_true, method_of
+from .callables import in_thread
 from .dashboard import feed
 from .dashboard_texts import texts
 from .explain import Question, Verdict, explain, to_position
@@ -114,8 +114,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
 
     async def feed(self, request: HttpRequest) -> HttpResponseBase:
         """Stream what the dashboard shows; 403 and no redirect for who may not look."""
-        ask = database_sync_to_async(self._permits)
-        if not await ask(request):
+        if not await in_thread(self._permits, request):
             return HttpResponse(_("Not permitted."), status=403, content_type="text/plain")
         return EventStreamResponse(feed(request, self._permits))
 

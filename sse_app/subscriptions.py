@@ -12,19 +12,19 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from .beginnings import STATE, Beginning, after_reset
+from .beginnings import STATE, Beginning, first_of
 from .cohorts import Cohort, gather
 from .counters import COUNTS
-from .cursors import LOST, Position, encode_cursor
+from .cursors import Position, encode_cursor
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
 from .latest import Latest, with_latest, without_group
 from .sinks import Sink
-from .snapshots import SnapshotFailed
 from .topics import Kind, Told, follows, place_of
 from .wakes import Wake
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 PASSED_EVENTS: Final = 500
 
+
+_Result = TypeVar("_Result")
 
 # Thousands of readers have these, and each empty one made anew would be an object of its own.
 _ALL: Final[frozenset[str]] = frozenset()
@@ -71,7 +73,7 @@ class Subscription:
         self.cohort: Cohort | None = None
         self.seat = 0
         self._wake = Wake()
-        self._draining: asyncio.Future[None] | None = None
+        self._pending: asyncio.Future[Any] | None = None
 
     @property
     def cursor(self) -> str:
@@ -82,8 +84,7 @@ class Subscription:
         """End `run()`; the first reason counts."""
         self.cut(reason)
         self._wake.set()
-        if self._draining is not None:
-            self._draining.cancel()
+        self._interrupt()
 
     def cut(self, reason: str) -> None:
         """Show nothing more. From any thread; `close()` must follow on the subscription's loop."""
@@ -168,6 +169,7 @@ class Subscription:
         self.positions.pop(group, None)
         self._shown(group)
         self._latest = without_group(self._latest, group)
+        self._interrupt()
 
     def begin(self, group: str, beginning: Beginning) -> None:
         """Show what `beginning` says before the next event of `group`."""
@@ -185,10 +187,11 @@ class Subscription:
                 await self._wake.next()
                 continue
             if not self.sink.ready:
-                await self._sink_drained()
+                await self._unless_interrupted(self.sink.drained)
                 continue
             if self._first:
-                await self._show_first(hub, next(iter(self._first)))
+                group = next(iter(self._first))
+                await self._unless_interrupted(partial(self._show_first, hub, group))
                 continue
             behind = next((g for g in self.groups if self.positions[g] != hub.position(g)), None)
             if behind is None:
@@ -197,59 +200,80 @@ class Subscription:
                 self._show_latest()
                 return
             try:
-                events = await hub.read(behind, self.positions[behind])
+                read = partial(hub.read, behind, self.positions[behind])
+                events = await self._unless_interrupted(read)
             except Discontinuity as lost:
                 if behind in self.positions:
                     hub.snapshots.forget(behind, self.positions[behind])
                     self.begin(behind, Beginning(lost.head, lost.reason))
                 continue
-            for event in events:
-                if not self._may_show:
-                    break  # The rest is read again from where this one stands.
-                if behind in self.positions and self._take(event, place := place_of(event), {}):
-                    hub.topics[behind].reach(place, 1)
-            if not events:
+            if events:
+                self._show_page(hub, behind, events)
+            elif events is not None:
                 # The reader was served by a process that is ahead of this one.
-                await hub.heal(behind)
+                await self._unless_interrupted(partial(hub.heal, behind))
+
+    def _show_page(self, hub: Hub, group: str, events: Sequence[Event]) -> None:
+        for event in events:
+            if not self._may_show:
+                return  # The rest is read again from where this one stands.
+            if group in self.positions and self._take(event, place := place_of(event), {}):
+                hub.topics[group].reach(place, 1)
 
     async def _show_first(self, hub: Hub, group: str) -> None:
-        head, reason = beginning = self._first[group]
-        state = None
-        if reason is None:
-            try:
-                state = await hub.snapshots.state(group)
-            except SnapshotFailed:
-                if group not in self._first:
-                    return  # It was lost meanwhile, and the other groups go on.
-                raise
-            place = state.position
+        beginning = self._first[group]
+        if beginning.events:
+            self._shown(group)
+            self._show_page(hub, group, beginning.events)
+        elif beginning.reason is not None:
+            await self._show_reset(hub, group, beginning, beginning.reason)
         else:
-            place = await after_reset(hub, group, head) if self.sink.takes_first else head
-        if self._first.get(group) is not beginning or not self._may_show:
-            return  # What was read may be too old when it may be shown: then it is asked for again.
-        self.positions[group] = place
-        self._shown(group)
-        if state is not None:
-            self.sink.snapshot(state, self.cursor)
-        elif reason is not None:
+            state = await hub.snapshots.state(group)
+            if self._still_begins(group, beginning):
+                self.positions[group] = state.position
+                self._shown(group)
+                self.sink.snapshot(state, self.cursor)
+
+    async def _show_reset(self, hub: Hub, group: str, beginning: Beginning, reason: Reason) -> None:
+        following = Beginning(beginning.head)
+        if self.sink.takes_first:
+            following = await first_of(hub, group, beginning.head)
+        if self._still_begins(group, beginning):
+            self.positions[group] = following.head
+            self._shown(group)
             self.sink.reset(group, reason, self.cursor)
-            if place == LOST:
-                self.begin(group, STATE)
+            if following == STATE or following.events:
+                self.begin(group, following)
+
+    def _still_begins(self, group: str, beginning: Beginning) -> bool:
+        """Whether what was read for `beginning` may be shown; if not, it is read again later."""
+        return self._first.get(group) is beginning and self._may_show
 
     def _shown(self, group: str) -> None:
         left = {name: first for name, first in self._first.items() if name != group}
         self._first = left or NONE
 
-    async def _sink_drained(self) -> None:
-        """Return when the sink can take more, or the subscription is closed before it can."""
-        draining = self._draining = asyncio.ensure_future(self.sink.drained())
+    async def _unless_interrupted(
+        self, work: Callable[[], Coroutine[Any, Any, _Result]]
+    ) -> _Result | None:
+        """Await `work()`, but no longer than until `close()` or `drop()`; return None then."""
+        pending = self._pending = asyncio.create_task(work())
         try:
-            await asyncio.wait([draining])
+            await asyncio.wait([pending])
         finally:
-            self._draining = None
-            draining.cancel()
-        if not draining.cancelled():
-            draining.result()
+            interrupted, self._pending = self._pending is None, None
+            pending.cancel()
+        if not interrupted:
+            result: _Result = pending.result()
+            return result
+        if not pending.cancelled():
+            pending.exception()  # Seen, so asyncio does not log it.
+        return None
+
+    def _interrupt(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.cancel()
 
     @property
     def _may_show(self) -> bool:

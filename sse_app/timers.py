@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from channels.layers import InMemoryChannelLayer
 
 from . import layer
+from .callables import contained
 from .conf import settings
 from .records import about
 
@@ -26,7 +27,8 @@ async def every(interval: Callable[[], float], work: Callable[[], Awaitable[None
 async def logged(work: Callable[[], Awaitable[None]]) -> None:
     """Do `work`; an exception is logged and never ends the caller."""
     try:
-        await work()
+        with contained():
+            await work()
     except Exception:
         logger.warning(
             "The hub's %s failed; it is tried again.", work, exc_info=True, extra=about()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import concurrent.futures
 import functools
 import threading
@@ -68,6 +69,25 @@ def at_times(user: Any, group: str, request: Any) -> bool:
     if failing.is_set():
         raise RuntimeError("on purpose")
     return not refusing.is_set()
+
+
+#: The name of what `ending_sync()` and `ending_async()` raise, and how often they were asked.
+error = ""
+calls = 0
+
+
+def ending_sync(user: Any, group: str, request: Any) -> bool:
+    """Permit it, or raise what is no `Exception`."""
+    global calls
+    calls += 1
+    if error:
+        raise getattr(builtins, error, getattr(asyncio, error, None))
+    return not refusing.is_set()
+
+
+async def ending_async(user: Any, group: str, request: Any) -> bool:
+    """The same, from async code."""
+    return ending_sync(user, group, request)
 
 
 # --- what a policy can be; each permits the group "yes" ---

@@ -42,6 +42,15 @@ def slow(group: str) -> str:
     return "<b>slow</b>"
 
 
+@snapshot("orders.stuck.*", seconds=60)
+def stuck(group: str) -> str:
+    """Hangs for ever, with a connection to the database."""
+    calls[group] += 1
+    Order.objects.count()
+    threading.Event().wait()
+    return ""
+
+
 @snapshot("orders.async")
 async def awaited(group: str) -> list[int]:
     return [1, 2]

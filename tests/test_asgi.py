@@ -15,14 +15,15 @@ from django.core.asgi import get_asgi_application
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
-from sse_app import publish
+from sse_app import publish, publish_many
 from sse_app.asgi import event_stream_application, guard, is_stream
 from sse_app.consumers import ABORT, TAKE_OVER, EventStreamConsumer
 from sse_app.cursors import Cursor
-from sse_app.eventlog import event_log
+from sse_app.eventlog import MemoryEventLog
 from sse_app.grants import Grant
 from sse_app.hub import Hub, running_hubs
 from sse_app.limits import LIMITS
+from sse_app.reads import PAGE_EVENTS
 from sse_app.routing import event_stream_urlpatterns
 
 from .parser import Parser
@@ -326,21 +327,26 @@ async def test_fixed_groups_are_open_to_whoever_reaches_the_consumer() -> None:
 async def test_a_log_that_goes_away_during_a_replay_closes_the_stream_and_is_no_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def away(*args: Any) -> Any:
-        raise ConnectionError("on purpose")
+    real = MemoryEventLog.asince
 
-    publish("open.a", "n", "1")
-    monkeypatch.setattr(type(event_log()), "asince", away)
+    async def away_after_a_page(self: MemoryEventLog, group: str, after: Any, limit: int) -> Any:
+        if after.offset > 0:
+            raise ConnectionError("on purpose")
+        return await real(self, group, after, limit)
+
+    publish_many([("open.a", "n", str(n)) for n in range(PAGE_EVENTS + 1)])
+    monkeypatch.setattr(MemoryEventLog, "asince", away_after_a_page)
     consumer = guard(EventStreamConsumer.as_asgi(), busy=True)
     request = Request(consumer, scope(query="group=open.a&from=earliest"))
     assert await request.start() == 200
     while not request.ended:
         await request.body()
-    opened, closed = request.parser.events
+    _, *replayed, closed = request.parser.events
+    assert 0 < len(replayed) <= PAGE_EVENTS
     assert (closed.name, closed.json()) == ("sse.close", {"reason": "log"})
-    assert closed.id == opened.id
-    levels = [record.levelname for record in caplog.records if record.levelno > logging.INFO]
-    assert levels == ["WARNING"]
+    assert closed.id == replayed[-1].id
+    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
+    assert "What a stream needs did not answer" in caplog.text
     await request.communicator.wait(20)
 
 
@@ -453,8 +459,8 @@ async def test_what_fails_before_there_is_a_stream_gives_its_places_back() -> No
 @pytest.mark.usefixtures("memory")
 async def test_a_group_that_is_lost_before_the_stream_is_open_is_not_in_it() -> None:
     class Losing(EventStreamConsumer):
-        async def _join(self, stream: Any, wanted: Any) -> Any:
-            start = await super()._join(stream, wanted)
+        async def _join(self, stream: Any, *args: Any) -> Any:
+            start = await super()._join(stream, *args)
             await stream._lose("open.b")  # As a revocation does that comes just now.
             return start
 

@@ -348,27 +348,34 @@ def test_a_loop_that_is_closed_without_a_word_leaves_nothing_that_complains(
 
 @pytest.mark.usefixtures("_no_reporter")
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("error", [ValueError, SystemExit, asyncio.CancelledError])
 async def test_what_is_told_to_come_soon_comes_at_once_and_a_duty_that_fails_is_told_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: type[BaseException],
 ) -> None:
     loop, done = asyncio.get_running_loop(), asyncio.Event()
-    count = 0
+    count = others = 0
+
+    def other() -> None:
+        nonlocal others
+        others += 1
+        loop.call_soon_threadsafe(done.set)
 
     def due() -> None:
         nonlocal count
         count += 1
-        loop.call_soon_threadsafe(done.set)
         if count < 3:
-            raise ValueError("on purpose")
+            raise error("on purpose")
 
-    monkeypatch.setattr(processes, "DUTIES", (due,))
+    monkeypatch.setattr(processes, "DUTIES", (due, other))
     monkeypatch.setattr(reporter, "TICK_SECONDS", 1000.0)
     await ask()
     for expected in range(1, 5):
         done.clear()
         processes.soon()
         await asyncio.wait_for(done.wait(), 20)
-        assert count == expected
+        assert count == others == expected
     said = [record.getMessage() for record in caplog.records if "on purpose" in record.getMessage()]
     assert len(said) == 1
     assert await asyncio.to_thread(lambda: len(processes.alive())) == 1

@@ -84,7 +84,8 @@ def test_the_documentation_imports_only_what_is_public(block: Block) -> None:
 
 
 def test_each_signal_is_public() -> None:
-    found = {name for name, value in vars(module_of("signals")).items() if type(value) is Signal}
+    names = vars(module_of("signals"))
+    found = {name for name, value in names.items() if isinstance(value, Signal)}
     assert found == MODULES["signals"]
 
 

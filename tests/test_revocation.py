@@ -6,7 +6,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -483,11 +483,19 @@ DISCONNECTED = "from sse_app import disconnect\ndisconnect(user=user)"
         (DISCONNECTED, ["sse.busy"]),
     ],
 )
+@pytest.mark.parametrize("by", ["this process", "another process"])
+@pytest.mark.parametrize("others", ["none", "one that leaves"])
 async def test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile(
-    make_daphne: Callable[..., Daphne], what: str, told: list[str]
+    make_daphne: Callable[..., Daphne], what: str, told: list[str], by: str, others: str
 ) -> None:
-    """What permitted it was true when it was asked, and may not be when the stream opens."""
-    site = make_daphne(MAY_LISTEN="tests.policies.decided_and_held", REVALIDATE_INTERVAL=NEVER)
+    """What permitted the stream was true when the policy was asked, and not when it opens.
+
+    Without other streams the process has no hub yet, or its hub ends while the policy is asked:
+    no hub reads the control group in that moment.
+    """
+    options = {"MAY_LISTEN": "tests.policies.decided_and_held", "REVALIDATE_INTERVAL": NEVER}
+    site = make_daphne(**options)
+    elsewhere = site if by == "this process" else make_daphne(**options)
     ann = await Visitor(site, "ann").sign_in()
     user = USER.format(pk=ann.pk)
     await run(site, f"{user}user.is_staff = True\nuser.save()")
@@ -500,9 +508,15 @@ async def test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile(
             rest = [await stream.next()] if "n" in told else await stream.until_end()
             return names + [event.name for event in rest]
 
-    listening = asyncio.create_task(listen())
-    await run(site, "from tests import policies\nassert policies.asked.wait(20)")
-    await run(site, user + what)
+    if others == "none":
+        listening = asyncio.create_task(listen())
+    async with AsyncExitStack() as leaving:
+        if others != "none":
+            await leaving.enter_async_context(Visitor(site, "").stream("group=orders"))
+            listening = asyncio.create_task(listen())
+        await run(site, "from tests import policies\nassert policies.asked.wait(20)")
+    await asyncio.to_thread(eventually, lambda: site.streams() == 0)
+    await run(elsewhere, user + what)
     await run(site, "from tests import policies\npolicies.gate.set()")
     assert await listening == told
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,9 +21,10 @@ from project.models import Order
 from sse_app import publish, snapshot, snapshots
 from sse_app.beginnings import STATE
 from sse_app.cursors import LOST, START, Position, encode_cursor
+from sse_app.eventlog import MemoryEventLog
 from sse_app.hub import get_hub
 from sse_app.replay import Wanted, find_start
-from sse_app.snapshots import SharedSnapshots, SnapshotFailed, State, source_of
+from sse_app.snapshots import READS_AT_ONCE, SharedSnapshots, SnapshotFailed, State, source_of
 from sse_app.subscriptions import Subscription
 from sse_app.topics import RECENT_EVENTS
 
@@ -29,6 +33,7 @@ from .parser import Parsed
 from .sleepers import run
 from .test_hub import ListSink, Reader, memory
 from .test_labels import raw
+from .test_revocation import Visitor
 
 __all__ = ["memory"]
 
@@ -272,6 +277,65 @@ async def test_one_read_that_takes_too_long_ends_all_who_wait_and_is_not_begun_a
     assert calls(daphne, "orders.slow.c") == 1
 
 
+async def test_a_function_that_hangs_holds_neither_others_nor_the_end_of_the_process(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = with_states(make_daphne(SNAPSHOT_SECONDS=600))
+    streams = [daphne.stream(f"group=orders.stuck.{n}") for n in range(2 * READS_AT_ONCE)]
+    readers = [await stream.__aenter__() for stream in streams]
+    try:
+        for reader in readers:
+            await reader.next()
+        # More of them than threads; other functions have threads of their own.
+        for group in ("orders.now.a", "orders.async"):
+            async with daphne.stream(f"group={group}") as stream:
+                await first_state(stream)
+        assert daphne.process is not None
+        daphne.process.send_signal(signal.SIGTERM)
+        for reader in readers:
+            (closed,) = await reader.until_end()
+            assert (closed.name, closed.json()) == ("sse.close", {"reason": "shutdown"})
+        assert await asyncio.to_thread(daphne.process.wait, PATIENCE) == 0
+    finally:
+        for stream in streams:
+            await stream.__aexit__(None, None, None)
+
+
+async def test_where_all_threads_of_a_function_hang_its_streams_end_at_once(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = with_states(make_daphne(SNAPSHOT_SECONDS=0.2))
+    async with daphne.stream("group=import") as other:
+        await other.next()
+        for n in range(READS_AT_ONCE):
+            async with daphne.stream(f"group=orders.stuck.{n}") as stream:
+                assert (await stream.until_end())[-1].json() == {"reason": "snapshot"}
+        # Nobody waits for what has hung so long: neither the same group nor another.
+        for group in ("orders.stuck.0", "orders.stuck.more"):
+            async with daphne.stream(f"group={group}") as stream:
+                assert (await stream.until_end())[-1].json() == {"reason": "snapshot"}
+        assert calls(daphne, "orders.stuck.0") == 1
+        assert calls(daphne, "orders.stuck.more") == 0
+        async with daphne.stream("group=orders.now.a") as stream:
+            await first_state(stream)
+
+
+async def test_who_is_disconnected_or_leaves_does_not_wait_for_the_state(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = with_states(make_daphne(SNAPSHOT_SECONDS=600))
+    ann = await Visitor(daphne, "ann").sign_in()
+    async with ann.stream("group=orders.slow.left"):
+        pass
+    await asyncio.to_thread(eventually, lambda: daphne.streams() == 0)
+    async with ann.stream("group=orders.slow.gone") as stream:
+        code = f"from sse_app import disconnect\ndisconnect(user={ann.pk})\nresult = None"
+        await asyncio.to_thread(run, daphne, code)
+        assert [event.json() for event in await stream.until_end()] == [{"reason": "auth"}]
+    code = "from sse_app.limits import LIMITS\nresult = dict(LIMITS.counts)"
+    await asyncio.to_thread(eventually, lambda: run(daphne, code) == {})
+
+
 async def test_a_group_that_is_taken_while_its_state_is_read_is_not_shown(site: Daphne) -> None:
     close_gate(site)
     async with site.stream("group=orders.slow.d&group=import") as stream:
@@ -280,10 +344,11 @@ async def test_a_group_that_is_taken_while_its_state_is_read_is_not_shown(site: 
         code = "from sse_app import disconnect\ndisconnect(group='orders.slow.d')\nresult = None"
         await asyncio.to_thread(run, site, code)
         assert (await stream.next()).json() == {"group": "orders.slow.d", "reason": "unknown"}
-        open_gate(site)
+        # The other group waits for the taken one no more; then what was read comes too late.
         for data in ("on", "and on"):
             site.publish("import", "n", data)
             assert (await stream.next()).data == data
+            open_gate(site)
 
 
 async def test_many_who_come_at_once_share_one_read(site: Daphne) -> None:
@@ -405,27 +470,35 @@ def no_sources(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_sources")
-def test_the_longest_pattern_gives_the_state_and_one_function_has_a_pattern() -> None:
+def test_one_function_has_a_pattern() -> None:
     @snapshot("order.*")
     def any_order(group: str) -> int:
         return 1
 
-    @snapshot("order.1*")
-    def some_orders(group: str) -> int:
-        return 2
-
     assert snapshot("order.*")(any_order) is any_order
-
-    @snapshot("order.12")
-    def this_order(group: str) -> int:
-        return 3
-
-    given = {"order.12": this_order, "order.13": some_orders, "order.2": any_order, "x": None}
-    for group, function in given.items():
-        source = source_of(group)
-        assert (source and source.function) is function
     with pytest.raises(ValueError, match=r"'order.\*' has a snapshot already.*any_order"):
-        snapshot("order.*")(some_orders)
+        snapshot("order.*")(lambda group: 2)
+
+
+@pytest.mark.usefixtures("no_sources")
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_best_pattern_gives_the_state_whatever_the_order(turned: bool) -> None:
+    patterns = ["order.*", "order.1*", "order.1", "*.1", "o*", "*", "order.*9", "order.*.9"]
+    for pattern in reversed(patterns) if turned else patterns:
+        snapshot(pattern)(lambda group, of=pattern: of)
+    given = {
+        "order.1": "order.1",
+        "order.12": "order.1*",
+        "order.2": "order.*",
+        "order.29": "order.*9",
+        "order.2.9": "order.*.9",
+        "offer.1": "o*",
+        "chat.1": "*.1",
+        "chat": "*",
+    }
+    found = {group: source_of(group) for group in given}
+    assert {group: source and source.pattern for group, source in found.items()} == given
+    assert source_of("x") is not None
 
 
 @pytest.mark.parametrize("seconds", [-1, 61, float("nan"), "1", True, None])
@@ -538,6 +611,31 @@ async def test_a_place_that_is_lost_is_refused_however_long_events_are_kept(sett
 
 
 @pytest.mark.usefixtures("no_sources")
+async def test_a_reader_that_comes_late_waits_no_longer_than_the_first(settings: Any) -> None:
+    gate = threading.Event()
+
+    @snapshot("g", seconds=60)
+    def state(group: str) -> str:
+        gate.wait()
+        return "here"
+
+    shared = SharedSnapshots({})
+    settings.SSE_APP = {**settings.SSE_APP, "SNAPSHOT_SECONDS": 0.01}
+    with pytest.raises(SnapshotFailed, match="takes more than"):
+        await shared.state("g")
+    settings.SSE_APP = {**settings.SSE_APP, "SNAPSHOT_SECONDS": 600}
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(SnapshotFailed, match="takes more than"):
+            await shared.state("g")
+        gate.set()
+        while "g" not in shared._kept:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    # What was waited for in vain is given to those who come then.
+    assert b"here" in (await shared.state("g")).block
+    await shared.close()
+
+
+@pytest.mark.usefixtures("no_sources")
 async def test_a_process_that_ends_reads_and_keeps_nothing_more() -> None:
     reading, ended = asyncio.Event(), asyncio.Event()
 
@@ -629,10 +727,9 @@ async def test_a_reset_reader_gets_no_state_from_before_its_reset(settings: Any)
     page.open.clear()
     for n in range(RECENT_EVENTS + 1):
         publish("g", "n", str(n))
-    # Another reader there gets the last of them when this one can't be given the first any more.
-    other = await Reader().start("g", at=Position(hub.position("g").epoch, RECENT_EVENTS + 2))
-    await other.sink.until(str(RECENT_EVENTS))
-    await other.stop()
+    # Then this reader can't be given the first of them any more: the process remembers fewer.
+    await hub.heal("g")
+    assert hub.position("g").offset == RECENT_EVENTS + 3
     page.open.set()
     await page.until('event: sse.snapshot\ndata: {"group":"g","data":2}\n\n')
     publish("g", "n", "last")
@@ -678,6 +775,14 @@ async def cancelled(group: str) -> Any:
     raise asyncio.CancelledError
 
 
+def exiting(group: str) -> Any:
+    sys.exit(3)
+
+
+async def exiting_async(group: str) -> Any:
+    sys.exit(3)
+
+
 @pytest.mark.django_db
 @pytest.mark.usefixtures("no_sources")
 @pytest.mark.parametrize(
@@ -687,8 +792,10 @@ async def cancelled(group: str) -> Any:
         (lambda group: Order.objects.values("pk"), r"QuerySet, not JSON: return list\(\)"),
         (lambda group: asyncio.sleep(0), "coroutine, not JSON: await it"),
         (lambda group: "x" * 2_000_000, "more than SSE_APP"),
-        (exhausted, r"next\(\) found nothing"),
-        (cancelled, "was cancelled"),
+        (exhausted, r"raised StopIteration\(\)"),
+        (cancelled, r"raised CancelledError\(\)"),
+        (exiting, r"raised SystemExit\(3\)"),
+        (exiting_async, r"raised SystemExit\(3\)"),
     ],
 )
 async def test_what_can_not_be_sent_is_a_failure(function: Any, said: str) -> None:
@@ -743,3 +850,95 @@ async def test_a_new_stream_of_a_retained_group_gets_its_last_events(
     async with daphne.stream(f"group=chat.two&last_event_id={reset.id}") as stream:
         _, *again = await stream.take(4)
     assert [event.data for event in again] == ["chat.two 1", "chat.two 2", "live"]
+
+
+@pytest.fixture
+def retained_one(memory: None, settings: Any) -> None:
+    """A log that keeps one event of a group: the one before goes with each new one."""
+    settings.SSE_APP = {**settings.SSE_APP, "RETAIN": {"g": 1}, "RETENTION_EVENTS": 1}
+
+
+WANTED = [Wanted(first=True), Wanted(history="-1"), Wanted(history="earliest")]
+
+
+async def shown(wanted: Wanted, then: Callable[[], object]) -> tuple[list[str], list[Any]]:
+    """Join, find the start, do `then`, and return what is shown up to "last" and the resets."""
+    hub, page = get_hub(), Page()
+    subscription = Subscription(page, ["g"])
+    await hub.join(subscription)
+    start = await find_start(hub, ["g"], wanted)
+    then()
+    await hub.heal("g")
+    subscription.move(start.positions)
+    for group, beginning in start.first.items():
+        subscription.begin(group, beginning)
+    running = asyncio.create_task(subscription.run(hub))
+    publish("g", "n", "last")
+    await page.until("last")
+    subscription.close("done")
+    await running
+    await hub.leave(subscription)
+    return page.seen, page.notices
+
+
+@pytest.mark.usefixtures("no_sources", "retained_one")
+@pytest.mark.parametrize("wanted", WANTED)
+async def test_a_past_event_that_is_trimmed_before_it_is_shown_is_shown_all_the_same(
+    wanted: Wanted,
+) -> None:
+    publish("g", "n", "old")
+    seen, notices = await shown(wanted, lambda: publish("g", "n", "new"))
+    assert (seen, notices) == (["old", "new", "last"], [])
+
+
+@pytest.mark.usefixtures("no_sources", "retained_one")
+@pytest.mark.parametrize("wanted", WANTED)
+async def test_a_past_event_that_is_trimmed_before_it_is_read_makes_way_for_the_next(
+    wanted: Wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, times = MemoryEventLog.aearliest, 0
+
+    async def aearliest(self: MemoryEventLog, group: str) -> Position:
+        nonlocal times
+        found, times = await real(self, group), times + 1
+        if times == 1:
+            publish("g", "n", "new")
+        return found
+
+    publish("g", "n", "old")
+    monkeypatch.setattr(MemoryEventLog, "aearliest", aearliest)
+    seen, notices = await shown(wanted, lambda: None)
+    assert (seen, notices) == (["new", "last"], [])
+    assert times == 2
+
+
+@pytest.mark.usefixtures("no_sources", "retained_one")
+async def test_a_reset_reader_is_shown_what_was_retained_when_it_was_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish("g", "n", "old")
+    hub, page = get_hub(), Page()
+    subscription = Subscription(page, ["g"])
+    await hub.join(subscription)
+    start = await find_start(hub, ["g"], Wanted("nonsense", first=True))
+    subscription.move(start.positions)
+    for group, beginning in start.first.items():
+        subscription.begin(group, beginning)
+    real = page.reset
+
+    def reset(group: str, reason: str, cursor: str) -> None:
+        real(group, reason, cursor)
+        publish("g", "n", "new")
+        # The reader can take nothing for now, and then the old event is in the log no more.
+        page.open.clear()
+
+    monkeypatch.setattr(page, "reset", reset)
+    running = asyncio.create_task(subscription.run(hub))
+    await asyncio.wait_for(page.grown.wait(), PATIENCE)
+    await hub.heal("g")
+    page.open.set()
+    await page.until("new")
+    assert (page.seen, page.notices) == (["old", "new"], [("g", "unknown")])
+    subscription.close("done")
+    await running
+    await hub.leave(subscription)

@@ -7,10 +7,19 @@ from typing import Any
 
 import pytest
 
-from sse_app import ContinuityLost, apublish, cursor, publish, snapshot, subscribe
+from sse_app import (
+    ContinuityLost,
+    apublish,
+    cursor,
+    publish,
+    publish_many,
+    snapshot,
+    subscribe,
+)
 from sse_app.eventlog import MemoryEventLog, event_log
 from sse_app.events import Event
 from sse_app.hub import running_hubs
+from sse_app.reads import PAGE_EVENTS
 
 pytestmark = pytest.mark.usefixtures("memory")
 
@@ -152,10 +161,12 @@ async def test_a_log_that_is_away_for_a_moment_costs_a_moment(
             raise ConnectionError("away")
         return await real(self, *args)
 
-    publish("g", "n", "0")
+    told = [str(n) for n in range(PAGE_EVENTS + 1)]
+    publish_many([("g", "n", text) for text in told])
     async with subscribe("g", history="earliest") as events:
+        # The first page was read on entering.
         monkeypatch.setattr(MemoryEventLog, "asince", failing)
-        assert await take(events, 1) == ["0"]
+        assert await take(events, len(told)) == told
     assert failures == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ async def failing_stream(request: HttpRequest) -> HttpResponse:
     async def events() -> AsyncIterator[Any]:
         yield "before", {"n": 1}
         raise RuntimeError("on purpose")
+
+    return EventStreamResponse(events())
+
+
+async def ending_stream(request: HttpRequest) -> HttpResponse:
+    """A stream whose iterable raises what is no `Exception`, named by `error`."""
+    name = request.GET["error"]
+
+    async def events() -> AsyncIterator[Any]:
+        yield "before", {"n": 1}
+        raise getattr(builtins, name, getattr(asyncio, name, None))
 
     return EventStreamResponse(events())
 
@@ -173,6 +185,7 @@ urlpatterns = [
     path("test/apublish/", publish_async),
     path("test/publish-in-thread/", publish_in_thread),
     path("test/failing/", failing_stream),
+    path("test/ending/", ending_stream),
     path("test/clients/<path:path>", serve, {"document_root": Path(__file__).parent / "clients"}),
     path("test/resuming/", resuming_stream),
     *demo,

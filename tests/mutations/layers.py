@@ -54,7 +54,7 @@ MUTATIONS = (
     Mutation(
         "Behind the last message there is no gap: only the heads of the log show that it is lost.",
         "sse_app/hub.py",
-        "            self.loop.create_task(every(check_interval, self.check)),\n",
+        '            "check": lambda: every(check_interval, self.check),\n',
         "",
         ["test_postgresql.py::test_the_log_carries_events_between_processes_by_the_check"],
     ),
@@ -116,8 +116,8 @@ MUTATIONS = (
     Mutation(
         "Membership of a group lapses after a day.",
         "sse_app/hub.py",
-        "every(lambda: REJOIN_SECONDS, self._mailbox.join_all)",
-        "every(lambda: 86400.0, self._mailbox.join_all)",
+        "every(lambda: REJOIN_SECONDS, rejoin)",
+        "every(lambda: 86400.0, rejoin)",
         ["test_hub.py::test_groups_are_joined_again_before_their_membership_lapses"],
     ),
     Mutation(
@@ -205,6 +205,48 @@ MUTATIONS = (
         "        except ZeroDivisionError as error:\n            logger.warning(\n"
         '                "The channel layer did not take',
         ["test_layer.py::test_what_fails_in_the_layer_reaches_no_publisher"],
+    ),
+    Mutation(
+        "A task of the hub that has died must not leave its streams waiting for ever.",
+        "sse_app/services.py",
+        "        self._after(pause, self._again, cause)\n",
+        "",
+        [
+            "test_services.py::test_a_service_begins_again_whatever_ended_it",
+            "test_services.py::test_health_names_the_service_of_a_hub_that_is_down",
+        ],
+    ),
+    Mutation(
+        "A service that dies each time it begins would fill the log and the processor.",
+        "sse_app/services.py",
+        "min(self._pause * 2, PAUSE_SECONDS[1])",
+        "self._pause",
+        [
+            "test_services.py::test_one_that_ends_each_time_is_down_all_the_while_and_said_once_a_pause"
+        ],
+    ),
+    Mutation(
+        "A service that dies each time it begins is not running in between.",
+        "sse_app/services.py",
+        "        self._after(self._pause, self._settled)\n",
+        "        self._settled()\n",
+        [
+            "test_services.py::test_one_that_ends_each_time_is_down_all_the_while_and_said_once_a_pause"
+        ],
+    ),
+    Mutation(
+        "The hub's tasks would keep the first visitor's language, tenant and trace.",
+        "sse_app/services.py",
+        "create_task(run(), context=Context())",
+        "create_task(run())",
+        ["test_services.py::test_nothing_of_the_first_visitor_stays_with_the_hub"],
+    ),
+    Mutation(
+        "A load balancer must not send clients to a process that looks after none of their rights.",
+        "sse_app/health.py",
+        "not Hub.draining and not down and",
+        "not Hub.draining and",
+        ["test_services.py::test_health_names_the_service_of_a_hub_that_is_down"],
     ),
     Mutation(
         "The first reader of a group may leave while it starts, and others wait for the same.",

@@ -168,6 +168,57 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A process without a hub hears nothing of what is revoked while it admits a stream.",
+        "sse_app/consumers.py",
+        "        if not control.tell(stream, missed):\n",
+        "        if False:\n",
+        [
+            "test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile"
+        ],
+    ),
+    Mutation(
+        "Events that no hub has read may be gone from the log when a hub begins to listen.",
+        "sse_app/hub.py",
+        "                return [Revocation(review=True)]\n",
+        "                return []\n",
+        ["test_services.py::test_only_without_a_hub_the_control_group_is_looked_up"],
+    ),
+    Mutation(
+        "A place in the control group that the hub knows must cost no read and no wait.",
+        "sse_app/hub.py",
+        "    heard = hub.heard if hub is not None else None\n",
+        "    heard = None\n",
+        ["test_services.py::test_only_without_a_hub_the_control_group_is_looked_up"],
+    ),
+    Mutation(
+        "A policy that raises CancelledError or SystemExit would end the task that asked it.",
+        "sse_app/callables.py",
+        '        raise CallbackFailed(f"The project\'s code raised {error!r}.") from error\n',
+        "        return\n",
+        ["test_callables.py::test_what_is_no_exception_becomes_one"],
+    ),
+    Mutation(
+        "A stream whose server stops is cancelled, and no policy has failed.",
+        "sse_app/callables.py",
+        "self._task.cancelling() > self._cancelled",
+        "False",
+        ["test_callables.py::test_a_task_that_is_cancelled_from_outside_is_cancelled"],
+    ),
+    Mutation(
+        "Django passes on what a receiver raises that is no Exception, SystemExit for one.",
+        "sse_app/signals.py",
+        "return [*map(containing, receivers)], [*map(containing_async, async_receivers)]",
+        "return receivers, async_receivers",
+        ["test_callables.py::test_a_receiver_of_a_signal_takes_nothing_from_the_others"],
+    ),
+    Mutation(
+        "Streams that were held when the revalidator ended wait for its next look.",
+        "sse_app/revalidation.py",
+        "            self._wake.set()  # Held when the last run ended, or since.\n",
+        "            pass\n",
+        ["test_services.py::test_streams_that_were_held_when_the_revalidator_ended_are_looked_at"],
+    ),
+    Mutation(
         "What permitted a stream when it was asked may be in doubt when it opens.",
         "sse_app/control.py",
         "    for told in missed:\n        reader.revoke(told)\n",
@@ -419,8 +470,8 @@ MUTATIONS = (
     Mutation(
         "Behind a plain decorator nobody sees that a policy is async.",
         "sse_app/callables.py",
-        "    return await settled(await database_sync_to_async(_called)(function, args))\n",
-        "    return await database_sync_to_async(_called)(function, args)\n",
+        "        return await settled(result)\n",
+        "        return (await result) if _is_async(function) else result\n",
         [
             "test_authorization.py::test_what_a_policy_comes_to_is_awaited",
             "test_authorization.py::"
@@ -440,11 +491,12 @@ MUTATIONS = (
     Mutation(
         "A thread can't hand StopIteration to a loop, which would wait for ever.",
         "sse_app/callables.py",
-        "    except StopIteration as error:\n",
-        "    except KeyError as error:\n",
+        "            return not isinstance(error, _NOT_FOR_LOOPS)\n",
+        "            return True\n",
         [
             "test_authorization.py::"
-            "test_a_policy_that_finds_nothing_by_next_is_an_error_and_no_silence"
+            "test_a_policy_that_finds_nothing_by_next_is_an_error_and_no_silence",
+            "test_snapshots.py::test_what_can_not_be_sent_is_a_failure",
         ],
     ),
     Mutation(

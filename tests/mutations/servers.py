@@ -57,9 +57,19 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A duty that raises CancelledError or SystemExit would end the reporter without a word.",
+        "sse_app/reporter.py",
+        "            with contained():\n                seconds = duty()\n",
+        "            seconds = duty()\n",
+        [
+            "test_processes.py::test_what_is_told_to_come_soon_comes_at_once_and_a_duty_that_fails_"
+            "is_told_once"
+        ],
+    ),
+    Mutation(
         "Hypercorn's workers get no signal.",
         "sse_app/shutdown.py",
-        "_installed.append(asyncio.ensure_future(_close_after(stopped)))",
+        "_installed.append(spawn(_close_after, stopped))",
         "pass",
         [
             "test_other_servers.py::"

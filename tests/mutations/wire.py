@@ -214,7 +214,9 @@ MUTATIONS = (
         "A limit that is asked for after the database costs what it is to save.",
         "sse_app/consumers.py",
         "        places = await LIMITS.admit(address, key)\n        try:\n"
+        "            heard = await _heard_so_far()\n"
         "            access = await admit(request, self._may_listen, self.fixed_groups)\n",
+        "        heard = await _heard_so_far()\n"
         "        access = await admit(request, self._may_listen, self.fixed_groups)\n"
         "        places = await LIMITS.admit(address, key)\n        try:\n",
         ["test_limits_live.py::test_limits_are_asked_before_the_database"],
