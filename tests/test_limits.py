@@ -366,6 +366,7 @@ async def test_when_everybody_comes_at_once_no_round_trip_is_long(
     members: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_limits, "RENEW_SECONDS", 3600)
+    monkeypatch.setattr(shared_limits, "PATIENCE_SECONDS", PATIENCE)
     counts = members()
     real, lengths = counts._send, []
 
