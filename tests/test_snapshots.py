@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +332,7 @@ async def test_who_is_disconnected_or_leaves_does_not_wait_for_the_state(
     async with ann.stream("group=orders.slow.gone") as stream:
         code = f"from sse_app import disconnect\ndisconnect(user={ann.pk})\nresult = None"
         await asyncio.to_thread(run, daphne, code)
-        assert [event.json() for event in await stream.until_end()] == [{"reason": "auth"}]
+        assert [event.json() for event in await stream.until_end()] == [{"reason": "session"}]
     code = "from sse_app.limits import LIMITS\nresult = dict(LIMITS.counts)"
     await asyncio.to_thread(eventually, lambda: run(daphne, code) == {})
 
@@ -858,7 +859,7 @@ def retained_one(memory: None, settings: Any) -> None:
     settings.SSE_APP = {**settings.SSE_APP, "RETAIN": {"g": 1}, "RETENTION_EVENTS": 1}
 
 
-WANTED = [Wanted(first=True), Wanted(history="-1"), Wanted(history="earliest")]
+WANTED = [Wanted(first=True), Wanted(history=1), Wanted(history=inf)]
 
 
 async def shown(wanted: Wanted, then: Callable[[], object]) -> tuple[list[str], list[Any]]:
