@@ -96,6 +96,8 @@ def main() -> int:
         for mutation in mutations()
         if all(word in f"{mutation.file} {mutation.trap}".lower() for word in words)
     ]
+    if not chosen:
+        parser.error(f"no mutation has all of these words: {' '.join(words)}")
     if arguments.list:
         for mutation in chosen:
             print(f"{mutation.where}: {mutation.trap}")
