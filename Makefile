@@ -43,14 +43,17 @@ $(NPM_INSTALLED): $(CLIENTS)/package-lock.json $(INSTALLED)
 	    --prefix $(CLIENTS) ci --loglevel=error --include=dev
 	touch $@
 
-# The simulator runs beside the server and ends with it.
+# The simulator runs beside the server and ends with it. Both run in the background, because a shell
+# handles a signal only after the program in its foreground has ended.
 demo: export DEBUG := 1
 demo: $(DEMO_INSTALLED)
 	$(BIN)/python manage.py migrate --verbosity 0
 	$(BIN)/python manage.py demo_data
 	@$(BIN)/python manage.py demo_simulate & simulator=$$!; \
-	trap 'kill $$simulator 2>/dev/null; wait $$simulator 2>/dev/null' EXIT INT TERM; \
-	$(BIN)/python manage.py demo_serve
+	$(BIN)/python manage.py demo_serve & server=$$!; \
+	trap 'kill $$server 2>/dev/null' INT TERM; \
+	wait $$server; status=$$?; \
+	kill $$simulator 2>/dev/null; wait; exit $$status
 
 test: notice lint types docs test-quick test-rest
 

@@ -230,8 +230,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
 def busy_block(reason: str) -> bytes:
     """Return the body that asks a client to come again: browsers give up for good on a 503."""
-    # Of a server that stops, the successor is there as soon as for those whose stream it ended.
-    retry = random.uniform(*CLOSE_RETRY.get(reason, BUSY_RETRY))
+    # A server that stops has a successor, which is there as soon as for the streams that it ended.
+    stops = reason == "shutdown"
+    retry = random.uniform(*(CLOSE_RETRY[reason] if stops else BUSY_RETRY))
     return encode_control("sse.busy", {"reason": reason}, retry=retry)
 
 
