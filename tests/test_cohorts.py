@@ -13,6 +13,7 @@ import pytest
 
 from sse_app import cohorts, control, publish
 from sse_app.cohorts import Cohort, gather
+from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.flushes import frame
@@ -239,15 +240,26 @@ async def test_members_of_several_groups_get_ids_of_all_of_them(site: Site) -> N
 
 
 @pytest.mark.parametrize("how", ["hold", "cut"])
-async def test_a_held_or_cut_member_is_offered_nothing_more(site: Site, how: str) -> None:
+async def test_a_held_or_cut_member_is_offered_nothing_more(
+    site: Site, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sinks = await site.many("g")
     held = sinks[3].subscription
     offer(site, "before")
+    reads: list[Position] = []
+    read = site.hub.read
+
+    async def counted(group: str, after: Position) -> list[Event]:
+        reads.append(after)
+        return await read(group, after)
+
+    monkeypatch.setattr(site.hub, "read", counted)
     await asyncio.to_thread(*((held.hold,) if how == "hold" else (held.cut, "auth")))
     offer(site, "after")
     await turns()
     assert sinks[3].events() == ["before"]
     assert sinks[4].events() == ["before", "after"]
+    assert reads == [], "what is held reads nothing either"
     if how == "hold":
         held.release(held.held)
         await turns()

@@ -105,8 +105,12 @@ async def test_without_a_thread_of_the_system_it_says_so(monkeypatch: pytest.Mon
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_connections_that_it_opened_are_closed(gate: threading.Event) -> None:
+async def test_connections_that_it_opened_are_closed(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[Any] = []
+    # Else Django closes them after each use.
+    monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", None)
 
     def ask() -> bool:
         connection = connections["default"]
