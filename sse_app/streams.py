@@ -247,7 +247,8 @@ class Stream(Sink, Reader):
             for group in await self._lost(changed=changed):
                 await self._lose(group)
         except BaseException:
-            self._told, self._settles_at = told, settles_at  # Asked again in the next round.
+            # Asked again in the next round. A signal may have told of a change meanwhile.
+            self._told, self._settles_at = self._told or told, settles_at
             raise
         self.access.fingerprint = fingerprint
 
