@@ -19,6 +19,8 @@ from .records import about
 
 #: Until a service begins again: the first time, and at most. The pause doubles between.
 PAUSE_SECONDS: Final = (0.5, 30.0)
+#: Seconds after which a service that did not end when it was cancelled is cancelled again.
+CANCEL_SECONDS: Final = 0.5
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -132,4 +134,9 @@ class Services:
 
     async def close(self) -> None:
         """Stop all services and wait for their ends."""
-        await asyncio.wait([service.close() for service in self._services.values()])
+        ending = {service.close() for service in self._services.values()}
+        while ending:
+            _, ending = await asyncio.wait(ending, timeout=CANCEL_SECONDS)
+            for task in ending:
+                # A policy may have caught the first cancellation and returned an answer.
+                task.cancel()

@@ -141,6 +141,31 @@ async def test_closed_while_it_pauses_it_does_not_begin_again() -> None:
     assert service._timer is None
 
 
+async def test_a_service_in_which_a_policy_catches_the_cancellation_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(services, "CANCEL_SECONDS", 0.01)
+    asked = asyncio.Event()
+
+    async def policy() -> bool:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+        return False
+
+    async def work() -> None:
+        await policy()
+        await asyncio.Event().wait()
+
+    running = services.Services()
+    running.run("test", work)
+    await asked.wait()
+    async with asyncio.timeout(PATIENCE):
+        await running.close()
+
+
 @pytest.mark.usefixtures("memory", "quick")
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(

@@ -235,6 +235,16 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A policy that catches its cancellation would hold the last stream's end for ever.",
+        "sse_app/services.py",
+        "                task.cancel()\n",
+        "                pass\n",
+        [
+            "test_services.py::"
+            "test_a_service_in_which_a_policy_catches_the_cancellation_ends_all_the_same"
+        ],
+    ),
+    Mutation(
         "The hub's tasks would keep the first visitor's language, tenant and trace.",
         "sse_app/services.py",
         "create_task(run(), context=Context())",
