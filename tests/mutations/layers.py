@@ -297,6 +297,13 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A foreign log may raise CancelledError, and the group's readers would wait for ever.",
+        "sse_app/starts.py",
+        "                    with contained():\n                        heads = ",
+        "                    if True:\n                        heads = ",
+        ["test_starts.py::test_whatever_a_log_raises_fails_the_start_and_the_next_one_reads_again"],
+    ),
+    Mutation(
         "A foreign log may leave a group out of its answer, and the group's readers would wait.",
         "sse_app/starts.py",
         """\
