@@ -8,7 +8,6 @@ the other processes as a durable event of the reserved group `CONTROL_GROUP`.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 from abc import ABC, abstractmethod
@@ -133,11 +132,6 @@ class Reader(ABC):
     @abstractmethod
     def close(self, reason: str) -> None:
         """End the stream."""
-
-
-def session_digest(key: str | None) -> str:
-    """Return what stands for a session's key where others may read it; empty for none."""
-    return hashlib.sha256(f"sse_app.session:{key}".encode()).hexdigest()[:32] if key else ""
 
 
 _readers: dict[str, Reader] = {}

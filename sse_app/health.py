@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
@@ -16,7 +15,7 @@ from django.views.decorators.http import require_safe
 from . import layer
 from .eventlog import event_log
 from .hub import Hub, running_hubs
-from .services import spawn
+from .services import SharedTasks, spawn
 
 #: The group that probes use; nobody else does.
 GROUP: Final = "doctor"
@@ -25,8 +24,7 @@ PROBE_SECONDS: Final = 2.0
 KEPT_SECONDS: Final = 1.0
 
 _kept: tuple[float, dict[str, str]] | None = None
-_probing: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[dict[str, str]]]
-_probing = WeakKeyDictionary()
+_probing = SharedTasks()
 
 
 @require_safe
@@ -57,11 +55,7 @@ async def probed() -> dict[str, str]:
     """Return "ok" or what is wrong, for `"log"` and `"layer"`; at most a second old."""
     if _kept is not None and time.monotonic() - _kept[0] <= KEPT_SECONDS:
         return _kept[1]
-    loop = asyncio.get_running_loop()
-    task = _probing.get(loop)
-    if task is None or task.done():
-        task = _probing[loop] = spawn(_probe)
-    return await asyncio.shield(task)
+    return await _probing.result_here(_probe)
 
 
 async def _probe() -> dict[str, str]:

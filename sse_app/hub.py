@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import ClassVar, Final
 from weakref import WeakKeyDictionary
 
@@ -31,7 +32,7 @@ from .patience import run_patiently
 from .reads import PAGE_EVENTS, SharedReads
 from .records import about
 from .revalidation import Revalidator
-from .services import Services, Work, spawn
+from .services import Services, SharedTasks, Work
 from .snapshots import SharedSnapshots
 from .starts import Starts, read_heads
 from .subscriptions import Subscription
@@ -290,8 +291,7 @@ class Hub:
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
-_hearing: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[dict[str, Position]]]
-_hearing = WeakKeyDictionary()
+_hearing = SharedTasks()
 
 
 def get_hub() -> Hub:
@@ -309,16 +309,13 @@ async def heard_so_far() -> Position:
     Without a hub that listens, the group's head: what is revoked from now on comes after it.
     Raises what the event log raises.
     """
-    loop = asyncio.get_running_loop()
-    hub = _hubs.get(loop)
+    hub = _hubs.get(asyncio.get_running_loop())
     heard = hub.heard if hub is not None else None
     if heard is not None:
         return heard
-    task = _hearing.get(loop)
-    if task is None or task.done():
-        # One read for all who ask meanwhile: an earlier place costs nobody anything.
-        task = _hearing[loop] = spawn(read_heads, [CONTROL_GROUP])
-    return (await asyncio.shield(task))[CONTROL_GROUP]
+    # One read for all who ask meanwhile: an earlier position only means more to read later.
+    heads = await _hearing.result_here(partial(read_heads, [CONTROL_GROUP]))
+    return heads[CONTROL_GROUP]
 
 
 def running_hubs() -> Collection[Hub]:
@@ -328,4 +325,4 @@ def running_hubs() -> Collection[Hub]:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_hubs.clear)
-    os.register_at_fork(after_in_child=_hearing.clear)
+    os.register_at_fork(after_in_child=_hearing.forget)

@@ -11,12 +11,12 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from .addresses import Address
 from .conf import settings
+from .sessions import session_digest
 from .shared_limits import SharedCounts, shared_counts
 
 Reason = Literal["process", "address", "session", "user"]
@@ -151,8 +151,8 @@ def _before_identifying(address: Address, session_key: str | None) -> list[Limit
         limits += [Limit("address", f"{kind}:{k}", most * n) for k, n in address.shares.items()]
     if session_key and of.STREAMS_PER_SESSION is not None:
         # A digest, because whoever reads a session's key has the session.
-        digest = sha256(session_key.encode(errors="surrogatepass")).hexdigest()[:32]
-        limits.append(Limit("session", f"session:{digest}", of.STREAMS_PER_SESSION))
+        session = f"session:{session_digest(session_key)}"
+        limits.append(Limit("session", session, of.STREAMS_PER_SESSION))
     return limits
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from .cursors import Position
 from .eventlog import event_log
 from .events import Event
-from .services import spawn
+from .services import SharedTasks
 
 PAGE_EVENTS: Final = 500
 #: What stays in memory for those who come back a moment later: after a restart, many do.
@@ -19,8 +17,6 @@ KEPT_PAGES: Final = 32
 KEPT_BYTES: Final = 4 * 1024 * 1024
 KEPT_SECONDS: Final = 10.0
 
-_Result = TypeVar("_Result")
-_Read = Callable[[], Coroutine[Any, Any, _Result]]
 _Place = tuple[str, Position]
 
 
@@ -31,7 +27,7 @@ class SharedReads:
     """
 
     def __init__(self) -> None:
-        self._running: dict[object, asyncio.Task[Any]] = {}
+        self._running = SharedTasks()
         self._pages: OrderedDict[_Place, tuple[float, list[Event]]] = OrderedDict()
         self._bytes = 0
 
@@ -45,7 +41,7 @@ class SharedReads:
         kept = self._pages.get((group, after))
         if kept is not None:
             return kept[1]
-        read = await self._shared(
+        read = await self._running.result(
             ("page", group, after), lambda: event_log().asince(group, after, PAGE_EVENTS)
         )
         if read and (group, after) not in self._pages:
@@ -55,11 +51,11 @@ class SharedReads:
 
     async def earliest(self, group: str) -> Position:
         """Return the position before the first event that is still there."""
-        return await self._shared(("earliest", group), lambda: event_log().aearliest(group))
+        return await self._running.result(("earliest", group), lambda: event_log().aearliest(group))
 
     async def began(self) -> float:
         """Return the Unix time since which the log is the same."""
-        return await self._shared("began", event_log().abegan)
+        return await self._running.result("began", event_log().abegan)
 
     def forget(self, group: str) -> None:
         """Keep nothing of `group`: its log is another one now."""
@@ -68,23 +64,7 @@ class SharedReads:
 
     async def close(self) -> None:
         """Cancel what is being read and wait for its end."""
-        for task in self._running.values():
-            task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
-
-    async def _shared(
-        self, key: object, read: Callable[[], Coroutine[Any, Any, _Result]]
-    ) -> _Result:
-        task: asyncio.Task[_Result] | None = self._running.get(key)
-        if task is None:
-            task = self._running[key] = spawn(read)
-            task.add_done_callback(lambda done: self._done(key, done))
-        return await asyncio.shield(task)
-
-    def _done(self, key: object, task: asyncio.Task[Any]) -> None:
-        del self._running[key]
-        if not task.cancelled():
-            task.exception()  # Seen: everybody who waited may have been cancelled.
+        await self._running.close()
 
     def _forget_old(self) -> None:
         before = time.monotonic() - KEPT_SECONDS

@@ -21,12 +21,11 @@ from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.utils import timezone
 
 from . import control, publishing
-from .control import session_digest
 from .fingerprints import many_to_many
 from .groups import validate_group
 from .models import AccessToken, Revocation
 from .records import about
-from .sessions import name_of
+from .sessions import name_of, session_digest
 from .tokens import token_key
 
 #: What `login()` writes on every login; no right hangs on it.

@@ -1,4 +1,4 @@
-"""Tasks that belong to no visitor: `spawn()`, and `Services`, the tasks of a hub.
+"""Tasks that belong to no visitor: `spawn()`, `SharedTasks`, and `Services`, the tasks of a hub.
 
 They run in an empty context: the language, tenant or trace of the visitor who came first is
 nothing of theirs. A service that ends is logged and begins again, so no stream waits for ever for
@@ -19,6 +19,8 @@ from .records import about
 
 #: Until a service begins again: the first time, and at most. The pause doubles between.
 PAUSE_SECONDS: Final = (0.5, 30.0)
+#: Seconds after which a service that did not end when it was cancelled is cancelled again.
+CANCEL_SECONDS: Final = 0.5
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -39,6 +41,47 @@ def spawn(
             return await work(*args, **kwargs)
 
     return asyncio.get_running_loop().create_task(run(), context=Context())
+
+
+class SharedTasks:
+    """One task for all who ask for the same while it runs. Used on one loop, or with it in the key.
+
+    A cancelled caller never cancels the task: others may wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[object, asyncio.Task[Any]] = {}
+
+    async def result(
+        self, key: object, work: Callable[[], Coroutine[Any, Any, _Result]]
+    ) -> _Result:
+        """Return what the running task with this `key` returns; without one, `work` begins one."""
+        task: asyncio.Task[_Result] | None = self._running.get(key)
+        if task is None:
+            task = self._running[key] = spawn(work)
+            task.add_done_callback(lambda done: self._done(key, done))
+        return await asyncio.shield(task)
+
+    async def result_here(self, work: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:
+        """See `result()`; one task for each event loop."""
+        return await self.result(asyncio.get_running_loop(), work)
+
+    def forget(self) -> None:
+        """Begin without any task, as in a forked child."""
+        self._running.clear()
+
+    async def close(self) -> None:
+        """Cancel what runs and wait for its end."""
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    def _done(self, key: object, task: asyncio.Task[Any]) -> None:
+        # Not kept until the next one begins: a task keeps its event loop, closed or not.
+        if self._running.get(key) is task:
+            del self._running[key]
+        if not task.cancelled():
+            task.exception()  # Seen: everybody who waited may have been cancelled.
 
 
 class Service:
@@ -132,4 +175,9 @@ class Services:
 
     async def close(self) -> None:
         """Stop all services and wait for their ends."""
-        await asyncio.wait([service.close() for service in self._services.values()])
+        ending = {service.close() for service in self._services.values()}
+        while ending:
+            _, ending = await asyncio.wait(ending, timeout=CANCEL_SECONDS)
+            for task in ending:
+                # A policy may have caught the first cancellation and returned an answer.
+                task.cancel()

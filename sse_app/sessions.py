@@ -61,6 +61,12 @@ def user_of(session: Any) -> tuple[Any, bool]:
     return get_user(SimpleNamespace(session=copy)), copy.moves  # type: ignore[arg-type]
 
 
+def session_digest(key: str | None) -> str:
+    """Return what stands for a session's key where others may read it; empty for none."""
+    text = f"sse_app.session:{key}".encode(errors="surrogatepass")
+    return hashlib.sha256(text).hexdigest()[:32] if key else ""
+
+
 def name_of(key: str | None) -> str:
     """Return what names the session with this key here: the key itself, empty for none.
 
@@ -68,7 +74,7 @@ def name_of(key: str | None) -> str:
     digest of the key is the name, and nothing else of the key is kept.
     """
     if key and issubclass(_store(), CookieStore):
-        return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:32]
+        return session_digest(key)
     return key or ""
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Collection, Mapping
-from contextvars import Context
 from typing import Final
 
+from .callables import contained
 from .cursors import Position
 from .eventlog import event_log
 from .mailbox import Mailbox
+from .services import spawn
 from .topics import Topic
 
 #: Groups whose heads are read by one call.
@@ -69,13 +70,12 @@ class Starts:
         start = self._starting[group] = loop.create_future()
         self._new.append(group)
         if len(self._new) == 1:
-            # In an empty context: the start is not only for the request that came first.
-            loop.call_soon(self._begin, context=Context())
+            loop.call_soon(self._begin)
         return start
 
     def _begin(self) -> None:
         groups, self._new = self._new, []
-        task = asyncio.create_task(self._join(groups))
+        task = spawn(self._join, groups)
         self._joining.add(task)
         task.add_done_callback(self._joining.discard)
 
@@ -84,14 +84,15 @@ class Starts:
         await asyncio.gather(*map(self._mailbox.join, groups))
         self._joined += groups
         if self._reading is None:
-            self._reading = asyncio.create_task(self._read())
+            self._reading = spawn(self._read)
 
     async def _read(self) -> None:
         try:
             while self._joined:
                 groups, self._joined = self._joined[:PORTION], self._joined[PORTION:]
                 try:
-                    heads = await read_heads(groups)
+                    with contained():
+                        heads = await read_heads(groups)
                     for group in groups:
                         self._place(group, heads[group])
                 except Exception as error:

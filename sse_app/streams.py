@@ -20,7 +20,7 @@ from .authorization import is_public
 from .cohorts import Cohort, gather
 from .conf import settings
 from .connections import Reply
-from .control import Reader, Revocation, session_digest
+from .control import Reader, Revocation
 from .counters import COUNTS, count
 from .cursors import Position
 from .eventlog.contract import Reason
@@ -32,6 +32,7 @@ from .hub import Hub
 from .limits import Places
 from .records import about
 from .replay import Start
+from .sessions import session_digest
 from .sinks import Sink
 from .snapshots import SnapshotFailed, State
 from .subscriptions import NONE, Subscription
@@ -247,7 +248,8 @@ class Stream(Sink, Reader):
             for group in await self._lost(changed=changed):
                 await self._lose(group)
         except BaseException:
-            self._told, self._settles_at = told, settles_at  # Asked again in the next round.
+            # Asked again in the next round. A signal may have told of a change meanwhile.
+            self._told, self._settles_at = self._told or told, settles_at
             raise
         self.access.fingerprint = fingerprint
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
-from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
-from weakref import WeakKeyDictionary
+from functools import partial
+from typing import Final
 
-from channels.db import database_sync_to_async
 from django.utils import timezone
 
 from . import processes
+from .callables import in_thread
 from .models import ServerProcess
 from .overview import Meter, Row
 from .reporter import all_rows
+from .services import SharedTasks
 
 #: For how long a read is good for everybody.
 FRESH_SECONDS: Final = 0.9
@@ -140,14 +139,7 @@ async def sight() -> Sight:
     seen = _watch.fresh
     if seen is not None:
         return seen
-    loop = asyncio.get_running_loop()
-    task = _looking.get(loop)
-    if task is None or task.done():
-        # In a context of its own: whoever asked first may leave while others wait.
-        look = database_sync_to_async(_watch.look, thread_sensitive=False)
-        task = _looking[loop] = loop.create_task(look(), context=Context())
-    found: Sight = await asyncio.shield(task)
-    return found
+    return await _looking.result_here(partial(in_thread, _watch.look, thread_sensitive=False))
 
 
 def all_streams() -> list[Row]:
@@ -172,13 +164,13 @@ def find_stream(id: str) -> Row | None:
 
 
 _watch = Watch()
-_looking: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Any]] = WeakKeyDictionary()
+_looking = SharedTasks()
 
 
 def _begin_anew() -> None:
     global _watch
     _watch = Watch()
-    _looking.clear()
+    _looking.forget()
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from sse_app.admission import Over, admit
 from sse_app.grants import Grant, revoked_of
 from sse_app.models import Revocation as RevocationRow
 from sse_app.models import Ticket
-from sse_app.sessions import live_sessions
+from sse_app.sessions import live_sessions, session_digest
 
 from .conftest import Daphne, eventually
 from .parser import Parser
@@ -241,7 +240,7 @@ def test_a_ticket_of_a_session_in_a_cookie_keeps_no_session(
     rows = site.run("from sse_app.models import Ticket\nresult = list(Ticket.objects.values())")
     kept = json.dumps(rows)
     assert cookie not in kept
-    assert name_of_cookie(cookie) not in kept
+    assert session_digest(cookie) not in kept
     with site.visitors["anonymous"].stream("GET", answer.json()["url"]) as stream:
         parser = Parser()
         chunks = stream.iter_raw()
@@ -257,10 +256,6 @@ def test_a_ticket_of_a_session_in_a_cookie_keeps_no_session(
             parser.feed(chunk)
         assert parser.events[-1].json() == {"reason": "auth"}, "it ends with the session"
     site.close()
-
-
-def name_of_cookie(cookie: str) -> str:
-    return hashlib.sha256(cookie.encode()).hexdigest()[:32]
 
 
 @pytest.mark.django_db(transaction=True)

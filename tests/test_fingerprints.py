@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -145,6 +146,24 @@ async def test_a_policy_that_fails_is_asked_again_for_the_same() -> None:
     stream._told = True
     with pytest.raises(RuntimeError):
         await stream.judge(SAME)
+    await stream.judge(SAME)
+    assert sorted(stream.lost) == ["a", "b"]
+
+
+async def test_a_signal_during_a_policy_that_fails_is_followed_in_the_next_round() -> None:
+    asked: list[Any] = []
+
+    def permitted(group: str) -> bool:
+        if len(asked) == 1:
+            stream._told = True
+            raise RuntimeError("on purpose")
+        return False
+
+    stream = reader(asked, permitted)
+    stream._settles_at = math.inf
+    with pytest.raises(RuntimeError):
+        await stream.judge(SAME)
+    stream._settles_at = 0.0
     await stream.judge(SAME)
     assert sorted(stream.lost) == ["a", "b"]
 

@@ -23,6 +23,7 @@ from sse_app.events import Event
 from sse_app.groups import CONTROL_GROUP
 from sse_app.models import AccessToken
 from sse_app.models import Revocation as RevocationRow
+from sse_app.sessions import session_digest
 from sse_app.streams import Stream
 
 from .conftest import Daphne, StreamReader, eventually
@@ -428,7 +429,7 @@ async def test_a_logout_that_can_not_be_told_to_others_ends_the_streams_here(
 
     monkeypatch.setattr("sse_app.publishing.publish_events", away)
     listening.user_key = "1"
-    listening.session_digest = control.session_digest("key")
+    listening.session_digest = session_digest("key")
     session = SimpleNamespace(session_key="key")
     # As Django calls it: the page that logs out must not fail.
     revocation._logged_out(None, SimpleNamespace(session=session), user="ann")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.test import AsyncClient, Client
 
-from sse_app import control, hub, publish, services, snapshot
+from sse_app import control, health, hub, publish, services, snapshot
 from sse_app.asgi import event_stream_application
 from sse_app.counters import COUNTS
 from sse_app.cursors import Position
@@ -24,7 +26,7 @@ from sse_app.events import Event
 from sse_app.groups import CONTROL_GROUP
 from sse_app.hub import get_hub, heard_so_far
 from sse_app.revalidation import Revalidator
-from sse_app.services import Service, spawn
+from sse_app.services import Service, SharedTasks, spawn
 from sse_app.testing import stream
 
 from .conftest import PATIENCE
@@ -139,6 +141,31 @@ async def test_closed_while_it_pauses_it_does_not_begin_again() -> None:
     await until(lambda: service.error)
     service.close()
     assert service._timer is None
+
+
+async def test_a_service_in_which_a_policy_catches_the_cancellation_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(services, "CANCEL_SECONDS", 0.01)
+    asked = asyncio.Event()
+
+    async def policy() -> bool:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+        return False
+
+    async def work() -> None:
+        await policy()
+        await asyncio.Event().wait()
+
+    running = services.Services()
+    running.run("test", work)
+    await asked.wait()
+    async with asyncio.timeout(PATIENCE):
+        await running.close()
 
 
 @pytest.mark.usefixtures("memory", "quick")
@@ -384,6 +411,41 @@ async def test_only_without_a_hub_the_control_group_is_looked_up(
     lost = Position("other", 1)
     assert await reader.hub.unheard(lost) == [control.Revocation(review=True)]
     await reader.stop()
+
+
+# --- one task for all who ask for the same ---
+
+
+async def test_a_task_is_shared_until_it_ends_and_outlives_a_caller_who_leaves() -> None:
+    tasks, free, begun = SharedTasks(), asyncio.Event(), 0
+
+    async def work() -> int:
+        nonlocal begun
+        begun += 1
+        number = begun
+        await free.wait()
+        return number
+
+    leaving, *staying = [asyncio.create_task(tasks.result("key", work)) for _ in range(3)]
+    await until(lambda: begun)
+    leaving.cancel()
+    free.set()
+    assert await asyncio.gather(*staying) == [1, 1]
+    assert await tasks.result("key", work) == 2
+
+
+@pytest.mark.usefixtures("memory")
+def test_no_event_loop_is_kept_once_it_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_kept", None)
+    # A server without ASGI has a loop for each request that an async view answers.
+    for ask in (heard_so_far, health.probed):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(ask())
+        loop.close()
+        kept = weakref.ref(loop)
+        del loop
+        gc.collect()
+        assert kept() is None
 
 
 async def test_a_task_that_is_cancelled_before_it_begins_says_nothing() -> None:

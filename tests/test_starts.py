@@ -16,6 +16,7 @@ import redis
 from channels.layers import InMemoryChannelLayer, channel_layers
 
 from sse_app import mailbox, starts
+from sse_app.callables import CallbackFailed
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.hub import get_hub, running_hubs
@@ -50,13 +51,14 @@ class Reads:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[set[str]] = []
         self.failing = 0.0
+        self.error: BaseException = ConnectionError("the log is away")
         real = type(event_log()).aheads
 
         async def counted(log: Any, groups: Collection[str]) -> dict[str, Position]:
             if "warm" not in groups:  # as the checks of all heads have
                 self.seen.append(set(groups))
                 if len(self.seen) <= self.failing:
-                    raise ConnectionError("the log is away")
+                    raise self.error
             return await real(log, groups)
 
         monkeypatch.setattr(type(event_log()), "aheads", counted)
@@ -172,6 +174,20 @@ async def test_a_log_that_leaves_a_group_out_fails_its_start(
     with pytest.raises(KeyError):
         await asyncio.wait_for(start("g"), PATIENCE)
     await stop(first)
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize("error", [asyncio.CancelledError("on purpose"), SystemExit("on purpose")])
+async def test_whatever_a_log_raises_fails_the_start_and_the_next_one_reads_again(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await warm()
+    reads = Reads(monkeypatch)
+    reads.failing, reads.error = 1, error
+    with pytest.raises(CallbackFailed, match="on purpose"):
+        await asyncio.wait_for(start("g"), PATIENCE)
+    again = await asyncio.wait_for(start("g"), PATIENCE)
+    await stop(first, again)
 
 
 # --- a hub that ends, and another one that begins ---

@@ -235,6 +235,27 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A policy that catches its cancellation would hold the last stream's end for ever.",
+        "sse_app/services.py",
+        "                task.cancel()\n",
+        "                pass\n",
+        [
+            "test_services.py::"
+            "test_a_service_in_which_a_policy_catches_the_cancellation_ends_all_the_same"
+        ],
+    ),
+    Mutation(
+        "A task keeps its event loop, and a server without ASGI has a loop for each request.",
+        "sse_app/services.py",
+        "            del self._running[key]\n",
+        "            pass\n",
+        [
+            "test_services.py::test_no_event_loop_is_kept_once_it_has_closed",
+            "test_services.py::"
+            "test_a_task_is_shared_until_it_ends_and_outlives_a_caller_who_leaves",
+        ],
+    ),
+    Mutation(
         "The hub's tasks would keep the first visitor's language, tenant and trace.",
         "sse_app/services.py",
         "create_task(run(), context=Context())",
@@ -287,6 +308,13 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A foreign log may raise CancelledError, and the group's readers would wait for ever.",
+        "sse_app/starts.py",
+        "                    with contained():\n                        heads = ",
+        "                    if True:\n                        heads = ",
+        ["test_starts.py::test_whatever_a_log_raises_fails_the_start_and_the_next_one_reads_again"],
+    ),
+    Mutation(
         "A foreign log may leave a group out of its answer, and the group's readers would wait.",
         "sse_app/starts.py",
         """\
@@ -320,7 +348,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A command whose caller is cancelled may leave its answer to the connection's next user.",
-        "sse_app/reads.py",
+        "sse_app/services.py",
         "return await asyncio.shield(task)",
         "return await task",
         ["test_hub.py::test_a_reader_that_leaves_takes_the_read_from_no_other"],

@@ -310,10 +310,19 @@ MUTATIONS = (
     Mutation(
         "A policy that failed has decided nothing, so it is asked again.",
         "sse_app/streams.py",
-        "            self._told, self._settles_at = told, settles_at  # Asked again in the next "
-        "round.\n",
+        "            self._told, self._settles_at = self._told or told, settles_at\n",
         "",
         ["test_fingerprints.py::test_a_policy_that_fails_is_asked_again_for_the_same"],
+    ),
+    Mutation(
+        "A signal may tell of a change while a policy is asked that fails then.",
+        "sse_app/streams.py",
+        "self._told, self._settles_at = self._told or told, settles_at",
+        "self._told, self._settles_at = told, settles_at",
+        [
+            "test_fingerprints.py::"
+            "test_a_signal_during_a_policy_that_fails_is_followed_in_the_next_round"
+        ],
     ),
     Mutation(
         "A fingerprint does not show everything that a policy looks at.",
