@@ -137,8 +137,7 @@ def _user_saved(
     only = kwargs.get("update_fields")
     if created or (only is not None and set(only) <= _HARMLESS):
         return
-    ended = not getattr(instance, "is_active", True)
-    _follow(control.Revocation(user=str(instance.pk), review=not ended), using=using)
+    _follow(control.Revocation(user=str(instance.pk), review=True), using=using)
 
 
 def _user_deleted(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:

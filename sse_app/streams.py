@@ -216,7 +216,8 @@ class Stream(Sink, Reader):
             self.subscription.hold()
             then: Callable[[], None] = self.hub.revalidator.soon
         else:
-            reason = "auth" if revocation.stream else self._signed_out()
+            # A session that ends takes nothing that is public; `disconnect()` takes everything.
+            reason = self._signed_out() if revocation.session else "auth"
             self.subscription.cut(reason)
             then = partial(self.subscription.close, reason)
         try:

@@ -659,7 +659,9 @@ async def test_the_stream_of_a_stranger_who_signs_in_comes_back_at_once(site: Da
 ENDED = {**ENDS, "logged out": "", "logged in as another": ""}
 
 
-@pytest.mark.parametrize("how", [how for how in ENDED if how != "deleted"])
+@pytest.mark.parametrize(
+    "how", [how for how in ENDED if how != "deleted" and not how.startswith("disconnected")]
+)
 async def test_what_anybody_may_hear_comes_back_at_once_when_its_user_has_gone(
     site: Daphne, how: str
 ) -> None:
@@ -677,6 +679,13 @@ async def test_what_anybody_may_hear_comes_back_at_once_when_its_user_has_gone(
     assert (reason, 200 <= retry <= 500) == ("session", True)
     # The pages that share this one and listen to the clock only come back.
     assert last.json() == {"reason": "auth", "groups": [f"user.{ann.pk}"]}
+
+
+async def test_who_is_disconnected_stays_away_from_public_groups_too(site: Daphne) -> None:
+    ann = await Visitor(site, "ann").sign_in()
+    async with ann.stream("group=orders") as public:
+        await run(site, USER.format(pk=ann.pk) + ENDS["disconnected"])
+        assert await farewell(public) == ("auth", 3_600_000)
 
 
 @pytest.mark.parametrize(

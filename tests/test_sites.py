@@ -185,7 +185,7 @@ async def test_events_counts_disconnects_and_presence_stay_apart(
     await asyncio.to_thread(shop.shell, FOREIGN + DISCONNECT)  # in another process of the shop
     foreign, closed = await at_shop.until_end()
     assert (foreign.name, foreign.data) == ("n", "foreign")
-    assert (closed.name, closed.json()["reason"]) == ("sse.close", "session")  # a public room
+    assert (closed.name, closed.json()["reason"]) == ("sse.close", "auth")
     await asyncio.to_thread(blog.publish, ROOM, "n", "still there", "publish-passing")
     assert (await at_blog.next()).data == "still there"
 

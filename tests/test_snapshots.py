@@ -332,7 +332,7 @@ async def test_who_is_disconnected_or_leaves_does_not_wait_for_the_state(
     async with ann.stream("group=orders.slow.gone") as stream:
         code = f"from sse_app import disconnect\ndisconnect(user={ann.pk})\nresult = None"
         await asyncio.to_thread(run, daphne, code)
-        assert [event.json() for event in await stream.until_end()] == [{"reason": "session"}]
+        assert [event.json() for event in await stream.until_end()] == [{"reason": "auth"}]
     code = "from sse_app.limits import LIMITS\nresult = dict(LIMITS.counts)"
     await asyncio.to_thread(eventually, lambda: run(daphne, code) == {})
 

@@ -200,7 +200,7 @@ async function post(url, data, options, key = random()) {
   const headers = {
     "Content-Type": JSON_TYPE,
     ...(url.origin === location.origin && { "X-CSRFToken": options.csrf?.() ?? csrfToken() }),
-    "Idempotency-Key": key,
+    ...(key && { "Idempotency-Key": key }),
   };
   try {
     const signal = AbortSignal.timeout(LONGEST_WAIT);
