@@ -203,7 +203,7 @@ def _load_user(request: ASGIRequest) -> Access:
 def _with_fingerprint(user: Any) -> tuple[Any, Fingerprint | None]:
     """Return the user and the fingerprint, or a stranger and None.
 
-    Who is inactive, has no row or has another password by now is a stranger.
+    A user who is inactive, has no row or has another password by now counts as a stranger.
     """
     user = known(user)
     if user.is_authenticated:
@@ -215,7 +215,7 @@ def _with_fingerprint(user: Any) -> tuple[Any, Fingerprint | None]:
 
 
 async def _use(grants: Collection[Grant], access: Access) -> None:
-    """Add what `grants` grant. One query for all of them; none without any."""
+    """Add what `grants` grant. One query for all of them, and no query without grants."""
     if not all(grant.fits(access.user) for grant in grants):
         raise Refused(403, FORBIDDEN)
     if not grants:

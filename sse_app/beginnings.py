@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Beginning(NamedTuple):
     """What a reader is to be shown of a group before its events.
 
-    With a `reason`, a reset: what came before can't be had, and the reader goes on from `head`.
+    With a `reason`, a reset: earlier events are lost, and the reader continues from `head`.
     With `events`, these, which follow `head` in the log. With neither, the group's state.
     """
 
@@ -27,7 +27,7 @@ class Beginning(NamedTuple):
     events: Sequence[Event] = ()
 
 
-#: Where it goes on from is known when the state has been read.
+#: The position from which the reader continues is known when the state has been read.
 STATE: Final = Beginning(LOST)
 
 
@@ -56,7 +56,7 @@ async def past(hub: Hub, group: str, head: Position, last: float) -> Beginning:
         first = await hub.earliest(group)
         offset = int(max(first.offset, head.offset - last))
         if first.epoch != head.epoch or offset >= head.offset:
-            # None are left; or the log began again, and the reader is about to be told.
+            # No events are left, or the log has a new epoch and the reader will get a reset.
             break
         place = Position(head.epoch, offset)
         try:

@@ -2,7 +2,7 @@
 
 Such a function may be sync, async, or sync and return what must be awaited:
 `inspect.iscoroutinefunction()` does not see an `async def` behind a plain decorator. Therefore
-whatever a function returned is awaited wherever it can be awaited.
+the result of a function is awaited if it is awaitable, whatever the function looks like.
 
 Such a function may also raise anything. `sys.exit()` would end the server, and a `CancelledError`
 that nobody asked for would look like the end of the task that called the function.
@@ -30,7 +30,7 @@ _NOT_FOR_LOOPS: Final = (StopIteration,)
 
 
 class CallbackFailed(Exception):
-    """Raised in place of an exception that is no `Exception`, such as `SystemExit`; its cause."""
+    """Raised in place of an exception such as `SystemExit`, which is then its cause."""
 
 
 class contained:
@@ -91,7 +91,7 @@ def containing_async(
 
 
 async def call(function: Callable[..., Any], *args: Any) -> Any:
-    """Call `function` and return what it comes to; for code on an event loop.
+    """Call `function` and return its result, awaited; for code on an event loop.
 
     A coroutine function runs on the loop. Any other runs in a thread, where it may use the
     database; an awaitable that it returns is awaited on the loop. Raises what the function raises,

@@ -108,8 +108,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
     # --- before the stream ---
 
     async def _admit(self, receive: Receive) -> tuple[Stream, Wanted, Position]:
-        """Return a stream that may be opened, where it is to begin, and the place in the control
-        group before its user was looked at.
+        """Return a stream that may be opened, where it is to begin, and a position in the control
+        group from before its user was read.
 
         The request ends here: there are thousands of streams, and it is larger than all the rest.
         """

@@ -54,7 +54,8 @@ class Grant:
         Reads the user's rights by one query.
         """
         names = tuple(validate_group(group) for group in dict.fromkeys(groups))
-        # Exactly False: whoever can't be told is no stranger, to whose grant everybody has a right.
+        # Only False makes a stranger, since everybody can open a stranger's grant. A user made from
+        # a JWT may answer None.
         if user is None or user.is_authenticated is False:
             return cls(names, "", "", "", time.time())
         return cls(names, str(user.pk), seal_of(user), _rights_of(user), time.time())

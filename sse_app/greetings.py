@@ -28,8 +28,8 @@ def greeting(start: Start, kind: Kind, id: str, *, stream: str, user: str) -> by
         "connection": connection_id(stream, user),
     }
     if labelled:
-        # For a client that shares its stream: with whose pages it may, when to worry, and what more
-        # it could ask for.
+        # For a client that shares its stream: the user whose pages may share it, the time after
+        # which silence means a dead connection, and how many groups it may ask for.
         data |= {"user": user_digest(user)}
         data |= {"heartbeat": limits.HEARTBEAT, "max_groups": limits.MAX_GROUPS}
     return encode_control("sse.open", data, id=id, retry=random.uniform(*limits.RETRY))

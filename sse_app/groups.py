@@ -46,7 +46,7 @@ def validate_pattern(pattern: object) -> str:
 
 
 def best_match(name: str, patterns: Iterable[str]) -> str | None:
-    """Return the pattern of `patterns` that fits `name` best, whatever their order; None if none.
+    """Return the one of `patterns` that fits `name` best, in any order; None if no pattern fits.
 
     That is `name` itself, else the one with the longest beginning before its first `*`, then the
     one with the most other characters than `*`.

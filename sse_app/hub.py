@@ -154,8 +154,9 @@ class Hub:
     async def unheard(self, since: Position) -> list[Revocation]:
         """Return what was revoked between `since` and this hub's first join.
 
-        `since` comes from `heard_so_far()`. What is revoked later, this hub hears of. Where the
-        log no longer has the events, everybody must be looked at. Raises what the event log raises.
+        `since` comes from `heard_so_far()`. Later revocations reach this hub by its own
+        subscription. If the log no longer has the events, everybody's right is in doubt. Raises
+        what the event log raises.
         """
         began = self._listens_since
         found: list[Revocation] = []
@@ -306,7 +307,7 @@ def get_hub() -> Hub:
 async def heard_so_far() -> Position:
     """Return up to where the running loop's hub has read the control group.
 
-    Without a hub that listens, the group's head: what is revoked from now on comes after it.
+    If no hub listens yet, return the group's head: every later revocation comes after it.
     Raises what the event log raises.
     """
     hub = _hubs.get(asyncio.get_running_loop())

@@ -37,7 +37,8 @@ ALLOWED_REQUEST_HEADERS: Final = b"Last-Event-ID, Cache-Control, Authorization"
 #: Seconds for which a browser need not ask again; no browser keeps it longer than its own bound.
 PREFLIGHT_AGE: Final = 7200
 
-#: What cannot be made by a page of another site: this site's pages, and the visitor's own hand.
+#: `Sec-Fetch-Site` of requests that no page of another site makes: they come from this site's
+#: pages, or the visitor typed the address.
 _OWN_SITES: Final = frozenset({"same-origin", "none"})
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*\Z", re.ASCII)
 _PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}

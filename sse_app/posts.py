@@ -1,4 +1,4 @@
-"""What is checked of a POST before its view: the site that asks, and the CSRF token."""
+"""Checks of a POST before its view runs: the site that asks, and the CSRF token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ View = Callable[..., HttpResponse]
 
 
 def posted_by_pages(view: View) -> View:
-    """Decorate a sync view that pages POST to: what is refused gets its answer as JSON.
+    """Decorate a sync view that pages POST to: a refused request gets its answer as JSON.
 
     Where the project has no authentication middleware, the request gets an `AnonymousUser`.
     """

@@ -28,7 +28,7 @@ class TokenBuckets:
         self._left: OrderedDict[str, tuple[float, float, float]] = OrderedDict()
 
     def take(self, shares: Mapping[str, float], *, rate: float, burst: float) -> float:
-        """Take a token of each name and return 0; or the seconds until there are, taking none.
+        """Take a token of each name and return 0; if one has none, return the seconds until it has.
 
         A bucket holds at most `burst` tokens, one at least, and gets `rate` of them a second; that
         of a name in `shares` is so many times as large and as fast.

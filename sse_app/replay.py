@@ -51,7 +51,7 @@ class Wanted:
         """Return what a request asks for.
 
         The cursor is the header `Last-Event-ID`, else the parameter `last_event_id`, else
-        `lastEventId`; an empty one is none. The history is the parameter `from`, of which
+        `lastEventId`; an empty one counts as missing. The history is the parameter `from`, of which
         `REPLAY_EVENTS` limits the length; an invalid one is answered as an invalid cursor is.
         """
         header, query = request.headers.get("Last-Event-ID"), request.GET
@@ -64,7 +64,7 @@ class Wanted:
 
 def _history(given: Collection[str]) -> float | None:
     """Return how many past events the parameters `from` ask for; None if they can't be read."""
-    text = ",".join(given)  # More than one is none that can be read.
+    text = ",".join(given)  # Several parameters can't be read as one.
     match = _LAST.match(text)
     if match is None and text != "earliest":
         return None

@@ -30,7 +30,7 @@ from .tokens import token_key
 
 #: What `login()` writes on every login; no right hangs on it.
 _HARMLESS: Final = frozenset({"last_login"})
-#: Of a change that concerns more users than this, everybody's streams are told at once.
+#: A change that concerns more users than this is announced once, for the streams of all users.
 MOST_NAMED: Final = 20
 #: The longest primary key, as text, for which there is room in a row.
 MOST_KEY: Final = 64
@@ -46,8 +46,8 @@ def disconnect(*, user: Any = None, group: str | None = None) -> None:
     of that happens after its commit. Pages that were rendered before can't open such a stream
     again; whoever a policy or `PUBLIC_GROUPS` permits, can.
 
-    Raises `ValueError` for neither, for an invalid name, for somebody who is no user with a primary
-    key (an `AnonymousUser`, a user who was deleted), and what the event log raises.
+    Raises `ValueError` for neither, for an invalid name, for a user without a primary key (an
+    `AnonymousUser`, a user who was deleted), and what the event log raises.
     """
     if user is None and group is None:
         raise ValueError(
@@ -64,7 +64,7 @@ def disconnect(*, user: Any = None, group: str | None = None) -> None:
 
 
 def _key_of(user: Any) -> str:
-    """Return the primary key as text. Raises `ValueError` for what is no user and no key."""
+    """Return the primary key as text. Raises `ValueError` unless it is a user or a key."""
     if isinstance(user, models.Model) and not isinstance(user, get_user_model()):
         raise ValueError(f"disconnect(user={user!r}): a {type(user).__name__} is no user.")
     found = getattr(user, "pk", user)

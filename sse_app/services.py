@@ -1,7 +1,7 @@
 """Tasks that belong to no visitor: `spawn()`, `SharedTasks`, and `Services`, the tasks of a hub.
 
-They run in an empty context: the language, tenant or trace of the visitor who came first is
-nothing of theirs. A service that ends is logged and begins again, so no stream waits for ever for
+They run in an empty context, so they do not keep the language, tenant or trace of the first
+visitor. A service that ends is logged and begins again, so no stream waits for ever for
 a task that has died; `health/` names the services that are down.
 """
 

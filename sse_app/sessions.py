@@ -40,7 +40,7 @@ def session_by(key: str | None) -> Any:
     load = session.load
 
     def load_only() -> Any:
-        # Of the object and not of a class of our own, whose name would be in the data's signature.
+        # Set on the object: the signature of the data depends on the name of the class.
         session.delete = session.create = lambda *args: None
         try:
             return load()
@@ -68,7 +68,7 @@ def session_digest(key: str | None) -> str:
 
 
 def name_of(key: str | None) -> str:
-    """Return what names the session with this key here: the key itself, empty for none.
+    """Return the app's name for the session with this key: the key itself; empty without one.
 
     Where sessions are kept in cookies, the key is the whole session with its signature: then a
     digest of the key is the name, and nothing else of the key is kept.
@@ -102,7 +102,7 @@ def live_sessions(names: Collection[str]) -> set[str]:
 
 
 class _Copy(dict[str, Any]):
-    """What a session holds, for `get_user()`, which changes the session that it is given."""
+    """A copy of a session's content for `get_user()`, which changes the session that it gets."""
 
     moves = False
 

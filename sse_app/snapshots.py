@@ -125,10 +125,10 @@ def snapshot(pattern: str, *, seconds: float = 1.0) -> Callable[[Function], Func
     a replica could lack what the stream is told has been. It runs outside any transaction.
 
     A group's state comes from its own name, else from the pattern that matches with the longest
-    beginning before its first `*`. A function
-    that raises, takes longer than `SNAPSHOT_SECONDS` or returns more than `SNAPSHOT_BYTES` ends the
-    stream by `sse.close` with `snapshot`: its client comes back. Raises `ValueError` for an invalid
-    pattern or `seconds`, and for a pattern that another function has.
+    beginning before its first `*`. A function that raises, takes longer than `SNAPSHOT_SECONDS` or
+    returns more than `SNAPSHOT_BYTES` ends the stream by `sse.close` with `snapshot`: its client
+    comes back. Raises `ValueError` for an invalid pattern or `seconds`, and for a pattern that
+    another function has.
     """
     validate_pattern(pattern)
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
@@ -172,7 +172,7 @@ class SharedSnapshots:
 
     def __init__(self, topics: Mapping[str, Topic]) -> None:
         self._topics = topics
-        #: What is being read, and until when somebody waits for it, by the loop's clock.
+        #: Reads under way, and until when callers wait for each, by the loop's clock.
         self._reading: dict[str, tuple[asyncio.Task[State], float]] = {}
         self._kept: dict[str, tuple[State, asyncio.TimerHandle]] = {}
         self._bytes = 0
@@ -237,8 +237,8 @@ class SharedSnapshots:
             self._reading[group] = task, now + most
             task.add_done_callback(lambda done: self._done(group, done))
         task, until = self._reading[group]
-        # The read goes on, as a thread does: a reader that comes later takes its result, or is
-        # told at once that there is none yet.
+        # The read continues after that time, since a thread can't be stopped. A later reader takes
+        # its result, or fails at once while there is no result.
         if not (await asyncio.wait([task], timeout=max(0.0, until - now)))[0]:
             raise SnapshotFailed(f"The snapshot of group {group!r} takes more than {most:g} s.")
         if task.cancelled():

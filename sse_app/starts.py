@@ -56,7 +56,7 @@ class Starts:
             await asyncio.shield(start)
 
     async def close(self) -> None:
-        """Stop every start; whoever waits for one is cancelled."""
+        """Stop every start; callers that wait for one are cancelled."""
         self._new.clear()
         tasks = [*self._joining, *([self._reading] if self._reading else [])]
         for task in tasks:
@@ -101,7 +101,7 @@ class Starts:
             self._reading = None
 
     def _place(self, group: str, head: Position) -> None:
-        # Looked up only now: the last reader may have left, and another made the topic anew.
+        # Looked up only now: the last reader may have left, and a new one made another topic.
         topic = self._topics.get(group)
         if topic is not None and topic.position is None:
             topic.start(head)

@@ -1,7 +1,8 @@
 """`Threads`: calls of functions that may hang, in a bounded number of threads of their own.
 
 Python's executors are waited for when the process ends, and so is asyncio's. Nothing waits for
-these threads: a function that hangs keeps its thread, and neither the process nor other functions.
+these threads: a function that hangs blocks its own thread only, not the end of the process and no
+other function.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def slow_down(request: HttpRequest) -> None:
 
 
 def _shares(request: HttpRequest) -> dict[str, int]:
-    """Return whom a request counts for, and how many times the rate of one speaker that has."""
+    """Return the buckets of a request, each with its multiple of one speaker's rate."""
     if request.user.is_authenticated:
         return {f"user {request.user.pk}": 1}
     addresses = address_of(request).shares
@@ -39,6 +39,6 @@ def _shares(request: HttpRequest) -> dict[str, int]:
     # A forged session key has no data behind it, and must not be a bucket of its own.
     if session is None or not session.session_key or not list(session.keys()):
         return {f"address {key}": share for key, share in addresses.items()}
-    # Whoever drops the cookie is given another session, and has the same address.
+    # A client that drops its cookie gets another session, but keeps its address.
     sessions = {f"sessions at {key}": share * SITE_SHARE for key, share in addresses.items()}
     return {f"session {session.session_key}": 1, **sessions}

@@ -70,7 +70,7 @@ def _all() -> QuerySet[Ticket]:
 def _sealed(text: str, key: bytes) -> bytes:
     """Seal a session's key by a ticket's text, or open it again.
 
-    Who has the row must not have the session. The text has 256 random bits, is used for one key,
+    A stolen row must not open the session. The text has 256 random bits, is used for one key,
     and of it the row has only a digest.
     """
     pad = hashlib.shake_256(b"sse_app.ticket.session:" + text.encode("utf-8", "replace"))

@@ -135,8 +135,8 @@ def read_token_fingerprints(keys: Collection[str]) -> dict[str, Fingerprint]:
 def bearer_of(request: HttpRequest) -> str | None:
     """Return the bearer token of this app in the Authorization header, None where there is none.
 
-    Whatever else the header has is ignored. Servers join several such headers by commas; of two
-    tokens neither counts, so what is returned then is no token's text. Never from the query: URLs
+    Any other content of the header is ignored. Servers join several such headers by commas. Of two
+    tokens neither counts: the text returned then belongs to no token. Never from the query: URLs
     end up in logs, histories and referrers.
     """
     parts = request.headers.get("Authorization", "").split(",")
