@@ -16,6 +16,8 @@ import pytest
 from .chromium import CHROMIUM
 from .clients import NODE_MODULES
 
+#: Each test with one of these marks is slow as well.
+SLOW_TOO: Final = frozenset({"matrix", "project", "proxy"})
 NOT_QUICK: Final = frozenset({"browser", "servers", "proxy", "project", "matrix", "slow"})
 #: Each test with the fixture has the mark.
 BY_FIXTURE: Final = {"browser": "browser", "servers": "make_server"}
@@ -54,6 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marks = {mark.name for mark in item.iter_markers()}
         if not marks & NOT_QUICK:
             item.add_marker("quick")
+        if marks & SLOW_TOO:
+            item.add_marker("slow")
         for mark in marks & MISSING.keys():
             item.add_marker(pytest.mark.skip(reason=MISSING[mark]))
 

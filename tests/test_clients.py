@@ -41,7 +41,7 @@ for reader in readers():
 result = None
 """
 
-pytestmark = pytest.mark.npm
+pytestmark = [pytest.mark.npm, pytest.mark.matrix]
 each_client = pytest.mark.parametrize(
     "client",
     [pytest.param(one, marks=[pytest.mark.curl] * (one.driver == "curl")) for one in CLIENTS],

@@ -45,7 +45,7 @@ def collected(marks: set[str], fixtures: set[str]) -> set[str]:
         (set(), {"valkey"}, {"quick"}),
         (set(), {"browser", "site"}, {"browser"}),
         (set(), {"make_server"}, {"servers"}),
-        ({"proxy"}, {"make_server"}, {"servers", "proxy"}),
+        ({"proxy"}, {"make_server"}, {"servers", "proxy", "slow"}),
         ({"slow"}, set(), {"slow"}),
         ({"npm"}, set(), {"npm", "quick"}),
     ],
