@@ -62,7 +62,7 @@ def known(user: Any) -> Any:
     An inactive user is a stranger here, also where an authentication backend such as
     `AllowAllUsersModelBackend` signs in inactive users.
     """
-    signed_in = user is not None and user.is_authenticated is True
+    signed_in = getattr(user, "is_authenticated", None) is True
     return user if signed_in and getattr(user, "is_active", True) else AnonymousUser()
 
 

@@ -152,7 +152,7 @@ def reader_of(request: HttpRequest) -> Any:
         return None
     session: Any = getattr(request, "session", None)
     accessed = getattr(session, "accessed", None)
-    stranger = user.is_authenticated is False
+    stranger = getattr(user, "is_authenticated", False) is False
     if accessed is not None and django_settings.SESSION_COOKIE_NAME not in request.COOKIES:
         session.accessed = accessed
     return None if stranger else user

@@ -52,7 +52,9 @@ def ticket(request: HttpRequest) -> HttpResponse:
         raise Refusal(400, f'Name 1 to {settings().MAX_GROUPS} groups: {{"groups": ["orders"]}}.')
     own = [group for group in asked if group not in granted]
     _ask_policy(request, own)
-    reader = authorization.known(request.user)
+    reader = tickets.owner_of(authorization.known(request.user))
+    if reader is None:
+        raise Refusal(403, "A ticket is for a user with a row in the database, or for nobody.")
     signed_in = reader.is_authenticated
     text = tickets.issue(
         reader,

@@ -22,7 +22,8 @@ View = Callable[..., HttpResponse]
 def posted_by_pages(view: View) -> View:
     """Decorate a sync view that pages POST to: a refused request gets its answer as JSON.
 
-    Where the project has no authentication middleware, the request gets an `AnonymousUser`.
+    Where the project has no authentication middleware, or one that sets no user, the request gets
+    an `AnonymousUser`.
     """
     checked = csrf_protect(require_POST(answers_refusals(view)))
 
@@ -32,7 +33,7 @@ def posted_by_pages(view: View) -> View:
         refused = _refused(request)
         if refused is not None:
             raise Refusal(refused.status, refused.text)
-        if not hasattr(request, "user"):
+        if not hasattr(getattr(request, "user", None), "is_authenticated"):
             request.user = AnonymousUser()
         return checked(request, *args, **kwargs)
 

@@ -28,6 +28,8 @@ from .tokens import is_token_key, read_token_fingerprints
 
 #: Rounds in a row without an answer, after which nobody's right can be taken for granted.
 FAILED_ROUNDS: Final = 3
+#: How long a policy may take to say whether an open stream may continue: the others wait meanwhile.
+ASK_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 1.0
 #: By how much the clocks of the processes may differ.
 CLOCKS_SECONDS: Final = 60.0
@@ -109,8 +111,9 @@ class Revalidator:
                 elif gone:
                     reader.sign_out()
                 else:
-                    with contained():
-                        await reader.readmit(found)
+                    async with asyncio.timeout(ASK_SECONDS):
+                        with contained():
+                            await reader.readmit(found)
             except Exception:
                 logger.exception(
                     "Whether a stream may go on could not be decided; it waits.",

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, Final
 
+from django.contrib.auth import get_user_model
 from django.db import router
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -40,6 +41,18 @@ def issue(
         expires_at=timezone.now() + LIFETIME,
     )
     return text
+
+
+def owner_of(user: Any) -> Any | None:
+    """Return the row of `user`, or None if there is no row.
+
+    Another middleware may have made the user from a token, without a row.
+    """
+    model = get_user_model()
+    if not user.is_authenticated or isinstance(user, model):
+        return user
+    # Never from a replica, and not by a manager that may hide the row.
+    return model._base_manager.using(router.db_for_write(model)).filter(pk=user.pk).first()
 
 
 def redeem(text: str) -> Ticket | None:

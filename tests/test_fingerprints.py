@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Callable
@@ -15,12 +16,12 @@ from django.contrib.auth.models import AnonymousUser, Group, Permission, User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from sse_app import streams
+from sse_app import revalidation, streams
 from sse_app.admission import Access
 from sse_app.fingerprints import Fingerprint, read_fingerprints
 from sse_app.streams import Stream
 
-from .conftest import Daphne
+from .conftest import PATIENCE, Daphne
 from .test_revocation import NEVER, POLICY, USER, Visitor, farewell, publish, run
 
 
@@ -148,6 +149,24 @@ async def test_a_policy_that_fails_is_asked_again_for_the_same() -> None:
         await stream.judge(SAME)
     await stream.judge(SAME)
     assert sorted(stream.lost) == ["a", "b"]
+
+
+async def test_a_policy_that_hangs_is_no_answer_and_the_other_streams_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(revalidation, "ASK_SECONDS", 0.0)
+    released: list[int] = []
+    stream = SimpleNamespace(
+        user_key="1",
+        session_key="",
+        groups=("a",),
+        readmit=lambda found: asyncio.Event().wait(),
+        release=released.append,
+    )
+    revalidator = revalidation.Revalidator(asyncio.get_running_loop())
+    async with asyncio.timeout(PATIENCE):
+        assert not await revalidator._judge(stream, 1, SAME, set())  # type: ignore[arg-type]
+    assert released == []
 
 
 async def test_a_signal_during_a_policy_that_fails_is_followed_in_the_next_round() -> None:

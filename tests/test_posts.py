@@ -207,6 +207,26 @@ def sign_in(get_response: Any) -> Any:
     return middleware
 
 
+class TokenUser:
+    """As a middleware makes one from a token: no instance of the model."""
+
+    is_authenticated = is_active = True
+
+    def __init__(self, pk: int) -> None:
+        self.pk = pk
+
+
+@pytest.mark.parametrize(("whose", "status"), [("ann", 200), ("nobody", 403), (None, 200)])
+def test_a_ticket_is_for_a_user_with_a_row_or_for_nobody(whose: str | None, status: int) -> None:
+    pk = User.objects.create_user("ann").pk if whose == "ann" else 999
+    request = RequestFactory().post(
+        "/events/ticket/", {"groups": ["orders"]}, content_type="application/json"
+    )
+    request.user = TokenUser(pk) if whose else None  # type: ignore[assignment]
+    request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined]
+    assert passes.ticket(request).status_code == status
+
+
 def test_a_request_without_the_address_of_its_peer_is_no_500(handled: list[Message]) -> None:
     """As a WSGI server on a Unix socket makes them."""
     for path, view in (("send", views.send), ("ticket", passes.ticket), ("renew", passes.renew)):

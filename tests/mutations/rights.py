@@ -616,6 +616,23 @@ MUTATIONS = (
         ["test_sessions.py::test_a_policy_may_still_change_a_session_on_purpose"],
     ),
     Mutation(
+        "A policy that hangs for one stream keeps all others from being looked at.",
+        "sse_app/revalidation.py",
+        "async with asyncio.timeout(ASK_SECONDS):",
+        "async with asyncio.timeout(None):",
+        [
+            "test_fingerprints.py::"
+            "test_a_policy_that_hangs_is_no_answer_and_the_other_streams_are_looked_at"
+        ],
+    ),
+    Mutation(
+        "A user whom a middleware makes from a token is no row that a ticket can refer to.",
+        "sse_app/passes.py",
+        "    reader = tickets.owner_of(authorization.known(request.user))\n",
+        "    reader = authorization.known(request.user)\n",
+        ["test_posts.py::test_a_ticket_is_for_a_user_with_a_row_or_for_nobody"],
+    ),
+    Mutation(
         "A session that Django moves is no logout.",
         "sse_app/revalidation.py",
         "                elif gone and reader.session_moves:\n",
