@@ -559,7 +559,7 @@ MUTATIONS = (
     Mutation(
         "A lazy user of another middleware is no stranger because nobody has looked.",
         "sse_app/grants.py",
-        "    stranger = user.is_authenticated is False\n",
+        '    stranger = getattr(user, "is_authenticated", False) is False\n',
         "    stranger = type(user) is not user.__class__ or user.is_authenticated is False\n",
         [
             "test_foreign_users.py::test_a_lazy_user_is_looked_at_whoever_made_it",
