@@ -211,7 +211,8 @@ async def test_two_processes_of_one_site_work_together(
     while len(seen) < 2:
         event = await stream.next()
         seen += [event.data] if event.name == "n" else []
-    assert seen == ["publish-passing", "publish"]
+    # In any order: a durable event may come from the log before the layer brings the other one.
+    assert sorted(seen) == ["publish", "publish-passing"]
     async with there.stream(f"group={ROOM}", headers=ann) as refused:
         first = await refused.next()
         assert (first.name, first.json()["reason"]) == ("sse.busy", "user")
