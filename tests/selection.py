@@ -1,7 +1,8 @@
 """A pytest plugin: which tests are quick, and which ones this machine can't run.
 
 `make test` runs the tests that are marked `quick` and then the others that are not marked `slow`;
-`make test-slow` runs those. A test without any mark of `NOT_QUICK` is quick, so that each test is
+`make test-slow` runs those. Slow is a test that waits for real time to pass (a `retry`, a lease, a
+report), and each further case of a test of which one case has real servers. A test without any mark of `NOT_QUICK` is quick, so that each test is
 in exactly one of the three parts. All marks are described in `pyproject.toml`.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from typing import Any, Final
 
 import pytest
@@ -30,6 +32,14 @@ NEEDS: Final = {
 #: Where everything must run, a test fails in place of being skipped.
 STRICT: Final = "CI" in os.environ
 MISSING: Final = {mark: why for mark, (found, why) in NEEDS.items() if not found and not STRICT}
+
+
+def first_then_slow(values: Iterable[Any], quick: int = 1) -> list[Any]:
+    """Return values for `parametrize`, of which all but the first `quick` are marked slow."""
+    return [
+        value if number < quick else pytest.param(value, marks=pytest.mark.slow)
+        for number, value in enumerate(values)
+    ]
 
 
 def notice() -> str:

@@ -19,6 +19,8 @@ import pytest
 
 from .conftest import PATIENCE, Daphne, eventually
 
+pytestmark = pytest.mark.slow
+
 STREAMS = int(os.environ.get("BROADCAST_STREAMS", "150"))
 FREE = {
     "STREAMS_PER_SESSION": None,

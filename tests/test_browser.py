@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +13,14 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from .conftest import Daphne, eventually
 
 
-@pytest.fixture
-def site(make_daphne: Callable[..., Daphne]) -> Daphne:
-    server = make_daphne(RETRY=[0.2, 0.3])
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Daphne]:
+    folder = tmp_path_factory.mktemp("demo")
+    environment = {"DATABASE_URL": f"sqlite:///{shutil.copy(migrated, folder)}", "REDIS_URL": ""}
+    server = Daphne(folder, environment, RETRY=[0.2, 0.3])
     server.manage("demo_data")
-    return server
+    yield server.start()
+    server.close()
 
 
 @pytest.fixture
@@ -111,6 +116,7 @@ def reload_until(page: Page, place: Locator, text: str) -> None:
     eventually(shown)
 
 
+@pytest.mark.slow
 def test_a_scheduled_broadcast_is_cancelled_and_repeated_from_the_list(
     open_page: Callable[..., Page],
 ) -> None:
@@ -149,6 +155,7 @@ def test_selected_orders_can_be_broadcast_from_their_list(open_page: Callable[..
     expect(watcher.get_by_test_id("event-log")).to_contain_text("broadcast")
 
 
+@pytest.mark.slow
 def test_the_chat_shows_who_is_there_and_moves_as_they_come_and_go(
     open_page: Callable[..., Page],
 ) -> None:
@@ -214,6 +221,7 @@ def test_the_one_off_clock_ticks(open_page: Callable[..., Page]) -> None:
     expect(page.get_by_test_id("clock")).to_contain_text(":")
 
 
+@pytest.mark.slow
 def test_the_server_restarts_and_the_page_goes_on_without_loss_or_repeat(
     open_page: Callable[..., Page], site: Daphne
 ) -> None:
@@ -277,10 +285,12 @@ RESUME = """async url => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_page_of_a_listed_origin_hears_its_users_groups_and_comes_back_to_them(
-    browser: Browser, site: Daphne, make_daphne: Callable[..., Daphne]
+    browser: Browser, make_daphne: Callable[..., Daphne]
 ) -> None:
     """The same host has the same cookies at every port, and each port is an origin."""
+    site = make_daphne()
     other = make_daphne(RETRY=[0.2, 0.3], ALLOWED_ORIGINS=[site.url])
     context = browser.new_context(base_url=site.url, bypass_csp=True)
     page = context.new_page()

@@ -15,6 +15,8 @@ from .clients import NODE_MODULES
 from .conftest import Daphne
 from .test_browser import is_live, open_page, site
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["open_page", "site"]
 
 PAGES = ["/htmx/", "/turbo/"]

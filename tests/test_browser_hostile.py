@@ -14,6 +14,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from .conftest import Daphne
 from .test_browser import is_live
 
+pytestmark = pytest.mark.slow
+
 #: `pwned()` is defined on every page, so that whatever runs is noticed.
 MARKUP = (
     "<img src=x onerror=pwned()>",

@@ -117,6 +117,7 @@ def test_wiped_history_is_told_to_every_pane_which_reads_the_orders_again(page: 
         )
 
 
+@pytest.mark.slow
 def test_a_throttled_reader_lags_for_the_server_and_catches_up(page: Page) -> None:
     page.get_by_test_id("slow").click()
     reader = page.get_by_test_id("slow-reader")

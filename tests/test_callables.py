@@ -123,6 +123,7 @@ async def test_a_receiver_of_a_signal_takes_nothing_from_the_others(error: BaseE
 ENDINGS = ["SystemExit", "KeyboardInterrupt", "CancelledError", "GeneratorExit", "StopIteration"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_a_policy_that_does_not_answer_ends_neither_the_server_nor_the_revalidator(
     make_daphne: Callable[..., Daphne], kind: str

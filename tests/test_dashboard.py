@@ -123,6 +123,7 @@ async def test_the_feed_ends_when_the_right_to_it_does(daphne: Daphne, ending: s
     assert (await boss.client.get(FEED)).status_code == 403
 
 
+@pytest.mark.slow
 async def test_the_feed_shows_nothing_while_nobody_can_say_who_may_look(daphne: Daphne) -> None:
     make_user(daphne, "boss", staff=True, codes=ALL)
     boss = await Visitor(daphne, "boss").sign_in()
@@ -167,6 +168,7 @@ async def test_a_server_that_waits_for_its_responses_does_not_wait_for_a_feed(
         await stopping
 
 
+@pytest.mark.slow
 async def test_many_dashboards_share_each_look(daphne: Daphne) -> None:
     make_user(daphne, "boss", staff=True, codes=ALL)
     boss = await Visitor(daphne, "boss").sign_in()
@@ -262,6 +264,7 @@ def test_streams_of_all_processes_appear_and_their_numbers_move(
     eventually(lambda: line.get_attribute("d"))
 
 
+@pytest.mark.slow
 def test_a_reader_that_takes_nothing_shows_as_lagging(
     open_page: Callable[..., Page], pair: tuple[Daphne, Daphne]
 ) -> None:
@@ -304,6 +307,7 @@ def test_a_button_ends_just_one_stream_in_another_process_and_its_page_stays_awa
     other.close()
 
 
+@pytest.mark.slow
 def test_all_streams_of_a_user_end_in_all_processes(
     open_page: Callable[..., Page], readers: Callable[..., Any], pair: tuple[Daphne, Daphne]
 ) -> None:
@@ -357,6 +361,7 @@ def test_an_event_is_found_in_its_group_sent_again_and_explained(
         expect(page.get_by_test_id("verdict")).to_have_attribute("data-reason", reason)
 
 
+@pytest.mark.slow
 def test_the_page_says_when_its_feed_breaks_and_goes_on_by_itself(
     open_page: Callable[..., Page], pair: tuple[Daphne, Daphne]
 ) -> None:
@@ -380,6 +385,7 @@ def test_the_page_says_when_its_user_may_not_look_any_more(
     expect(feed).to_contain_text("Sign in")
 
 
+@pytest.mark.slow
 def test_the_focus_stays_on_a_stream_that_changes_its_place(
     open_page: Callable[..., Page], readers: Callable[..., Any], pair: tuple[Daphne, Daphne]
 ) -> None:
@@ -397,6 +403,7 @@ def test_the_focus_stays_on_a_stream_that_changes_its_place(
     expect(button).to_be_focused()
 
 
+@pytest.mark.slow
 def test_what_somebody_does_survives_the_updates(
     open_page: Callable[..., Page], readers: Callable[..., Any], pair: tuple[Daphne, Daphne]
 ) -> None:

@@ -34,6 +34,7 @@ def test_where_all_is_well_it_says_so_and_ends_with_0(daphne: Daphne) -> None:
     assert "ERROR" not in found.stdout
 
 
+@pytest.mark.slow
 def test_with_redis_for_both_it_measures_both_and_the_clock(
     make_daphne: Callable[..., Daphne], valkey: str
 ) -> None:
@@ -202,6 +203,7 @@ def holding_back(daphne: Daphne) -> Iterator[str]:
         thread.join(20)
 
 
+@pytest.mark.slow
 def test_a_proxy_that_holds_a_stream_back_is_seen(make_daphne: Callable[..., Daphne]) -> None:
     daphne = make_daphne(HEARTBEAT=0.2)
     with holding_back(daphne) as url:
@@ -211,6 +213,7 @@ def test_a_proxy_that_holds_a_stream_back_is_seen(make_daphne: Callable[..., Dap
     assert "nginx needs 'proxy_buffering off;'" in found.stdout
 
 
+@pytest.mark.slow
 def test_an_address_that_is_no_stream_is_seen(daphne: Daphne) -> None:
     for path, said in (
         ("/events/?group=secret", "It answers 403."),

@@ -155,6 +155,7 @@ async def test_a_stream_from_which_a_group_or_all_was_taken(daphne: Daphne) -> N
         await says(daphne, "revoked", id, "chat.a", 1)
 
 
+@pytest.mark.slow
 async def test_a_stream_that_left_and_one_that_was_reset(daphne: Daphne) -> None:
     async with daphne.stream("group=orders") as stream:
         opened = await stream.next()

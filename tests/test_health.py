@@ -46,6 +46,7 @@ def test_a_process_whose_log_and_layer_answer_is_ready(daphne: Daphne) -> None:
     assert httpx.head(f"{daphne.url}/events/health/").status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["layer", "log"])
 def test_one_that_lost_its_redis_is_not_and_is_again(
     make_daphne: Callable[..., Daphne], redis: Valkey, what: str
@@ -62,6 +63,7 @@ def test_one_that_lost_its_redis_is_not_and_is_again(
     assert lasting(daphne, 200) == FINE
 
 
+@pytest.mark.slow
 def test_probing_leaves_nothing_behind(make_daphne: Callable[..., Daphne], redis: Valkey) -> None:
     daphne = make_daphne({"REDIS_URL": redis.url})
     run(daphne, "from sse_app import health\nhealth.KEPT_SECONDS = -1\nresult = None")
@@ -76,6 +78,7 @@ def test_probing_leaves_nothing_behind(make_daphne: Callable[..., Daphne], redis
         assert client.pubsub_channels() == []
 
 
+@pytest.mark.slow
 def test_one_whose_redis_hangs_is_told_in_time(
     make_daphne: Callable[..., Daphne], redis: Valkey
 ) -> None:

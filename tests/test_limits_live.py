@@ -284,6 +284,7 @@ def test_two_servers_count_users_sessions_and_addresses_together(
     eventually(lambda: again.open() == "sse.open", "the place was not free again")
 
 
+@pytest.mark.slow
 def test_the_places_of_a_killed_server_are_free_after_its_lease(
     pair: Callable[..., tuple[Daphne, Daphne]], visit: Callable[..., Visitor]
 ) -> None:
@@ -309,6 +310,7 @@ def test_the_places_of_a_stopped_server_are_free_at_once(
     assert living.open() == "sse.open"
 
 
+@pytest.mark.slow
 def test_without_redis_nobody_is_refused_and_each_server_counts_alone(
     pair: Callable[..., tuple[Daphne, Daphne]],
     visit: Callable[..., Visitor],

@@ -159,6 +159,7 @@ async def test_what_the_layer_lost_is_a_heal(daphne: Daphne) -> None:
         assert await asyncio.to_thread(of, daphne, "sse_app_heals_total") >= 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_takes_nothing_is_seen_to_lag_and_let_go(daphne: Daphne) -> None:
     sleeper = connect(daphne)
     run(daphne, MORE_THAN_THE_SYSTEM_KEEPS)
@@ -268,6 +269,7 @@ def names(daphne: Daphne) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_a_process_that_stopped_is_gone_at_once_and_a_killed_one_with_its_age(
     make_daphne: Callable[..., Daphne],
 ) -> None:

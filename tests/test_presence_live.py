@@ -19,6 +19,8 @@ from sse_app.reporter import TICK_SECONDS
 from .conftest import Daphne, Server, StreamReader, eventually
 from .sleepers import run
 
+pytestmark = pytest.mark.slow
+
 ROOM = "chat.room"
 MEMBERS = f"from sse_app import presence\nresult = [m.name for m in presence.members({ROOM!r})]"
 EVENTS = """

@@ -28,6 +28,7 @@ from sse_app.streams import Stream
 from sse_app.transports import AsgiTransport
 
 from .conftest import Daphne, Server, eventually
+from .selection import first_then_slow
 from .sleepers import connect, run
 from .test_other_servers import KINDS, documented
 
@@ -111,6 +112,7 @@ async def test_a_process_says_how_it_is(daphne: Daphne) -> None:
     }
 
 
+@pytest.mark.slow
 async def test_streams_are_listed_while_somebody_watches_and_those_that_ended(
     daphne: Daphne,
 ) -> None:
@@ -200,6 +202,7 @@ async def test_a_list_of_streams_holds_nothing_that_opens_one(
     assert grant not in str(listed)
 
 
+@pytest.mark.slow
 async def test_lists_are_given_up_when_nobody_watches_any_more(daphne: Daphne) -> None:
     async with daphne.stream("group=orders") as stream:
         await stream.next()
@@ -211,7 +214,7 @@ async def test_lists_are_given_up_when_nobody_watches_any_more(daphne: Daphne) -
 # --- when they are there ---
 
 
-@pytest.mark.parametrize("kind", [Daphne, *KINDS], ids=lambda kind: kind.module)
+@pytest.mark.parametrize("kind", first_then_slow([Daphne, *KINDS]), ids=lambda kind: kind.module)
 def test_every_server_has_a_row_while_it_runs(
     make_server: Callable[..., Server], kind: type[Server]
 ) -> None:
@@ -224,6 +227,7 @@ def test_every_server_has_a_row_while_it_runs(
     assert rows(watcher).keys() == {pid_of(watcher)}
 
 
+@pytest.mark.slow
 def test_a_process_that_was_killed_is_gone_when_its_age_says_so(
     make_daphne: Callable[..., Daphne],
 ) -> None:
@@ -268,6 +272,7 @@ async def test_listeners_are_counted_over_all_processes(
         assert printed.split() == ["3"], "a command serves nothing and knows as much"
 
 
+@pytest.mark.slow
 def test_while_somebody_watches_the_others_report_with_each_tick(
     make_daphne: Callable[..., Daphne],
 ) -> None:
@@ -282,6 +287,7 @@ def test_while_somebody_watches_the_others_report_with_each_tick(
 # --- what can go wrong ---
 
 
+@pytest.mark.slow
 def test_a_missing_table_is_told_once_and_harms_nobody(daphne: Daphne) -> None:
     run(daphne, COUNTED)
     said(daphne, bool)

@@ -27,6 +27,7 @@ from sse_app.sessions import session_digest
 from sse_app.streams import Stream
 
 from .conftest import Daphne, StreamReader, eventually
+from .selection import first_then_slow
 from .test_replies import listening
 
 __all__ = ["listening"]
@@ -108,7 +109,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("how", first_then_slow(ENDS, 3))
 async def test_what_a_signal_tells_ends_the_users_streams_and_nobody_elses(
     site: Daphne, how: str
 ) -> None:
@@ -223,7 +224,7 @@ HARMLESS = {
 }
 
 
-@pytest.mark.parametrize("how", HARMLESS)
+@pytest.mark.parametrize("how", first_then_slow(HARMLESS, 2))
 async def test_a_change_that_costs_no_right_costs_no_event(site: Daphne, how: str) -> None:
     ann = await Visitor(site, "ann").sign_in()
     await run(site, USER.format(pk=ann.pk) + "Group.objects.create(name='red').user_set.add(user)")
@@ -248,7 +249,7 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize("how", LOST)
+@pytest.mark.parametrize("how", first_then_slow(LOST, 2))
 async def test_a_lost_right_costs_that_group_and_the_rest_goes_on(site: Daphne, how: str) -> None:
     ann = await Visitor(site, "ann").sign_in()
     await run(site, USER.format(pk=ann.pk) + "Group.objects.create(name='red').user_set.add(user)")
@@ -348,7 +349,7 @@ SILENT = {
 }
 
 
-@pytest.mark.parametrize("how", SILENT)
+@pytest.mark.parametrize("how", first_then_slow(SILENT))
 async def test_what_only_the_database_knows_is_found_by_asking(
     make_daphne: Callable[..., Daphne], how: str
 ) -> None:
@@ -376,6 +377,7 @@ async def test_what_only_the_database_knows_is_found_by_asking(
         assert await farewell(stream) == ("auth", 3_600_000)
 
 
+@pytest.mark.slow
 async def test_a_database_that_is_away_for_three_rounds_ends_what_it_can_not_answer_for(
     make_daphne: Callable[..., Daphne],
 ) -> None:
@@ -484,8 +486,8 @@ DISCONNECTED = "from sse_app import disconnect\ndisconnect(user=user)"
         (DISCONNECTED, ["sse.busy"]),
     ],
 )
-@pytest.mark.parametrize("by", ["this process", "another process"])
-@pytest.mark.parametrize("others", ["none", "one that leaves"])
+@pytest.mark.parametrize("by", first_then_slow(["this process", "another process"]))
+@pytest.mark.parametrize("others", first_then_slow(["none", "one that leaves"]))
 async def test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile(
     make_daphne: Callable[..., Daphne], what: str, told: list[str], by: str, others: str
 ) -> None:
@@ -587,6 +589,7 @@ stream_closed.connect(note)
 """
 
 
+@pytest.mark.slow
 async def test_another_process_follows_each_revocation_with_the_next_check_of_the_log(
     make_daphne: Callable[..., Daphne], valkey: str
 ) -> None:

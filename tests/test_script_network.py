@@ -16,6 +16,8 @@ from .conftest import Daphne, eventually
 from .sleepers import run
 from .tabs import Tabs, open_tabs, publish
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["open_tabs"]
 
 QUICK: dict[str, Any] = {"RETRY": [0.2, 0.3], "HEARTBEAT": 0.5}

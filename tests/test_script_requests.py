@@ -18,6 +18,8 @@ from .sleepers import run
 from .tabs import Tabs, open_tabs, publish
 from .test_script import RESET, SEND
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["open_tabs"]
 
 

@@ -94,6 +94,7 @@ def say(page: Any, text: str) -> None:
     page.evaluate("text => window.stream.send('chat.message', {text})", text)
 
 
+@pytest.mark.slow
 def test_who_comes_and_goes_costs_the_others_nothing(site: Daphne, tabs: Tabs) -> None:
     stays = tabs.open("group=orders")
     done = threading.Event()
@@ -124,6 +125,7 @@ def test_who_comes_and_goes_costs_the_others_nothing(site: Daphne, tabs: Tabs) -
 GROUPS = "from sse_app.control import readers\nresult = [sorted(r.groups) for r in readers()]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["closed", "crashed"])
 def test_what_nobody_wants_any_more_is_given_back(site: Daphne, tabs: Tabs, how: str) -> None:
     stays, goes = tabs.open("group=orders"), tabs.open("group=chat.a")
@@ -139,6 +141,7 @@ def test_what_nobody_wants_any_more_is_given_back(site: Daphne, tabs: Tabs, how:
     assert (stays.heard, stays.states) == ([0, 1], ["open"])
 
 
+@pytest.mark.slow
 def test_a_tab_that_was_rendered_earlier_gets_what_came_since_and_the_others_no_repeat(
     site: Daphne, tabs: Tabs
 ) -> None:
@@ -184,6 +187,7 @@ def test_a_tab_gets_the_state_of_the_groups_that_the_connection_is_opened_for(
     assert site.streams() == 1
 
 
+@pytest.mark.slow
 def test_beyond_max_groups_a_tab_has_a_connection_of_its_own(
     make_daphne: Callable[..., Daphne], open_tabs: Callable[[str], Tabs]
 ) -> None:
@@ -212,6 +216,7 @@ def test_who_may_not_listen_is_refused_alone(site: Daphne, tabs: Tabs) -> None:
     eventually(lambda: site.streams() == 1)
 
 
+@pytest.mark.slow
 def test_what_tabs_were_granted_is_joined_and_renewed(
     make_daphne: Callable[..., Daphne], open_tabs: Callable[[str], Tabs]
 ) -> None:
@@ -239,6 +244,7 @@ def test_what_tabs_were_granted_is_joined_and_renewed(
         tab.until_open()
 
 
+@pytest.mark.slow
 def test_a_grant_that_is_not_renewed_closes_its_tab_only(
     make_daphne: Callable[..., Daphne], open_tabs: Callable[[str], Tabs]
 ) -> None:
@@ -265,6 +271,7 @@ HANG = """setTimeout(() => {
 })"""
 
 
+@pytest.mark.slow
 def test_a_leader_that_hangs_is_replaced_and_loses_nothing_itself(site: Daphne, tabs: Tabs) -> None:
     leader, follower = tabs.open("group=orders"), tabs.open("group=orders")
     assert (leader.connections, follower.connections) == (1, 0)
@@ -295,6 +302,7 @@ HOSTILE = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_messages_of_another_script_on_the_channel_do_no_harm(site: Daphne, tabs: Tabs) -> None:
     leader, follower = tabs.open("group=orders"), tabs.open("group=orders")
     for tab in (leader, follower):
@@ -305,6 +313,7 @@ def test_messages_of_another_script_on_the_channel_do_no_harm(site: Daphne, tabs
         assert tab.heard == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_who_only_says_that_it_leads_is_found_out(site: Daphne, tabs: Tabs) -> None:
     leader, follower = tabs.open("group=orders"), tabs.open("group=orders")
     pretend = (
@@ -324,6 +333,7 @@ DENIED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [NO_LOCKS, DENIED], ids=["on plain HTTP", "without storage"])
 def test_where_tabs_cannot_share_each_has_its_own(site: Daphne, tabs: Tabs, how: str) -> None:
     tabs.context.add_init_script(how)
@@ -335,6 +345,7 @@ def test_where_tabs_cannot_share_each_has_its_own(site: Daphne, tabs: Tabs, how:
         assert tab.heard == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", ["group=orders&event=n", "group=orders&from=earliest"])
 def test_a_filtered_stream_and_one_from_the_past_are_not_shared(
     site: Daphne, tabs: Tabs, query: str
@@ -378,6 +389,7 @@ def test_the_cursor_of_a_view_is_where_the_page_begins(site: Daphne, tabs: Tabs)
     assert tab.heard == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_server_that_knows_of_no_labels_gives_each_tab_its_own(site: Daphne, tabs: Tabs) -> None:
     """As while a deploy is under way: the page is newer than the server."""
 

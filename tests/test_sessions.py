@@ -17,6 +17,7 @@ from django.contrib.auth.models import User
 from sse_app.sessions import live_sessions, name_of, session_by, user_of
 
 from .conftest import Daphne, StreamReader
+from .selection import first_then_slow
 from .test_revocation import NEVER, USER, Visitor, farewell, run
 
 BACKENDS = "django.contrib.sessions.backends"
@@ -76,7 +77,7 @@ async def whoami(visitor: Visitor) -> int | None:
     return pk
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", first_then_slow(ENGINES))
 async def test_streams_change_no_session_after_the_key_was_rotated(
     make_daphne: Callable[..., Daphne], tmp_path: Path, engine: str
 ) -> None:
@@ -138,6 +139,7 @@ async def test_a_session_that_has_expired_is_not_deleted_by_a_stream(
     assert list((tmp_path / "sessions").iterdir()) == [file]
 
 
+@pytest.mark.slow
 async def test_a_dashboard_changes_no_session_while_it_asks_again(
     make_daphne: Callable[..., Daphne], tmp_path: Path
 ) -> None:

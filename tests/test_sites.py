@@ -22,6 +22,7 @@ from sse_app.layer import layer_group
 from sse_app.shared_limits import shared_counts
 
 from .conftest import Daphne, eventually
+from .selection import first_then_slow
 from .sleepers import run
 from .test_presence_live import ROOM, Visit, cookie_of, members
 from .valkeys import Valkey
@@ -160,6 +161,7 @@ async def visit() -> Any:
     await visit.leave()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layer", "in_redis"), [(LAYERS[0], False), (LAYERS[1], True)])
 async def test_events_counts_disconnects_and_presence_stay_apart(
     site: Callable[..., Daphne], visit: Visit, redis_server: Valkey, layer: str, in_redis: bool
@@ -195,7 +197,7 @@ async def test_events_counts_disconnects_and_presence_stay_apart(
     assert [key for key in keys if not any(f"sse_app.{tag}" in key for tag in tags)] == []
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", first_then_slow(LAYERS))
 async def test_two_processes_of_one_site_work_together(
     site: Callable[..., Daphne], visit: Visit, layer: str
 ) -> None:

@@ -17,6 +17,7 @@ from sse_app.models import StoredEvent
 from sse_app.testing import capture_events
 
 from .conftest import Daphne
+from .selection import first_then_slow
 
 POSTGRESQL = {"EVENT_LOG": {"BACKEND": "sse_app.eventlog.DatabaseEventLog", "ALIAS": "postgresql"}}
 
@@ -158,7 +159,7 @@ for thread in threads: thread.join()
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", first_then_slow(["postgresql", "sqlite"]))
 async def test_two_processes_of_ten_threads_leave_one_order_for_all(
     make_daphne: Callable[..., Daphne], request: pytest.FixtureRequest, valkey: str, kind: str
 ) -> None:
