@@ -2,8 +2,9 @@
 
 `make test` runs the tests that are marked `quick` and then the others that are not marked `slow`;
 `make test-slow` runs those. Slow is a test that waits for real time to pass (a `retry`, a lease, a
-report), and each further case of a test of which one case has real servers. A test without any mark of `NOT_QUICK` is quick, so that each test is
-in exactly one of the three parts. All marks are described in `pyproject.toml`.
+report), and each further case of a test of which one case has real servers. A test without any
+mark of `NOT_QUICK` is quick, so that each test is in exactly one of the three parts. All marks are
+described in `pyproject.toml`.
 """
 
 from __future__ import annotations
