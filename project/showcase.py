@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Final
+from typing import Final
 
 from django.conf import settings
 from django.http import HttpRequest, JsonResponse
@@ -21,9 +21,9 @@ from project import orders as shop
 from project.clients import clients_passed
 from project.models import Order
 from sse_app import cursor, publish, publish_many
-from sse_app.control import readers
 from sse_app.eventlog import event_log
 from sse_app.rates import TokenBuckets
+from sse_app.reports import streams as open_streams
 
 GROUP: Final = "showcase"
 SLOW_GROUP: Final = "showcase.slow"
@@ -172,7 +172,7 @@ def seen_by_server(request: HttpRequest) -> JsonResponse:
     """How many streams this process has: of the browser named in `?browser=`, and in all."""
     browser = request.GET.get("browser", "")
     tabs, reader = TABS_GROUP.format(browser), READER_GROUP.format(browser)
-    streams: list[Any] = readers()
+    streams = open_streams()
     lagging = [stream.subscription.lagging for stream in streams if reader in stream.groups]
     return JsonResponse(
         {

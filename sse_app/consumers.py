@@ -18,7 +18,7 @@ from django.conf import settings as django_settings
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.asgi import ASGIRequest
 
-from . import authorization, control
+from . import authorization, readers
 from .addresses import client_address
 from .admission import Busy, Over, Refused, admit, flag_of, names_of
 from .callables import settled
@@ -32,6 +32,7 @@ from .groups import validate_group
 from .hub import get_hub, heard_so_far
 from .limits import LIMITS, Full
 from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
+from .readers import Reader
 from .records import about
 from .replay import Start, Wanted, find_start
 from .sessions import session_of
@@ -80,9 +81,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
         self.scope = scope
         self.base_send = send
         try:
-            since = control.mark()
-            stream, wanted, heard = await self._admit(receive)
-            await self._open(stream, wanted, since, heard)
+            since = readers.mark()
+            reader, wanted, heard = await self._admit(receive)
+            await self._open(reader, wanted, since, heard)
         except (Refused, Forbidden) as refused:
             if refused.status >= 400:
                 count(COUNTS.refused, str(refused.status))
@@ -94,9 +95,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
         else:
             take_over = self._extensions.get(TAKE_OVER)
             if take_over is None:
-                await stream.run()
+                await reader.stream.run()
             else:
-                take_over(stream)
+                take_over(reader.stream)
 
     async def authorize(self, user: Any, groups: Collection[str], request: ASGIRequest) -> bool:
         """Return whether `user` may listen to `groups`; groups given to `as_asgi()` always.
@@ -107,9 +108,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     # --- before the stream ---
 
-    async def _admit(self, receive: Receive) -> tuple[Stream, Wanted, Position]:
-        """Return a stream that may be opened, where it is to begin, and a position in the control
-        group from before its user was read.
+    async def _admit(self, receive: Receive) -> tuple[Reader, Wanted, Position]:
+        """Return a reader whose stream may be opened, where the stream is to begin, and a position
+        in the control group from before its user was read.
 
         The request ends here: there are thousands of streams, and it is larger than all the rest.
         """
@@ -124,21 +125,23 @@ class EventStreamConsumer(AsyncHttpConsumer):
             await places.identify(access.user)
             wanted, life = Wanted.by(request), _life(access.groups)
             stream = Stream(
-                transport=self.make_transport(receive),
-                access=access,
-                names=names_of(request),
+                get_hub(),
+                self.make_transport(receive),
+                access.groups,
+                names_of(request),
+                user=access.user,
+                user_key=access.user_key,
+                until=access.until,
                 sender=type(self),
-                places=places,
                 address=address.text,
                 ping=flag_of(request, "ping"),
                 labelled=flag_of(request, "label"),
                 life=life,
-                hub=get_hub(),
             )
+            return Reader(stream, access, places), wanted, heard
         except BaseException:
             places.release()
             raise
-        return stream, wanted, heard
 
     def _request(self) -> ASGIRequest:
         return ASGIRequest(self.scope, BytesIO())
@@ -167,11 +170,12 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     # --- the stream ---
 
-    async def _open(self, stream: Stream, wanted: Wanted, since: int, heard: Position) -> None:
+    async def _open(self, reader: Reader, wanted: Wanted, since: int, heard: Position) -> None:
+        stream = reader.stream
         try:
-            if not control.enter(stream, since):
+            if not readers.enter(reader, since):
                 raise Busy("revoked")  # While it was being admitted, and by what was true before.
-            start = await self._join(stream, wanted, heard)
+            start = await self._join(reader, wanted, heard)
             await self.send_headers(headers=self._headers())
             await stream.open(start)
         except BaseException as error:
@@ -179,7 +183,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
             await stream.end()
             raise
 
-    async def _join(self, stream: Stream, wanted: Wanted, heard: Position) -> Start:
+    async def _join(self, reader: Reader, wanted: Wanted, heard: Position) -> Start:
+        stream = reader.stream
         if stream.hub.draining:
             raise Busy("shutdown")
         try:
@@ -193,7 +198,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 extra=about(stream=stream.id, groups=stream.groups, error=error),
             )
             raise Busy("log") from error
-        if not control.tell(stream, missed):
+        if not readers.tell(reader, missed):
             raise Busy("revoked")
         return start
 

@@ -20,7 +20,8 @@ from channels.db import database_sync_to_async
 
 from . import layer, leftovers
 from .conf import settings
-from .control import ControlSink, Revocation, revocation_of
+from .control import Revocation, revocation_of
+from .control_group import ControlSink
 from .counters import COUNTS
 from .cursors import START, Position
 from .eventlog import Discontinuity, event_log

@@ -16,7 +16,6 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from .conf import site_tag
-from .control import readers
 from .counters import COUNTS
 from .cursors import Cursor, Position
 from .eventlog import event_log
@@ -44,7 +43,7 @@ def report(server: str, *, layer: str, loop_lag: float) -> dict[str, Any]:
     `server`: such as "daphne 4.2.3". `layer`: "ok", or what is wrong with the channel layer.
     `loop_lag`: in seconds. Of the groups, those with the most subscribers are named.
     """
-    streams = _streams()
+    opened = streams()
     return {
         "at": time.time(),
         "server": server,
@@ -55,10 +54,10 @@ def report(server: str, *, layer: str, loop_lag: float) -> dict[str, Any]:
             "loop_lag": round(loop_lag, 6),
             "draining": Hub.draining,
         },
-        "open": _open(streams),
+        "open": _open(opened),
         "waiting": {
-            "bytes": sum(stream.queue for stream in streams),
-            "events": sum(_lag(stream) for stream in streams),
+            "bytes": sum(stream.queue for stream in opened),
+            "events": sum(_lag(stream) for stream in opened),
         },
         "counts": counts(),
         "groups": groups(),
@@ -96,10 +95,16 @@ def subscribers(group: str) -> int:
     return sum(topic.readers for topic in topics if topic is not None)
 
 
+def streams() -> list[Stream]:
+    """Return the streams of this process that are open."""
+    sinks = (reader.sink for hub in running_hubs() for reader in list(hub.subscriptions))
+    return [sink for sink in sinks if isinstance(sink, Stream) and sink.opened]
+
+
 async def rows() -> dict[str, list[Row]]:
     """Return a row for each open stream, and for those that ended last; on the event loop."""
     opened = []
-    for count, stream in enumerate(_streams(), 1):
+    for count, stream in enumerate(streams(), 1):
         opened.append(row_of(stream))
         if count % SLICE == 0:
             await asyncio.sleep(0)
@@ -126,7 +131,7 @@ def row_of(stream: Stream) -> Row:
             group: _text(place) for group, place in list(stream.subscription.positions.items())
         },
         "resets": {group: [_text(place), why] for group, (place, why) in stream.resets.items()},
-        "taken": [group for group in stream.access.groups if group not in groups],
+        "taken": [group for group in stream.asked if group not in groups],
         "closed_at": None,
         "reason": stream.close_reason or "",
     }
@@ -137,7 +142,7 @@ def _began(stream: Stream) -> dict[str, str]:
     found = _beginnings.get(stream)
     if found is None:
         cursor = Cursor.parse(stream.opened)
-        places = {group: cursor.get(group) if cursor else None for group in stream.access.groups}
+        places = {group: cursor.get(group) if cursor else None for group in stream.asked}
         found = {group: _text(place) for group, place in places.items() if place}
         _beginnings[stream] = found
     return found
@@ -165,13 +170,9 @@ async def _remember(sender: Any, stream: Stream, **kwargs: Any) -> None:
     _ended.append(row_of(stream) | {"state": "closed", "closed_at": time.time()})
 
 
-def _streams() -> list[Stream]:
-    return [reader for reader in readers() if isinstance(reader, Stream) and reader.opened]
-
-
-def _open(streams: list[Stream]) -> dict[str, int]:
+def _open(opened: list[Stream]) -> dict[str, int]:
     found = dict.fromkeys(STATES, 0)
-    for stream in streams:
+    for stream in opened:
         state = state_of(stream)
         if state in found:
             found[state] += 1

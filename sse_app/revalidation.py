@@ -20,8 +20,9 @@ from django.db import router
 from . import models
 from .callables import contained, in_thread
 from .conf import settings
-from .control import Reader, Revocation, readers
+from .control import Revocation
 from .fingerprints import Fingerprint, read_fingerprints
+from .readers import Reader, asking, concerned, held_readers, readers
 from .records import about
 from .sessions import live_sessions
 from .tokens import is_token_key, read_token_fingerprints
@@ -47,14 +48,14 @@ class Revalidator:
         self._due = time.monotonic()
         self._looked_at = time.time()
 
-    def soon(self) -> None:
-        """Look at the streams that are held; on the loop."""
-        self._wake.set()
-
     async def run(self) -> None:
         """Do rounds for ever."""
         self._plan()
-        if any(reader.held for reader in self._mine()):
+        with asking(self._loop, self._wake.set):
+            await self._rounds()
+
+    async def _rounds(self) -> None:
+        if held_readers(self._loop):
             self._wake.set()  # Held when the last run ended, or since.
         while True:
             try:
@@ -65,7 +66,7 @@ class Revalidator:
                 await self.round(self._mine())
                 continue
             self._wake.clear()
-            if not await self.round([reader for reader in self._mine() if reader.held]):
+            if not await self.round(held_readers(self._loop)):
                 self._loop.call_later(RETRY_SECONDS, self._wake.set)
 
     async def round(self, due: Collection[Reader]) -> bool:
@@ -77,7 +78,7 @@ class Revalidator:
             users, sessions, revoked = await in_thread(
                 _read,
                 {reader.user_key for reader in known},
-                {reader.session_key for reader in known if reader.session_key},
+                {reader.access.session_key for reader in known if reader.access.session_key},
                 self._looked_at - CLOCKS_SECONDS,
             )
         except Exception as error:
@@ -86,8 +87,8 @@ class Revalidator:
         self._failures = 0
         self._looked_at = began
         for revocation, at in revoked:
-            for reader in self._mine():
-                if reader.opened_at < at and revocation.concerns(reader):
+            for reader in concerned(revocation):
+                if reader.loop is self._loop and reader.stream.opened_at < at:
                     reader.revoke(revocation)
         for reader in due:
             await reader.lose_revoked()
@@ -101,13 +102,14 @@ class Revalidator:
         self, reader: Reader, mark: int, found: Fingerprint | None, sessions: set[str]
     ) -> bool:
         if reader.user_key:
-            gone = bool(reader.session_key) and reader.session_key not in sessions
+            session = reader.access.session_key
+            gone = bool(session) and session not in sessions
             try:
                 if found is None or not found.active:
                     reader.sign_out()
-                elif gone and reader.session_moves:
+                elif gone and reader.access.session_moves:
                     # The browser may have the moved session's cookie, so it comes again with that.
-                    reader.close("age")
+                    reader.stream.close("age")
                 elif gone:
                     reader.sign_out()
                 else:
@@ -117,7 +119,7 @@ class Revalidator:
             except Exception:
                 logger.exception(
                     "Whether a stream may go on could not be decided; it waits.",
-                    extra=about(user=reader.user_key or None, groups=reader.groups),
+                    extra=about(user=reader.user_key or None, groups=reader.stream.groups),
                 )
                 return False
         reader.release(mark)
@@ -134,7 +136,7 @@ class Revalidator:
         if self._failures >= FAILED_ROUNDS:
             for reader in self._mine():
                 if reader.user_key:
-                    reader.close("unverified")
+                    reader.stream.close("unverified")
 
     def _mine(self) -> list[Reader]:
         return [reader for reader in readers() if reader.loop is self._loop]

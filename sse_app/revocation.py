@@ -20,7 +20,7 @@ from django.db import models, router, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.utils import timezone
 
-from . import control, publishing
+from . import control, publishing, readers
 from .fingerprints import many_to_many
 from .groups import validate_group
 from .models import AccessToken, Revocation
@@ -186,7 +186,7 @@ def _follow(*revocations: control.Revocation, using: str | None) -> None:
             extra=about(user=revocations[0].user or None, group=revocations[0].group or None),
         )
         for revocation in revocations:
-            control.apply(revocation)
+            readers.apply(revocation)
 
 
 def _revoke(*revocations: control.Revocation, using: str | None) -> None:
@@ -194,4 +194,4 @@ def _revoke(*revocations: control.Revocation, using: str | None) -> None:
         return
     publishing.publish_events([one.to_event() for one in revocations], using=using)
     for revocation in revocations:
-        transaction.on_commit(partial(control.apply, revocation), using=using)
+        transaction.on_commit(partial(readers.apply, revocation), using=using)

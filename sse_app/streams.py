@@ -8,31 +8,21 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
-from django.conf import settings as django_settings
-from django.core.exceptions import ObjectDoesNotExist
-
-from . import control, signals
-from .admission import Access
-from .authorization import is_public
+from . import signals
 from .cohorts import Cohort, gather
 from .conf import settings
 from .connections import Reply
-from .control import Reader, Revocation
 from .counters import COUNTS, count
 from .cursors import Position
 from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
 from .farewells import UNHEARD, farewell
-from .fingerprints import Fingerprint
 from .greetings import greeting
 from .hub import Hub
-from .limits import Places
 from .records import about
 from .replay import Start
-from .sessions import session_digest
 from .sinks import Sink
 from .snapshots import SnapshotFailed, State
 from .subscriptions import NONE, Subscription
@@ -40,12 +30,13 @@ from .transports import Direct, Transport
 
 logger = logging.getLogger("sse_app")
 
-#: By how much a replica may lag. A policy that may have read from one is asked again after that.
-LAG_SECONDS: Final = 10.0
 
+class Stream(Sink):
+    """What signals and the hub see of one client's response. Its subscription feeds it.
 
-class Stream(Sink, Reader):
-    """What signals and the hub see of one client's response. Its subscription feeds it."""
+    `user` and `user_key` say who listens: an `AnonymousUser` and "" if nobody signed in. `until`
+    is the Unix time at which the stream ends as expired, None if it doesn't.
+    """
 
     takes_first: ClassVar[bool] = True
 
@@ -53,11 +44,13 @@ class Stream(Sink, Reader):
         self,
         hub: Hub,
         transport: Transport,
-        access: Access,
+        groups: Collection[str],
         names: Collection[str] = (),
         *,
+        user: Any,
+        user_key: str,
+        until: float | None,
         sender: type,
-        places: Places,
         address: str = "",
         ping: bool = False,
         labelled: bool = False,
@@ -67,26 +60,21 @@ class Stream(Sink, Reader):
         self.id = secrets.token_hex(6)
         #: Where it began: the id of `sse.open`, or of its first states. Empty before that.
         self.opened = ""
-        self.subscription = Subscription(self, access.groups, names, labelled=labelled)
-        self.access = access
+        self.subscription = Subscription(self, groups, names, labelled=labelled)
+        #: The groups that the client asked for; `groups` are those that it still listens to.
+        self.asked = self.subscription.groups
+        self.user = user
+        self.user_key = user_key
+        self.until = until
         self._sender = sender
-        self._places = places
         self.address = address
         self._opened = self._live = False
         self.opened_at = time.time()
-        self.user_key = access.user_key
-        self.session_key = access.session_key
-        self.session_moves = access.session_moves
-        self.session_digest = session_digest(access.session_key)
         self.hub = hub
         self._transport = transport
-        self._revoked: list[str] = []
-        #: Whether a signal told of a change that the fingerprint may not show.
-        self._told = False
-        #: Until then the policy may have seen a replica that lags.
-        self._settles_at = _lag_ends()
-        #: The groups that only the former user may hear; if empty, `sse.close` is about all groups.
-        self._ended: tuple[str, ...] = ()
+        self._at_end: list[Callable[[], None]] = []
+        #: The groups that `sse.close` is about; if empty, it is about all groups.
+        self._closed_groups: Collection[str] = ()
         #: Where each group was reset to that was, and why.
         self.resets: Mapping[str, tuple[Position, Reason]] = NONE
         self._ping = ping
@@ -145,26 +133,17 @@ class Stream(Sink, Reader):
                 reason = self.close_reason or "error"
                 if reason not in UNHEARD:
                     id = self.subscription.cursor if self.subscription.positions else ""
-                    lost = self._ended if self.subscription.kind[1] and reason == "auth" else ()
+                    lost = self._closed_groups if self.subscription.kind[1] else ()
                     self._write(farewell(reason, id, lost))
                 await self._transport.finish()
         finally:
-            self._places.release()
-            control.leave(self)
+            callbacks, self._at_end = self._at_end, []
+            for callback in callbacks:
+                callback()
             await self.hub.leave(self.subscription)
             if self._opened:
                 count(COUNTS.closed, self.close_reason or "error")
                 await signals.stream_closed.asend_robust(sender=self._sender, stream=self)
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that serves it."""
-        return self.hub.loop
-
-    @property
-    def user(self) -> Any:
-        """Who listens; an `AnonymousUser` if nobody signed in."""
-        return self.access.user
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -194,107 +173,45 @@ class Stream(Sink, Reader):
         written_at = max(self._written_at, 0.0 if cohort is None else cohort.written_at)
         if now >= self._ends_at:
             self.subscription.close("age")
-        elif self.access.until is not None and time.time() >= self.access.until:
+        elif self.until is not None and time.time() >= self.until:
             self.subscription.close("expired")
         elif now - written_at >= settings().HEARTBEAT and self._transport.ready:
             self._write(self._heartbeat())
         elif cohort is None:
             gather(self.subscription, self.hub.topics)
 
-    # --- Reader ---
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the stream has ended, on its loop."""
+        self._at_end.append(callback)
 
-    @property
-    def held(self) -> int:
-        return self.subscription.held
-
-    def revoke(self, revocation: Revocation) -> None:
-        if revocation.group and not revocation.review:
-            self._revoked.append(revocation.group)
-        if revocation.review:
-            self._told = True
-        if revocation.group or revocation.review:
-            self.subscription.hold()
-            then: Callable[[], None] = self.hub.revalidator.soon
-        else:
-            # A session that ends takes nothing that is public; `disconnect()` takes everything.
-            reason = self._signed_out() if revocation.session else "auth"
-            self.subscription.cut(reason)
-            then = partial(self.subscription.close, reason)
-        try:
-            self.loop.call_soon_threadsafe(then)
-        except RuntimeError:
-            pass  # The loop has closed, and the stream with it.
-
-    def take(self, reply: Reply) -> None:
-        self.subscription.take_alone(reply)
-
-    async def lose_revoked(self) -> None:
-        while self._revoked:
-            await self._lose(self._revoked.pop())
-
-    async def readmit(self, fingerprint: Fingerprint) -> None:
-        before, told, settles_at = self.access.fingerprint, self._told, self._settles_at
-        if before is None or fingerprint.password != before.password:
-            self.sign_out()
-            return
-        changed = fingerprint != before
-        if not (changed or told or settles_at):
-            return
-        self._told = False
-        if changed or told:
-            self._settles_at = _lag_ends()
-        elif time.monotonic() >= settles_at:
-            self._settles_at = 0.0
-        try:
-            for group in await self._lost(changed=changed):
-                await self._lose(group)
-        except BaseException:
-            # Asked again in the next round. A signal may have told of a change meanwhile.
-            self._told, self._settles_at = self._told or told, settles_at
-            raise
-        self.access.fingerprint = fingerprint
-
-    async def _lost(self, *, changed: bool) -> set[str]:
-        """Return the groups that the user may not listen to any more, by what permits them now.
-
-        A signed page's groups are the policy's only once the user's rights have `changed`.
-        """
-        if changed:
-            self.access.granted = frozenset()
-        asked = set(self.groups) - self.access.granted
-        if not asked:
-            return set()
-        try:
-            await self.access.refresh()
-        except ObjectDoesNotExist:  # The user was deleted a moment ago.
-            self.sign_out()
-            return set()
-        return asked - set(await self.access.permitted(asked))
-
-    def release(self, mark: int) -> None:
-        self.subscription.release(mark)
-
-    def sign_out(self) -> None:
-        self.close(self._signed_out())
-
-    def _signed_out(self) -> str:
-        """Return the reason. A stream of public groups reconnects at once, as the present user."""
-        self._ended = tuple(group for group in self.groups if not is_public([group]))
-        needs_user = self._ended and self.user_key
-        return "auth" if needs_user or self.access.token_key else "session"
-
-    def close(self, reason: str) -> None:
+    def close(self, reason: str, groups: Collection[str] = ()) -> None:
+        """End the stream; the first reason counts. `groups`: see `cut()`."""
+        self.cut(reason, groups)
         self.subscription.close(reason)
 
-    async def _lose(self, group: str) -> None:
-        if self.groups == (group,):
-            self.close("auth")
-        elif group in self.groups and self.close_reason is None:
-            await self.hub.drop(self.subscription, group)
-            if self._live:
-                self.reset(group, "unknown", self.subscription.cursor)
-            lost = signals.stream_lost_group
-            await lost.asend_robust(sender=self._sender, stream=self, group=group)
+    def cut(self, reason: str, groups: Collection[str] = ()) -> None:
+        """Show nothing more. From any thread; `close()` must follow on the stream's loop.
+
+        `groups`: of a connection that several pages share, only the pages of these groups lose
+        anything. If empty, all do.
+        """
+        if self.close_reason is None:
+            self._closed_groups = groups
+        self.subscription.cut(reason)
+
+    async def lose(self, group: str) -> None:
+        """Serve one of several groups no more, and tell the client and the signal's receivers."""
+        if group not in self.groups or self.close_reason is not None:
+            return
+        await self.hub.drop(self.subscription, group)
+        if self._live:
+            self.reset(group, "unknown", self.subscription.cursor)
+        lost = signals.stream_lost_group
+        await lost.asend_robust(sender=self._sender, stream=self, group=group)
+
+    def take(self, reply: Reply) -> None:
+        """Show what is for this stream alone."""
+        self.subscription.take_alone(reply)
 
     # --- Sink ---
 
@@ -351,11 +268,3 @@ class Stream(Sink, Reader):
         self._sent += len(chunk)
         COUNTS.bytes += len(chunk)
         self._transport.write(chunk)
-
-
-def _lag_ends() -> float:
-    """Return until when, by the monotonic clock, a policy that is asked now may see old rights.
-
-    0 where no database router can lead the policy to a replica.
-    """
-    return time.monotonic() + LAG_SECONDS if django_settings.DATABASE_ROUTERS else 0.0

@@ -247,8 +247,8 @@ def test_a_ticket_of_a_session_in_a_cookie_keeps_no_session(
         parser.feed(next(chunks))
         assert parser.events[0].name == "sse.open"
         streams = (
-            "from sse_app import control\n"
-            "result = [str(vars(reader.access)) for reader in control.readers()]"
+            "from sse_app.readers import readers\n"
+            "result = [str(vars(each)) for reader in readers() for each in (reader.access, reader)]"
         )
         assert cookie not in json.dumps(site.run(streams))
         site.visitors["ann"].get("/test/logout/")

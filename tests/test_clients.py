@@ -35,9 +35,9 @@ DATA = [
     ("order.updated", LARGE),
 ]
 END = """
-from sse_app.control import readers
-for reader in readers():
-    reader.loop.call_soon_threadsafe(reader.close, "{reason}")
+from sse_app.reports import streams
+for stream in streams():
+    stream.hub.loop.call_soon_threadsafe(stream.close, "{reason}")
 result = None
 """
 

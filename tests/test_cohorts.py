@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from sse_app import cohorts, control, publish
+from sse_app import cohorts, publish
 from sse_app.cohorts import Cohort, gather
+from sse_app.control_group import ControlSink
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
@@ -525,8 +526,8 @@ topic = hub.topics["orders"]
 result = [sum(map(len, topic.cohorts.values())), len(topic.subscriptions)]
 """
 SENT = """
-from sse_app.control import readers
-result = sorted(reader.bytes_sent for reader in readers())
+from sse_app.reports import streams
+result = sorted(stream.bytes_sent for stream in streams())
 """
 
 
@@ -534,7 +535,7 @@ async def test_what_a_stream_says_itself_comes_in_order(make_daphne: Callable[..
     daphne = make_daphne()
     async with AsyncExitStack() as stack:
         streams = await members_of(daphne, stack)
-        for own in ("reader._write(own)", BY_TWISTED):
+        for own in ("stream._write(own)", BY_TWISTED):
             await asyncio.to_thread(run, daphne, IN_ONE_TURN.format(own=own))
             for stream in streams:
                 assert [event.data for event in await stream.take(3)] == ["1", "own", "2"]
@@ -542,12 +543,13 @@ async def test_what_a_stream_says_itself_comes_in_order(make_daphne: Callable[..
 
 
 BY_TWISTED = (
-    "reader.subscription.part(), reader._transport.flush(), "
-    "reader._transport._write_rest(frame(own))"
+    "stream.subscription.part(), stream._transport.flush(), "
+    "stream._transport._write_rest(frame(own))"
 )
 IN_ONE_TURN = """
+from sse_app.control_group import ControlSink
 from sse_app.cohorts import gather
-from sse_app.control import readers
+from sse_app.reports import streams
 from sse_app.flushes import frame
 from sse_app.events import Event
 from sse_app.hub import running_hubs
@@ -555,9 +557,9 @@ from sse_app.hub import running_hubs
 def speak():
     hub._deliver(Event(group="orders", name="n", data="1", durable=False))
     own = b"data: own\\n\\n"
-    for reader in readers():
+    for stream in streams():
         {own}
-        gather(reader.subscription, hub.topics)
+        gather(stream.subscription, hub.topics)
     hub._deliver(Event(group="orders", name="n", data="2", durable=False))
     for cohort in list(hub.topics["orders"].cohorts.values()):
         cohort.flush()
@@ -632,4 +634,4 @@ def test_heartbeats_go_to_members_too(make_daphne: Callable[..., Daphne]) -> Non
 
 
 def test_the_control_group_has_no_cohort() -> None:
-    assert control.ControlSink().direct() is None
+    assert ControlSink().direct() is None

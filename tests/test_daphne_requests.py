@@ -251,8 +251,8 @@ def shared_plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainDaph
 
 
 KEPT = """
-from sse_app.control import readers
-requests = [reader._transport._request for reader in readers()]
+from sse_app.reports import streams
+requests = [stream._transport._request for stream in streams()]
 result = [[each.content.closed, each.application_queue.qsize()] for each in requests]
 """
 

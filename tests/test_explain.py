@@ -114,7 +114,7 @@ async def says(daphne: Daphne, reason: str, *asked: Any) -> None:
 
 
 def ids(daphne: Daphne) -> set[str]:
-    code = "from sse_app import control\nresult = [reader.id for reader in control.readers()]"
+    code = "from sse_app.reports import streams\nresult = [stream.id for stream in streams()]"
     return set(run(daphne, code))
 
 

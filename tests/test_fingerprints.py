@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +15,11 @@ from django.contrib.auth.models import AnonymousUser, Group, Permission, User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from sse_app import revalidation, streams
+from sse_app import readers, revalidation
 from sse_app.admission import Access
 from sse_app.fingerprints import Fingerprint, read_fingerprints
-from sse_app.streams import Stream
+from sse_app.limits import LIMITS, Places
+from sse_app.readers import Reader
 
 from .conftest import PATIENCE, Daphne
 from .test_revocation import NEVER, POLICY, USER, Visitor, farewell, publish, run
@@ -83,7 +83,7 @@ def test_a_key_that_can_be_no_key_hides_nobody_else(ann: User) -> None:
 
 
 def reader(asked: list[Any], permitted: Callable[[str], bool], **access: Any) -> Any:
-    """A stream, as far as its rights are concerned, and the groups that it has lost."""
+    """A reader with `lost`: the groups that its stream has lost."""
 
     async def policy(user: Any, groups: Any, request: Any) -> bool:
         asked.append(tuple(groups))
@@ -95,13 +95,10 @@ def reader(asked: list[Any], permitted: Callable[[str], bool], **access: Any) ->
     lost: list[str] = []
     before = Fingerprint(True, "p", ("0",))
     made = Access(AnonymousUser(), ("a", "b"), policy, fingerprint=before, **access)
-    stream = SimpleNamespace(
-        access=made, groups=("a", "b"), close=lost.append, _lose=lose, lost=lost
-    )
-    stream._told, stream._settles_at = False, 0.0
-    stream._lost = partial(Stream._lost, stream)
-    stream.judge = partial(Stream.readmit, stream)
-    return stream
+    stream = SimpleNamespace(groups=("a", "b"), lose=lose, at_end=lambda callback: None)
+    found: Any = Reader(stream, made, Places(LIMITS))  # type: ignore[arg-type]
+    found._settles_at, found.lost = 0.0, lost
+    return found
 
 
 SAME = Fingerprint(True, "p", ("0",))
@@ -111,7 +108,7 @@ OTHER = Fingerprint(True, "p", ("1",))
 async def test_what_did_not_change_is_not_asked() -> None:
     asked: list[Any] = []
     stream = reader(asked, lambda group: False)
-    await stream.judge(SAME)
+    await stream.readmit(SAME)
     assert (asked, stream.lost) == ([], [])
 
 
@@ -119,9 +116,9 @@ async def test_what_a_signal_told_is_asked_though_the_fingerprint_is_the_same() 
     asked: list[Any] = []
     stream = reader(asked, lambda group: group == "a")
     stream._told = True
-    await stream.judge(SAME)
+    await stream.readmit(SAME)
     assert (sorted(asked), stream.lost) == ([("a",), ("b",)], ["b"])
-    await stream.judge(SAME)
+    await stream.readmit(SAME)
     assert len(asked) == 2
 
 
@@ -129,9 +126,9 @@ async def test_what_a_page_granted_is_asked_only_once_the_rights_are_others() ->
     asked: list[Any] = []
     stream = reader(asked, lambda group: False, granted=frozenset({"a", "b"}))
     stream._told = True
-    await stream.judge(SAME)
+    await stream.readmit(SAME)
     assert (asked, stream.lost) == ([], [])
-    await stream.judge(OTHER)
+    await stream.readmit(OTHER)
     assert (len(asked), sorted(stream.lost)) == (2, ["a", "b"])
 
 
@@ -146,8 +143,8 @@ async def test_a_policy_that_fails_is_asked_again_for_the_same() -> None:
     stream = reader(asked, permitted)
     stream._told = True
     with pytest.raises(RuntimeError):
-        await stream.judge(SAME)
-    await stream.judge(SAME)
+        await stream.readmit(SAME)
+    await stream.readmit(SAME)
     assert sorted(stream.lost) == ["a", "b"]
 
 
@@ -158,8 +155,8 @@ async def test_a_policy_that_hangs_is_no_answer_and_the_other_streams_are_looked
     released: list[int] = []
     stream = SimpleNamespace(
         user_key="1",
-        session_key="",
-        groups=("a",),
+        access=SimpleNamespace(session_key=""),
+        stream=SimpleNamespace(groups=("a",)),
         readmit=lambda found: asyncio.Event().wait(),
         release=released.append,
     )
@@ -181,9 +178,9 @@ async def test_a_signal_during_a_policy_that_fails_is_followed_in_the_next_round
     stream = reader(asked, permitted)
     stream._settles_at = math.inf
     with pytest.raises(RuntimeError):
-        await stream.judge(SAME)
+        await stream.readmit(SAME)
     stream._settles_at = 0.0
-    await stream.judge(SAME)
+    await stream.readmit(SAME)
     assert sorted(stream.lost) == ["a", "b"]
 
 
@@ -191,14 +188,14 @@ async def test_with_a_router_a_policy_is_asked_until_a_replica_can_not_lag(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(streams, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(readers, "time", SimpleNamespace(monotonic=lambda: now[0]))
     settings.DATABASE_ROUTERS = ["tests.replicas.Router"]
     asked: list[Any] = []
     stream = reader(asked, lambda group: True)
     counts = []
     for fingerprint, after in ((OTHER, 0), (OTHER, 1), (OTHER, 10), (OTHER, 10), (OTHER, 10)):
         now[0] += after
-        await stream.judge(fingerprint)
+        await stream.readmit(fingerprint)
         counts.append(len(asked) // 2)
     assert counts == [1, 2, 3, 3, 3], "at once, in between, once after the lag, and no more"
 
@@ -237,7 +234,7 @@ async def test_over_a_real_server_a_replica_that_lags_keeps_no_right_alive(
     site = make_daphne(
         {"TEST_DJANGO": json.dumps(django)}, MAY_LISTEN=POLICY, REVALIDATE_INTERVAL=0.3
     )
-    await run(site, "from sse_app import streams\nstreams.LAG_SECONDS = 3600")
+    await run(site, "from sse_app import readers\nreaders.LAG_SECONDS = 3600")
     copy = (
         "from django.db import connection\n"
         f"connection.cursor().execute('VACUUM INTO %s', ['{replica}'])"

@@ -19,8 +19,8 @@ from .sleepers import FLOOD, MIB, connect, counts, flood_past, read_until, run
 from .valkeys import free_port
 
 TRANSPORTS = (
-    "from sse_app.control import readers\n"
-    "result = [[type(r._transport).__name__, r._transport._tcp is None] for r in readers()]"
+    "from sse_app.reports import streams\n"
+    "result = [[type(s._transport).__name__, s._transport._tcp is None] for s in streams()]"
 )
 
 NOTE_REASONS = """

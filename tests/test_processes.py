@@ -16,18 +16,16 @@ import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.utils import timezone
 
-from sse_app import control, processes, reporter, reports
+from sse_app import processes, reporter, reports
 from sse_app.admission import Access
 from sse_app.asgi import guard
 from sse_app.conf import site_tag
-from sse_app.hub import Hub, get_hub
+from sse_app.hub import get_hub
 from sse_app.identity import process_name
-from sse_app.limits import LIMITS, Places
 from sse_app.models import ServerProcess
-from sse_app.streams import Stream
-from sse_app.transports import AsgiTransport
 
 from .conftest import Daphne, Server, eventually
+from .readers import new_stream
 from .selection import first_then_slow
 from .sleepers import connect, run
 from .test_other_servers import KINDS, documented
@@ -444,23 +442,12 @@ def test_watching_never_shortens_what_another_asked_for() -> None:
     assert row.watched_until > now + timedelta(seconds=90)
 
 
-def new_stream(hub: Hub) -> Stream:
-    return Stream(
-        hub,
-        AsgiTransport(None, None),  # type: ignore[arg-type]
-        Access(AnonymousUser(), ("g",)),
-        sender=object,
-        places=Places(LIMITS),
-        life=60,
-    )
-
-
 async def test_a_list_of_thousands_lets_the_loop_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = get_hub()
     for _ in range(5000):
-        stream = new_stream(hub)
+        stream = new_stream(hub, Access(AnonymousUser(), ("g",)))
         stream.opened = "1.aaaaaaaa-bbbb-1"
-        control.enter(stream, control.mark())
+        hub.subscriptions.add(stream.subscription)
     turns = 0
 
     async def turn() -> None:
@@ -474,6 +461,4 @@ async def test_a_list_of_thousands_lets_the_loop_turn(monkeypatch: pytest.Monkey
     turning.cancel()
     assert len(listed["open"]) == 5000
     assert turns >= 5000 / reports.SLICE
-    for reader in control.readers():
-        control.leave(reader)
     await hub.close()

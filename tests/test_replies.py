@@ -14,20 +14,21 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.test import RequestFactory
 
-from sse_app import areply, control, publish, reply
+from sse_app import areply, publish, readers, reply
 from sse_app.connections import REPLY_EVENT, Reply, connection_id, stream_of
-from sse_app.control import ControlSink
+from sse_app.control_group import ControlSink
 from sse_app.events import Event
 from sse_app.groups import CONTROL_GROUP
 from sse_app.hub import get_hub
 from sse_app.inbox import Message
-from sse_app.streams import Stream
+from sse_app.readers import Reader
 
 from .conftest import PATIENCE, Daphne, StreamReader
-from .test_hub import Reader, memory
+from .readers import new_reader
+from .test_hub import Reader as Subscriber
+from .test_hub import memory
 from .test_inbox import EVENT, handled
 from .test_inbox import Page as Sender
-from .test_processes import new_stream
 
 __all__ = ["handled", "memory"]
 
@@ -210,9 +211,9 @@ def test_a_malformed_reply_is_logged_and_skipped(
     assert "Skipped a malformed control event" in caplog.text
 
 
-async def test_a_reply_is_taken_on_the_loop_of_its_stream(listening: Stream) -> None:
+async def test_a_reply_is_taken_on_the_loop_of_its_stream(listening: Reader) -> None:
     taken: list[Reply] = []
-    listening.take = taken.append  # type: ignore[method-assign]
+    listening.stream.take = taken.append  # type: ignore[method-assign]
     said = Reply(group=GROUP, name="n", data="1", stream=listening.id)
 
     async def show() -> None:
@@ -224,12 +225,12 @@ async def test_a_reply_is_taken_on_the_loop_of_its_stream(listening: Stream) -> 
     assert taken == [said]
 
 
-async def test_two_streams_never_have_one_id(listening: Stream) -> None:
-    other = new_stream(listening.hub)
-    other.id = listening.id
-    assert not control.enter(other, control.mark())
-    control.leave(other)
-    assert control.readers() == [listening]
+async def test_two_streams_never_have_one_id(listening: Reader) -> None:
+    other = new_reader(listening.stream.hub)
+    other.stream.id = listening.id
+    assert not readers.enter(other, readers.mark())
+    readers.leave(other)
+    assert readers.readers() == [listening]
 
 
 def test_no_reply_takes_the_place_of_another_on_the_way() -> None:
@@ -238,18 +239,18 @@ def test_no_reply_takes_the_place_of_another_on_the_way() -> None:
 
 
 @pytest.fixture
-async def listening() -> AsyncIterator[Stream]:
-    """A stream that is told of replies."""
-    stream = new_stream(get_hub())
-    assert control.enter(stream, control.mark())
-    yield stream
-    control.leave(stream)
-    await stream.hub.close()
+async def listening() -> AsyncIterator[Reader]:
+    """A stream of ann, whose primary key is 1, that is told of replies and revocations."""
+    reader = new_reader(get_hub(), User(pk=1), session_key="key")
+    assert readers.enter(reader, readers.mark())
+    yield reader
+    readers.leave(reader)
+    await reader.stream.hub.close()
 
 
 @pytest.mark.usefixtures("memory")
 async def test_a_reader_that_lags_gets_the_latest_per_key_and_tab() -> None:
-    reader, quick = await Reader().start("g"), await Reader().start("g")
+    reader, quick = await Subscriber().start("g"), await Subscriber().start("g")
     publish("g", "n", "live")
     await reader.sink.until("live")
     reader.subscription.take_alone(made("1"))

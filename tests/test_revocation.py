@@ -16,15 +16,14 @@ from django.contrib.auth.models import AnonymousUser, Group, Permission, User
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
-from sse_app import control, revocation
-from sse_app.control import ControlSink
+from sse_app import control, readers, revocation
+from sse_app.control_group import ControlSink
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.groups import CONTROL_GROUP
 from sse_app.models import AccessToken
 from sse_app.models import Revocation as RevocationRow
-from sse_app.sessions import session_digest
-from sse_app.streams import Stream
+from sse_app.readers import Reader
 
 from .conftest import Daphne, StreamReader, eventually
 from .selection import first_then_slow
@@ -424,18 +423,16 @@ async def test_while_the_policy_fails_a_stream_in_doubt_waits_and_is_asked_for_a
 
 
 async def test_a_logout_that_can_not_be_told_to_others_ends_the_streams_here(
-    listening: Stream, monkeypatch: pytest.MonkeyPatch
+    listening: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*args: Any, **kwargs: Any) -> None:
         raise ConnectionError("on purpose")
 
     monkeypatch.setattr("sse_app.publishing.publish_events", away)
-    listening.user_key = "1"
-    listening.session_digest = session_digest("key")
     session = SimpleNamespace(session_key="key")
     # As Django calls it: the page that logs out must not fail.
     revocation._logged_out(None, SimpleNamespace(session=session), user="ann")
-    assert listening.close_reason == "auth"
+    assert listening.stream.close_reason == "auth"
 
 
 def test_whom_to_disconnect_must_be_said() -> None:
@@ -451,24 +448,21 @@ def test_what_is_no_revocation_is_logged_and_skipped(
     assert "Skipped a malformed control event" in caplog.text
 
 
-async def test_a_stream_in_doubt_is_held_before_anything_is_asked(listening: Stream) -> None:
-    listening.user_key = "1"
-    control.apply(control.Revocation(user="2", review=True))
+async def test_a_stream_in_doubt_is_held_before_anything_is_asked(listening: Reader) -> None:
+    readers.apply(control.Revocation(user="2", review=True))
     assert not listening.held
-    control.apply(control.Revocation(user="1", review=True))
+    readers.apply(control.Revocation(user="1", review=True))
     assert listening.held, "and not only in the loop's next turn"
 
 
-async def test_a_revoked_stream_is_cut_before_the_loop_turns(listening: Stream) -> None:
-    listening.user_key = "1"
-    control.apply(control.Revocation(user="2"))
-    assert listening.close_reason is None
-    control.apply(control.Revocation(user="1"))
-    assert listening.close_reason == "auth"
+async def test_a_revoked_stream_is_cut_before_the_loop_turns(listening: Reader) -> None:
+    readers.apply(control.Revocation(user="2"))
+    assert listening.stream.close_reason is None
+    readers.apply(control.Revocation(user="1"))
+    assert listening.stream.close_reason == "auth"
 
 
-async def test_who_may_have_missed_revocations_looks_at_everybody(listening: Stream) -> None:
-    listening.user_key = "1"
+async def test_who_may_have_missed_revocations_looks_at_everybody(listening: Reader) -> None:
     ControlSink().reset(CONTROL_GROUP, "trimmed", "")
     assert listening.held
 
@@ -699,6 +693,6 @@ def test_a_login_without_a_session_ends_no_stream(
 ) -> None:
     """As the apps for API tokens signal one."""
     told: list[Any] = []
-    monkeypatch.setattr(control, "apply", told.append)
+    monkeypatch.setattr(readers, "apply", told.append)
     revocation._logged_in(None, request_)
     assert told == []

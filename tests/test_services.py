@@ -17,7 +17,7 @@ from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.test import AsyncClient, Client
 
-from sse_app import control, health, hub, publish, services, snapshot
+from sse_app import control, health, hub, publish, readers, revalidation, services, snapshot
 from sse_app.asgi import event_stream_application
 from sse_app.counters import COUNTS
 from sse_app.cursors import Position
@@ -214,7 +214,7 @@ async def test_a_control_listener_that_ends_goes_on_where_it_was(
             raise asyncio.CancelledError
         applied.append(revocation)
 
-    monkeypatch.setattr(control, "apply", apply)
+    monkeypatch.setattr(readers, "apply", apply)
     reader = await Reader().start("g")
     for user in ("1", "2"):
         hub.layer.send(await told(user))
@@ -232,13 +232,13 @@ async def test_streams_that_were_held_when_the_revalidator_ended_are_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     revalidator, looked = Revalidator(asyncio.get_running_loop()), list[Collection[Any]]()
-    held = SimpleNamespace(held=1)
+    held = SimpleNamespace()
 
     async def look(due: Collection[Any]) -> bool:
         looked.append(due)
         return True
 
-    monkeypatch.setattr(revalidator, "_mine", lambda: [held, SimpleNamespace(held=0)])
+    monkeypatch.setattr(revalidation, "held_readers", lambda loop: [held])
     monkeypatch.setattr(revalidator, "round", look)
     running = asyncio.create_task(revalidator.run())
     await until(lambda: looked)

@@ -71,9 +71,9 @@ def test_the_kernel_keeps_little_and_gives_up_on_who_is_gone(
     options = run(
         daphne,
         "import socket\n"
-        "from sse_app.control import readers\n"
-        "(reader,) = readers()\n"
-        "handle = reader._transport._socket\n"
+        "from sse_app.reports import streams\n"
+        "(stream,) = streams()\n"
+        "handle = stream._transport._socket\n"
         "result = [handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),\n"
         "          handle.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)]",
     )

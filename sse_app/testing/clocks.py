@@ -6,11 +6,11 @@ import asyncio
 import time
 from typing import Any, Final
 
-from .. import cohorts, daphne_transport, hub, streams, transports
+from .. import cohorts, daphne_transport, hub, readers, streams, transports
 from ..timers import tick_interval
 
 #: The modules that look at the time of a stream.
-MODULES: Final = (hub, streams, cohorts, transports, daphne_transport)
+MODULES: Final = (hub, streams, readers, cohorts, transports, daphne_transport)
 #: Turns of the event loop in which transports write what a tick gave them, or they seem stalled.
 TURNS: Final = 10
 

@@ -71,24 +71,25 @@ MUTATIONS = (
     ),
     Mutation(
         "A reply goes to the stream that spoke, and not to all that hear of it.",
-        "sse_app/control.py",
+        "sse_app/readers.py",
         "    if reader is not None and reader.loop is asyncio.get_running_loop():\n"
-        "        reader.take(reply)\n",
-        "    for reader in readers():\n        reader.take(reply)\n",
+        "        reader.stream.take(reply)\n",
+        "    for reader in readers():\n        reader.stream.take(reply)\n",
         ["test_replies.py::test_a_reply_goes_to_the_stream_that_spoke_and_to_no_other"],
     ),
     Mutation(
         "Each hub of a process hears of a reply, and a stream is touched on its own loop only.",
-        "sse_app/control.py",
+        "sse_app/readers.py",
         "if reader is not None and reader.loop is asyncio.get_running_loop():",
         "if reader is not None:",
         ["test_replies.py::test_a_reply_is_taken_on_the_loop_of_its_stream"],
     ),
     Mutation(
         "Ids are random, and two streams could have the same.",
-        "sse_app/control.py",
-        "    if _readers.setdefault(reader.id, reader) is not reader:\n        return False\n",
-        "    _readers[reader.id] = reader\n",
+        "sse_app/readers.py",
+        "        if _readers.setdefault(reader.id, reader) is not reader:\n"
+        "            return False\n",
+        "        _readers[reader.id] = reader\n",
         ["test_replies.py::test_two_streams_never_have_one_id"],
     ),
     Mutation(
@@ -106,16 +107,58 @@ MUTATIONS = (
         ["test_replies.py::test_no_reply_takes_the_place_of_another_on_the_way"],
     ),
     Mutation(
+        "A revocation of one user must not cost as much as all streams of the process.",
+        "sse_app/readers.py",
+        "            found = list(_by_user.get(revocation.user, ()))\n",
+        "            found = list(_readers.values())\n",
+        ["test_readers.py::test_a_revocation_looks_only_at_the_readers_that_it_names"],
+    ),
+    Mutation(
+        "The same for the end of one session.",
+        "sse_app/readers.py",
+        "            found = list(_by_session.get(revocation.session, ()))\n",
+        "            found = list(_readers.values())\n",
+        ["test_readers.py::test_a_revocation_looks_only_at_the_readers_that_it_names"],
+    ),
+    Mutation(
+        "The index would keep every reader that ever was.",
+        "sse_app/readers.py",
+        "            if not index[key]:\n                del index[key]\n",
+        "",
+        ["test_readers.py::test_of_a_reader_that_left_nothing_is_kept"],
+    ),
+    Mutation(
+        "To find the held readers among all costs as much as all streams of the process.",
+        "sse_app/revalidation.py",
+        "            if not await self.round(held_readers(self._loop)):\n",
+        "            if not await self.round([one for one in self._mine() if one.held]):\n",
+        ["test_readers.py::test_a_reader_in_doubt_is_asked_for_and_nobody_else_is_looked_at"],
+    ),
+    Mutation(
+        "A reader that is no longer held would be asked for each time another one is.",
+        "sse_app/readers.py",
+        "        _held.difference_update([reader for reader in _held if not reader.held])\n",
+        "",
+        ["test_readers.py::test_a_reader_in_doubt_is_asked_for_and_nobody_else_is_looked_at"],
+    ),
+    Mutation(
+        "A thread of the parent may have held the lock when it forked, and holds it for ever.",
+        "sse_app/readers.py",
+        "    os.register_at_fork(after_in_child=_forget)\n",
+        "    pass\n",
+        ["test_readers.py::test_a_forked_child_has_no_readers_and_a_free_lock"],
+    ),
+    Mutation(
         "Who is revoked shows nothing more before anything else has been asked.",
-        "sse_app/streams.py",
-        "            self.subscription.cut(reason)\n",
+        "sse_app/readers.py",
+        "            self.stream.cut(reason, groups)\n",
         "            pass\n",
         ["test_revocation.py::test_a_revoked_stream_is_cut_before_the_loop_turns"],
     ),
     Mutation(
         "What is in doubt waits until it has been asked.",
-        "sse_app/streams.py",
-        "            self.subscription.hold()\n",
+        "sse_app/readers.py",
+        "            self.stream.subscription.hold()\n",
         "            pass\n",
         ["test_revocation.py::test_a_stream_in_doubt_is_held_before_anything_is_asked"],
     ),
@@ -160,8 +203,8 @@ MUTATIONS = (
     Mutation(
         "What permitted a stream when it was asked may be over when it opens.",
         "sse_app/consumers.py",
-        "            if not control.enter(stream, since):\n",
-        "            if not control.enter(stream, control.mark()):\n",
+        "            if not readers.enter(reader, since):\n",
+        "            if not readers.enter(reader, readers.mark()):\n",
         [
             "test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_"
             "meanwhile"
@@ -170,7 +213,7 @@ MUTATIONS = (
     Mutation(
         "A process without a hub hears nothing of what is revoked while it admits a stream.",
         "sse_app/consumers.py",
-        "        if not control.tell(stream, missed):\n",
+        "        if not readers.tell(reader, missed):\n",
         "        if False:\n",
         [
             "test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile"
@@ -220,7 +263,7 @@ MUTATIONS = (
     ),
     Mutation(
         "What permitted a stream when it was asked may be in doubt when it opens.",
-        "sse_app/control.py",
+        "sse_app/readers.py",
         "    for told in missed:\n        reader.revoke(told)\n",
         "",
         [
@@ -240,8 +283,8 @@ MUTATIONS = (
     ),
     Mutation(
         "Who missed revocations can only look at everybody.",
-        "sse_app/control.py",
-        "        apply(Revocation(review=True))\n",
+        "sse_app/control_group.py",
+        "        readers.apply(Revocation(review=True))\n",
         "",
         ["test_revocation.py::test_who_may_have_missed_revocations_looks_at_everybody"],
     ),
@@ -272,9 +315,9 @@ MUTATIONS = (
     ),
     Mutation(
         "A logout takes nothing from what anybody may hear.",
-        "sse_app/streams.py",
-        'return "auth" if needs_user or self.access.token_key else "session"',
-        'return "auth"',
+        "sse_app/readers.py",
+        'return ("auth", private) if needs_user or self.access.token_key else ("session", ())',
+        'return ("auth", private)',
         [
             "test_revocation.py::"
             "test_what_anybody_may_hear_comes_back_at_once_when_its_user_has_gone"
@@ -282,10 +325,9 @@ MUTATIONS = (
     ),
     Mutation(
         "Pages that share a connection could not tell whose groups were lost.",
-        "sse_app/streams.py",
-        "        self._ended = tuple(group for group in self.groups if not is_public([group]))\n"
-        "        needs_user = self._ended and self.user_key\n",
-        "        needs_user = self.user_key and not is_public(self.groups)\n",
+        "sse_app/readers.py",
+        'return ("auth", private)',
+        'return ("auth", ())',
         [
             "test_revocation.py::"
             "test_what_anybody_may_hear_comes_back_at_once_when_its_user_has_gone",
@@ -303,20 +345,20 @@ MUTATIONS = (
     Mutation(
         "A session that has ended ends its streams.",
         "sse_app/revalidation.py",
-        "gone = bool(reader.session_key) and reader.session_key not in sessions",
+        "gone = bool(session) and session not in sessions",
         "gone = False",
         ["test_revocation.py::test_what_only_the_database_knows_is_found_by_asking"],
     ),
     Mutation(
         "A policy that failed has decided nothing, so it is asked again.",
-        "sse_app/streams.py",
+        "sse_app/readers.py",
         "            self._told, self._settles_at = self._told or told, settles_at\n",
         "",
         ["test_fingerprints.py::test_a_policy_that_fails_is_asked_again_for_the_same"],
     ),
     Mutation(
         "A signal may tell of a change while a policy is asked that fails then.",
-        "sse_app/streams.py",
+        "sse_app/readers.py",
         "self._told, self._settles_at = self._told or told, settles_at",
         "self._told, self._settles_at = told, settles_at",
         [
@@ -326,7 +368,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A fingerprint does not show everything that a policy looks at.",
-        "sse_app/streams.py",
+        "sse_app/readers.py",
         "        if not (changed or told or settles_at):\n",
         "        if not (changed or settles_at):\n",
         [
@@ -338,9 +380,9 @@ MUTATIONS = (
     ),
     Mutation(
         "No policy knows what a page granted, and saving a user's name changes no right.",
-        "sse_app/streams.py",
-        "        asked = set(self.groups) - self.access.granted\n",
-        "        asked = set(self.groups)\n",
+        "sse_app/readers.py",
+        "        asked = set(self.stream.groups) - access.granted\n",
+        "        asked = set(self.stream.groups)\n",
         [
             "test_fingerprints.py::"
             "test_what_a_page_granted_is_asked_only_once_the_rights_are_others",
@@ -350,16 +392,16 @@ MUTATIONS = (
     ),
     Mutation(
         "A policy that was asked at once may have read from a replica that lags.",
-        "sse_app/streams.py",
+        "sse_app/readers.py",
         "            self._settles_at = _lag_ends()\n",
         "            self._settles_at = 0.0\n",
         ["test_fingerprints.py::test_with_a_router_a_policy_is_asked_until_a_replica_can_not_lag"],
     ),
     Mutation(
         "The policy that opened a stream may have read from a replica that lags.",
-        "sse_app/streams.py",
-        "        self._settles_at = _lag_ends()\n        #",
-        "        self._settles_at = 0.0\n        #",
+        "sse_app/readers.py",
+        "        self._settles_at = _lag_ends()\n        stream",
+        "        self._settles_at = 0.0\n        stream",
         ["test_fingerprints.py::test_over_a_real_server_a_replica_that_lags_keeps_no_right_alive"],
     ),
     Mutation(
@@ -635,7 +677,7 @@ MUTATIONS = (
     Mutation(
         "A session that Django moves is no logout.",
         "sse_app/revalidation.py",
-        "                elif gone and reader.session_moves:\n",
+        "                elif gone and reader.access.session_moves:\n",
         "                elif False:\n",
         ["test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated"],
     ),
