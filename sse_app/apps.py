@@ -14,12 +14,14 @@ class SseAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the checks, follow Django's signals about users, and prepare a loaded Daphne."""
+        """Register the checks and the duties of a process, follow signals, and prepare a Daphne."""
         from . import (  # noqa: F401
             attendance,
+            broadcasts,
             checks,
             daphne_requests,
             deploy_checks,
+            processes,
             reports,
             revocation,
             stream_logs,
@@ -30,3 +32,6 @@ class SseAppConfig(AppConfig):
         stream_logs.connect_signals()
         revocation.connect_signals()
         attendance.connect_signals()
+        for duty in (broadcasts.send_due, broadcasts.tally, attendance.keep_presence):
+            if duty not in processes.duties:  # A test that overrides INSTALLED_APPS comes again.
+                processes.duties.append(duty)

@@ -20,7 +20,7 @@ from django.db import router, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from . import presence
+from . import presence, processes
 from .conf import settings
 from .events import Event
 from .groups import RESERVED
@@ -104,12 +104,18 @@ def _discount(stream: Stream, groups: Collection[str]) -> None:
 # --- passes ---
 
 
+def keep_presence() -> None:
+    """Keep the rows of this process. A duty of every server process; see `keep()`."""
+    # Those who keep no presence pay nothing for it.
+    if presence.patterns():
+        keep({process_name(), *(process.name for process in processes.alive())})
+
+
 def keep(alive: Collection[str]) -> None:
     """Bring the rows up to what this process has; publish who joined and left.
 
-    For a thread of every server process, once a second. `alive` names the processes that live: the
-    rows of others go. Raises the database's and the log's errors; nothing has changed then, and
-    the next call does it.
+    `alive` names the processes that live: the rows of others go. Raises the database's and the
+    log's errors; nothing has changed then, and the next call does it.
     """
     with _passing:
         _pass(alive)

@@ -11,29 +11,24 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from channels.db import database_sync_to_async
 from channels.layers import InMemoryChannelLayer
 from django.core import checks
-from django.db import ProgrammingError, connections, router
-from django.utils import timezone
+from django.db import ProgrammingError, connections
 
-from . import layer
+from . import layer, processes
 from .conf import site_tag
 from .cursors import START
 from .eventlog import RedisEventLog, event_log
 from .events import Event
 from .health import GROUP, probe_layer
-from .models import ServerProcess
 
 ANSWER_SECONDS: Final = 5.0
 #: From which clocks that differ are wrong, and not only slow to answer.
 CLOCK_SECONDS: Final = 2.0
-#: A server process writes its row every five seconds.
-PROCESS_SECONDS: Final = 15.0
 REACH: Final = "See whether it runs, and whether this machine may reach it."
 PROCESSES: Final = Path("/proc")
 _TIMEOUT: Final = re.compile(r"\A(-t\d*|--http-timeout)(=.*)?\Z")
@@ -145,7 +140,7 @@ async def _site() -> Finding:
     tag, log = site_tag(), event_log()
     others = [
         f"{process.report['site']!r} in process {process.pid} on {process.host}"
-        for process in await database_sync_to_async(_processes)()
+        for process in await database_sync_to_async(processes.alive)()
         if process.report.get("site", tag) != tag
     ]
     if others:
@@ -156,11 +151,6 @@ async def _site() -> Finding:
     if isinstance(log, RedisEventLog):
         text += f" The keys of the event log begin with {log.place()[0]!r}."
     return Finding("fine", "site", text)
-
-
-def _processes() -> list[ServerProcess]:
-    rows = ServerProcess.objects.using(router.db_for_write(ServerProcess)).defer("streams")
-    return list(rows.filter(seen_at__gte=timezone.now() - timedelta(seconds=PROCESS_SECONDS)))
 
 
 def _sqlite() -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector as AnyCollector
 
-from . import processes
+from . import processes, reports
 from .identity import process_name
 from .measures import ENDS, METRICS, Metric, Report, Sample
 from .records import about
@@ -41,9 +41,9 @@ class Collector(AnyCollector):
 
     def collect(self) -> Iterator[Family]:
         """Yield every metric of every process."""
-        reports = list(_reports())
+        found = list(_reports())
         for metric in METRICS:
-            yield _family(metric, reports)
+            yield _family(metric, found)
 
     def describe(self) -> Iterator[Family]:
         """Yield every metric without samples, so that registering asks no database."""
@@ -70,7 +70,8 @@ def _reports() -> Iterator[tuple[str, Report]]:
         )
         others, readable = [], False
     own = {"host": socket.gethostname(), "pid": os.getpid(), "others_up": readable}
-    yield process_name(), {**processes.report(), **own}
+    report = reports.report if processes.reporter is None else processes.reporter.report
+    yield process_name(), {**report(), **own}
     for row in others:
         yield row.name, {**row.report, "host": row.host, "pid": row.pid}
 

@@ -36,7 +36,7 @@ Duty = Callable[[], float | None]
 
 
 class Reporter:
-    """Keeps the row of this process. Used on its loop only, but for `soon()` and `call()`.
+    """Keeps the row of this process. Used on its loop only, but for `soon()` and `retire()`.
 
     It waits by a timer and not in a task: a loop that is closed without a word, as that of a test
     may be, then leaves nothing behind that complains.
@@ -46,14 +46,12 @@ class Reporter:
         self.loop = asyncio.get_running_loop()
         self.name = name
         self.watched_until: datetime | None = None
-        #: Was it told to retire?
-        self.is_ending = False
         self._server = server
         self._duties = duties
         self._layer = "ok"
         self._lag = 0.0
         self._reported = self._listed = self._swept = float("-inf")
-        self._written = self._again = self._retired = False
+        self._written = self._again = self._retired = self._is_ending = False
         self._failing: set[str] = set()
         self._pause = TICK_SECONDS
         self._task: asyncio.Task[None] | None = None
@@ -68,9 +66,14 @@ class Reporter:
 
     def soon(self) -> None:
         """Let the next tick come at once. From any thread."""
-        self.call(self._hurry)
+        self._call(self._hurry)
 
-    def call(self, function: Callable[[], None]) -> None:
+    def retire(self) -> None:
+        """Stop, and delete the row: `is_retiring` says until when. From any thread."""
+        self._is_ending = True
+        self._call(self._begin_retiring)
+
+    def _call(self, function: Callable[[], None]) -> None:
         """Call `function` on the loop, unless that has closed. From any thread."""
         try:
             self.loop.call_soon_threadsafe(function, context=Context())
@@ -81,10 +84,9 @@ class Reporter:
     def is_retiring(self) -> bool:
         """Whether its row is about to be deleted."""
         ended = self.loop.is_closed() or (self._retiring is not None and self._retiring.done())
-        return self.is_ending and not ended
+        return self._is_ending and not ended
 
-    def retire(self) -> None:
-        """Stop, and delete the row."""
+    def _begin_retiring(self) -> None:
         if not self._retired:
             self._retired = True
             self._timer.cancel()

@@ -37,11 +37,12 @@ _ended: deque[Row] = deque(maxlen=ENDED)
 _beginnings: WeakKeyDictionary[Stream, dict[str, str]] = WeakKeyDictionary()
 
 
-def report(server: str, *, layer: str, loop_lag: float) -> dict[str, Any]:
+def report(server: str = "", *, layer: str = "ok", loop_lag: float = 0.0) -> dict[str, Any]:
     """Return the report of this process.
 
-    `server`: such as "daphne 4.2.3". `layer`: "ok", or what is wrong with the channel layer.
-    `loop_lag`: in seconds. Of the groups, those with the most subscribers are named.
+    `server`: such as "daphne 4.2.3", empty where nothing is served. `layer`: "ok", or what is wrong
+    with the channel layer. `loop_lag`: in seconds. Of the groups, those with the most subscribers
+    are named.
     """
     opened = streams()
     return {

@@ -59,7 +59,8 @@ async def lifespan(
 def close_streams() -> None:
     """Close the streams of this process, and let no other be opened. From any thread."""
     Hub.draining = True
-    processes.retire()
+    if processes.reporter is not None:
+        processes.reporter.retire()
     for hub in running_hubs():
         try:
             hub.loop.call_soon_threadsafe(_close_streams_of, hub)
@@ -102,9 +103,11 @@ def _close_on(number: int) -> None:
 
 async def _streams_ended() -> None:
     deadline = asyncio.get_running_loop().time() + FAREWELL_SECONDS
-    while (
-        is_sending() or processes.is_retiring() or any(hub.subscriptions for hub in running_hubs())
-    ):
+    while is_sending() or _is_retiring() or any(hub.subscriptions for hub in running_hubs()):
         if asyncio.get_running_loop().time() > deadline:
             return
         await asyncio.sleep(0.01)
+
+
+def _is_retiring() -> bool:
+    return processes.reporter is not None and processes.reporter.is_retiring

@@ -16,7 +16,6 @@ from . import processes
 from .callables import in_thread
 from .models import ServerProcess
 from .overview import Meter, Row
-from .reporter import all_rows
 from .services import SharedTasks
 
 #: For how long a read is good for everybody.
@@ -67,7 +66,7 @@ class Watch:
 
     def _look(self) -> Sight:
         began = time.monotonic()
-        rows = all_alive()
+        rows = processes.alive(streams=True)
         soon = timezone.now() + timedelta(seconds=WATCH_SECONDS / 2)
         # A process that has only just begun does not know yet that somebody watches.
         if any(row.watched_until is None or row.watched_until < soon for row in rows):
@@ -116,12 +115,6 @@ class Watch:
         }
 
 
-def all_alive() -> list[ServerProcess]:
-    """Return the rows of the processes that live, with their lists of streams. One query."""
-    since = timezone.now() - timedelta(seconds=processes.ALIVE_SECONDS)
-    return list(all_rows().filter(seen_at__gte=since))
-
-
 def listed(row: ServerProcess) -> dict[str, list[Row]]:
     """Return the streams of a process, each with the process that has it."""
     found: dict[str, list[Row]] = row.all_streams()
@@ -150,10 +143,10 @@ def all_streams() -> list[Row]:
     """
     processes.watch(WATCH_SECONDS)
     until = time.monotonic() + LIST_SECONDS
-    rows = all_alive()
+    rows = processes.alive(streams=True)
     while time.monotonic() < until and not all(row.streams for row in rows):
         time.sleep(STEP_SECONDS)
-        rows = all_alive()
+        rows = processes.alive(streams=True)
     lists = [listed(row) for row in rows]
     return [stream for kind in ("open", "ended") for part in lists for stream in part[kind]]
 

@@ -204,7 +204,7 @@ def test_a_loop_that_is_busy_is_seen_to_lag(daphne: Daphne) -> None:
     run(
         daphne,
         "from sse_app import processes\n"
-        "reporter = processes._reporter\n"
+        "reporter = processes.reporter\n"
         "real = reporter._plan\n"
         "def plan(seconds):\n"
         "    real(seconds)\n"

@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 import sse_app
-from sse_app import attendance, presence, processes
+from sse_app import attendance, presence
 from sse_app.checks import check_settings
 from sse_app.events import Event
 from sse_app.hub import Hub
@@ -108,14 +108,14 @@ def test_patterns_are_checked(given: Any) -> None:
 
 def test_without_patterns_nothing_is_asked_of_the_database() -> None:
     with override_settings(SSE_APP={}), CaptureQueriesContext(connection) as queries:
-        processes._keep_presence()
+        attendance.keep_presence()
     assert len(queries) == 0
 
 
 def test_where_nobody_comes_or_goes_little_is_asked_and_nothing_is_written() -> None:
     there("1")
     with CaptureQueriesContext(connection) as queries:
-        processes._keep_presence()
+        attendance.keep_presence()
     assert len(queries) == 4
     assert all(query["sql"].startswith("SELECT") for query in queries)
 

@@ -240,7 +240,7 @@ HAMMER = """
 import random, time
 from django.db import OperationalError
 from sse_app import attendance, processes
-processes._reporter._duties = ()
+processes.duties.clear()
 draw = random.Random({seed})
 for turn in range({turns} + 1):
     users = draw.sample(range(8), 4) if turn < {turns} else []

@@ -13,10 +13,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import AnonymousUser
 from django.utils import timezone
 
-from sse_app import processes, reporter, reports
+from sse_app import attendance, broadcasts, processes, reporter, reports
 from sse_app.admission import Access
 from sse_app.asgi import guard
 from sse_app.conf import site_tag
@@ -242,7 +243,7 @@ def test_a_process_that_was_killed_is_gone_when_its_age_says_so(
         watcher,
         "from sse_app import processes, reporter\n"
         "reporter.FORGET_SECONDS = 1\n"
-        "processes._reporter._swept = 0",
+        "processes.reporter._swept = 0",
     )
     eventually(lambda: pid not in rows(watcher))
     eventually(lambda: pid_of(watcher) in rows(watcher), "its own row it makes again")
@@ -311,7 +312,7 @@ def test_a_missing_table_is_told_once_and_harms_nobody(daphne: Daphne) -> None:
 
 @pytest.fixture
 def _no_reporter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_reporter", None)
+    monkeypatch.setattr(processes, "reporter", None)
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
@@ -335,17 +336,16 @@ def test_a_loop_that_is_closed_without_a_word_leaves_nothing_that_complains(
     for _ in range(2):
         loop = asyncio.new_event_loop()
         loop.run_until_complete(ask())
-        found = processes._reporter
+        found = processes.reporter
         assert found is not None
         assert found.loop is loop, "each loop has its own"
         names.add(found.name)
         assert asyncio.all_tasks(loop) == set()
         loop.close()
-        del found
     gc.collect()
-    processes.soon()
-    processes.retire()
-    assert not processes.is_retiring(), "nobody must wait for a loop that is closed"
+    found.soon()
+    found.retire()
+    assert not found.is_retiring, "nobody must wait for a loop that is closed"
     assert caplog.records == []
     assert names == {process_name()}
 
@@ -372,20 +372,22 @@ async def test_what_is_told_to_come_soon_comes_at_once_and_a_duty_that_fails_is_
         if count < 3:
             raise error("on purpose")
 
-    monkeypatch.setattr(processes, "DUTIES", (due, other))
+    monkeypatch.setattr(processes, "duties", [due, other])
     monkeypatch.setattr(reporter, "TICK_SECONDS", 1000.0)
     await ask()
+    found = processes.reporter
+    assert found is not None
     for expected in range(1, 5):
         done.clear()
-        processes.soon()
+        found.soon()
         await asyncio.wait_for(done.wait(), 20)
         assert count == others == expected
     said = [record.getMessage() for record in caplog.records if "on purpose" in record.getMessage()]
     assert len(said) == 1
     assert await asyncio.to_thread(lambda: len(processes.alive())) == 1
-    processes.retire()
-    assert processes.is_retiring()
-    await asyncio.to_thread(eventually, lambda: not processes.is_retiring())
+    found.retire()
+    assert found.is_retiring
+    await asyncio.to_thread(eventually, lambda: not found.is_retiring)
     assert await asyncio.to_thread(processes.alive) == []
 
 
@@ -400,7 +402,7 @@ async def test_nothing_of_the_first_request_stays_with_the_reporter() -> None:
         await ask()
 
     await asyncio.create_task(first(), context=copy_context())
-    found = processes._reporter
+    found = processes.reporter
     assert found is not None
     seen = asyncio.Event()
     inside = []
@@ -410,7 +412,7 @@ async def test_nothing_of_the_first_request_stays_with_the_reporter() -> None:
         seen.set()
 
     found._tick = tick  # type: ignore[method-assign]
-    processes.soon()
+    found.soon()
     await asyncio.wait_for(seen.wait(), 20)
     assert inside == [""]
 
@@ -429,6 +431,12 @@ def test_a_forked_child_is_another_process() -> None:
     assert len(other) == len(own)
     assert other != own
     assert process_name() == own
+
+
+def test_the_duties_of_a_process_are_registered_once() -> None:
+    apps.get_app_config("sse_app").ready()
+    expected = [broadcasts.send_due, broadcasts.tally, attendance.keep_presence]
+    assert processes.duties == expected
 
 
 @pytest.mark.django_db

@@ -22,9 +22,16 @@ MUTATIONS = (
     Mutation(
         "A process that was killed keeps its row, which tells nothing but its age.",
         "sse_app/processes.py",
-        'return list(all_rows().filter(seen_at__gte=since).defer("streams"))',
-        'return list(all_rows().defer("streams"))',
+        "rows = all_rows().filter(seen_at__gte=since)\n",
+        "rows = all_rows()\n",
         ["test_processes.py::test_a_process_that_was_killed_is_gone_when_its_age_says_so"],
+    ),
+    Mutation(
+        "Each override of INSTALLED_APPS would add the duties once more.",
+        "sse_app/apps.py",
+        "            if duty not in processes.duties:",
+        "            if True:",
+        ["test_processes.py::test_the_duties_of_a_process_are_registered_once"],
     ),
     Mutation(
         "Two processes that look at the same time would both tell of a join or a leave.",
