@@ -25,15 +25,14 @@ from .counters import COUNTS
 from .cursors import START, Position
 from .eventlog import Discontinuity, event_log
 from .events import Event
+from .feed import Feed
 from .groups import CONTROL_GROUP
-from .healing import GRACE_SECONDS, Healer
+from .healing import GRACE_SECONDS
 from .mailbox import Mailbox
 from .patience import run_patiently
-from .reads import PAGE_EVENTS, SharedReads
 from .records import about
 from .revalidation import Revalidator
 from .services import Services, SharedTasks, Work
-from .snapshots import SharedSnapshots
 from .starts import Starts, read_heads
 from .subscriptions import Subscription
 from .timers import check_interval, every, logged, prune_interval, tick_interval
@@ -46,15 +45,15 @@ PRUNE_PAUSE: Final = 0.05
 logger = logging.getLogger("sse_app")
 
 
-class Hub:
+class Hub(Feed):
     """Topics, subscriptions and the tasks that serve them. Used on its own loop only."""
 
     #: Is the process about to stop? Set for all hubs, those to come included.
     draining: ClassVar[bool] = False
 
     def __init__(self) -> None:
+        super().__init__()
         self.loop = asyncio.get_running_loop()
-        self.topics: dict[str, Topic] = {}
         self.subscriptions: set[Subscription] = set()
         self.tickers: set[Callable[[float], None]] = set()
         self._closed = False
@@ -63,10 +62,7 @@ class Hub:
         self._listens_since = START
         self.revalidator = Revalidator(self.loop)
         self._mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
-        self._reads = SharedReads()
-        self._healer = Healer(self.topics, self._reads)
         self._starts = Starts(self.topics, self._mailbox, self._healer.soon)
-        self.snapshots = SharedSnapshots(self.topics)
         self._changed = asyncio.Event()
         layer.adopt(self.loop)
         self._stop_watch = event_log().watch(self._on_log_changed)
@@ -170,46 +166,6 @@ class Hub:
             found += filter(None, map(revocation_of, events))
             since = place_of(events[-1]) or began
         return found
-
-    def position(self, group: str) -> Position:
-        """Return up to where the topic of a joined group was served."""
-        position = self.topics[group].position
-        assert position is not None, f"{group} was not joined"
-        return position
-
-    def reached(self, group: str, place: Position) -> int:
-        """Return how many readers here got the event at `place` so far, 0 if long ago."""
-        topic = self.topics.get(group)
-        return topic.reached(place) if topic else 0
-
-    async def read(self, group: str, after: Position) -> list[Event]:
-        """Return the next page after `after`, from memory or by one read shared by all who ask.
-
-        Raises `Discontinuity` as `EventLog.since()` does.
-        """
-        topic = self.topics[group]
-        recent = topic.recent(after, PAGE_EVENTS)
-        if recent:
-            return recent
-        events = await self._reads.page(group, after)
-        topic.remember_earlier(events)
-        return events
-
-    async def earliest(self, group: str) -> Position:
-        """Return the position before the first event that the log still has."""
-        return await self._reads.earliest(group)
-
-    async def began(self) -> float:
-        """Return the Unix time since which the log is the same, see `EventLog.began()`."""
-        return await self._reads.began()
-
-    async def heal(self, group: str) -> None:
-        """Bring the topic up to the log's head."""
-        await asyncio.shield(self._healer.soon(group))
-
-    async def check(self) -> None:
-        """Compare the log's heads with the topics, and heal those that differ."""
-        await self._healer.check()
 
     def _deliver(self, event: Event) -> int:
         topic = self.topics.get(event.group)

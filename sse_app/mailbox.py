@@ -16,12 +16,11 @@ from . import layer
 from .events import BATCH_TYPE, MESSAGE_TYPE, Event
 from .records import about
 from .services import spawn
+from .topics import DELIVERIES
 
 RETRY_SECONDS: Final = (0.2, 5.0)
 #: How long anybody waits for a layer that hangs: meanwhile the log alone serves.
 WAIT_SECONDS: Final = 1.0
-#: After so many the event loop turns: some ten milliseconds.
-DELIVERIES: Final = 5000
 #: Joins and leaves under way at once. channels_redis allows a hundred connections, and a group
 #: whose join fails gets no message for an hour.
 CALLS: Final = 32

@@ -17,7 +17,7 @@ from django.core.exceptions import ObjectDoesNotExist
 from . import control, signals
 from .admission import Access
 from .authorization import is_public
-from .cohorts import Cohort, gather
+from .cohorts import gather
 from .conf import settings
 from .connections import Reply
 from .control import Reader, Revocation
@@ -327,14 +327,14 @@ class Stream(Sink, Reader):
     def direct(self) -> Direct | None:
         return self._transport.direct()
 
-    def gathered(self, cohort: Cohort) -> None:
-        self._sent -= cohort.bytes
-        self._transport.gathered(cohort.bytes)
+    def gathered(self, before: int) -> None:
+        self._sent -= before
+        self._transport.gathered(before)
 
-    def parted(self, cohort: Cohort, rest: bytes | None, pending: bytes) -> None:
-        self._sent += cohort.bytes
-        self._written_at = max(self._written_at, cohort.written_at)
-        self._transport.parted(cohort.bytes, rest)
+    def parted(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
+        self._sent += written
+        self._written_at = max(self._written_at, at)
+        self._transport.parted(written, rest)
         if pending:
             self._write(pending)
 

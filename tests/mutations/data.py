@@ -114,7 +114,7 @@ MUTATIONS = (
     Mutation(
         "A log begins with the first who asks, so that comes before anybody sees a group empty.",
         "sse_app/replay.py",
-        "    began = await hub.began() if START in now.values() else 0.0\n",
+        "    began = await feed.began() if START in now.values() else 0.0\n",
         "    began = 0.0\n",
         ["test_redis_log.py::test_the_log_begins_with_the_first_who_asks"],
     ),
