@@ -18,21 +18,17 @@ from collections.abc import Sequence
 from multiprocessing.util import Finalize
 from typing import Any, Final
 
-from channels.exceptions import InvalidChannelLayerError
-from channels.layers import InMemoryChannelLayer, channel_layers
-from channels.layers import get_channel_layer as get_layer
-from django.core.exceptions import ImproperlyConfigured
+from channels.layers import InMemoryChannelLayer
 
 from . import signals
 from .callables import contained
-from .conf import settings, site_tag
+from .conf import channel_layer, site_tag
 from .counters import COUNTS
 from .events import BATCH_TYPE, Event
-from .groups import CONTROL_GROUP
+from .groups import CONTROL_GROUP, layer_group
 from .records import about
 from .services import spawn
 
-GROUP_PREFIX: Final = "sse_app."
 #: Beyond these the oldest are dropped, and beyond those a publisher waits.
 WAITING_EVENTS: Final = 10_000
 ROOM_EVENTS: Final = 1_000
@@ -42,39 +38,6 @@ PAUSE_SECONDS: Final = 0.002
 SEND_SECONDS: Final = 2.0
 
 logger = logging.getLogger("sse_app")
-
-
-def channel_layer() -> Any:
-    """Return the channel layer that `SSE_APP["CHANNEL_LAYER"]` names.
-
-    Raises `ImproperlyConfigured` if there is none by that name, or its package is missing.
-    """
-    alias = settings().CHANNEL_LAYER
-    try:
-        layer = get_layer(alias)
-    except InvalidChannelLayerError as error:
-        package = str(getattr(error.__context__, "name", "")).partition(".")[0]
-        if package not in {"channels_redis", "redis"}:
-            raise
-        raise ImproperlyConfigured(
-            f'CHANNEL_LAYERS[{alias!r}] needs the package {package}: pip install "sse-app[redis]".'
-        ) from error
-    if layer is None:
-        known = ", ".join(map(repr, channel_layers.configs)) or "none"
-        raise ImproperlyConfigured(
-            f"SSE_APP['CHANNEL_LAYER'] is {alias!r}, but CHANNEL_LAYERS has {known}. For one "
-            "process: CHANNEL_LAYERS = {'default': {'BACKEND': "
-            "'channels.layers.InMemoryChannelLayer'}}."
-        )
-    return layer
-
-
-def layer_group(group: str) -> str:
-    """Return the name that `group` has on the channel layer, such as `sse_app.1f0c9a2b.orders`.
-
-    The site tag in it keeps sites apart that share a Redis: no message of another site arrives.
-    """
-    return f"{GROUP_PREFIX}{site_tag()}.{group}"
 
 
 def send(events: Sequence[Event]) -> None:
@@ -211,7 +174,7 @@ class Outbox:
         try:
             target = channel_layer()
             with contained():
-                await target.group_send(layer_group(group), _message(events, target))
+                await target.group_send(layer_group(group, site_tag()), _message(events, target))
             return True
         except Exception as error:
             logger.warning(

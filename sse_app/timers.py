@@ -9,9 +9,8 @@ from collections.abc import Awaitable, Callable
 
 from channels.layers import InMemoryChannelLayer
 
-from . import layer
 from .callables import contained
-from .conf import settings
+from .conf import channel_layer, settings
 from .records import about
 
 logger = logging.getLogger("sse_app")
@@ -40,7 +39,7 @@ def check_interval() -> float:
     interval = settings().CHECK_INTERVAL
     if interval is not None:
         return interval
-    return 0.5 if isinstance(layer.channel_layer(), InMemoryChannelLayer) else 2.0
+    return 0.5 if isinstance(channel_layer(), InMemoryChannelLayer) else 2.0
 
 
 def prune_interval() -> float:

@@ -136,9 +136,9 @@ MUTATIONS = (
     ),
     Mutation(
         "Two sites on one Redis give groups the same names, also the one that ends streams.",
-        "sse_app/layer.py",
-        "{GROUP_PREFIX}{site_tag()}.{group}",
-        "{GROUP_PREFIX}{group}",
+        "sse_app/groups.py",
+        "{GROUP_PREFIX}{tag}.{name}",
+        "{GROUP_PREFIX}{name}",
         ["test_sites.py::test_events_counts_disconnects_and_presence_stay_apart"],
     ),
     Mutation(
