@@ -14,17 +14,29 @@ class SseAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the checks, follow Django's signals about users, and prepare a loaded Daphne."""
+        """Register checks and hub services, follow Django's signals, prepare a loaded Daphne."""
         from . import (  # noqa: F401
             attendance,
             checks,
+            control_group,
             daphne_requests,
             deploy_checks,
+            housekeeping,
+            hub,
+            layer,
             reports,
+            revalidation,
             revocation,
             stream_logs,
         )
 
+        for service in (
+            layer.HubOutbox,
+            housekeeping.Housekeeping,
+            control_group.ControlGroup,
+            revalidation.Revalidator,
+        ):
+            hub.register_service(service)
         daphne_requests.install()
         reports.connect_signals()
         stream_logs.connect_signals()

@@ -17,12 +17,10 @@ from dataclasses import asdict, dataclass
 from typing import Final, Self
 
 from .connections import REPLY_EVENT, Reply
-from .eventlog.contract import Reason
 from .events import Event
 from .fingerprints import Fingerprint
 from .groups import CONTROL_GROUP, validate_group
 from .records import about
-from .sinks import Sink
 
 CONTROL_EVENT: Final = "revoked"
 #: Revocations that a stream may have to know of that was being opened meanwhile.
@@ -204,40 +202,10 @@ def revocation_of(event: Event) -> Revocation | None:
     try:
         return None if event.name == REPLY_EVENT else Revocation.of(event)
     except (TypeError, ValueError) as error:
-        _skip(error)
+        skip(error)
         return None
 
 
-def _skip(error: Exception) -> None:
+def skip(error: Exception) -> None:
+    """Log that a control event can't be read, and why."""
     logger.error("Skipped a malformed control event: %s", error, extra=about(error=error))
-
-
-class ControlSink(Sink):
-    """Reads the control group for one hub: what other processes revoke, and replies."""
-
-    @property
-    def ready(self) -> bool:
-        return True
-
-    async def drained(self) -> None:
-        """It always takes more."""
-
-    def show(self, event: Event, cursor: str, block: bytes) -> None:
-        if event.name == REPLY_EVENT:
-            try:
-                hand_over(Reply.from_event(event))
-            except (TypeError, ValueError) as error:
-                _skip(error)
-        elif (revocation := revocation_of(event)) is not None:
-            apply(revocation)
-
-    def reset(self, group: str, reason: Reason, cursor: str) -> None:
-        logger.warning(
-            "Revocations may have been missed (%s): everybody is looked at.",
-            reason,
-            extra=about(reason=reason),
-        )
-        apply(Revocation(review=True))
-
-    def passed(self, cursor: str) -> None:
-        """Nothing is filtered here."""

@@ -22,12 +22,13 @@ from channels.layers import InMemoryChannelLayer
 
 from . import signals
 from .callables import contained
-from .conf import channel_layer, site_tag
+from .conf import channel_layer, settings, site_tag
 from .counters import COUNTS
+from .eventlog import event_log
 from .events import BATCH_TYPE, Event
 from .groups import CONTROL_GROUP, layer_group
 from .records import about
-from .services import spawn
+from .services import every, spawn
 
 #: Beyond these the oldest are dropped, and beyond those a publisher waits.
 WAITING_EVENTS: Final = 10_000
@@ -202,19 +203,36 @@ _home: list[Outbox] = []
 _background: Outbox | None = None
 
 
-def adopt(loop: asyncio.AbstractEventLoop) -> None:
-    """Send on `loop` from now on: a hub runs there."""
-    with _lock:
-        _home.append(Outbox(loop, connected=True))
+class HubOutbox:
+    """A service of the hub, see `HubService`: what is sent in this process leaves on its loop.
+
+    It also numbers and sends what a publisher committed and did not live to number.
+    """
+
+    name: Final = "sweep"
+
+    def __init__(self) -> None:
+        self._outbox = Outbox(asyncio.get_running_loop(), connected=True)
+
+    async def start(self, hub: object) -> None:
+        """Send on the hub's loop from now on."""
+        with _lock:
+            _home.append(self._outbox)
+
+    async def run(self) -> None:
+        """Number and send every `SWEEP_INTERVAL`, until cancelled."""
+        await every(lambda: settings().SWEEP_INTERVAL, _sweep)
+
+    def close(self) -> None:
+        """Send on another loop from now on."""
+        with _lock:
+            if self._outbox in _home:
+                _home.remove(self._outbox)
 
 
-def release(loop: asyncio.AbstractEventLoop) -> None:
-    """Take back one `adopt()`."""
-    with _lock:
-        for outbox in _home:
-            if outbox.loop is loop:
-                _home.remove(outbox)
-                return
+async def _sweep() -> None:
+    """Number and send what was committed, and not numbered by its publisher."""
+    send(await event_log().anumber())
 
 
 def _outbox() -> Outbox:

@@ -32,6 +32,7 @@ from .hub import Hub
 from .limits import Places
 from .records import about
 from .replay import Start
+from .revalidation import Revalidator
 from .sessions import session_digest
 from .sinks import Sink
 from .snapshots import SnapshotFailed, State
@@ -214,7 +215,7 @@ class Stream(Sink, Reader):
             self._told = True
         if revocation.group or revocation.review:
             self.subscription.hold()
-            then: Callable[[], None] = self.hub.revalidator.soon
+            then: Callable[[], None] = self.hub.service(Revalidator).soon
         else:
             # A session that ends takes nothing that is public; `disconnect()` takes everything.
             reason = self._signed_out() if revocation.session else "auth"

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from sse_app import cohorts, control, publish
+from sse_app import cohorts, publish
 from sse_app.cohorts import gather
+from sse_app.control_group import ControlSink
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
@@ -632,4 +633,4 @@ def test_heartbeats_go_to_members_too(make_daphne: Callable[..., Daphne]) -> Non
 
 
 def test_the_control_group_has_no_cohort() -> None:
-    assert control.ControlSink().direct() is None
+    assert ControlSink().direct() is None

@@ -16,7 +16,7 @@ from django.test import RequestFactory
 
 from sse_app import areply, control, publish, reply
 from sse_app.connections import REPLY_EVENT, Reply, connection_id, stream_of
-from sse_app.control import ControlSink
+from sse_app.control_group import ControlSink
 from sse_app.events import Event
 from sse_app.groups import CONTROL_GROUP
 from sse_app.hub import get_hub

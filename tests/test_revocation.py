@@ -17,7 +17,7 @@ from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from sse_app import control, revocation
-from sse_app.control import ControlSink
+from sse_app.control_group import ControlSink
 from sse_app.eventlog import event_log
 from sse_app.events import Event
 from sse_app.groups import CONTROL_GROUP

@@ -17,14 +17,15 @@ from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.test import AsyncClient, Client
 
-from sse_app import control, health, hub, publish, services, snapshot
+from sse_app import control, health, layer, publish, services, snapshot
 from sse_app.asgi import event_stream_application
+from sse_app.control_group import ControlGroup, read_so_far
 from sse_app.counters import COUNTS
 from sse_app.cursors import Position
-from sse_app.eventlog import MemoryEventLog
+from sse_app.eventlog import MemoryEventLog, event_log
 from sse_app.events import Event
 from sse_app.groups import CONTROL_GROUP
-from sse_app.hub import get_hub, heard_so_far
+from sse_app.hub import get_hub
 from sse_app.revalidation import Revalidator
 from sse_app.services import Service, SharedTasks, spawn
 from sse_app.testing import stream
@@ -217,7 +218,7 @@ async def test_a_control_listener_that_ends_goes_on_where_it_was(
     monkeypatch.setattr(control, "apply", apply)
     reader = await Reader().start("g")
     for user in ("1", "2"):
-        hub.layer.send(await told(user))
+        layer.send(await told(user))
         await until(lambda: not failing)
     await until(lambda: applied)
     assert [revocation.user for revocation in applied] == ["2"]
@@ -225,13 +226,13 @@ async def test_a_control_listener_that_ends_goes_on_where_it_was(
 
 
 async def told(user: str) -> list[Event]:
-    return await hub.event_log().aappend([control.Revocation(user=user).to_event()])
+    return await event_log().aappend([control.Revocation(user=user).to_event()])
 
 
 async def test_streams_that_were_held_when_the_revalidator_ended_are_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    revalidator, looked = Revalidator(asyncio.get_running_loop()), list[Collection[Any]]()
+    revalidator, looked = Revalidator(), list[Collection[Any]]()
     held = SimpleNamespace(held=1)
 
     async def look(due: Collection[Any]) -> bool:
@@ -391,25 +392,27 @@ async def test_only_without_a_hub_the_control_group_is_looked_up(
         return await real(self, groups)
 
     monkeypatch.setattr(MemoryEventLog, "aheads", aheads)
-    before, *others = await asyncio.gather(*(heard_so_far() for _ in range(100)))
+    before, *others = await asyncio.gather(*(read_so_far() for _ in range(100)))
     assert set(others) == {before}
     assert asked == [[CONTROL_GROUP]], "one read for all who come at once"
     reader = await Reader().start("g")
     asked.clear()
-    assert await heard_so_far() == before
+    assert await read_so_far() == before
     assert [CONTROL_GROUP] not in asked
     (event,) = await told("1")
     await reader.hub.heal(CONTROL_GROUP)
-    await until(lambda: reader.hub.heard == Position(event.epoch or "", 1))
-    assert await heard_so_far() == reader.hub.heard
-    assert await reader.hub.unheard(before) == [], "this hub hears of it itself"
+    control_group = reader.hub.service(ControlGroup)
+    await until(lambda: control_group.position == Position(event.epoch or "", 1))
+    assert await read_so_far() == control_group.position
+    assert await control_group.missed(before) == [], "this hub hears of it itself"
     await reader.stop()
     await told("2")
     reader = await Reader().start("g")
-    assert [r.user for r in await reader.hub.unheard(before)] == ["1", "2"]
-    assert await reader.hub.unheard(await heard_so_far()) == []
+    control_group = reader.hub.service(ControlGroup)
+    assert [r.user for r in await control_group.missed(before)] == ["1", "2"]
+    assert await control_group.missed(await read_so_far()) == []
     lost = Position("other", 1)
-    assert await reader.hub.unheard(lost) == [control.Revocation(review=True)]
+    assert await control_group.missed(lost) == [control.Revocation(review=True)]
     await reader.stop()
 
 
@@ -438,7 +441,7 @@ async def test_a_task_is_shared_until_it_ends_and_outlives_a_caller_who_leaves()
 def test_no_event_loop_is_kept_once_it_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_kept", None)
     # A server without ASGI has a loop for each request that an async view answers.
-    for ask in (heard_so_far, health.probed):
+    for ask in (read_so_far, health.probed):
         loop = asyncio.new_event_loop()
         loop.run_until_complete(ask())
         loop.close()

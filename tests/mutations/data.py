@@ -28,9 +28,9 @@ MUTATIONS = (
     ),
     Mutation(
         "A publisher may die between its commit and the numbering.",
-        "sse_app/hub.py",
-        "every(lambda: settings().SWEEP_INTERVAL, self._sweep)",
-        "every(lambda: 600.0, self._sweep)",
+        "sse_app/layer.py",
+        "every(lambda: settings().SWEEP_INTERVAL, _sweep)",
+        "every(lambda: 600.0, _sweep)",
         ["test_resume.py::test_a_publisher_that_died_before_numbering_is_swept_up"],
     ),
     Mutation(
