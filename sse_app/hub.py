@@ -111,7 +111,7 @@ class Hub(Feed):
         """
         self.subscriptions.add(subscription)
         try:
-            if self._unstarted and not self._closed:
+            if self._unstarted:
                 # One start for all joins meanwhile.
                 await self._starting.result("services", self._start_services)
             await self.attach(subscription)

@@ -252,6 +252,13 @@ def test_who_publishes_and_who_listens_never_import_each_other() -> None:
         assert "publishing" not in reachable(name)
 
 
+def test_a_hub_knows_no_rights_no_outbox_and_no_housekeeping() -> None:
+    rights = {"control", "control_group", "revalidation", "tickets"}
+    others = {"layer", "publishing", "housekeeping", "repeats"}
+    for name in ("hub", "replay", "subscribing"):
+        assert reachable(name) & (rights | others) == set()
+
+
 @pytest.mark.parametrize("name", ["events", "cursors", "groups"])
 def test_pure_modules_know_no_settings_and_do_no_io(name: str) -> None:
     forbidden = {"os", "io", "socket", "threading", "asyncio", "logging", "time", "pathlib"}

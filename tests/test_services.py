@@ -17,21 +17,23 @@ from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.test import AsyncClient, Client
 
-from sse_app import control, health, layer, publish, services, snapshot
+from sse_app import control, health, hub, layer, publish, services, snapshot
 from sse_app.asgi import event_stream_application
+from sse_app.conf import site_tag
 from sse_app.control_group import ControlGroup, read_so_far
 from sse_app.counters import COUNTS
 from sse_app.cursors import Position
 from sse_app.eventlog import MemoryEventLog, event_log
 from sse_app.events import Event
-from sse_app.groups import CONTROL_GROUP
-from sse_app.hub import get_hub
+from sse_app.groups import CONTROL_GROUP, layer_group
+from sse_app.hub import Hub, get_hub, running_hubs
 from sse_app.revalidation import Revalidator
 from sse_app.services import Service, SharedTasks, spawn
+from sse_app.subscriptions import Subscription
 from sse_app.testing import stream
 
 from .conftest import PATIENCE
-from .test_hub import Reader, memory
+from .test_hub import ListSink, Reader, memory
 
 __all__ = ["memory"]
 
@@ -245,6 +247,135 @@ async def test_streams_that_were_held_when_the_revalidator_ended_are_looked_at(
     await until(lambda: looked)
     assert looked == [[held]]
     running.cancel()
+
+
+# --- what is registered to run beside a hub ---
+
+
+class Noted:
+    """A service of a hub that starts when a test lets it."""
+
+    name = "noted"
+    made: list[Noted]
+    failures: list[Exception]
+    gate: asyncio.Event
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.made.append(self)
+
+    async def start(self, hub: Hub) -> None:
+        self.calls.append("start")
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop()
+        assert list(hub.topics) == [CONTROL_GROUP], "no reader has been let in"
+
+    async def run(self) -> None:
+        self.calls.append("run")
+        await asyncio.Event().wait()
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+@pytest.fixture
+def noted(memory: None, monkeypatch: pytest.MonkeyPatch) -> type[Noted]:
+    Noted.made, Noted.failures, Noted.gate = [], [], asyncio.Event()
+    monkeypatch.setattr(hub, "_kinds", hub._kinds.copy())
+    for _ in range(2):
+        hub.register_service(Noted)
+    return Noted
+
+
+async def test_no_reader_joins_a_hub_before_its_services_have_started(noted: type[Noted]) -> None:
+    joining = [asyncio.create_task(Reader().start(group)) for group in "gh"]
+    await until(lambda: noted.made and noted.made[0].calls)
+    late = asyncio.create_task(Reader().start("g"))
+    joining[0].cancel()  # The start is not only the first reader's.
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not joining[1].done()
+    assert not late.done()
+    noted.gate.set()
+    readers = [await joining[1], await late]
+    (service,) = noted.made
+    assert get_hub().service(Noted) is service
+    assert service.calls == ["start", "run"]
+    for reader in readers:
+        await reader.stop()
+    assert service.calls == ["start", "run", "close"]
+
+
+async def test_a_service_that_can_not_start_fails_the_join_and_is_started_by_the_next(
+    noted: type[Noted],
+) -> None:
+    holder = Subscription(ListSink(), ["held"])
+    shared = get_hub()
+    shared.subscriptions.add(holder)  # So that the hub lives on.
+    noted.gate.set()
+    noted.failures.append(ConnectionError("on purpose"))
+    with pytest.raises(ConnectionError, match="on purpose"):
+        await Reader().start("g")
+    assert "g" not in shared.topics
+    assert "noted" not in shared.services._services
+    reader = await Reader().start("g")
+    (service,) = noted.made
+    assert service.calls == ["start", "start", "run"]
+    await shared.leave(holder)
+    await reader.stop()
+
+
+async def test_a_client_is_asked_to_come_again_if_a_service_can_not_start(
+    noted: type[Noted], settings: Any
+) -> None:
+    settings.SSE_APP |= {"PUBLIC_GROUPS": ["g"]}
+    noted.gate.set()
+    noted.failures.append(KeyError("on purpose"))
+    async with stream(None, "group=g") as refused:
+        assert [(event.name, event.json()) for event in refused.received] == [
+            ("sse.busy", {"reason": "log"})
+        ]
+    assert running_hubs() == []
+    assert noted.made[0].calls == ["start", "close"]
+    async with stream(None, "group=g") as opened:
+        assert opened.opened
+        assert noted.made[1].calls == ["start", "run"]
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_a_hub_that_has_closed_takes_nobody_in(noted: type[Noted], *, opened: bool) -> None:
+    closed = get_hub()
+    if opened:
+        noted.gate.set()
+        await (await Reader().start("g")).stop()
+    else:
+        joining = asyncio.create_task(Reader().start("g"))
+        await until(lambda: noted.made[0].calls)
+    await closed.close()
+    if not opened:
+        with pytest.raises(asyncio.CancelledError):
+            await joining
+    before = asyncio.all_tasks()
+    subscription = Subscription(ListSink(), ["g"])
+    for enter in (closed.join, closed.attach):
+        with pytest.raises(RuntimeError, match="closed"):
+            await enter(subscription)
+    assert asyncio.all_tasks() == before
+    assert not closed.topics
+    assert not closed.subscriptions
+    assert noted.made[0].calls[-1] == "close"
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_hub_that_is_closed_leaves_its_groups_on_the_layer() -> None:
+    reader = await Reader().start("g")
+    layer_groups = channel_layers["default"].groups
+    names = {layer_group(group, site_tag()) for group in ("g", CONTROL_GROUP)}
+    await until(lambda: names <= set(layer_groups))
+    await reader.hub.close()
+    assert not names & set(layer_groups)
+    await reader.stop()
 
 
 # --- they are nobody's ---
