@@ -14,19 +14,31 @@ class SseAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the checks and the duties of a process, follow signals, and prepare a Daphne."""
+        """Register checks, services, duties and receivers of signals; prepare a loaded Daphne."""
         from . import (  # noqa: F401
             attendance,
             broadcasts,
             checks,
+            control_group,
             daphne_requests,
             deploy_checks,
+            housekeeping,
+            hub,
+            layer,
             processes,
             reports,
+            revalidation,
             revocation,
             stream_logs,
         )
 
+        for service in (
+            layer.HubOutbox,
+            housekeeping.Housekeeping,
+            control_group.ControlGroup,
+            revalidation.Revalidator,
+        ):
+            hub.register_service(service)
         daphne_requests.install()
         reports.connect_signals()
         stream_logs.connect_signals()

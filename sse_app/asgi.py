@@ -10,9 +10,9 @@ from typing import Any
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.urls import Resolver404, resolve
 
-from . import daphne_requests, layer, processes, secrecy, servers, shutdown
+from . import daphne_requests, processes, secrecy, servers, shutdown
 from .callables import contained
-from .conf import site_tag
+from .conf import channel_layer, site_tag
 from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, busy_block
 from .counters import COUNTS, count
 from .origins import cors_headers
@@ -38,7 +38,7 @@ def event_stream_application(
     last slash. `consumer` is by default `EventStreamConsumer.as_asgi()`. Raises
     `ImproperlyConfigured` if the channel layer is missing, or `SITE_TAG` or `RETAIN` is wrong.
     """
-    layer.channel_layer()
+    channel_layer()
     site_tag()
     retained_patterns()
     streams = guard(consumer or EventStreamConsumer.as_asgi(), busy=True)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from .cursors import LOST, Position
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
+from .feed import Feed
 from .retained import retained
 from .snapshots import source_of
-
-if TYPE_CHECKING:
-    from .hub import Hub
 
 
 class Beginning(NamedTuple):
@@ -35,7 +33,7 @@ STATE: Final = Beginning(LOST)
 TRIES: Final = 3
 
 
-async def first_of(hub: Hub, group: str, head: Position) -> Beginning:
+async def first_of(feed: Feed, group: str, head: Position) -> Beginning:
     """Return how a reader begins that is new in `group`, or was reset there to `head`.
 
     That is its state, else what `RETAIN` gives, else what comes after `head`.
@@ -43,24 +41,24 @@ async def first_of(hub: Hub, group: str, head: Position) -> Beginning:
     if source_of(group) is not None:
         return STATE
     count = retained(group)
-    return await past(hub, group, head, count) if count else Beginning(head)
+    return await past(feed, group, head, count) if count else Beginning(head)
 
 
-async def past(hub: Hub, group: str, head: Position, last: float) -> Beginning:
+async def past(feed: Feed, group: str, head: Position, last: float) -> Beginning:
     """Return the place before the `last` events up to `head`, and the first events after it.
 
     If `last` is infinity, that is all events that are left. The events are read here and kept for
     the reader, because the log may trim them before the reader comes to them.
     """
     for _ in range(TRIES):
-        first = await hub.earliest(group)
+        first = await feed.earliest(group)
         offset = int(max(first.offset, head.offset - last))
         if first.epoch != head.epoch or offset >= head.offset:
             # No events are left, or the log has a new epoch and the reader will get a reset.
             break
         place = Position(head.epoch, offset)
         try:
-            return Beginning(place, events=await hub.read(group, place))
+            return Beginning(place, events=await feed.read(group, place))
         except Discontinuity:
             continue
     return Beginning(head)

@@ -13,8 +13,8 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from . import addresses, authorization, layer, origins, presence, retained
-from .conf import settings, site_tag
+from . import addresses, authorization, origins, presence, retained
+from .conf import channel_layer, settings, site_tag
 from .eventlog import database, event_log
 from .groups import validate_pattern
 
@@ -113,7 +113,7 @@ _POSITIVE = (
 
 def _layer() -> Iterator[CheckMessage]:
     try:
-        layer.channel_layer()
+        channel_layer()
     except Exception as error:
         yield Error(str(error), id="sse_app.E004")
 

@@ -13,23 +13,38 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from .counters import COUNTS
 from .cursors import Position, encode_cursor
 from .events import Event
 from .flushes import FLUSH_BYTES, FLUSH_STREAMS, frame
+from .sinks import Sink
+from .topics import Kind, Listener, Topic
 from .transports import Direct
-
-if TYPE_CHECKING:
-    from .subscriptions import Subscription
-    from .topics import Kind, Topic
 
 #: For fewer readers it does not pay.
 LEAST_MEMBERS: Final = 8
 
 
-def gather(subscription: Subscription, topics: Mapping[str, Topic]) -> None:
+class Member(Listener, Protocol):
+    """A reader that a cohort may write for. The cohort sets `cohort`, `seat` and `positions`."""
+
+    #: The reader's groups, and whether each event is labelled with its group.
+    kind: Kind
+    #: The names of the events that are shown; empty means all.
+    names: frozenset[str]
+    sink: Sink
+    positions: dict[str, Position]
+    live: bool
+    held: int
+    close_reason: str | None
+    cohort: Cohort | None
+    #: The index among the cohort's members.
+    seat: int
+
+
+def gather(subscription: Member, topics: Mapping[str, Topic]) -> None:
     """Take `subscription` into the cohort of its groups if it can be written to as the others."""
     if subscription.cohort is not None or not subscription.live or subscription.names:
         return
@@ -41,7 +56,7 @@ def gather(subscription: Subscription, topics: Mapping[str, Topic]) -> None:
     send = subscription.sink.direct()
     if send is None:
         return
-    if cohort is None:
+    if not isinstance(cohort, Cohort):
         cohort = Cohort(kind, own)
     cohort.join(subscription, send)
 
@@ -65,9 +80,9 @@ class Cohort:
         self.bytes = 0
         self._kind = kind
         self._topics = topics
-        self._members: list[Subscription] = []
+        self._members: list[Member] = []
         self._sends: list[Direct] = []
-        self._doubted: set[Subscription] = set()
+        self._doubted: set[Member] = set()
         self._pending: list[bytes] = []
         self._size = 0
         self._round: _Round | None = None
@@ -76,7 +91,7 @@ class Cohort:
     def __len__(self) -> int:
         return len(self._members)
 
-    def join(self, subscription: Subscription, send: Direct) -> None:
+    def join(self, subscription: Member, send: Direct) -> None:
         """Take in a live subscription, for which `send` writes to its socket."""
         self.flush()
         for topic in self._topics:
@@ -85,12 +100,12 @@ class Cohort:
         subscription.positions = self.positions
         self._members.append(subscription)
         self._sends.append(send)
-        subscription.sink.gathered(self)
+        subscription.sink.gathered(self.bytes)
         # Another thread may have held or cut it before it could see that it has a cohort.
         if subscription.held or subscription.close_reason is not None:
             self.doubt(subscription)
 
-    def doubt(self, subscription: Subscription) -> None:
+    def doubt(self, subscription: Member) -> None:
         """Offer nothing more to a member, who leaves before. From any thread."""
         self._doubted.add(subscription)
 
@@ -99,7 +114,7 @@ class Cohort:
         while self._doubted:
             self.leave(self._doubted.pop())
 
-    def leave(self, subscription: Subscription) -> None:
+    def leave(self, subscription: Member) -> None:
         """Serve a member alone from now on; what it was offered until now it gets first."""
         if self._round is not None:
             self._send(sys.maxsize)
@@ -162,7 +177,7 @@ class Cohort:
             if subscription.cohort is self:
                 self._part(subscription, rest)
 
-    def _part(self, subscription: Subscription, rest: bytes | None) -> None:
+    def _part(self, subscription: Member, rest: bytes | None) -> None:
         """Take a member out; `rest` is what it did not take, None if its connection is broken."""
         last, send = self._members.pop(), self._sends.pop()
         if last is not subscription:
@@ -175,13 +190,13 @@ class Cohort:
         self._doubted.discard(subscription)
         subscription.cohort = None
         subscription.positions = dict(self.positions)
-        subscription.sink.parted(self, rest, b"".join(self._pending))
+        subscription.sink.parted(self.bytes, self.written_at, rest, b"".join(self._pending))
 
 
 class _Round:
     """One chunk on its way to those who were members when it set out."""
 
-    def __init__(self, chunk: bytes, members: list[Subscription], sends: list[Direct]) -> None:
+    def __init__(self, chunk: bytes, members: list[Member], sends: list[Direct]) -> None:
         self._framed = frame(chunk)
         self._members = members.copy()
         self._sends = sends.copy()
@@ -193,10 +208,10 @@ class _Round:
         """Whether everybody had its turn."""
         return self._at >= len(self._sends)
 
-    def go_on(self, most: int) -> list[tuple[Subscription, bytes | None]]:
+    def go_on(self, most: int) -> list[tuple[Member, bytes | None]]:
         """Send to the next `most`; return who did not take all, and the rest as for `_part()`."""
         framed, size = self._framed, len(self._framed)
-        behind: list[tuple[Subscription, bytes | None]] = []
+        behind: list[tuple[Member, bytes | None]] = []
         sends = self._sends[self._at : self._at + most]
         for place, send in enumerate(sends, self._at):
             try:

@@ -1,6 +1,6 @@
-"""The `SSE_APP` setting: one frozen dataclass of defaults, read when first asked for.
+"""The `SSE_APP` setting, one frozen dataclass of defaults, and the channel layer that it names.
 
-It is not validated here; `sse_app.checks` reports what is wrong with it, all at once.
+The setting is not validated here; `sse_app.checks` reports all its errors at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
+from channels.exceptions import InvalidChannelLayerError
+from channels.layers import channel_layers, get_channel_layer
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
@@ -109,6 +111,31 @@ def site_tag() -> str:
             "'-', for example 'shop', or None for a digest of the secret key."
         )
     return tag
+
+
+def channel_layer() -> Any:
+    """Return the channel layer that `SSE_APP["CHANNEL_LAYER"]` names.
+
+    Raises `ImproperlyConfigured` if there is none by that name, or its package is missing.
+    """
+    alias = settings().CHANNEL_LAYER
+    try:
+        layer = get_channel_layer(alias)
+    except InvalidChannelLayerError as error:
+        package = str(getattr(error.__context__, "name", "")).partition(".")[0]
+        if package not in {"channels_redis", "redis"}:
+            raise
+        raise ImproperlyConfigured(
+            f'CHANNEL_LAYERS[{alias!r}] needs the package {package}: pip install "sse-app[redis]".'
+        ) from error
+    if layer is None:
+        known = ", ".join(map(repr, channel_layers.configs)) or "none"
+        raise ImproperlyConfigured(
+            f"SSE_APP['CHANNEL_LAYER'] is {alias!r}, but CHANNEL_LAYERS has {known}. For one "
+            "process: CHANNEL_LAYERS = {'default': {'BACKEND': "
+            "'channels.layers.InMemoryChannelLayer'}}."
+        )
+    return layer
 
 
 @receiver(setting_changed)

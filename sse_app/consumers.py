@@ -23,13 +23,14 @@ from .addresses import client_address
 from .admission import Busy, Over, Refused, admit, flag_of, names_of
 from .callables import settled
 from .conf import settings
+from .control_group import ControlGroup, read_so_far
 from .counters import COUNTS, count
 from .cursors import Position
 from .daphne_transport import DaphneTransport
 from .events import encode_control
 from .farewells import CLOSE_RETRY, farewell
 from .groups import validate_group
-from .hub import get_hub, heard_so_far
+from .hub import get_hub
 from .limits import LIMITS, Full
 from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
 from .readers import Reader
@@ -189,7 +190,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
             raise Busy("shutdown")
         try:
             await stream.hub.join(stream.subscription)
-            missed = await stream.hub.unheard(heard)
+            missed = await stream.hub.service(ControlGroup).missed(heard)
             start = await find_start(stream.hub, stream.groups, wanted)
         except Exception as error:
             logger.warning(
@@ -243,7 +244,7 @@ def busy_block(reason: str) -> bytes:
 
 async def _heard_so_far() -> Position:
     try:
-        return await heard_so_far()
+        return await read_so_far()
     except Exception as error:
         logger.warning("The event log did not answer: %r", error, extra=about(error=error))
         raise Busy("log") from error

@@ -14,8 +14,8 @@ from django.core.checks import CheckMessage, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from . import addresses, authorization, layer, origins
-from .conf import settings, site_tag
+from . import addresses, authorization, origins
+from .conf import channel_layer, settings, site_tag
 from .eventlog import DatabaseEventLog, MemoryEventLog, RedisEventLog, event_log
 
 #: The lowest versions without known security holes that concern a server of streams. Of several
@@ -62,7 +62,7 @@ def check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 def _layer() -> Iterator[CheckMessage]:
-    if isinstance(layer.channel_layer(), InMemoryChannelLayer):
+    if isinstance(channel_layer(), InMemoryChannelLayer):
         yield Warning(
             f"The channel layer {settings().CHANNEL_LAYER!r} is in-memory: it reaches this process "
             "only, so events that are not logged reach no other, and limits are counted in each.",
@@ -86,7 +86,7 @@ def _tag() -> Iterator[CheckMessage]:
     fallbacks = django_settings.SECRET_KEY_FALLBACKS
     if settings().SITE_TAG is not None or not fallbacks:
         return
-    in_memory = isinstance(layer.channel_layer(), InMemoryChannelLayer)
+    in_memory = isinstance(channel_layer(), InMemoryChannelLayer)
     if in_memory and not isinstance(event_log(), RedisEventLog):
         return
     yield Warning(

@@ -19,8 +19,8 @@ from channels.layers import InMemoryChannelLayer
 from django.core import checks
 from django.db import ProgrammingError, connections
 
-from . import layer, processes
-from .conf import site_tag
+from . import processes
+from .conf import channel_layer, site_tag
 from .cursors import START
 from .eventlog import RedisEventLog, event_log
 from .events import Event
@@ -91,7 +91,7 @@ async def _answering(about: str, check: Any) -> Finding:
 
 
 async def _layer() -> Finding:
-    target = layer.channel_layer()
+    target = channel_layer()
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
     text = f"{kind}: there and back in {await probe_layer() * 1000:.1f} ms."
     if isinstance(target, InMemoryChannelLayer):

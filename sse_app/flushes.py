@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 from weakref import WeakKeyDictionary, ref
-
-if TYPE_CHECKING:
-    from .daphne_transport import DaphneTransport
 
 #: Beyond so many bytes, what was written goes at once and not at the end of the turn.
 FLUSH_BYTES: Final = 64 * 1024
@@ -21,16 +18,23 @@ def frame(chunk: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
 
+class Flushed(Protocol):
+    """A transport that writes at the end of the turn."""
+
+    def flush(self) -> None:
+        """Write everything that waits."""
+
+
 class Flushes:
     """What the streams of one loop wrote in this turn, let go at its end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # Held weakly by the table of them, so not held strongly here.
         self._call_soon = ref(loop)
-        self._waiting: deque[DaphneTransport] = deque()
+        self._waiting: deque[Flushed] = deque()
         self._chunk = self._framed = b""
 
-    def add(self, transport: DaphneTransport) -> None:
+    def add(self, transport: Flushed) -> None:
         """Flush `transport` at the end of this turn."""
         if not self._waiting:
             self._soon()

@@ -1,4 +1,4 @@
-"""A group's name: what it may look like, and patterns over it."""
+"""A group's name: its form, patterns over names, and its name on the channel layer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ _NAME: Final = re.compile(r"(?!sse\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,79}\Z", re.ASCI
 _PATTERN: Final = re.compile(r"[A-Za-z0-9_.*-]{1,80}\Z", re.ASCII)
 
 RESERVED: Final = "sse."
+#: With which the names of groups begin on the channel layer.
+GROUP_PREFIX: Final = "sse_app."
 #: In which the processes tell each other what was revoked; nobody else may name it.
 CONTROL_GROUP: Final = "sse.control"
 
@@ -33,6 +35,15 @@ def validate_group(name: object) -> str:
         f"Invalid group name {name!r}: 1 to 80 ASCII letters, digits, '_', '.' and '-', "
         "beginning with a letter or digit, for example 'order.42'."
     )
+
+
+def layer_group(name: str, tag: str) -> str:
+    """Return the name that a group has on the channel layer, such as `sse_app.1f0c9a2b.orders`.
+
+    `tag` is the site tag, see `conf.site_tag()`. Sites with different tags may share a Redis,
+    because no message of one site arrives at the other.
+    """
+    return f"{GROUP_PREFIX}{tag}.{name}"
 
 
 def validate_pattern(pattern: object) -> str:

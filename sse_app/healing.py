@@ -16,11 +16,10 @@ from .counters import COUNTS
 from .cursors import Position
 from .eventlog import Discontinuity, event_log
 from .events import Event
-from .mailbox import DELIVERIES
 from .reads import PAGE_EVENTS, SharedReads
 from .records import about
 from .services import spawn
-from .topics import Topic
+from .topics import DELIVERIES, Topic
 
 #: How long a gap may fill by itself before the log is read: messages overtake each other.
 GRACE_SECONDS: Final = 0.01

@@ -12,8 +12,9 @@ from typing import Any, Final
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
-from . import layer
+from .conf import channel_layer, site_tag
 from .eventlog import event_log
+from .groups import layer_group
 from .hub import Hub, running_hubs
 from .services import SharedTasks, spawn
 
@@ -83,7 +84,8 @@ async def probe_log() -> None:
 
 async def probe_layer() -> float:
     """Send something through the channel layer; return the seconds that it took."""
-    target, group = layer.channel_layer(), layer.layer_group(f"{GROUP}.{secrets.token_hex(4)}")
+    target = channel_layer()
+    group = layer_group(f"{GROUP}.{secrets.token_hex(4)}", site_tag())
     channel = await target.new_channel()
     began = time.perf_counter()
     await target.group_add(group, channel)

@@ -1,8 +1,8 @@
 """`Hub`: one per event loop, with one channel-layer mailbox for all streams of the process.
 
-It gets each event once and hands it to the group's `Topic`; what the layer loses, its `Healer`
-reads from the log. It numbers what a publisher committed and did not live to number, and deletes
-what is beyond retention. It lives while it has subscriptions.
+The hub gets each event once and hands it to the group's `Topic`. The `Healer` reads from the log
+what the layer loses. Other modules register services that run beside each hub. A hub lives while
+it has subscriptions.
 """
 
 from __future__ import annotations
@@ -12,64 +12,79 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from channels.db import database_sync_to_async
+from channels.layers import InMemoryChannelLayer
 
-from . import layer, leftovers
-from .conf import settings
-from .control import Revocation, revocation_of
-from .control_group import ControlSink
+from .conf import channel_layer, settings
 from .counters import COUNTS
-from .cursors import START, Position
-from .eventlog import Discontinuity, event_log
+from .eventlog import event_log
 from .events import Event
-from .groups import CONTROL_GROUP
-from .healing import GRACE_SECONDS, Healer
+from .feed import Feed
+from .healing import GRACE_SECONDS
 from .mailbox import Mailbox
-from .patience import run_patiently
-from .reads import PAGE_EVENTS, SharedReads
 from .records import about
-from .revalidation import Revalidator
-from .services import Services, SharedTasks, Work
-from .snapshots import SharedSnapshots
-from .starts import Starts, read_heads
+from .services import Services, SharedTasks, Work, every, logged
+from .starts import Starts
 from .subscriptions import Subscription
-from .timers import check_interval, every, logged, prune_interval, tick_interval
-from .topics import Topic, place_of
+from .topics import Topic
 
 REJOIN_SECONDS: Final = 3600.0
-PRUNE_EVENTS: Final = 500
-PRUNE_PAUSE: Final = 0.05
+
+_Service = TypeVar("_Service")
 
 logger = logging.getLogger("sse_app")
 
 
-class Hub:
+class HubService(Protocol):
+    """What runs beside each hub without the hub's knowledge, see `register_service()`.
+
+    A hub makes one instance, on its own loop.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in the log and in `health/`."""
+
+    async def start(self, hub: Hub) -> None:
+        """Prepare. The first join waits for it and raises what it raises; the next tries again."""
+
+    async def run(self) -> None:
+        """Work until cancelled, after `start()`. A run that ends is logged and begins again."""
+
+    def close(self) -> None:
+        """Give back what `start()` took, if it was called. Called once, when the hub closes."""
+
+
+_kinds: list[type[HubService]] = []
+
+
+def register_service(kind: type[HubService]) -> None:
+    """Run a `kind` beside each hub made from now on; for `apps.ready()`. Safe to call twice."""
+    if kind not in _kinds:
+        _kinds.append(kind)
+
+
+class Hub(Feed):
     """Topics, subscriptions and the tasks that serve them. Used on its own loop only."""
 
     #: Is the process about to stop? Set for all hubs, those to come included.
     draining: ClassVar[bool] = False
 
     def __init__(self) -> None:
+        super().__init__()
         self.loop = asyncio.get_running_loop()
-        self.topics: dict[str, Topic] = {}
         self.subscriptions: set[Subscription] = set()
         self.tickers: set[Callable[[float], None]] = set()
         self._closed = False
         self._sent: float | None = None
-        self._control = Subscription(ControlSink(), [CONTROL_GROUP])
-        self._listens_since = START
-        self.revalidator = Revalidator(self.loop)
+        self._registered: dict[type, HubService] = {kind: kind() for kind in _kinds}
+        self._unstarted = list(self._registered.values())
+        self._starting = SharedTasks()
         self._mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
-        self._reads = SharedReads()
-        self._healer = Healer(self.topics, self._reads)
         self._starts = Starts(self.topics, self._mailbox, self._healer.soon)
-        self.snapshots = SharedSnapshots(self.topics)
         self._changed = asyncio.Event()
-        layer.adopt(self.loop)
         self._stop_watch = event_log().watch(self._on_log_changed)
         self.services = Services()
         for name, work in self._works().items():
@@ -81,24 +96,25 @@ class Hub:
             "receive": self._mailbox.receive,
             "watch": self._check_on_change,
             "check": lambda: every(check_interval, self.check),
-            "sweep": lambda: every(lambda: settings().SWEEP_INTERVAL, self._sweep),
             "rejoin": lambda: every(lambda: REJOIN_SECONDS, rejoin),
-            "prune": lambda: every(prune_interval, self._prune),
             "tick": lambda: every(tick_interval, self.tick),
-            "revalidator": self.revalidator.run,
         }
 
     # --- subscriptions ---
 
     async def join(self, subscription: Subscription) -> None:
-        """Add `subscription` to its groups' topics; each then has a position.
+        """Start the services that have not started, then `attach()` the subscription.
 
-        Raises what the event log raises; the subscription is then in no topic.
+        The hub lives until the last subscription leaves. Raises what the event log or the start of
+        a service raises, and `RuntimeError` if the hub has closed; the subscription is then in no
+        topic, and the next join starts the service again.
         """
         self.subscriptions.add(subscription)
         try:
-            await self._listen_to_control()
-            await self._attach(subscription)
+            if self._unstarted:
+                # One start for all joins meanwhile.
+                await self._starting.result("services", self._start_services)
+            await self.attach(subscription)
         except BaseException:
             await self.leave(subscription)
             raise
@@ -110,14 +126,27 @@ class Hub:
         if self.subscriptions:
             await self._quit(empty)
         else:
-            await self.close([*empty, CONTROL_GROUP])
+            await self.close(empty)
 
     async def drop(self, subscription: Subscription, group: str) -> None:
         """Take one of its groups from `subscription`."""
         subscription.drop(group)
         await self._quit(self._detach(subscription, [group]))
 
-    async def _attach(self, subscription: Subscription) -> None:
+    def service(self, kind: type[_Service]) -> _Service:
+        """Return this hub's own instance of a registered service."""
+        found = self._registered[kind]
+        assert isinstance(found, kind)
+        return found
+
+    async def attach(self, subscription: Subscription) -> None:
+        """Add `subscription` to its groups' topics; each then has a position.
+
+        For subscriptions of services: they do not keep the hub alive. Raises what the event log
+        raises, and `RuntimeError` if the hub has closed.
+        """
+        if self._closed:
+            raise RuntimeError("The hub has closed; get_hub() returns another one.")
         for group in subscription.groups:
             topic = self.topics.setdefault(group, Topic(group))
             topic.subscriptions.add(subscription)
@@ -138,79 +167,13 @@ class Hub:
     async def _quit(self, groups: Collection[str]) -> None:
         await asyncio.gather(*map(self._mailbox.leave, groups))
 
-    async def _listen_to_control(self) -> None:
-        """Hear of what is revoked elsewhere, for as long as anybody listens here."""
-        if self.heard is None:
-            await self._attach(self._control)
-        if self.heard is None:
-            self._listens_since = self.position(CONTROL_GROUP)
-            self._control.move({CONTROL_GROUP: self._listens_since})
-            self.services.run("control", lambda: run_patiently(self._control, self))
-
-    @property
-    def heard(self) -> Position | None:
-        """Up to where this hub has read the control group; None before the first join."""
-        return self._control.positions.get(CONTROL_GROUP)
-
-    async def unheard(self, since: Position) -> list[Revocation]:
-        """Return what was revoked between `since` and this hub's first join.
-
-        `since` comes from `heard_so_far()`. Later revocations reach this hub by its own
-        subscription. If the log no longer has the events, everybody's right is in doubt. Raises
-        what the event log raises.
-        """
-        began = self._listens_since
-        found: list[Revocation] = []
-        while since.epoch != began.epoch or since.offset < began.offset:
-            try:
-                events = await self.read(CONTROL_GROUP, since)
-            except Discontinuity:
-                return [Revocation(review=True)]
-            if not events:
-                break
-            found += filter(None, map(revocation_of, events))
-            since = place_of(events[-1]) or began
-        return found
-
-    def position(self, group: str) -> Position:
-        """Return up to where the topic of a joined group was served."""
-        position = self.topics[group].position
-        assert position is not None, f"{group} was not joined"
-        return position
-
-    def reached(self, group: str, place: Position) -> int:
-        """Return how many readers here got the event at `place` so far, 0 if long ago."""
-        topic = self.topics.get(group)
-        return topic.reached(place) if topic else 0
-
-    async def read(self, group: str, after: Position) -> list[Event]:
-        """Return the next page after `after`, from memory or by one read shared by all who ask.
-
-        Raises `Discontinuity` as `EventLog.since()` does.
-        """
-        topic = self.topics[group]
-        recent = topic.recent(after, PAGE_EVENTS)
-        if recent:
-            return recent
-        events = await self._reads.page(group, after)
-        topic.remember_earlier(events)
-        return events
-
-    async def earliest(self, group: str) -> Position:
-        """Return the position before the first event that the log still has."""
-        return await self._reads.earliest(group)
-
-    async def began(self) -> float:
-        """Return the Unix time since which the log is the same, see `EventLog.began()`."""
-        return await self._reads.began()
-
-    async def heal(self, group: str) -> None:
-        """Bring the topic up to the log's head."""
-        await asyncio.shield(self._healer.soon(group))
-
-    async def check(self) -> None:
-        """Compare the log's heads with the topics, and heal those that differ."""
-        await self._healer.check()
+    async def _start_services(self) -> None:
+        """Start the services that have not started yet, and run each from then on."""
+        while self._unstarted and not self._closed:
+            service = self._unstarted[0]
+            await service.start(self)
+            del self._unstarted[0]
+            self.services.run(service.name, service.run)
 
     def _deliver(self, event: Event) -> int:
         topic = self.topics.get(event.group)
@@ -232,21 +195,6 @@ class Hub:
         self._sent = None
 
     # --- what time and other processes bring ---
-
-    async def _sweep(self) -> None:
-        """Number what a publisher committed but did not live to number."""
-        layer.send(await event_log().anumber())
-
-    async def _prune(self) -> None:
-        """Delete what is beyond retention, in steps with pauses: nobody has to wait for it."""
-        await database_sync_to_async(leftovers.forget)()
-        log = event_log()
-        if log.prunes_itself:
-            return
-        pruned = PRUNE_EVENTS
-        while pruned == PRUNE_EVENTS:
-            pruned = await log.aprune(PRUNE_EVENTS)
-            await asyncio.sleep(PRUNE_PAUSE)
 
     async def tick(self) -> None:
         """Let every stream do what time asks for."""
@@ -271,53 +219,60 @@ class Hub:
             await asyncio.sleep(GRACE_SECONDS)
             await logged(self.check)
 
-    async def close(self, joined: Collection[str] = ()) -> None:
-        """Stop every task; a later subscription gets another hub. Safe to call twice."""
+    async def close(self, left: Collection[str] = ()) -> None:
+        """Stop every task; a later subscription gets another hub. Safe to call twice.
+
+        `left`: groups that the hub is still a member of on the channel layer, without a topic.
+        """
         if self._closed:
             return
         self._closed = True
         if _hubs.get(self.loop) is self:
             del _hubs[self.loop]
-        layer.release(self.loop)
+        for service in self._registered.values():
+            service.close()
         if self._stop_watch:
             self._stop_watch()
+        await self._starting.close()
         await self._starts.close()
         await self.services.close()
         await self._healer.close()
         await self._reads.close()
         await self.snapshots.close()
+        joined = [*left, *self.topics]
         self.topics.clear()
         await self._quit(joined)
         await self._mailbox.close()
         await logged(event_log().aclose)
 
 
+def check_interval() -> float:
+    """Seconds between two looks at the log's heads."""
+    interval = settings().CHECK_INTERVAL
+    if interval is not None:
+        return interval
+    return 0.5 if isinstance(channel_layer(), InMemoryChannelLayer) else 2.0
+
+
+def tick_interval() -> float:
+    """Seconds between two ticks of the streams."""
+    return min(1.0, settings().HEARTBEAT / 4)
+
+
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
-_hearing = SharedTasks()
 
 
 def get_hub() -> Hub:
-    """Return the hub of the running loop, started if there is none."""
-    loop = asyncio.get_running_loop()
-    hub = _hubs.get(loop)
+    """Return the hub of the running loop; make one if there is none."""
+    hub = running_hub()
     if hub is None:
-        hub = _hubs[loop] = Hub()
+        hub = _hubs[asyncio.get_running_loop()] = Hub()
     return hub
 
 
-async def heard_so_far() -> Position:
-    """Return up to where the running loop's hub has read the control group.
-
-    If no hub listens yet, return the group's head: every later revocation comes after it.
-    Raises what the event log raises.
-    """
-    hub = _hubs.get(asyncio.get_running_loop())
-    heard = hub.heard if hub is not None else None
-    if heard is not None:
-        return heard
-    # One read for all who ask meanwhile: an earlier position only means more to read later.
-    heads = await _hearing.result_here(partial(read_heads, [CONTROL_GROUP]))
-    return heads[CONTROL_GROUP]
+def running_hub() -> Hub | None:
+    """Return the hub of the running loop, None if there is none."""
+    return _hubs.get(asyncio.get_running_loop())
 
 
 def running_hubs() -> Collection[Hub]:
@@ -327,4 +282,3 @@ def running_hubs() -> Collection[Hub]:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_hubs.clear)
-    os.register_at_fork(after_in_child=_hearing.forget)

@@ -18,21 +18,18 @@ from collections.abc import Sequence
 from multiprocessing.util import Finalize
 from typing import Any, Final
 
-from channels.exceptions import InvalidChannelLayerError
-from channels.layers import InMemoryChannelLayer, channel_layers
-from channels.layers import get_channel_layer as get_layer
-from django.core.exceptions import ImproperlyConfigured
+from channels.layers import InMemoryChannelLayer
 
 from . import signals
 from .callables import contained
-from .conf import settings, site_tag
+from .conf import channel_layer, settings, site_tag
 from .counters import COUNTS
+from .eventlog import event_log
 from .events import BATCH_TYPE, Event
-from .groups import CONTROL_GROUP
+from .groups import CONTROL_GROUP, layer_group
 from .records import about
-from .services import spawn
+from .services import every, spawn
 
-GROUP_PREFIX: Final = "sse_app."
 #: Beyond these the oldest are dropped, and beyond those a publisher waits.
 WAITING_EVENTS: Final = 10_000
 ROOM_EVENTS: Final = 1_000
@@ -42,39 +39,6 @@ PAUSE_SECONDS: Final = 0.002
 SEND_SECONDS: Final = 2.0
 
 logger = logging.getLogger("sse_app")
-
-
-def channel_layer() -> Any:
-    """Return the channel layer that `SSE_APP["CHANNEL_LAYER"]` names.
-
-    Raises `ImproperlyConfigured` if there is none by that name, or its package is missing.
-    """
-    alias = settings().CHANNEL_LAYER
-    try:
-        layer = get_layer(alias)
-    except InvalidChannelLayerError as error:
-        package = str(getattr(error.__context__, "name", "")).partition(".")[0]
-        if package not in {"channels_redis", "redis"}:
-            raise
-        raise ImproperlyConfigured(
-            f'CHANNEL_LAYERS[{alias!r}] needs the package {package}: pip install "sse-app[redis]".'
-        ) from error
-    if layer is None:
-        known = ", ".join(map(repr, channel_layers.configs)) or "none"
-        raise ImproperlyConfigured(
-            f"SSE_APP['CHANNEL_LAYER'] is {alias!r}, but CHANNEL_LAYERS has {known}. For one "
-            "process: CHANNEL_LAYERS = {'default': {'BACKEND': "
-            "'channels.layers.InMemoryChannelLayer'}}."
-        )
-    return layer
-
-
-def layer_group(group: str) -> str:
-    """Return the name that `group` has on the channel layer, such as `sse_app.1f0c9a2b.orders`.
-
-    The site tag in it keeps sites apart that share a Redis: no message of another site arrives.
-    """
-    return f"{GROUP_PREFIX}{site_tag()}.{group}"
 
 
 def send(events: Sequence[Event]) -> None:
@@ -211,7 +175,7 @@ class Outbox:
         try:
             target = channel_layer()
             with contained():
-                await target.group_send(layer_group(group), _message(events, target))
+                await target.group_send(layer_group(group, site_tag()), _message(events, target))
             return True
         except Exception as error:
             logger.warning(
@@ -239,19 +203,36 @@ _home: list[Outbox] = []
 _background: Outbox | None = None
 
 
-def adopt(loop: asyncio.AbstractEventLoop) -> None:
-    """Send on `loop` from now on: a hub runs there."""
-    with _lock:
-        _home.append(Outbox(loop, connected=True))
+class HubOutbox:
+    """A service of the hub, see `HubService`: what is sent in this process leaves on its loop.
+
+    It also numbers and sends what a publisher committed and did not live to number.
+    """
+
+    name: Final = "sweep"
+
+    def __init__(self) -> None:
+        self._outbox = Outbox(asyncio.get_running_loop(), connected=True)
+
+    async def start(self, hub: object) -> None:
+        """Send on the hub's loop from now on."""
+        with _lock:
+            _home.append(self._outbox)
+
+    async def run(self) -> None:
+        """Number and send every `SWEEP_INTERVAL`, until cancelled."""
+        await every(lambda: settings().SWEEP_INTERVAL, _sweep)
+
+    def close(self) -> None:
+        """Send on another loop from now on."""
+        with _lock:
+            if self._outbox in _home:
+                _home.remove(self._outbox)
 
 
-def release(loop: asyncio.AbstractEventLoop) -> None:
-    """Take back one `adopt()`."""
-    with _lock:
-        for outbox in _home:
-            if outbox.loop is loop:
-                _home.remove(outbox)
-                return
+async def _sweep() -> None:
+    """Number and send what was committed, and not numbered by its publisher."""
+    send(await event_log().anumber())
 
 
 def _outbox() -> Outbox:

@@ -12,16 +12,16 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Final
 
-from . import layer
+from .conf import channel_layer, site_tag
 from .events import BATCH_TYPE, MESSAGE_TYPE, Event
+from .groups import layer_group
 from .records import about
 from .services import spawn
+from .topics import DELIVERIES
 
 RETRY_SECONDS: Final = (0.2, 5.0)
 #: How long anybody waits for a layer that hangs: meanwhile the log alone serves.
 WAIT_SECONDS: Final = 1.0
-#: After so many the event loop turns: some ten milliseconds.
-DELIVERIES: Final = 5000
 #: Joins and leaves under way at once. channels_redis allows a hundred connections, and a group
 #: whose join fails gets no message for an hour.
 CALLS: Final = 32
@@ -58,7 +58,7 @@ class Mailbox:
         delay = RETRY_SECONDS[0]
         while True:
             try:
-                self._channel = await layer.channel_layer().new_channel()
+                self._channel = await channel_layer().new_channel()
                 self._tried.set()
                 await self.join_all()
                 await self._reopened()
@@ -126,8 +126,8 @@ class Mailbox:
 
     async def _change(self, name: str, group: str, channel: str) -> None:
         try:
-            call = getattr(layer.channel_layer(), name)
-            await call(layer.layer_group(group), channel)
+            call = getattr(channel_layer(), name)
+            await call(layer_group(group, site_tag()), channel)
         except Exception as error:
             logger.warning(
                 "%s of group %s failed (%r); the log serves it.",
@@ -164,7 +164,7 @@ async def _next(channel: str | None) -> Any:
     skipped = 0
     while True:
         try:
-            return await layer.channel_layer().receive(channel)
+            return await channel_layer().receive(channel)
         except ValueError as error:
             skipped += 1
             if skipped == UNREADABLE:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from .feed import Feed
 from .records import about
 from .subscriptions import Subscription
-
-if TYPE_CHECKING:
-    from .hub import Hub
 
 PATIENCE_SECONDS: Final = 1.0
 
 logger = logging.getLogger("sse_app")
 
 
-async def run_patiently(subscription: Subscription, hub: Hub) -> str:
+async def run_patiently(subscription: Subscription, feed: Feed) -> str:
     """See `Subscription.run()`; where the event log can't be read, try again until it can."""
     while True:
         try:
-            return await subscription.run(hub)
+            return await subscription.run(feed)
         except Exception as error:
             # It stands where it stood, so nothing is lost by waiting.
             logger.warning(

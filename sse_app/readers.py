@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ObjectDoesNotExist
@@ -28,9 +28,7 @@ from .control import Revocation
 from .fingerprints import Fingerprint
 from .limits import Places
 from .sessions import session_digest
-
-if TYPE_CHECKING:
-    from .streams import Stream
+from .streams import Stream
 
 #: By how much a replica may lag. A policy that may have read from one is asked again after that.
 LAG_SECONDS: Final = 10.0

@@ -15,7 +15,7 @@ from .beginnings import STATE, Beginning, first_of, past
 from .conf import settings
 from .cursors import LOST, START, Cursor, Position
 from .eventlog import Discontinuity
-from .hub import Hub
+from .feed import Feed
 
 _LAST: Final = re.compile(r"-([1-9][0-9]{0,8})\Z", re.ASCII)
 
@@ -72,30 +72,30 @@ def _history(given: Collection[str]) -> float | None:
     return min(inf if match is None else int(match[1]), inf if most is None else most)
 
 
-async def find_start(hub: Hub, groups: Collection[str], wanted: Wanted) -> Start:
+async def find_start(feed: Feed, groups: Collection[str], wanted: Wanted) -> Start:
     """Return where a reader of the joined `groups` starts.
 
     A group that the cursor does not mention starts from now, or from what comes first there.
     """
-    now = {group: hub.position(group) for group in groups}
+    now = {group: feed.position(group) for group in groups}
     # Before anybody is told that a group is empty, too: the log begins with the first who asks.
-    began = await hub.began() if START in now.values() else 0.0
+    began = await feed.began() if START in now.values() else 0.0
     if wanted.cursor is None:
         if wanted.history is not None:
-            return await _from_history(hub, now, wanted.history)
-        return await _from_first(hub, Start(now), groups if wanted.first else ())
+            return await _from_history(feed, now, wanted.history)
+        return await _from_first(feed, Start(now), groups if wanted.first else ())
     cursor = Cursor.parse(wanted.cursor)
     if cursor is None:
         resets = {group: Beginning(head, "unknown") for group, head in now.items()}
         return Start(dict.fromkeys(now, LOST), resets)
     if any(cursor.seen_empty_at(group) is not None for group in now):
-        began = began or await hub.began()
-    start = await _from_cursor(hub, now, cursor, began)
+        began = began or await feed.began()
+    start = await _from_cursor(feed, now, cursor, began)
     new = [group for group in now if cursor.get(group) is None]
-    return await _from_first(hub, start, new if wanted.first else ())
+    return await _from_first(feed, start, new if wanted.first else ())
 
 
-async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor, began: float) -> Start:
+async def _from_cursor(feed: Feed, now: dict[str, Position], cursor: Cursor, began: float) -> Start:
     positions, missed = dict(now), 0
     resets: dict[str, Beginning] = {}
     known = {group: place for group in now if (place := cursor.get(group)) is not None}
@@ -103,10 +103,10 @@ async def _from_cursor(hub: Hub, now: dict[str, Position], cursor: Cursor, began
         positions[group] = place
         try:
             _refuse_if_forgotten(cursor, group, now[group], began)
-            missed += await _count(hub, group, place)
+            missed += await _count(feed, group, place)
         except Discontinuity as lost:
             positions[group] = LOST
-            resets[group] = Beginning(hub.position(group), lost.reason)
+            resets[group] = Beginning(feed.position(group), lost.reason)
     return Start(positions, resets, recovered=not resets and bool(known), missed=missed)
 
 
@@ -121,13 +121,13 @@ def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position, began: floa
         raise Discontinuity("epoch", head)
 
 
-async def _count(hub: Hub, group: str, place: Position) -> int:
+async def _count(feed: Feed, group: str, place: Position) -> int:
     """Return how many events there are after `place`; raises `Discontinuity` as the log does."""
-    head = hub.position(group)
+    head = feed.position(group)
     if place == head:
         return 0
-    # The page stays with the hub, for this stream's replay and for whoever comes back with it.
-    events = await hub.read(group, place)
+    # The page stays with the feed, for this stream's replay and for whoever comes back with it.
+    events = await feed.read(group, place)
     count = max(head.offset - place.offset, len(events))
     most = settings().REPLAY_EVENTS
     if most is not None and count > most:
@@ -135,14 +135,14 @@ async def _count(hub: Hub, group: str, place: Position) -> int:
     return count
 
 
-async def _from_history(hub: Hub, now: dict[str, Position], last: float) -> Start:
-    return _begin_at(Start(now), {g: await past(hub, g, head, last) for g, head in now.items()})
+async def _from_history(feed: Feed, now: dict[str, Position], last: float) -> Start:
+    return _begin_at(Start(now), {g: await past(feed, g, head, last) for g, head in now.items()})
 
 
-async def _from_first(hub: Hub, start: Start, new: Collection[str]) -> Start:
+async def _from_first(feed: Feed, start: Start, new: Collection[str]) -> Start:
     """Return `start` with what the `new` groups are given first: their states, or last events."""
     return _begin_at(
-        start, {group: await first_of(hub, group, start.positions[group]) for group in new}
+        start, {group: await first_of(feed, group, start.positions[group]) for group in new}
     )
 
 

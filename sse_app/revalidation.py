@@ -39,14 +39,22 @@ logger = logging.getLogger("sse_app")
 
 
 class Revalidator:
-    """Looks after the streams of one loop; owned by its hub."""
+    """Looks after the streams of one loop; a service of its hub, see `HubService`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    name: Final = "revalidator"
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._failures = 0
         self._due = time.monotonic()
         self._looked_at = time.time()
+
+    async def start(self, hub: object) -> None:
+        """Nothing has to be prepared."""
+
+    def close(self) -> None:
+        """Nothing has to be given back."""
 
     async def run(self) -> None:
         """Do rounds for ever."""

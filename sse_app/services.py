@@ -1,5 +1,7 @@
 """Tasks that belong to no visitor: `spawn()`, `SharedTasks`, and `Services`, the tasks of a hub.
 
+`every()` repeats work in such a task, whatever the work raises.
+
 They run in an empty context, so they do not keep the language, tenant or trace of the first
 visitor. A service that ends is logged and begins again, so no stream waits for ever for
 a task that has died; `health/` names the services that are down.
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -41,6 +43,24 @@ def spawn(
             return await work(*args, **kwargs)
 
     return asyncio.get_running_loop().create_task(run(), context=Context())
+
+
+async def every(interval: Callable[[], float], work: Callable[[], Awaitable[None]]) -> None:
+    """Do `work` for ever, `interval()` seconds after it was last done."""
+    while True:
+        await asyncio.sleep(interval())
+        await logged(work)
+
+
+async def logged(work: Callable[[], Awaitable[None]]) -> None:
+    """Do `work`; an exception is logged and never ends the caller."""
+    try:
+        with contained():
+            await work()
+    except Exception:
+        logger.warning(
+            "The hub's %s failed; it is tried again.", work, exc_info=True, extra=about()
+        )
 
 
 class SharedTasks:

@@ -27,9 +27,8 @@ from channels.layers import channel_layers
 from django.core.signals import setting_changed
 from django.dispatch import receiver
 
-from . import layer
 from .callables import contained
-from .conf import TAG_SETTINGS, settings, site_tag
+from .conf import TAG_SETTINGS, channel_layer, settings, site_tag
 from .eventlog import RedisEventLog, event_log
 from .limit_scripts import RENEW, SAY, TAKE
 from .records import about
@@ -267,7 +266,7 @@ def _place() -> tuple[str, Callable[[], Any]] | None:
     log = event_log()
     if isinstance(log, RedisEventLog):
         return log.place()
-    kinds = type(layer.channel_layer()).__mro__
+    kinds = type(channel_layer()).__mro__
     if not any(kind.__module__.startswith("channels_redis.") for kind in kinds):
         return None
     config = channel_layers.configs[settings().CHANNEL_LAYER].get("CONFIG", {})

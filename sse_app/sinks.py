@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from .eventlog.contract import Reason
 from .events import Event
 from .snapshots import State
 from .transports import Direct
-
-if TYPE_CHECKING:
-    from .cohorts import Cohort
 
 
 class Sink(ABC):
@@ -55,13 +52,14 @@ class Sink(ABC):
         """
         return None
 
-    def gathered(self, cohort: Cohort) -> None:
-        """`cohort` uses `direct` from now on, and nothing else writes."""
+    def gathered(self, before: int) -> None:
+        """Only the owner of `direct()` writes from now on, and counts from `before` bytes on."""
         raise NotImplementedError
 
-    def parted(self, cohort: Cohort, rest: bytes | None, pending: bytes) -> None:
-        """`cohort` uses `direct` no more. First `rest` must leave, of a chunk; then `pending`.
+    def parted(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
+        """The owner of `direct()` has stopped writing, after `written` bytes in its count.
 
-        Without a `rest`, the connection is broken.
+        The last write was `at`, by the monotonic clock. First the `rest` of a chunk must leave,
+        then `pending`. If `rest` is None, the connection is broken.
         """
         raise NotImplementedError

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from django.db.models import QuerySet
 
@@ -24,9 +24,6 @@ from .groups import best_match, validate_pattern
 from .records import about
 from .services import spawn
 from .threads import Threads
-
-if TYPE_CHECKING:
-    from .topics import Topic
 
 SNAPSHOT: Final = "sse.snapshot"
 MOST_SECONDS: Final = 60.0
@@ -163,6 +160,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_begin_anew)
 
 
+class Served(Protocol):
+    """A group's topic, as far as snapshots are concerned."""
+
+    @property
+    def position(self) -> Position | None:
+        """The position up to which the group was delivered here; None before the first."""
+
+
 class SharedSnapshots:
     """The states of groups, each read once for all who ask meanwhile and for a moment after.
 
@@ -170,7 +175,7 @@ class SharedSnapshots:
     cancelled reader never cancels a read: others may wait for it.
     """
 
-    def __init__(self, topics: Mapping[str, Topic]) -> None:
+    def __init__(self, topics: Mapping[str, Served]) -> None:
         self._topics = topics
         #: Reads under way, and until when callers wait for each, by the loop's clock.
         self._reading: dict[str, tuple[asyncio.Task[State], float]] = {}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
 from . import signals
-from .cohorts import Cohort, gather
+from .cohorts import gather
 from .conf import settings
 from .connections import Reply
 from .counters import COUNTS, count
@@ -244,14 +244,14 @@ class Stream(Sink):
     def direct(self) -> Direct | None:
         return self._transport.direct()
 
-    def gathered(self, cohort: Cohort) -> None:
-        self._sent -= cohort.bytes
-        self._transport.gathered(cohort.bytes)
+    def gathered(self, before: int) -> None:
+        self._sent -= before
+        self._transport.gathered(before)
 
-    def parted(self, cohort: Cohort, rest: bytes | None, pending: bytes) -> None:
-        self._sent += cohort.bytes
-        self._written_at = max(self._written_at, cohort.written_at)
-        self._transport.parted(cohort.bytes, rest)
+    def parted(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
+        self._sent += written
+        self._written_at = max(self._written_at, at)
+        self._transport.parted(written, rest)
         if pending:
             self._write(pending)
 

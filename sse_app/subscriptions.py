@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from .beginnings import STATE, Beginning, first_of
 from .cohorts import Cohort, gather
@@ -23,13 +23,11 @@ from .counters import COUNTS
 from .cursors import Position, encode_cursor
 from .eventlog.contract import Discontinuity, Reason
 from .events import Event
+from .feed import Feed
 from .latest import Latest, with_latest, without_group
 from .sinks import Sink
 from .topics import Kind, Told, follows, place_of
 from .wakes import Wake
-
-if TYPE_CHECKING:
-    from .hub import Hub
 
 PASSED_EVENTS: Final = 500
 
@@ -114,12 +112,12 @@ class Subscription:
             self.held = 0
         self._wake.set()
 
-    async def run(self, hub: Hub) -> str:
+    async def run(self, feed: Feed) -> str:
         """Deliver until `close()`; return its reason."""
         while self.close_reason is None:
-            await self._catch_up(hub)
+            await self._catch_up(feed)
             if self.live:
-                gather(self, hub.topics)
+                gather(self, feed.topics)
             if self.live:
                 await self._wake.next()
         return self.close_reason
@@ -181,7 +179,7 @@ class Subscription:
 
     # --- catching up ---
 
-    async def _catch_up(self, hub: Hub) -> None:
+    async def _catch_up(self, feed: Feed) -> None:
         while self.close_reason is None:
             if self.held:
                 await self._wake.next()
@@ -191,53 +189,55 @@ class Subscription:
                 continue
             if self._first:
                 group = next(iter(self._first))
-                await self._unless_interrupted(partial(self._show_first, hub, group))
+                await self._unless_interrupted(partial(self._show_first, feed, group))
                 continue
-            behind = next((g for g in self.groups if self.positions[g] != hub.position(g)), None)
+            behind = next((g for g in self.groups if self.positions[g] != feed.position(g)), None)
             if behind is None:
                 COUNTS.caught_up += self.lagging
                 self.live, self.lagging = True, False
                 self._show_latest()
                 return
             try:
-                read = partial(hub.read, behind, self.positions[behind])
+                read = partial(feed.read, behind, self.positions[behind])
                 events = await self._unless_interrupted(read)
             except Discontinuity as lost:
                 if behind in self.positions:
-                    hub.snapshots.forget(behind, self.positions[behind])
+                    feed.snapshots.forget(behind, self.positions[behind])
                     self.begin(behind, Beginning(lost.head, lost.reason))
                 continue
             if events:
-                self._show_page(hub, behind, events)
+                self._show_page(feed, behind, events)
             elif events is not None:
                 # The reader was served by a process that is ahead of this one.
-                await self._unless_interrupted(partial(hub.heal, behind))
+                await self._unless_interrupted(partial(feed.heal, behind))
 
-    def _show_page(self, hub: Hub, group: str, events: Sequence[Event]) -> None:
+    def _show_page(self, feed: Feed, group: str, events: Sequence[Event]) -> None:
         for event in events:
             if not self._may_show:
                 return  # The rest is read again from where this one stands.
             if group in self.positions and self._take(event, place := place_of(event), {}):
-                hub.topics[group].reach(place, 1)
+                feed.topics[group].reach(place, 1)
 
-    async def _show_first(self, hub: Hub, group: str) -> None:
+    async def _show_first(self, feed: Feed, group: str) -> None:
         beginning = self._first[group]
         if beginning.events:
             self._shown(group)
-            self._show_page(hub, group, beginning.events)
+            self._show_page(feed, group, beginning.events)
         elif beginning.reason is not None:
-            await self._show_reset(hub, group, beginning, beginning.reason)
+            await self._show_reset(feed, group, beginning, beginning.reason)
         else:
-            state = await hub.snapshots.state(group)
+            state = await feed.snapshots.state(group)
             if self._still_begins(group, beginning):
                 self.positions[group] = state.position
                 self._shown(group)
                 self.sink.snapshot(state, self.cursor)
 
-    async def _show_reset(self, hub: Hub, group: str, beginning: Beginning, reason: Reason) -> None:
+    async def _show_reset(
+        self, feed: Feed, group: str, beginning: Beginning, reason: Reason
+    ) -> None:
         following = Beginning(beginning.head)
         if self.sink.takes_first:
-            following = await first_of(hub, group, beginning.head)
+            following = await first_of(feed, group, beginning.head)
         if self._still_begins(group, beginning):
             self.positions[group] = following.head
             self._shown(group)

@@ -6,17 +6,13 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from .counters import COUNTS
 from .cursors import START, Position
 from .eventlog.contract import Reason
 from .events import Event
 from .records import about
-
-if TYPE_CHECKING:
-    from .cohorts import Cohort
-    from .subscriptions import Subscription
 
 #: What streams have in common that get the same bytes: their groups, and whether each event is
 #: labelled with its group.
@@ -30,6 +26,38 @@ logger = logging.getLogger("sse_app")
 RECENT_EVENTS: Final = 256
 RECENT_BYTES: Final = 1024 * 1024
 AHEAD_EVENTS: Final = 256
+#: The event loop turns after so many deliveries, which take some ten milliseconds.
+DELIVERIES: Final = 5000
+
+
+class Listener(Protocol):
+    """One reader of a group, which the topic delivers to directly."""
+
+    groups: tuple[str, ...]
+
+    def offer(self, event: Event, place: Position | None, told: Told) -> bool:
+        """Take the next event of the topic; return whether the reader was shown it."""
+
+    def restart(self, group: str, reason: Reason, head: Position) -> None:
+        """Continue from `head` in `group`, because earlier events are lost."""
+
+    def close(self, reason: str) -> None:
+        """End the reader; the first reason counts."""
+
+
+class Batch(Protocol):
+    """Several readers of a group, which the topic delivers to as one."""
+
+    def __len__(self) -> int: ...
+
+    def settle(self) -> None:
+        """Hand the readers back to the topic that can't be written to with the others."""
+
+    def offer(self, event: Event, place: Position | None) -> int:
+        """Take the next event of the topic; return how many readers get it."""
+
+    def dissolve(self) -> None:
+        """Hand all readers back to the topic."""
 
 
 def place_of(event: Event) -> Position | None:
@@ -56,8 +84,8 @@ class Topic:
         self.group = group
         self.position: Position | None = None
         #: Those that are served one by one, and those that are served as one, by their kind.
-        self.subscriptions: set[Subscription] = set()
-        self.cohorts: dict[Kind, Cohort] = {}
+        self.subscriptions: set[Listener] = set()
+        self.cohorts: dict[Kind, Batch] = {}
         self._recent: deque[Event] = deque()
         self._recent_bytes = 0
         self._ahead: dict[Position, Event] = {}
@@ -235,7 +263,7 @@ class Topic:
         self.reach(place, reached)
 
 
-def _end(subscription: Subscription) -> None:
+def _end(subscription: Listener) -> None:
     """One reader's failure is its own: the others must not miss the event for it."""
     logger.exception(
         "A subscription failed and is closed.", extra=about(groups=subscription.groups)

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.test import RequestFactory
 
-from sse_app.cohorts import Cohort, gather
+from sse_app.cohorts import gather
 from sse_app.cursors import START, Cursor, Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
@@ -68,10 +68,10 @@ class PageSink(Sink):
     def direct(self) -> Direct | None:
         return self._send if self.room is None else None
 
-    def gathered(self, cohort: Cohort) -> None:
+    def gathered(self, before: int) -> None:
         assert not self._chunk
 
-    def parted(self, cohort: Cohort, rest: bytes | None, pending: bytes) -> None:
+    def parted(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
         assert rest is not None
         self._read(rest)
         if pending:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sse_app import cohorts, publish
-from sse_app.cohorts import Cohort, gather
+from sse_app.cohorts import gather
 from sse_app.control_group import ControlSink
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
@@ -68,10 +68,10 @@ class SocketSink(Sink):
     def direct(self) -> Direct | None:
         return None if self.waiting or self.broken else self.ours.send
 
-    def gathered(self, cohort: Cohort) -> None:
+    def gathered(self, before: int) -> None:
         pass
 
-    def parted(self, cohort: Cohort, rest: bytes | None, pending: bytes) -> None:
+    def parted(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
         self.broken = rest is None
         self._send(rest or b"")
         if pending:

@@ -160,7 +160,7 @@ async def test_a_policy_that_hangs_is_no_answer_and_the_other_streams_are_looked
         readmit=lambda found: asyncio.Event().wait(),
         release=released.append,
     )
-    revalidator = revalidation.Revalidator(asyncio.get_running_loop())
+    revalidator = revalidation.Revalidator()
     async with asyncio.timeout(PATIENCE):
         assert not await revalidator._judge(stream, 1, SAME, set())  # type: ignore[arg-type]
     assert released == []

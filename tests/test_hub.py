@@ -12,12 +12,13 @@ import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 
 from sse_app import latest, layer, publish
+from sse_app.conf import site_tag
 from sse_app.counters import COUNTS
 from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.events import Event
+from sse_app.groups import layer_group
 from sse_app.hub import Hub, get_hub, running_hubs
-from sse_app.layer import layer_group
 from sse_app.reads import SharedReads
 from sse_app.sinks import Sink
 from sse_app.subscriptions import Subscription
@@ -295,8 +296,10 @@ async def test_a_malformed_message_is_skipped_and_the_next_one_arrives(
 ) -> None:
     reader = await Reader().start("g")
     layer = channel_layers["default"]
-    await layer.group_send(layer_group("g"), message)
-    await layer.group_send(layer_group("g"), {"type": "sse.event", "group": "g", "data": "foreign"})
+    await layer.group_send(layer_group("g", site_tag()), message)
+    await layer.group_send(
+        layer_group("g", site_tag()), {"type": "sse.event", "group": "g", "data": "foreign"}
+    )
     await reader.sink.until("foreign")
     assert reader.sink.seen == ["foreign"]
     await reader.stop()
@@ -533,7 +536,7 @@ async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_lat
     await reader.sink.until("logged")
     SlowLayer.gate.set()
     await turns()
-    assert layer_group("g") in channel_layers["default"].groups
+    assert layer_group("g", site_tag()) in channel_layers["default"].groups
     publish("g", "n", "passing", durable=False)
     await reader.sink.until("passing")
     SlowLayer.gate.clear()
@@ -541,7 +544,7 @@ async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_lat
     await (await Reader().start("h")).stop()
     SlowLayer.gate.set()
     await turns()
-    assert layer_group("h") not in channel_layers["default"].groups
+    assert layer_group("h", site_tag()) not in channel_layers["default"].groups
     # To leave takes no longer: the one who has lost a group waits for it, and others behind him.
     monkeypatch.undo()
     monkeypatch.setattr("sse_app.mailbox.WAIT_SECONDS", 0.01)
@@ -676,7 +679,7 @@ async def test_a_message_that_lies_about_an_event_changes_nothing() -> None:
     event = publish("g", "n", "0")
     await reader.sink.until("0")
     lie = Event.of("g", "n", "a lie").at(event.epoch or "", 1)
-    await channel_layers["default"].group_send(layer_group("g"), lie.to_message())
+    await channel_layers["default"].group_send(layer_group("g", site_tag()), lie.to_message())
     publish("g", "n", "1")
     await reader.sink.until("1")
     await reader.hub.heal("g")

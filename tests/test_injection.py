@@ -14,13 +14,13 @@ import pytest
 import redis
 
 from sse_app.conf import site_tag
-from sse_app.layer import layer_group
+from sse_app.groups import layer_group
 
 from .conftest import Daphne, StreamReader
 
 GROUP = "chat.nasty"
 LOG = "sse_app.eventlog.RedisEventLog"
-ON_LAYER = f"asgi__group__{layer_group(GROUP)}"
+ON_LAYER = f"asgi__group__{layer_group(GROUP, site_tag())}"
 NASTY = (
     "a\r\nid: 99\r\n\r\nevent: forged\r\ndata: x\r\n\r\n",
     "a\n\nevent: sse.close\ndata: {}\n\n",

@@ -22,7 +22,9 @@ from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from sse_app import layer, publish, publish_many
+from sse_app.conf import site_tag
 from sse_app.events import Event
+from sse_app.groups import layer_group
 
 from .conftest import PATIENCE, ROOT, Daphne, eventually
 
@@ -49,7 +51,7 @@ class Listener:
 
     async def start(self) -> Listener:
         self._channel = await self._layer.new_channel()
-        await self._layer.group_add(layer.layer_group("g"), self._channel)
+        await self._layer.group_add(layer_group("g", site_tag()), self._channel)
         return self
 
     async def until(self, count: int) -> list[str]:

@@ -157,7 +157,7 @@ WITHOUT: dict[str, tuple[list[str], str, str]] = {
         ["channels_redis"],
         """
         from django.test import override_settings
-        from sse_app.layer import channel_layer
+        from sse_app.conf import channel_layer
         backend = "channels_redis.pubsub.RedisPubSubChannelLayer"
         with override_settings(CHANNEL_LAYERS={"default": {"BACKEND": backend}}):
             channel_layer()

@@ -98,7 +98,7 @@ async def test_a_reader_in_doubt_is_asked_for_and_nobody_else_is_looked_at(
     def all_readers() -> list[Reader]:
         raise AssertionError("all readers are looked at")
 
-    revalidator = Revalidator(loop)
+    revalidator = Revalidator()
     monkeypatch.setattr(revalidator, "round", round)
     monkeypatch.setattr(revalidation, "readers", all_readers)
     running = asyncio.create_task(revalidator.run())

@@ -17,20 +17,23 @@ from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.test import AsyncClient, Client
 
-from sse_app import control, health, hub, publish, readers, revalidation, services, snapshot
+from sse_app import control, health, hub, layer, publish, readers, revalidation, services, snapshot
 from sse_app.asgi import event_stream_application
+from sse_app.conf import site_tag
+from sse_app.control_group import ControlGroup, read_so_far
 from sse_app.counters import COUNTS
 from sse_app.cursors import Position
-from sse_app.eventlog import MemoryEventLog
+from sse_app.eventlog import MemoryEventLog, event_log
 from sse_app.events import Event
-from sse_app.groups import CONTROL_GROUP
-from sse_app.hub import get_hub, heard_so_far
+from sse_app.groups import CONTROL_GROUP, layer_group
+from sse_app.hub import Hub, get_hub, running_hubs
 from sse_app.revalidation import Revalidator
 from sse_app.services import Service, SharedTasks, spawn
+from sse_app.subscriptions import Subscription
 from sse_app.testing import stream
 
 from .conftest import PATIENCE
-from .test_hub import Reader, memory
+from .test_hub import ListSink, Reader, memory
 
 __all__ = ["memory"]
 
@@ -217,7 +220,7 @@ async def test_a_control_listener_that_ends_goes_on_where_it_was(
     monkeypatch.setattr(readers, "apply", apply)
     reader = await Reader().start("g")
     for user in ("1", "2"):
-        hub.layer.send(await told(user))
+        layer.send(await told(user))
         await until(lambda: not failing)
     await until(lambda: applied)
     assert [revocation.user for revocation in applied] == ["2"]
@@ -225,13 +228,13 @@ async def test_a_control_listener_that_ends_goes_on_where_it_was(
 
 
 async def told(user: str) -> list[Event]:
-    return await hub.event_log().aappend([control.Revocation(user=user).to_event()])
+    return await event_log().aappend([control.Revocation(user=user).to_event()])
 
 
 async def test_streams_that_were_held_when_the_revalidator_ended_are_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    revalidator, looked = Revalidator(asyncio.get_running_loop()), list[Collection[Any]]()
+    revalidator, looked = Revalidator(), list[Collection[Any]]()
     held = SimpleNamespace()
 
     async def look(due: Collection[Any]) -> bool:
@@ -244,6 +247,135 @@ async def test_streams_that_were_held_when_the_revalidator_ended_are_looked_at(
     await until(lambda: looked)
     assert looked == [[held]]
     running.cancel()
+
+
+# --- what is registered to run beside a hub ---
+
+
+class Noted:
+    """A service of a hub that starts when a test lets it."""
+
+    name = "noted"
+    made: list[Noted]
+    failures: list[Exception]
+    gate: asyncio.Event
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.made.append(self)
+
+    async def start(self, hub: Hub) -> None:
+        self.calls.append("start")
+        await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop()
+        assert list(hub.topics) == [CONTROL_GROUP], "no reader has been let in"
+
+    async def run(self) -> None:
+        self.calls.append("run")
+        await asyncio.Event().wait()
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+@pytest.fixture
+def noted(memory: None, monkeypatch: pytest.MonkeyPatch) -> type[Noted]:
+    Noted.made, Noted.failures, Noted.gate = [], [], asyncio.Event()
+    monkeypatch.setattr(hub, "_kinds", hub._kinds.copy())
+    for _ in range(2):
+        hub.register_service(Noted)
+    return Noted
+
+
+async def test_no_reader_joins_a_hub_before_its_services_have_started(noted: type[Noted]) -> None:
+    joining = [asyncio.create_task(Reader().start(group)) for group in "gh"]
+    await until(lambda: noted.made and noted.made[0].calls)
+    late = asyncio.create_task(Reader().start("g"))
+    joining[0].cancel()  # The start is not only the first reader's.
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not joining[1].done()
+    assert not late.done()
+    noted.gate.set()
+    readers = [await joining[1], await late]
+    (service,) = noted.made
+    assert get_hub().service(Noted) is service
+    assert service.calls == ["start", "run"]
+    for reader in readers:
+        await reader.stop()
+    assert service.calls == ["start", "run", "close"]
+
+
+async def test_a_service_that_can_not_start_fails_the_join_and_is_started_by_the_next(
+    noted: type[Noted],
+) -> None:
+    holder = Subscription(ListSink(), ["held"])
+    shared = get_hub()
+    shared.subscriptions.add(holder)  # So that the hub lives on.
+    noted.gate.set()
+    noted.failures.append(ConnectionError("on purpose"))
+    with pytest.raises(ConnectionError, match="on purpose"):
+        await Reader().start("g")
+    assert "g" not in shared.topics
+    assert "noted" not in shared.services._services
+    reader = await Reader().start("g")
+    (service,) = noted.made
+    assert service.calls == ["start", "start", "run"]
+    await shared.leave(holder)
+    await reader.stop()
+
+
+async def test_a_client_is_asked_to_come_again_if_a_service_can_not_start(
+    noted: type[Noted], settings: Any
+) -> None:
+    settings.SSE_APP |= {"PUBLIC_GROUPS": ["g"]}
+    noted.gate.set()
+    noted.failures.append(KeyError("on purpose"))
+    async with stream(None, "group=g") as refused:
+        assert [(event.name, event.json()) for event in refused.received] == [
+            ("sse.busy", {"reason": "log"})
+        ]
+    assert running_hubs() == []
+    assert noted.made[0].calls == ["start", "close"]
+    async with stream(None, "group=g") as opened:
+        assert opened.opened
+        assert noted.made[1].calls == ["start", "run"]
+
+
+@pytest.mark.parametrize("opened", [False, True])
+async def test_a_hub_that_has_closed_takes_nobody_in(noted: type[Noted], *, opened: bool) -> None:
+    closed = get_hub()
+    if opened:
+        noted.gate.set()
+        await (await Reader().start("g")).stop()
+    else:
+        joining = asyncio.create_task(Reader().start("g"))
+        await until(lambda: noted.made[0].calls)
+    await closed.close()
+    if not opened:
+        with pytest.raises(asyncio.CancelledError):
+            await joining
+    before = asyncio.all_tasks()
+    subscription = Subscription(ListSink(), ["g"])
+    for enter in (closed.join, closed.attach):
+        with pytest.raises(RuntimeError, match="closed"):
+            await enter(subscription)
+    assert asyncio.all_tasks() == before
+    assert not closed.topics
+    assert not closed.subscriptions
+    assert noted.made[0].calls[-1] == "close"
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_hub_that_is_closed_leaves_its_groups_on_the_layer() -> None:
+    reader = await Reader().start("g")
+    layer_groups = channel_layers["default"].groups
+    names = {layer_group(group, site_tag()) for group in ("g", CONTROL_GROUP)}
+    await until(lambda: names <= set(layer_groups))
+    await reader.hub.close()
+    assert not names & set(layer_groups)
+    await reader.stop()
 
 
 # --- they are nobody's ---
@@ -391,25 +523,27 @@ async def test_only_without_a_hub_the_control_group_is_looked_up(
         return await real(self, groups)
 
     monkeypatch.setattr(MemoryEventLog, "aheads", aheads)
-    before, *others = await asyncio.gather(*(heard_so_far() for _ in range(100)))
+    before, *others = await asyncio.gather(*(read_so_far() for _ in range(100)))
     assert set(others) == {before}
     assert asked == [[CONTROL_GROUP]], "one read for all who come at once"
     reader = await Reader().start("g")
     asked.clear()
-    assert await heard_so_far() == before
+    assert await read_so_far() == before
     assert [CONTROL_GROUP] not in asked
     (event,) = await told("1")
     await reader.hub.heal(CONTROL_GROUP)
-    await until(lambda: reader.hub.heard == Position(event.epoch or "", 1))
-    assert await heard_so_far() == reader.hub.heard
-    assert await reader.hub.unheard(before) == [], "this hub hears of it itself"
+    control_group = reader.hub.service(ControlGroup)
+    await until(lambda: control_group.position == Position(event.epoch or "", 1))
+    assert await read_so_far() == control_group.position
+    assert await control_group.missed(before) == [], "this hub hears of it itself"
     await reader.stop()
     await told("2")
     reader = await Reader().start("g")
-    assert [r.user for r in await reader.hub.unheard(before)] == ["1", "2"]
-    assert await reader.hub.unheard(await heard_so_far()) == []
+    control_group = reader.hub.service(ControlGroup)
+    assert [r.user for r in await control_group.missed(before)] == ["1", "2"]
+    assert await control_group.missed(await read_so_far()) == []
     lost = Position("other", 1)
-    assert await reader.hub.unheard(lost) == [control.Revocation(review=True)]
+    assert await control_group.missed(lost) == [control.Revocation(review=True)]
     await reader.stop()
 
 
@@ -438,7 +572,7 @@ async def test_a_task_is_shared_until_it_ends_and_outlives_a_caller_who_leaves()
 def test_no_event_loop_is_kept_once_it_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_kept", None)
     # A server without ASGI has a loop for each request that an async view answers.
-    for ask in (heard_so_far, health.probed):
+    for ask in (read_so_far, health.probed):
         loop = asyncio.new_event_loop()
         loop.run_until_complete(ask())
         loop.close()

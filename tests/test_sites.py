@@ -17,8 +17,7 @@ from django.test import override_settings
 from sse_app.asgi import event_stream_application
 from sse_app.conf import site_tag
 from sse_app.eventlog import RedisEventLog, event_log
-from sse_app.groups import CONTROL_GROUP
-from sse_app.layer import layer_group
+from sse_app.groups import CONTROL_GROUP, layer_group
 from sse_app.shared_limits import shared_counts
 
 from .conftest import Daphne, eventually
@@ -39,9 +38,10 @@ result = disconnect(user=User.objects.get(username="ann"))
 FOREIGN = f"""
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
-from sse_app.layer import layer_group
+from sse_app.conf import site_tag
+from sse_app.groups import layer_group
 message = {{"type": "sse.event", "group": {ROOM!r}, "event": "n", "data": "foreign"}}
-async_to_sync(get_channel_layer().group_send)(layer_group({ROOM!r}), message)
+async_to_sync(get_channel_layer().group_send)(layer_group({ROOM!r}, site_tag()), message)
 """
 
 
@@ -67,7 +67,7 @@ def test_the_tag_is_of_the_oldest_secret_key() -> None:
 
 def test_the_longest_names_make_a_layer_group_that_channels_takes() -> None:
     with override_settings(SSE_APP={"SITE_TAG": "t" * 10}):
-        name = layer_group("g" * 80)
+        name = layer_group("g" * 80, site_tag())
         BaseChannelLayer().require_valid_group_name(name)  # type: ignore[no-untyped-call]
         with pytest.raises((TypeError, InvalidChannelLayerError)):
             BaseChannelLayer().require_valid_group_name(name + "x")  # type: ignore[no-untyped-call]
@@ -77,7 +77,10 @@ def test_no_two_sites_share_the_name_of_a_group() -> None:
     names = set()
     for tag in ("a", "b", "a-b", "a_b"):
         with override_settings(SSE_APP={"SITE_TAG": tag}):
-            names |= {layer_group(group) for group in ("g", "a.g", "b.g", "b.a.g", CONTROL_GROUP)}
+            names |= {
+                layer_group(group, site_tag())
+                for group in ("g", "a.g", "b.g", "b.a.g", CONTROL_GROUP)
+            }
     assert len(names) == 20
 
 

@@ -7,7 +7,7 @@ import time
 from typing import Any, Final
 
 from .. import cohorts, daphne_transport, hub, readers, streams, transports
-from ..timers import tick_interval
+from ..hub import tick_interval
 
 #: The modules that look at the time of a stream.
 MODULES: Final = (hub, streams, readers, cohorts, transports, daphne_transport)

@@ -28,9 +28,9 @@ MUTATIONS = (
     ),
     Mutation(
         "A publisher may die between its commit and the numbering.",
-        "sse_app/hub.py",
-        "every(lambda: settings().SWEEP_INTERVAL, self._sweep)",
-        "every(lambda: 600.0, self._sweep)",
+        "sse_app/layer.py",
+        "every(lambda: settings().SWEEP_INTERVAL, _sweep)",
+        "every(lambda: 600.0, _sweep)",
         ["test_resume.py::test_a_publisher_that_died_before_numbering_is_swept_up"],
     ),
     Mutation(
@@ -114,7 +114,7 @@ MUTATIONS = (
     Mutation(
         "A log begins with the first who asks, so that comes before anybody sees a group empty.",
         "sse_app/replay.py",
-        "    began = await hub.began() if START in now.values() else 0.0\n",
+        "    began = await feed.began() if START in now.values() else 0.0\n",
         "    began = 0.0\n",
         ["test_redis_log.py::test_the_log_begins_with_the_first_who_asks"],
     ),

@@ -59,6 +59,60 @@ MUTATIONS = (
         ["test_postgresql.py::test_the_log_carries_events_between_processes_by_the_check"],
     ),
     Mutation(
+        "A reader that joins before the control group is read misses a revocation.",
+        "sse_app/hub.py",
+        """\
+                await self._starting.result("services", self._start_services)
+""",
+        "                self._starting.result('services', self._start_services).close()\n",
+        ["test_services.py::test_no_reader_joins_a_hub_before_its_services_have_started"],
+    ),
+    Mutation(
+        "A service that could not start is missing for as long as the hub lives.",
+        "sse_app/hub.py",
+        """\
+            service = self._unstarted[0]
+            await service.start(self)
+            del self._unstarted[0]
+""",
+        """\
+            service = self._unstarted.pop(0)
+            await service.start(self)
+""",
+        [
+            "test_services.py::"
+            "test_a_service_that_can_not_start_fails_the_join_and_is_started_by_the_next"
+        ],
+    ),
+    Mutation(
+        "Nobody ends the tasks that a closed hub begins.",
+        "sse_app/hub.py",
+        "        if self._closed:\n            raise RuntimeError(",
+        "        if False:\n            raise RuntimeError(",
+        ["test_services.py::test_a_hub_that_has_closed_takes_nobody_in"],
+    ),
+    Mutation(
+        "A closed hub has closed its services, so none may start there.",
+        "sse_app/hub.py",
+        "while self._unstarted and not self._closed:",
+        "while self._unstarted:",
+        ["test_services.py::test_a_hub_that_has_closed_takes_nobody_in"],
+    ),
+    Mutation(
+        "What a service took for a hub is given back with the hub.",
+        "sse_app/hub.py",
+        "            service.close()\n",
+        "            pass\n",
+        ["test_services.py::test_no_reader_joins_a_hub_before_its_services_have_started"],
+    ),
+    Mutation(
+        "A hub may be closed while it has readers, and its groups would stay on the layer.",
+        "sse_app/hub.py",
+        "joined = [*left, *self.topics]",
+        "joined = left",
+        ["test_services.py::test_a_hub_that_is_closed_leaves_its_groups_on_the_layer"],
+    ),
+    Mutation(
         "Where Redis is slow or far, the layer's messages overtake each other.",
         "sse_app/topics.py",
         "elif self.position is not None and follows(place, self.position):",
@@ -136,9 +190,9 @@ MUTATIONS = (
     ),
     Mutation(
         "Two sites on one Redis give groups the same names, also the one that ends streams.",
-        "sse_app/layer.py",
-        "{GROUP_PREFIX}{site_tag()}.{group}",
-        "{GROUP_PREFIX}{group}",
+        "sse_app/groups.py",
+        "{GROUP_PREFIX}{tag}.{name}",
+        "{GROUP_PREFIX}{name}",
         ["test_sites.py::test_events_counts_disconnects_and_presence_stay_apart"],
     ),
     Mutation(

@@ -221,16 +221,16 @@ MUTATIONS = (
     ),
     Mutation(
         "Events that no hub has read may be gone from the log when a hub begins to listen.",
-        "sse_app/hub.py",
+        "sse_app/control_group.py",
         "                return [Revocation(review=True)]\n",
         "                return []\n",
         ["test_services.py::test_only_without_a_hub_the_control_group_is_looked_up"],
     ),
     Mutation(
         "A place in the control group that the hub knows must cost no read and no wait.",
-        "sse_app/hub.py",
-        "    heard = hub.heard if hub is not None else None\n",
-        "    heard = None\n",
+        "sse_app/control_group.py",
+        "    position = hub.service(ControlGroup).position if hub is not None else None\n",
+        "    position = None\n",
         ["test_services.py::test_only_without_a_hub_the_control_group_is_looked_up"],
     ),
     Mutation(

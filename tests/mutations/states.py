@@ -95,7 +95,7 @@ MUTATIONS = (
     Mutation(
         "Past events may be trimmed between finding their place and showing them.",
         "sse_app/beginnings.py",
-        "return Beginning(place, events=await hub.read(group, place))",
+        "return Beginning(place, events=await feed.read(group, place))",
         "return Beginning(place)",
         [
             "test_snapshots.py::test_a_past_event_that_is_trimmed_before_it_is_shown_is_shown_all_the_same"

@@ -148,7 +148,7 @@ MUTATIONS = (
         "A page that loses its connection before its reset has arrived must get it again.",
         "sse_app/replay.py",
         "            positions[group] = LOST\n",
-        "            positions[group] = hub.position(group)\n",
+        "            positions[group] = feed.position(group)\n",
         ["test_stream.py::test_a_page_that_lost_its_reset_is_reset_again"],
     ),
     Mutation(

@@ -6,9 +6,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from sse_app import leftovers
 from sse_app.conf import settings
 from sse_app.eventlog import event_log
+from sse_app.housekeeping import delete_expired
 
 
 class Command(BaseCommand):
@@ -22,7 +22,7 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        leftovers.forget()
+        delete_expired()
         pruned = event_log().prune()
         self.stdout.write(
             f"Deleted {pruned} event(s) older than {settings().RETENTION_SECONDS:g} s or beyond "
