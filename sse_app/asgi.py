@@ -13,8 +13,9 @@ from django.urls import Resolver404, resolve
 from . import daphne_requests, processes, secrecy, servers, shutdown
 from .callables import contained
 from .conf import channel_layer, site_tag
-from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer, busy_block
+from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer
 from .counters import COUNTS, count
+from .farewells import busy_block
 from .origins import cors_headers
 from .records import about
 from .retained import retained_patterns

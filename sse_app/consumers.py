@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Collection, Iterable, Mapping
 from io import BytesIO
 from typing import Any, ClassVar, Final
@@ -27,8 +26,7 @@ from .control_group import ControlGroup, read_so_far
 from .counters import COUNTS, count
 from .cursors import Position
 from .daphne_transport import DaphneTransport
-from .events import encode_control
-from .farewells import CLOSE_RETRY, farewell
+from .farewells import busy_block, farewell
 from .groups import validate_group
 from .hub import get_hub
 from .limits import LIMITS, Full
@@ -47,7 +45,6 @@ logger = logging.getLogger("sse_app")
 REQUEST: Final = "sse_app.daphne"
 ABORT: Final = "sse_app.abort"
 TAKE_OVER: Final = "sse_app.take_over"
-BUSY_RETRY: Final = (15.0, 60.0)
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
 HEADERS: Final = (
     (b"Content-Type", b"text/event-stream; charset=utf-8"),
@@ -91,8 +88,10 @@ class EventStreamConsumer(AsyncHttpConsumer):
             await self._answer(refused.status, refused.text)
         except (Full, Busy, Over) as passing:
             count(COUNTS.refused, str(passing))
-            block = farewell if isinstance(passing, Over) else busy_block
-            await self._end_at_once(block(str(passing)))
+            reason = str(passing)
+            over = isinstance(passing, Over)
+            block = farewell(reason, retry=settings().RETRY) if over else busy_block(reason)
+            await self._end_at_once(block)
         else:
             take_over = self._extensions.get(TAKE_OVER)
             if take_over is None:
@@ -232,14 +231,6 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     async def _end_at_once(self, block: bytes) -> None:
         await self.send_response(200, block, headers=self._headers())
-
-
-def busy_block(reason: str) -> bytes:
-    """Return the body that asks a client to come again: browsers give up for good on a 503."""
-    # A server that stops has a successor, which is there as soon as for the streams that it ended.
-    stops = reason == "shutdown"
-    retry = random.uniform(*(CLOSE_RETRY[reason] if stops else BUSY_RETRY))
-    return encode_control("sse.busy", {"reason": reason}, retry=retry)
 
 
 async def _heard_so_far() -> Position:

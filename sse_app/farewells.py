@@ -1,4 +1,4 @@
-"""`sse.close`: what a stream says when it is ended on purpose, and how long to stay away."""
+"""`sse.close` and `sse.busy`: why a stream ends or does not begin, and when to reconnect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from .conf import settings
 from .events import encode_control
 
 #: Seconds after which a client that was told to close comes back, by the reason, at random.
@@ -19,19 +18,30 @@ CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
     "auth": (3600.0, 3600.0),
     "end": (3600.0, 3600.0),
 }
-
+#: Seconds after which a client that was not served comes back, at random.
+BUSY_RETRY: Final = (15.0, 60.0)
 
 #: Reasons that end a stream without a farewell: nobody can read it.
 UNHEARD: Final = frozenset({"disconnect", "broken", "stalled"})
 
 
-def farewell(reason: str, id: str = "", groups: Collection[str] = ()) -> bytes:
-    """Return `sse.close` with the reason, how long to stay away, and the groups that were lost.
+def farewell(
+    reason: str, id: str = "", groups: Collection[str] = (), *, retry: tuple[float, float]
+) -> bytes:
+    """Return `sse.close` with the reason, the time to stay away, and the groups that were lost.
 
-    Without `groups` it is about all groups of the stream.
+    No `groups` means all groups of the stream. The time is random between the two of `retry`, in
+    seconds, unless the reason has times of its own.
     """
-    retry = random.uniform(*CLOSE_RETRY.get(reason, settings().RETRY))
+    seconds = random.uniform(*CLOSE_RETRY.get(reason, retry))
     data: dict[str, object] = {"reason": reason}
     if groups:
         data["groups"] = list(groups)
-    return encode_control("sse.close", data, id=id, retry=retry)
+    return encode_control("sse.close", data, id=id, retry=seconds)
+
+
+def busy_block(reason: str) -> bytes:
+    """Return `sse.busy`, which asks a client to come again: browsers give up for good on a 503."""
+    # A server that stops has a successor, which is there as soon as for the streams that it ended.
+    seconds = random.uniform(*(CLOSE_RETRY[reason] if reason == "shutdown" else BUSY_RETRY))
+    return encode_control("sse.busy", {"reason": reason}, retry=seconds)

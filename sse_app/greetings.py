@@ -1,35 +1,46 @@
-"""What a stream says first: `sse.open`."""
+"""`sse.open`: the first event of a stream."""
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from typing import NamedTuple
 
-from .conf import settings
-from .connections import connection_id, user_digest
 from .events import encode_control
 
-if TYPE_CHECKING:
-    from .replay import Start
-    from .topics import Kind
+
+class Sharing(NamedTuple):
+    """What a client has to know that shares one stream among its pages."""
+
+    #: The digest of the user, see `user_digest()`: only the pages of one user share a stream.
+    user: str
+    #: Seconds without a byte after which the connection is dead.
+    heartbeat: float
+    #: How many groups one stream may have.
+    max_groups: int
 
 
-def greeting(start: Start, kind: Kind, id: str, *, stream: str, user: str) -> bytes:
-    """Return the block of `sse.open`; `id` is the place before the replay.
+def greeting(
+    groups: Collection[str],
+    id: str,
+    *,
+    connection: str,
+    recovered: bool,
+    missed: int,
+    retry: tuple[float, float],
+    sharing: Sharing | None = None,
+) -> bytes:
+    """Return the block of `sse.open`; `id` is the cursor before the replay.
 
-    `stream` is the stream's id and `user` its `user_key`: both are in the connection id.
+    `connection` is the connection id. `recovered` and `missed` are those of a `Start`. The client
+    is told a random time between the two of `retry`, in seconds, after which it reconnects.
     """
-    limits = settings()
-    groups, labelled = kind
-    data = {
-        "recovered": start.recovered,
-        "missed": start.missed,
+    data: dict[str, object] = {
+        "recovered": recovered,
+        "missed": missed,
         "groups": list(groups),
-        "connection": connection_id(stream, user),
+        "connection": connection,
     }
-    if labelled:
-        # For a client that shares its stream: the user whose pages may share it, the time after
-        # which silence means a dead connection, and how many groups it may ask for.
-        data |= {"user": user_digest(user)}
-        data |= {"heartbeat": limits.HEARTBEAT, "max_groups": limits.MAX_GROUPS}
-    return encode_control("sse.open", data, id=id, retry=random.uniform(*limits.RETRY))
+    if sharing is not None:
+        data |= sharing._asdict()
+    return encode_control("sse.open", data, id=id, retry=random.uniform(*retry))

@@ -106,16 +106,16 @@ async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
             item = coming.result()
             coming = None
             if isinstance(item, Close):
-                yield farewell(item.reason, id)
+                yield farewell(item.reason, id, retry=settings().RETRY)
                 break
             name, data, own = _parts(item)
             yield encode_control(name, data, id=own, retry=retry)
             id, retry = own or id, None
     except StopAsyncIteration:
-        yield farewell("end", id)
+        yield farewell("end", id, retry=settings().RETRY)
     except Exception:
         logger.exception("An event stream's iterable failed; the stream ends here.", extra=about())
-        yield farewell("error", id)
+        yield farewell("error", id, retry=settings().RETRY)
     finally:
         if coming is not None:
             coming.cancel()

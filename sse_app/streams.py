@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 from . import signals
 from .cohorts import gather
 from .conf import settings
-from .connections import Reply
+from .connections import Reply, connection_id, user_digest
 from .counters import COUNTS, count
 from .cursors import Position
 from .eventlog.contract import Reason
 from .events import HEARTBEAT, Event, encode_control
 from .farewells import UNHEARD, farewell
-from .greetings import greeting
+from .greetings import Sharing, greeting
 from .hub import Hub
 from .records import about
 from .replay import Start
@@ -94,8 +94,8 @@ class Stream(Sink):
         self.subscription.move(positions)
         if self._ping:
             self._pinged = positions
-        self.opened, kind = self.subscription.cursor, self.subscription.kind
-        self._write(greeting(start, kind, self.opened, stream=self.id, user=self.user_key))
+        self.opened = self.subscription.cursor
+        self._write(self._greeting(start))
         self._live = True
         for group in self.groups:
             if group in start.first:
@@ -134,7 +134,7 @@ class Stream(Sink):
                 if reason not in UNHEARD:
                     id = self.subscription.cursor if self.subscription.positions else ""
                     lost = self._closed_groups if self.subscription.kind[1] else ()
-                    self._write(farewell(reason, id, lost))
+                    self._write(farewell(reason, id, lost, retry=settings().RETRY))
                 await self._transport.finish()
         finally:
             callbacks, self._at_end = self._at_end, []
@@ -254,6 +254,19 @@ class Stream(Sink):
         self._transport.parted(written, rest)
         if pending:
             self._write(pending)
+
+    def _greeting(self, start: Start) -> bytes:
+        limits, (groups, labelled) = settings(), self.subscription.kind
+        sharing = Sharing(user_digest(self.user_key), limits.HEARTBEAT, limits.MAX_GROUPS)
+        return greeting(
+            groups,
+            self.opened,
+            connection=connection_id(self.id, self.user_key),
+            recovered=start.recovered,
+            missed=start.missed,
+            retry=limits.RETRY,
+            sharing=sharing if labelled else None,
+        )
 
     def _heartbeat(self) -> bytes:
         if not self._ping:

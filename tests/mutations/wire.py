@@ -84,8 +84,8 @@ MUTATIONS = (
     Mutation(
         "Browsers never come back after 4xx and 5xx, so what is passing must be 200.",
         "sse_app/consumers.py",
-        "            await self._end_at_once(block(str(passing)))\n",
-        "            await self._answer(503, str(passing))\n",
+        "            await self._end_at_once(block)\n",
+        "            await self._answer(503, reason)\n",
         ["test_stream.py::test_a_log_that_is_away_is_busy_and_no_error"],
     ),
     Mutation(
@@ -98,7 +98,7 @@ MUTATIONS = (
     Mutation(
         "The end of a response is an error for some clients, and all come back at once after it.",
         "sse_app/streams.py",
-        "            self._write(farewell(reason, id, lost))\n",
+        "            self._write(farewell(reason, id, lost, retry=settings().RETRY))\n",
         "            pass\n",
         ["test_stream.py::test_a_stream_ends_with_its_life_and_goes_on_from_the_farewell"],
     ),
