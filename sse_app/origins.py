@@ -18,6 +18,7 @@ from django.http import HttpRequest
 from django.utils.http import is_same_domain
 
 from .conf import settings
+from .headers import header
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -114,7 +115,7 @@ def cors_headers(scope: Mapping[str, Any]) -> Headers:
     if not allowed_origins():
         return []
     headers = [(b"Vary", b"Origin")]
-    origin = _header(scope, b"origin")
+    origin = header(scope, "Origin")
     if is_allowed(origin):
         headers.append((b"Access-Control-Allow-Origin", origin.encode("latin1")))
         headers.append((b"Access-Control-Allow-Credentials", b"true"))
@@ -124,7 +125,7 @@ def cors_headers(scope: Mapping[str, Any]) -> Headers:
 def preflight(scope: Mapping[str, Any]) -> Headers:
     """Return the headers of the answer to `OPTIONS`: what pages of an allowed origin may ask."""
     headers = cors_headers(scope)
-    if len(headers) > 1 and _header(scope, b"access-control-request-method"):
+    if len(headers) > 1 and header(scope, "Access-Control-Request-Method"):
         headers += [
             (b"Access-Control-Allow-Methods", b"GET"),
             (b"Access-Control-Allow-Headers", ALLOWED_REQUEST_HEADERS),
@@ -193,9 +194,3 @@ def _is_trusted(origin: str) -> bool:
     trusted = (entry.partition("://") for entry in django_settings.CSRF_TRUSTED_ORIGINS)
     # As Django's CSRF check: "https://*.example.com" is all subdomains.
     return any(one == scheme and is_same_domain(host, at.lstrip("*")) for one, _, at in trusted)
-
-
-def _header(scope: Mapping[str, Any], name: bytes) -> str:
-    return ",".join(
-        value.decode("latin1") for key, value in scope.get("headers", ()) if key.lower() == name
-    )

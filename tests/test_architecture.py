@@ -16,6 +16,7 @@ ROOT = Path(sse_app.__file__).parent
 #: Imports go to a lower rank only. Modules of one rank do not know each other.
 RANKS = {
     "identity": -2,
+    "headers": -2,
     "records": -1,
     "stream_logs": 1,
     "conf": 0,

@@ -271,6 +271,13 @@ MUTATIONS = (
         ["test_rates.py::test_a_fresh_session_is_no_fresh_rate"],
     ),
     Mutation(
+        "The header Forwarded holds pairs and not addresses, so no client would be found in it.",
+        "sse_app/addresses.py",
+        ' or name.lower() == "forwarded":',
+        ":",
+        ["test_addresses.py::test_a_wrong_setting_is_named"],
+    ),
+    Mutation(
         "A customer with a /56 has 256 networks of 64 bits.",
         "sse_app/addresses.py",
         "return {str(near): 1, str(site): SITE_SHARE}",
