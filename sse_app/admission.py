@@ -28,6 +28,7 @@ from .grants import BadGrant, Grant, has_seal, revoked_of
 from .groups import validate_group
 from .models import Ticket
 from .records import about
+from .refusals import Refused
 from .sessions import live_sessions, name_of, session_of, user_of
 from .tickets import redeem
 from .tokens import alive_token, averify_token, bearer_of, token_fingerprint, token_key
@@ -38,15 +39,6 @@ FORBIDDEN: Final = "Not permitted."
 
 #: Whether a user may listen to groups; the request is None when it is asked again, long after.
 Policy = Callable[[Any, Collection[str], ASGIRequest | None], Awaitable[bool]]
-
-
-class Refused(Exception):
-    """A request that gets an answer and no stream."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
 
 
 class Busy(Exception):

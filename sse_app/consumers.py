@@ -19,7 +19,7 @@ from django.core.handlers.asgi import ASGIRequest
 
 from . import authorization, control
 from .addresses import client_address
-from .admission import Busy, Over, Refused, admit, flag_of, names_of
+from .admission import Busy, Over, admit, flag_of, names_of
 from .callables import settled
 from .conf import settings
 from .control_group import ControlGroup, read_so_far
@@ -30,8 +30,9 @@ from .farewells import busy_block, farewell
 from .groups import validate_group
 from .hub import get_hub
 from .limits import LIMITS, Full
-from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
+from .origins import SECURITY_HEADERS, check, cors_headers, preflight
 from .records import about
+from .refusals import Refused
 from .replay import Start, Wanted, find_start
 from .sessions import session_of
 from .streams import Stream
@@ -81,10 +82,10 @@ class EventStreamConsumer(AsyncHttpConsumer):
             since = control.mark()
             stream, wanted, heard = await self._admit(receive)
             await self._open(stream, wanted, since, heard)
-        except (Refused, Forbidden) as refused:
+        except Refused as refused:
             if refused.status >= 400:
                 count(COUNTS.refused, str(refused.status))
-            await self._answer(refused.status, refused.text)
+            await self._answer(refused.status, str(refused))
         except (Full, Busy, Over) as passing:
             count(COUNTS.refused, str(passing))
             reason = str(passing)

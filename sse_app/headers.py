@@ -1,4 +1,4 @@
-"""The HTTP headers of an event stream: those that each response has, and those that requests bring."""
+"""The HTTP headers of an event stream: those of each response, and those that requests bring."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ ROOT = Path(sse_app.__file__).parent
 RANKS = {
     "identity": -2,
     "headers": -2,
+    "refusals": -2,
     "records": -1,
     "stream_logs": 1,
     "conf": 0,
