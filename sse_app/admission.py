@@ -17,11 +17,10 @@ from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
-from django.db import router
 
 from .authorization import known
 from .callables import contained, in_thread
-from .conf import settings
+from .conf import settings, written
 from .events import validate_name
 from .fingerprints import Fingerprint, read_fingerprints
 from .grants import BadGrant, Grant, has_seal, revoked_of
@@ -90,8 +89,7 @@ def _read_user(user: Any) -> Any:
     # `__class__`, as the type of a lazy user is another. Not every middleware's user is a model's.
     kind = user.__class__
     model = kind if issubclass(kind, get_user_model()) else get_user_model()
-    # Never from a replica, and not by a manager that may hide the row.
-    return model._base_manager.using(router.db_for_write(model)).get(pk=user.pk)
+    return written(model).get(pk=user.pk)
 
 
 async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = ()) -> Access:

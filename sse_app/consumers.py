@@ -28,6 +28,7 @@ from .cursors import Position
 from .daphne_transport import DaphneTransport
 from .farewells import busy_block, farewell
 from .groups import validate_group
+from .headers import CONTENT_TYPE, NO_CACHE
 from .hub import get_hub
 from .limits import LIMITS, Full
 from .origins import SECURITY_HEADERS, check, cors_headers, preflight
@@ -47,9 +48,8 @@ ABORT: Final = "sse_app.abort"
 TAKE_OVER: Final = "sse_app.take_over"
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
 HEADERS: Final = (
-    (b"Content-Type", b"text/event-stream; charset=utf-8"),
-    (b"Cache-Control", b"no-cache, no-store, private, no-transform"),
-    (b"X-Accel-Buffering", b"no"),
+    (b"Content-Type", CONTENT_TYPE.encode()),
+    *((name.encode(), value.encode()) for name, value in NO_CACHE.items()),
     *SECURITY_HEADERS,
 )
 

@@ -15,13 +15,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from channels.db import database_sync_to_async
 from channels.layers import InMemoryChannelLayer
 from django.core import checks
-from django.db import ProgrammingError, connections, router
+from django.db import ProgrammingError, connections
 from django.utils import timezone
 
-from .conf import channel_layer, site_tag
+from .callables import in_thread
+from .conf import channel_layer, site_tag, written
 from .cursors import START
 from .eventlog import RedisEventLog, event_log
 from .events import Event
@@ -53,7 +53,7 @@ class Finding:
 async def examine(*, deploy: bool = False) -> AsyncIterator[Finding]:
     """Yield what there is to say of this project and this machine, one thing after the other."""
     wrong = False
-    for finding in await database_sync_to_async(lambda: list(_settings(deploy)))():
+    for finding in await in_thread(lambda: list(_settings(deploy))):
         wrong = wrong or finding.level == "error"
         yield finding
     if wrong:
@@ -62,7 +62,7 @@ async def examine(*, deploy: bool = False) -> AsyncIterator[Finding]:
     yield await _answering("event log", _log())
     yield await _answering("clock", _clock())
     yield await _answering("site", _site())
-    for finding in await database_sync_to_async(lambda: list(_sqlite()))():
+    for finding in await in_thread(lambda: list(_sqlite())):
         yield finding
     for finding in _servers():
         yield finding
@@ -120,7 +120,7 @@ async def _log() -> Finding:
 async def _clock() -> Finding:
     log, now = event_log(), time.time()
     if log.alias is not None and connections[log.alias].vendor == "postgresql":
-        there = await database_sync_to_async(_database_time)(log.alias)
+        there = await in_thread(_database_time, log.alias)
     elif isinstance(log, RedisEventLog) and (told := await log.server_time()) is not None:
         there = told
     else:
@@ -144,7 +144,7 @@ async def _site() -> Finding:
     tag, log = site_tag(), event_log()
     others = [
         f"{process.report['site']!r} in process {process.pid} on {process.host}"
-        for process in await database_sync_to_async(_processes)()
+        for process in await in_thread(_processes)
         if process.report.get("site", tag) != tag
     ]
     if others:
@@ -158,7 +158,7 @@ async def _site() -> Finding:
 
 
 def _processes() -> list[ServerProcess]:
-    rows = ServerProcess.objects.using(router.db_for_write(ServerProcess)).defer("streams")
+    rows = written(ServerProcess).defer("streams")
     return list(rows.filter(seen_at__gte=timezone.now() - timedelta(seconds=PROCESS_SECONDS)))
 
 

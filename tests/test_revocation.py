@@ -330,8 +330,8 @@ async def test_a_revoked_or_deleted_token_ends_its_streams(site: Daphne) -> None
         async with program.stream("group=orders") as stream:
             await run(
                 site,
-                "from sse_app.tokens import all_tokens, revoke_token\n"
-                f"token = all_tokens().last()\n{end}",
+                "from sse_app.models import AccessToken\nfrom sse_app.tokens import revoke_token\n"
+                f"token = AccessToken.objects.last()\n{end}",
             )
             assert await farewell(stream) == ("auth", 3_600_000)
 
