@@ -27,6 +27,7 @@ from sse_app.sessions import live_sessions, session_digest
 
 from .conftest import Daphne, eventually
 from .parser import Parser
+from .patience import PATIENCE
 
 POLICY = "tests.policies.by_permission"
 USERS = ("anonymous", "ann", "bob", "staff")
@@ -48,7 +49,7 @@ class Site:
         self.visitors: dict[str, httpx.Client] = {}
         self.keys: dict[str, int] = {}
         for name in USERS:
-            self.visitors[name] = httpx.Client(base_url=daphne.url, timeout=20)
+            self.visitors[name] = httpx.Client(base_url=daphne.url, timeout=PATIENCE)
             if name != "anonymous":
                 form = {"name": name}
                 self.keys[name] = self.visitors[name].post("/test/login/", data=form).json()["pk"]

@@ -21,7 +21,8 @@ from sse_app.admission import Access
 from sse_app.fingerprints import Fingerprint, read_fingerprints
 from sse_app.streams import Stream
 
-from .conftest import PATIENCE, Daphne
+from .conftest import Daphne
+from .patience import PATIENCE
 from .test_revocation import NEVER, POLICY, USER, Visitor, farewell, publish, run
 
 

@@ -24,10 +24,10 @@ from sse_app.models import HandledMessage
 from sse_app.repeats import STEP_ROWS, Answer, forget_old, once
 
 from .conftest import eventually
+from .patience import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
 
-PATIENCE = 20.0
 EVENT = "test.repeat"
 KEY = "k-1"
 DATABASES = ["default", "postgresql"]

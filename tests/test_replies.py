@@ -23,7 +23,8 @@ from sse_app.hub import get_hub
 from sse_app.inbox import Message
 from sse_app.streams import Stream
 
-from .conftest import PATIENCE, Daphne, StreamReader
+from .conftest import Daphne, StreamReader
+from .patience import PATIENCE
 from .test_hub import Reader, memory
 from .test_inbox import EVENT, handled
 from .test_inbox import Page as Sender

@@ -27,6 +27,7 @@ from sse_app.sessions import session_digest
 from sse_app.streams import Stream
 
 from .conftest import Daphne, StreamReader, eventually
+from .patience import PATIENCE
 from .selection import first_then_slow
 from .test_replies import listening
 
@@ -43,7 +44,7 @@ class Visitor:
         self.daphne = daphne
         self.name = name
         limits = httpx.Limits(max_connections=None)
-        self.client = httpx.AsyncClient(base_url=daphne.url, timeout=20, limits=limits)
+        self.client = httpx.AsyncClient(base_url=daphne.url, timeout=PATIENCE, limits=limits)
         self.pk = 0
 
     async def sign_in(self) -> Visitor:
@@ -72,7 +73,7 @@ class Visitor:
 
 async def run(daphne: Daphne, code: str) -> Any:
     """Run code in the server's process."""
-    async with httpx.AsyncClient(base_url=daphne.url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=daphne.url, timeout=PATIENCE) as client:
         answer = await client.post("/test/run/", data={"code": code})
     assert answer.status_code == 200, answer.text[:300]
     return answer.json()["result"]
@@ -517,7 +518,7 @@ async def test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile(
         if others != "none":
             await leaving.enter_async_context(Visitor(site, "").stream("group=orders"))
             listening = asyncio.create_task(listen())
-        await run(site, "from tests import policies\nassert policies.asked.wait(20)")
+        await run(site, "from tests import policies\nassert policies.asked.wait(60)")
     await asyncio.to_thread(eventually, lambda: site.streams() == 0)
     await run(elsewhere, user + what)
     await run(site, "from tests import policies\npolicies.gate.set()")

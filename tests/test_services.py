@@ -32,7 +32,7 @@ from sse_app.services import Service, SharedTasks, spawn
 from sse_app.subscriptions import Subscription
 from sse_app.testing import stream
 
-from .conftest import PATIENCE
+from .patience import PATIENCE
 from .test_hub import ListSink, Reader, memory
 
 __all__ = ["memory"]
