@@ -13,6 +13,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import OperationalError, connections, models
+from django.db.models import QuerySet
 from django.db.backends.utils import CursorWrapper
 from django.test import Client, override_settings
 from django.utils import timezone
@@ -408,7 +409,7 @@ def test_a_key_that_is_taken_and_whose_answer_cannot_be_seen_is_given_up(
     alias: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the caller's transaction reads from a snapshot older than the answer."""
-    monkeypatch.setattr(repeats, "_claim", lambda alias, key: False)
+    monkeypatch.setattr(repeats, "_claim", lambda rows, key: False)
     with pytest.raises(OperationalError):
         once("k", "b", lambda: Answer(200, "1"))
 
@@ -460,10 +461,10 @@ def test_a_key_forgotten_while_somebody_asks_is_free(
     once("k", "b", lambda: Answer(200, "1"))
     real = repeats._claim
 
-    def claim(alias: str, key: str) -> bool:
-        claimed = real(alias, key)
+    def claim(rows: QuerySet[HandledMessage], key: str) -> bool:
+        claimed = real(rows, key)
         if not claimed:
-            HandledMessage.objects.using(alias).all().delete()
+            rows.all().delete()
         return claimed
 
     monkeypatch.setattr(repeats, "_claim", claim)
