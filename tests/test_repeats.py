@@ -290,7 +290,7 @@ def test_a_database_that_gives_up_waiting_is_503_and_nothing_acted(
     acts: list[Any] = []
     handled(lambda message: acts.append(message.data))
 
-    def locked(alias: str, key: str) -> bool:
+    def locked(rows: object, key: str) -> bool:
         raise OperationalError("database is locked")
 
     with monkeypatch.context() as patch:
@@ -328,10 +328,10 @@ def test_the_key_is_written_before_anything_is_read(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(connections["default"], "transaction_mode", None)
     real = repeats._claim
 
-    def meanwhile(alias: str, key: str) -> bool:
+    def meanwhile(rows: QuerySet[HandledMessage], key: str) -> bool:
         now = timezone.now()
         together(lambda: HandledMessage.objects.create(digest="another", created_at=now))
-        return real(alias, key)
+        return real(rows, key)
 
     monkeypatch.setattr(repeats, "_claim", meanwhile)
     assert once("key", "body", lambda: Answer(200, "1")) == Answer(200, "1")
