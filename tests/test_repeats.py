@@ -13,8 +13,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import OperationalError, connections, models
-from django.db.models import QuerySet
 from django.db.backends.utils import CursorWrapper
+from django.db.models import QuerySet
 from django.test import Client, override_settings
 from django.utils import timezone
 
