@@ -79,10 +79,9 @@ class Access:
             self.user = await in_thread(_read_user, self.user)
 
     async def permitted(self, groups: Collection[str]) -> list[str]:
-        """Return which of `groups` the policy permits now."""
+        """Return which of `groups` the policy permits now; raises what the policy raises."""
         ask = self.policy
-        with contained():
-            return [group for group in groups if ask and await ask(self.user, [group], None)]
+        return [group for group in groups if ask and await ask(self.user, [group], None)]
 
 
 def _read_user(user: Any) -> Any:
