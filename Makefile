@@ -103,9 +103,9 @@ ONLY ?=
 mutations: $(INSTALLED) $(NPM_INSTALLED)
 	$(BIN)/python -m tests.mutations $(ONLY)
 
-# The texts that can be translated, for sse_app/locale; needs Debian's gettext.
+# Write the texts that can be translated to sse_app/locale/django.pot; needs Debian's gettext.
 messages: $(INSTALLED)
-	cd sse_app && ../$(BIN)/python -m django makemessages --locale en --no-wrap --no-obsolete --no-location
+	cd sse_app && ../$(BIN)/python -m django makemessages --all --keep-pot --no-wrap --no-obsolete --no-location
 
 # The documentation as a site, in build/docs/. A broken link or a broken docstring is an error.
 DOCS := $(VENV)/.installed-docs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -18,6 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 
 from .conf import settings
+from .headers import header
 from .records import about
 
 #: The entry of `TRUSTED_PROXIES` for peers without an address: those on a Unix socket.
@@ -30,9 +31,6 @@ IPV6_SITE_PREFIX: Final = 56
 SITE_SHARE: Final = 4
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]+\Z", re.ASCII)
-#: Found from the right, so that a quote which the client left open swallows nothing of a proxy's.
-_LAST_ELEMENT: Final = re.compile(r'(?:^|,)((?:[^,"]|"[^"]*")*)\Z')
-_FOR: Final = re.compile(r'(?:^|;)\s*for\s*=\s*(?:"([^"]*)"|([^;,"\s]*))', re.IGNORECASE)
 #: By which proxies say that they are there.
 _PROXIES_SAY: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP")
 #: Far more than proxies write, and little to go through however much a client made up.
@@ -128,7 +126,7 @@ def may_read_metrics(scope: Mapping[str, Any]) -> bool:
     if not networks:
         return False
     peer = _parse(str((scope.get("client") or [""])[0] or ""))
-    if peer not in trusted_proxies() and any(_header(scope, name) for name in _PROXIES_SAY):
+    if peer not in trusted_proxies() and any(header(scope, name) for name in _PROXIES_SAY):
         return False
     ip = _parse(client_address(scope).text)
     return ip is not None and any(ip in network for network in networks)
@@ -143,12 +141,17 @@ def _listed(key: str, entries: object, example: str) -> tuple[object, ...]:
 
 
 def proxy_header() -> str:
-    """Return the setting `PROXY_HEADER`; raises `ImproperlyConfigured` if it is no header."""
+    """Return the setting `PROXY_HEADER`.
+
+    Raises `ImproperlyConfigured` for an invalid name, and for `Forwarded`: its syntax (RFC 7239) is
+    not a list of addresses.
+    """
     name = settings().PROXY_HEADER
-    if not isinstance(name, str) or not _HEADER.match(name):
+    if not isinstance(name, str) or not _HEADER.match(name) or name.lower() == "forwarded":
         raise ImproperlyConfigured(
-            f"SSE_APP['PROXY_HEADER'] is {name!r}; it must be the name of a header as HTTP "
-            "spells it, for example 'X-Forwarded-For', 'X-Real-IP' or 'Forwarded'."
+            f"SSE_APP['PROXY_HEADER'] is {name!r}; it must be the name of a header that has "
+            "addresses only, as HTTP spells it: 'X-Forwarded-For' or 'X-Real-IP', for example. "
+            "A proxy that sends 'Forwarded' must be set to send one of these instead."
         )
     return name
 
@@ -179,9 +182,9 @@ def _networks(key: str, entries: tuple[object, ...], hint: str) -> Sequence[Netw
 def _forwarded(scope: Mapping[str, Any], trusted: Proxies) -> IP | None:
     """Return the client that a trusted proxy names, None if it names none that can be read."""
     name = proxy_header()
-    value = _header(scope, name)[-_TAIL:]
+    value = header(scope, name)[-_TAIL:]
     ip: IP | None = None
-    for entry in _elements(value) if name.lower() == "forwarded" else reversed(value.split(",")):
+    for entry in reversed(value.split(",")):
         ip = _parse(entry)
         if ip is None:
             _warn_of_unreadable(name)
@@ -199,24 +202,6 @@ def _warn_of_unreadable(name: str) -> None:
         name,
         extra=about(),
     )
-
-
-def _header(scope: Mapping[str, Any], name: str) -> str:
-    # Not from Django's META, where older versions let `X_Forwarded_For` pass for this header.
-    wanted = name.lower().encode()
-    headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
-    return ",".join(value.decode("latin1") for key, value in headers if key.lower() == wanted)
-
-
-def _elements(value: str) -> Iterator[str]:
-    """Yield the `for` of each element of `Forwarded` (RFC 7239, section 4), the last one first."""
-    while True:
-        last = _LAST_ELEMENT.search(value)
-        found = _FOR.search(last[1]) if last else None
-        yield (found[1] or found[2] or "") if found else ""
-        if not last or not last.start():
-            return
-        value = value[: last.start()]
 
 
 def _parse(text: str) -> IP | None:

@@ -15,7 +15,6 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from . import stream_admin  # noqa: F401 - registers the live streams
-from .admin_log import log_change
 from .authorization import has_permission
 from .broadcast_admin import PERMISSION, BroadcastAdmin
 from .models import AccessToken
@@ -87,7 +86,7 @@ class AccessTokenAdmin(admin.ModelAdmin):
         """End the selected tokens now, with a `LogEntry` for each that was not revoked before."""
         revoked = [token for token in queryset if revoke_token(token)]
         for token in revoked:
-            log_change(request, token, "Revoked.")
+            self.log_change(request, token, "Revoked.")
         self.message_user(
             request,
             ngettext("%d token was revoked.", "%d tokens were revoked.", len(revoked))
@@ -127,7 +126,7 @@ class BroadcastActionMixin(_Mixed):
             with transaction.atomic():
                 publish_many((group, event, self.broadcast_data(obj)) for obj in objects)
                 for obj in objects:
-                    log_change(request, obj, f"Broadcast to {group} as {event}.")
+                    self.log_change(request, obj, f"Broadcast to {group} as {event}.")
         except (TypeError, ValueError) as error:
             said = _("Nothing was sent: %s") % error
             self.message_user(request, said, messages.ERROR)

@@ -1,4 +1,4 @@
-"""The entries that actions leave in the admin's log."""
+"""The entries in the admin's log for actions on objects without a row."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from django.contrib.admin.options import get_content_type_for_model
 from django.http import HttpRequest
 
 
-def log_change(request: HttpRequest, obj: Any, message: str) -> None:
-    """Note that the request's user did to `obj` what `message` says."""
-    log_act(request, obj, obj.pk, str(obj), message)
-
-
 def log_act(request: HttpRequest, model: Any, id: Any, name: str, message: str) -> None:
-    """Note it of what has no row: it is listed under `model`, as `name`."""
+    """Write an entry for the request's user: `message`, about `id`, shown as `name` of `model`.
+
+    `ModelAdmin.log_change()` does the same for objects that have a row.
+    """
     LogEntry.objects.create(
         user_id=request.user.pk or 0,
         content_type_id=get_content_type_for_model(model).pk,

@@ -17,17 +17,17 @@ from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
-from django.db import router
 
 from .authorization import known
 from .callables import contained, in_thread
-from .conf import settings
+from .conf import settings, written
 from .events import validate_name
 from .fingerprints import Fingerprint, read_fingerprints
 from .grants import BadGrant, Grant, has_seal, revoked_of
 from .groups import validate_group
 from .models import Ticket
 from .records import about
+from .refusals import Refused
 from .sessions import live_sessions, name_of, session_of, user_of
 from .tickets import redeem
 from .tokens import alive_token, averify_token, bearer_of, token_fingerprint, token_key
@@ -38,15 +38,6 @@ FORBIDDEN: Final = "Not permitted."
 
 #: Whether a user may listen to groups; the request is None when it is asked again, long after.
 Policy = Callable[[Any, Collection[str], ASGIRequest | None], Awaitable[bool]]
-
-
-class Refused(Exception):
-    """A request that gets an answer and no stream."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
 
 
 class Busy(Exception):
@@ -88,18 +79,16 @@ class Access:
             self.user = await in_thread(_read_user, self.user)
 
     async def permitted(self, groups: Collection[str]) -> list[str]:
-        """Return which of `groups` the policy permits now."""
+        """Return which of `groups` the policy permits now; raises what the policy raises."""
         ask = self.policy
-        with contained():
-            return [group for group in groups if ask and await ask(self.user, [group], None)]
+        return [group for group in groups if ask and await ask(self.user, [group], None)]
 
 
 def _read_user(user: Any) -> Any:
     # `__class__`, as the type of a lazy user is another. Not every middleware's user is a model's.
     kind = user.__class__
     model = kind if issubclass(kind, get_user_model()) else get_user_model()
-    # Never from a replica, and not by a manager that may hide the row.
-    return model._base_manager.using(router.db_for_write(model)).get(pk=user.pk)
+    return written(model).get(pk=user.pk)
 
 
 async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = ()) -> Access:

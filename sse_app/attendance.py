@@ -8,7 +8,6 @@ is one leave. Where nobody comes or goes there is no pass.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -16,13 +15,14 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
-from django.db import router, transaction
+from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from . import presence, processes
-from .conf import settings
+from .conf import settings, written
 from .events import Event
+from .forks import at_fork
 from .groups import RESERVED
 from .hub import Hub
 from .identity import process_name
@@ -134,10 +134,10 @@ def _pass(alive: Collection[str]) -> None:
     if wanted.keys() == _rows.keys() and not _is_due(alive):
         return
     rows, _rows = _rows, None  # Whatever is raised in a pass, it is read again what there is.
-    with transaction.atomic(using=_alias()):
+    with transaction.atomic(using=written(GroupMember).db):
         _take_turn()
         now = timezone.now()
-        dead = _presences().exclude(process__in=alive).values_list(*_KEY, "pk")
+        dead = written(Presence).exclude(process__in=alive).values_list(*_KEY, "pk")
         _remove({(group, user): pk for group, user, pk in dead}, now, RETURN_SECONDS)
         departed = {key: pk for key, pk in rows.items() if key not in wanted}
         _remove(departed, now, settings().PRESENCE_GRACE)
@@ -146,22 +146,22 @@ def _pass(alive: Collection[str]) -> None:
         joined = _admit(arrived, now)
         left = _dismiss(now)
         events = [*_events(presence.LEAVE, left), *_events(presence.JOIN, joined)]
-        publish_events(events, using=_alias())
+        publish_events(events, using=written(GroupMember).db)
     _rows = {key: pk for key, pk in rows.items() if key in wanted} | added
 
 
 def _is_due(alive: Collection[str]) -> bool:
     """Whether there is something of other processes to do."""
-    dead = _presences().exclude(process__in=alive)
-    return dead.exists() or _members().filter(leaves_at__lte=timezone.now()).exists()
+    dead = written(Presence).exclude(process__in=alive)
+    return dead.exists() or written(GroupMember).filter(leaves_at__lte=timezone.now()).exists()
 
 
 def _take_turn() -> None:
     """Wait until no other pass is under way; none begins before this one has ended."""
-    turn = _members().filter(group=TURN)
+    turn = written(GroupMember).filter(group=TURN)
     # Writing comes first: SQLite can't always turn a reading transaction into a writing one.
     if not turn.update(since=timezone.now()):
-        _members().bulk_create(
+        written(GroupMember).bulk_create(
             [GroupMember(group=TURN, user_key="", name="", since=timezone.now())],
             ignore_conflicts=True,
         )
@@ -171,40 +171,41 @@ def _take_turn() -> None:
 def _remove(rows: dict[Key, int], now: datetime, grace: float) -> None:
     """Delete presences; whoever has no other will have left after `grace` seconds."""
     for pks in _batches(rows.values()):
-        _presences().filter(pk__in=pks).delete()
-    remaining = set(_found(_presences(), rows))
-    absent = [row.pk for key, row in _found(_members(), rows).items() if key not in remaining]
+        written(Presence).filter(pk__in=pks).delete()
+    remaining = set(_found(written(Presence), rows))
+    members = written(GroupMember)
+    absent = [row.pk for key, row in _found(members, rows).items() if key not in remaining]
     for pks in _batches(absent):
-        _members().filter(pk__in=pks).update(leaves_at=now + timedelta(seconds=grace))
+        members.filter(pk__in=pks).update(leaves_at=now + timedelta(seconds=grace))
 
 
 def _add(arrived: Iterable[Key]) -> dict[Key, int]:
     """Add presences of this process; return their primary keys."""
     own = process_name()
     made = [Presence(group=group, user_key=user, process=own) for group, user in arrived]
-    rows = _presences().bulk_create(made, batch_size=BATCH)
+    rows = written(Presence).bulk_create(made, batch_size=BATCH)
     return {(row.group, row.user_key): row.pk for row in rows}
 
 
 def _admit(arrived: dict[Key, str], now: datetime) -> Sequence[GroupMember]:
     """Let those who arrived be members; return those who were none."""
-    found = _found(_members(), arrived)
+    found = _found(written(GroupMember), arrived)
     back = [row.pk for row in found.values() if row.leaves_at is not None]
     for pks in _batches(back):
-        _members().filter(pk__in=pks).update(leaves_at=None)
+        written(GroupMember).filter(pk__in=pks).update(leaves_at=None)
     new = [
         GroupMember(group=group, user_key=user, name=name, since=now)
         for (group, user), name in arrived.items()
         if (group, user) not in found
     ]
-    return _members().bulk_create(new, batch_size=BATCH)
+    return written(GroupMember).bulk_create(new, batch_size=BATCH)
 
 
 def _dismiss(now: datetime) -> Sequence[GroupMember]:
     """Delete the members whose time to leave has come; return them."""
-    left = list(_members().filter(leaves_at__lte=now))
+    left = list(written(GroupMember).filter(leaves_at__lte=now))
     for pks in _batches(row.pk for row in left):
-        _members().filter(pk__in=pks).delete()
+        written(GroupMember).filter(pk__in=pks).delete()
     return left
 
 
@@ -232,20 +233,8 @@ def _batches(values: Iterable[_Value]) -> Iterator[list[_Value]]:
         yield batch
 
 
-def _alias() -> str:
-    return router.db_for_write(GroupMember)
-
-
-def _members() -> QuerySet[GroupMember]:
-    return GroupMember.objects.using(_alias())
-
-
-def _presences() -> QuerySet[Presence]:
-    return Presence.objects.using(_alias())
-
-
 def _own() -> QuerySet[Presence]:
-    return _presences().filter(process=process_name())
+    return written(Presence).filter(process=process_name())
 
 
 def _begin_anew() -> None:
@@ -258,5 +247,4 @@ def _begin_anew() -> None:
     _rows = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+at_fork(_begin_anew)

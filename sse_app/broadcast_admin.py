@@ -10,7 +10,7 @@ from typing import Any, Final
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
-from django.db import IntegrityError, router, transaction
+from django.db import IntegrityError, transaction
 from django.db.models import QuerySet, Sum
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
@@ -24,10 +24,10 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_GET
 
 from . import broadcasts, processes
-from .admin_log import log_change
 from .authorization import has_permission
 from .broadcast_filters import GroupFilter
 from .broadcast_forms import BroadcastForm
+from .conf import written
 from .models import Broadcast
 from .posts import guard_posts
 
@@ -194,18 +194,18 @@ class BroadcastAdmin(admin.ModelAdmin):
     def _order(self, request: HttpRequest, composed: Broadcast, once: str) -> bool:
         """Record `composed` and send or schedule it; return False if it was confirmed before."""
         composed.once = once
-        alias = router.db_for_write(Broadcast)
+        rows = written(Broadcast)
         try:
-            with transaction.atomic(using=alias):
-                composed.save(using=alias)
+            with transaction.atomic(using=rows.db):
+                composed.save(using=rows.db)
                 self.log_addition(request, composed, _ordered(composed))
         except IntegrityError:
-            if not Broadcast.objects.using(alias).filter(once=once).exists():
+            if not rows.filter(once=once).exists():
                 raise
             self.message_user(request, _("That was confirmed before."), messages.WARNING)
             return False
         if composed.send_at is None:
-            transaction.on_commit(partial(broadcasts.attempt, composed.pk), using=alias)
+            transaction.on_commit(partial(broadcasts.attempt, composed.pk), using=rows.db)
             composed.refresh_from_db()
         self.message_user(request, *_outcome(composed))
         return True
@@ -218,9 +218,9 @@ class BroadcastAdmin(admin.ModelAdmin):
         cancelled = 0
         selected = list(queryset)
         for broadcast in selected:
-            with transaction.atomic(using=router.db_for_write(Broadcast)):
+            with transaction.atomic(using=written(Broadcast).db):
                 if broadcasts.cancel(broadcast.pk):
-                    log_change(request, broadcast, "Cancelled.")
+                    self.log_change(request, broadcast, "Cancelled.")
                     cancelled += 1
         said = ngettext("%d broadcast was cancelled.", "%d broadcasts were cancelled.", cancelled)
         self.message_user(request, said % cancelled)
@@ -265,7 +265,7 @@ class BroadcastAdmin(admin.ModelAdmin):
             groups=row.groups, event=row.event, kind=row.kind, body=row.body, sent_by=sender
         )
         if self._order(request, again, once):
-            log_change(request, row, f"Repeated as {again.pk}.")
+            self.log_change(request, row, f"Repeated as {again.pk}.")
 
 
 def _ordered(broadcast: Broadcast) -> str:

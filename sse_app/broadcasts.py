@@ -8,20 +8,20 @@ any other log gets the events right after the commit, and a crash in that instan
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from django.db import InterfaceError, InternalError, OperationalError, router, transaction
+from django.db import InterfaceError, InternalError, OperationalError, transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
-from .conf import settings
+from .conf import settings, written
 from .cursors import Position
 from .eventlog import event_log
 from .events import Event
+from .forks import at_fork
 from .groups import RESERVED
 from .hub import running_hubs
 from .identity import process_name
@@ -62,15 +62,15 @@ def send(pk: int) -> bool:
         # Whatever it is, it would be the same in a second.
         _fail(pk, Broadcast.State.SCHEDULED, error)
         return False
-    with transaction.atomic(using=_alias()):
+    with transaction.atomic(using=written(Broadcast).db):
         # Writing comes first: SQLite can't always turn a reading transaction into a writing one.
         sent = {"state": Broadcast.State.SENT, "sent_at": timezone.now()}
         if not _scheduled(pk=pk).update(**sent):
             return False
-        if event_log().alias == _alias():
+        if event_log().alias == written(Broadcast).db:
             _keep_places(pk, publish_numbered(events))
         else:
-            transaction.on_commit(partial(_publish_late, pk, events), using=_alias())
+            transaction.on_commit(partial(_publish_late, pk, events), using=written(Broadcast).db)
     return True
 
 
@@ -119,7 +119,7 @@ def cancel(pk: int) -> bool:
 
 def _publish_late(pk: int, events: list[Event]) -> None:
     try:
-        placed = publish_events(events, using=_alias())
+        placed = publish_events(events, using=written(Broadcast).db)
     except Exception as error:
         logger.exception(
             "Broadcast %s is lost: the event log did not take it.",
@@ -133,25 +133,17 @@ def _publish_late(pk: int, events: list[Event]) -> None:
 
 def _keep_places(pk: int, placed: Sequence[Event]) -> None:
     places = [[e.group, e.epoch, e.offset] for e in placed if e.offset is not None]
-    _broadcasts().filter(pk=pk).update(places=places)
+    written(Broadcast).filter(pk=pk).update(places=places)
 
 
 def _fail(pk: int, state: Broadcast.State, error: Exception) -> None:
     said = str(error) or type(error).__name__
-    rows = _broadcasts().filter(pk=pk, state=state)
+    rows = written(Broadcast).filter(pk=pk, state=state)
     rows.update(state=Broadcast.State.FAILED, error=said[:1000].replace("\0", ""))
 
 
-def _alias() -> str:
-    return router.db_for_write(Broadcast)
-
-
-def _broadcasts() -> QuerySet[Broadcast]:
-    return Broadcast.objects.using(_alias())
-
-
 def _scheduled(**fields: object) -> QuerySet[Broadcast]:
-    return _broadcasts().filter(state=Broadcast.State.SCHEDULED, **fields)
+    return written(Broadcast).filter(state=Broadcast.State.SCHEDULED, **fields)
 
 
 # --- counting ---
@@ -164,7 +156,7 @@ def tally() -> None:
     broadcast gets it twice and counts twice. The counts only grow.
     """
     since = timezone.now() - timedelta(seconds=COUNT_SECONDS)
-    recent = _broadcasts().filter(state=Broadcast.State.SENT, sent_at__gte=since)
+    recent = written(Broadcast).filter(state=Broadcast.State.SENT, sent_at__gte=since)
     rows = dict(recent.values_list("pk", "places"))
     for pk in _counts.keys() - rows.keys():
         del _counts[pk]
@@ -181,7 +173,7 @@ def tally() -> None:
 
 
 def _write_count(pk: int, streams: int) -> None:
-    BroadcastCount.objects.using(_alias()).update_or_create(
+    written(BroadcastCount).update_or_create(
         broadcast_id=pk,
         process=process_name(),
         defaults={"streams": streams, "counted_at": timezone.now()},
@@ -196,7 +188,7 @@ def known_groups(text: str, most: int) -> list[str]:
     """
     found = {group for group in settings().PUBLIC_GROUPS if "*" not in group}
     found.update(group for hub in running_hubs() for group in list(hub.topics))
-    for groups in _broadcasts().values_list("groups", flat=True)[:RECENT]:
+    for groups in written(Broadcast).values_list("groups", flat=True)[:RECENT]:
         found.update(groups)
     try:
         found.update(event_log().known(text, RECENT))
@@ -208,6 +200,5 @@ def known_groups(text: str, most: int) -> list[str]:
     return sorted(fitting, key=lambda group: (not group.startswith(text), group))[:most]
 
 
-if hasattr(os, "register_at_fork"):
-    # A child is another process, and has delivered nothing.
-    os.register_at_fork(after_in_child=_counts.clear)
+# A child is another process, and has delivered nothing.
+at_fork(_counts.clear)

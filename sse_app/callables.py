@@ -15,7 +15,6 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
-from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar
 
 from asgiref.sync import async_to_sync
@@ -44,12 +43,7 @@ class contained:
         self._task = _current_task()
         self._cancelled = self._task.cancelling() if self._task is not None else 0
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None or self._passes(error):
             return
         raise CallbackFailed(f"The project's code raised {error!r}.") from error

@@ -1,6 +1,7 @@
-"""The `SSE_APP` setting, one frozen dataclass of defaults, and the channel layer that it names.
+"""What the project configures: the `SSE_APP` setting, its channel layer, its databases.
 
-The setting is not validated here; `sse_app.checks` reports all its errors at once.
+`Settings` is a frozen dataclass of defaults, read when first asked for and not validated here;
+`sse_app.checks` reports all its errors at once.
 """
 
 from __future__ import annotations
@@ -9,15 +10,21 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channels.exceptions import InvalidChannelLayerError
 from channels.layers import channel_layers, get_channel_layer
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.db import router
 from django.dispatch import receiver
 from django.utils.crypto import salted_hmac
+
+if TYPE_CHECKING:
+    from django.db.models import Model, QuerySet
+
+    _Row = TypeVar("_Row", bound=Model)
 
 #: Shorter than 11: Channels allows 99 characters for the name of a layer group, and 80 are the
 #: group's own. Without a dot: `a.b` with the group `c` must not be `a` with the group `b.c`.
@@ -143,3 +150,13 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting in TAG_SETTINGS:
         settings.cache_clear()
         site_tag.cache_clear()
+
+
+def written(model: type[_Row]) -> QuerySet[_Row]:
+    """Return all rows of `model`, from the database that the project's routers write it to.
+
+    A replica may lack a row that was written a moment ago, or still have one that was deleted: a
+    right that has ended, for example. `.db` is the name of the database. Rows that the model's own
+    manager hides are there too.
+    """
+    return model._base_manager.using(router.db_for_write(model))

@@ -19,7 +19,7 @@ from django.core.handlers.asgi import ASGIRequest
 
 from . import authorization, readers
 from .addresses import client_address
-from .admission import Busy, Over, Refused, admit, flag_of, names_of
+from .admission import Busy, Over, admit, flag_of, names_of
 from .callables import settled
 from .conf import settings
 from .control_group import ControlGroup, read_so_far
@@ -28,11 +28,13 @@ from .cursors import Position
 from .daphne_transport import DaphneTransport
 from .farewells import busy_block, farewell
 from .groups import validate_group
+from .headers import CONTENT_TYPE, NO_CACHE
 from .hub import get_hub
 from .limits import LIMITS, Full
-from .origins import SECURITY_HEADERS, Forbidden, check, cors_headers, preflight
+from .origins import SECURITY_HEADERS, check, cors_headers, preflight
 from .readers import Reader
 from .records import about
+from .refusals import Refused
 from .replay import Start, Wanted, find_start
 from .sessions import session_of
 from .streams import Stream
@@ -47,9 +49,8 @@ ABORT: Final = "sse_app.abort"
 TAKE_OVER: Final = "sse_app.take_over"
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
 HEADERS: Final = (
-    (b"Content-Type", b"text/event-stream; charset=utf-8"),
-    (b"Cache-Control", b"no-cache, no-store, private, no-transform"),
-    (b"X-Accel-Buffering", b"no"),
+    (b"Content-Type", CONTENT_TYPE.encode()),
+    *((name.encode(), value.encode()) for name, value in NO_CACHE.items()),
     *SECURITY_HEADERS,
 )
 
@@ -82,10 +83,10 @@ class EventStreamConsumer(AsyncHttpConsumer):
             since = readers.mark()
             reader, wanted, heard = await self._admit(receive)
             await self._open(reader, wanted, since, heard)
-        except (Refused, Forbidden) as refused:
+        except Refused as refused:
             if refused.status >= 400:
                 count(COUNTS.refused, str(refused.status))
-            await self._answer(refused.status, refused.text)
+            await self._answer(refused.status, str(refused))
         except (Full, Busy, Over) as passing:
             count(COUNTS.refused, str(passing))
             reason = str(passing)

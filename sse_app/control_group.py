@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from functools import partial
 from typing import Final
 
@@ -14,6 +13,7 @@ from .cursors import START, Position
 from .eventlog import Discontinuity
 from .eventlog.contract import Reason
 from .events import Event
+from .forks import at_fork
 from .groups import CONTROL_GROUP
 from .hub import Hub, running_hub
 from .patience import run_patiently
@@ -126,5 +126,4 @@ async def read_so_far() -> Position:
     return heads[CONTROL_GROUP]
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reading.forget)
+at_fork(_reading.forget)

@@ -6,10 +6,11 @@ the way of every event is an int; what happens once in a stream's life is counte
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from dataclasses import dataclass, field, fields
 from typing import Final
+
+from .forks import at_fork
 
 #: The upper ends of a histogram's buckets, in seconds; one more bucket has what is above.
 BOUNDS: Final = (
@@ -106,5 +107,4 @@ def count(counter: dict[str, int], reason: str) -> None:
 
 COUNTS: Final = Counts()
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=COUNTS.clear)
+at_fork(COUNTS.clear)

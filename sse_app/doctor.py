@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from channels.db import database_sync_to_async
 from channels.layers import InMemoryChannelLayer
 from django.core import checks
 from django.db import ProgrammingError, connections
 
 from . import processes
+from .callables import in_thread
 from .conf import channel_layer, site_tag
 from .cursors import START
 from .eventlog import RedisEventLog, event_log
@@ -49,7 +49,7 @@ class Finding:
 async def examine(*, deploy: bool = False) -> AsyncIterator[Finding]:
     """Yield what there is to say of this project and this machine, one thing after the other."""
     wrong = False
-    for finding in await database_sync_to_async(lambda: list(_settings(deploy)))():
+    for finding in await in_thread(lambda: list(_settings(deploy))):
         wrong = wrong or finding.level == "error"
         yield finding
     if wrong:
@@ -58,7 +58,7 @@ async def examine(*, deploy: bool = False) -> AsyncIterator[Finding]:
     yield await _answering("event log", _log())
     yield await _answering("clock", _clock())
     yield await _answering("site", _site())
-    for finding in await database_sync_to_async(lambda: list(_sqlite()))():
+    for finding in await in_thread(lambda: list(_sqlite())):
         yield finding
     for finding in _servers():
         yield finding
@@ -116,7 +116,7 @@ async def _log() -> Finding:
 async def _clock() -> Finding:
     log, now = event_log(), time.time()
     if log.alias is not None and connections[log.alias].vendor == "postgresql":
-        there = await database_sync_to_async(_database_time)(log.alias)
+        there = await in_thread(_database_time, log.alias)
     elif isinstance(log, RedisEventLog) and (told := await log.server_time()) is not None:
         there = told
     else:
@@ -140,7 +140,7 @@ async def _site() -> Finding:
     tag, log = site_tag(), event_log()
     others = [
         f"{process.report['site']!r} in process {process.pid} on {process.host}"
-        for process in await database_sync_to_async(processes.alive)()
+        for process in await in_thread(processes.alive)
         if process.report.get("site", tag) != tag
     ]
     if others:

@@ -17,11 +17,10 @@ from typing import Any, Final, Self
 
 from django.conf import settings as django_settings
 from django.core import signing
-from django.db import router
 from django.http import HttpRequest
 from django.utils.crypto import constant_time_compare, salted_hmac
 
-from .conf import settings
+from .conf import settings, written
 from .fingerprints import read_fingerprints
 from .groups import validate_group
 from .models import Revocation
@@ -125,9 +124,7 @@ def revoked_of(grants: Collection[Grant]) -> list[Grant]:
     users = {"", *(grant.user for grant in grants)}
     groups = {"", *(group for grant in grants for group in grant.groups)}
     first = datetime.fromtimestamp(min(grant.issued for grant in grants), tz=UTC)
-    # Never from a replica: what was taken back a moment ago must be found.
-    rows = Revocation.objects.using(router.db_for_write(Revocation))
-    revoked = list(rows.filter(at__gte=first, user__in=users, group__in=groups))
+    revoked = list(written(Revocation).filter(at__gte=first, user__in=users, group__in=groups))
     return [grant for grant in grants if any(map(grant.is_revoked_by, revoked))]
 
 

@@ -7,10 +7,10 @@ import random
 from datetime import timedelta
 from typing import Final
 
-from channels.db import database_sync_to_async
 from django.utils import timezone
 
 from . import repeats, tickets
+from .callables import in_thread
 from .conf import settings
 from .eventlog import event_log
 from .models import Revocation
@@ -47,7 +47,7 @@ def delete_expired() -> None:
 
 async def _clean() -> None:
     """Delete what has expired; of the log in steps, so that publishers never wait for long."""
-    await database_sync_to_async(delete_expired)()
+    await in_thread(delete_expired)
     log = event_log()
     if log.prunes_itself:
         return

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, Final, Protocol, TypeVar
@@ -22,6 +21,7 @@ from .counters import COUNTS
 from .eventlog import event_log
 from .events import Event
 from .feed import Feed
+from .forks import at_fork
 from .healing import GRACE_SECONDS
 from .mailbox import Mailbox
 from .records import about
@@ -280,5 +280,4 @@ def running_hubs() -> Collection[Hub]:
     return list(_hubs.values())
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_hubs.clear)
+at_fork(_hubs.clear)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import secrets
+
+from .forks import at_fork
 
 _name = secrets.token_hex(6)
 
@@ -18,5 +19,4 @@ def _rename() -> None:
     _name = secrets.token_hex(6)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_rename)
+at_fork(_rename)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from .conf import channel_layer, settings, site_tag
 from .counters import COUNTS
 from .eventlog import event_log
 from .events import BATCH_TYPE, Event
+from .forks import at_fork
 from .groups import CONTROL_GROUP, layer_group
 from .records import about
 from .services import every, spawn
@@ -259,8 +259,7 @@ def _forget() -> None:
     _background = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+at_fork(_forget)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

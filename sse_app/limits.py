@@ -6,7 +6,6 @@ any database work; what is asked for is a place, and a place is given back.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Final, Literal, Self
 
 from .addresses import Address
 from .conf import settings
+from .forks import at_fork
 from .sessions import session_digest
 from .shared_limits import SharedCounts, shared_counts
 
@@ -160,5 +160,4 @@ def _before_identifying(address: Address, session_key: str | None) -> list[Limit
 LIMITS: Final = Limits()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=LIMITS.forget)
+at_fork(LIMITS.forget)

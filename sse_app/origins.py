@@ -18,6 +18,8 @@ from django.http import HttpRequest
 from django.utils.http import is_same_domain
 
 from .conf import settings
+from .headers import header
+from .refusals import Refused
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -44,17 +46,8 @@ _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*\Z", re.ASCII)
 _PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
 
-class Forbidden(Exception):
-    """A request from where none may come; `status` and `text` are the answer."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-
-
 def check(request: HttpRequest) -> None:
-    """Raise `Forbidden` for a host, origin or site that may not ask; does no I/O.
+    """Raise `Refused` for a host, origin or site that may not ask; does no I/O.
 
     A program that sends neither `Origin` nor `Sec-Fetch-Site` passes, since it brings no visitor's
     cookies. So does what the browser itself says is of the same origin, even if a proxy changed
@@ -66,20 +59,20 @@ def check(request: HttpRequest) -> None:
     try:
         host = request.get_host()
     except DisallowedHost as error:
-        raise Forbidden(400, "The Host header is not one of ALLOWED_HOSTS.") from error
+        raise Refused(400, "The Host header is not one of ALLOWED_HOSTS.") from error
     origin = request.headers.get("Origin")
     site = request.headers.get("Sec-Fetch-Site")
     if site in _OWN_SITES or (site is None and origin is None):
         return
     if origin is None:
-        raise Forbidden(403, "Another site's page asked, and without an Origin header.")
+        raise Refused(403, "Another site's page asked, and without an Origin header.")
     if is_allowed(origin) or _is_own(origin, f"{request.scheme}://{host}"):
         return
-    raise Forbidden(403, f"The origin {origin[:200]!r} is not in SSE_APP['ALLOWED_ORIGINS'].")
+    raise Refused(403, f"The origin {origin[:200]!r} is not in SSE_APP['ALLOWED_ORIGINS'].")
 
 
 def check_post(request: HttpRequest) -> None:
-    """Raise `Forbidden` for a POST that a browser makes for another site's page; does no I/O.
+    """Raise `Refused` for a POST that a browser makes for another site's page; does no I/O.
 
     Beside the CSRF check, which compares a token that may have leaked. The page's origin must be
     the request's own, in `ALLOWED_ORIGINS` or in Django's `CSRF_TRUSTED_ORIGINS`: also that of a
@@ -90,7 +83,7 @@ def check_post(request: HttpRequest) -> None:
         return
     origin = request.headers.get("Origin", "null")
     if not is_allowed(origin) and not _is_trusted(origin):
-        raise Forbidden(
+        raise Refused(
             403,
             f"Sec-Fetch-Site is {site[:40]!r}, and the origin {origin[:200]!r} is neither in "
             "SSE_APP['ALLOWED_ORIGINS'] nor in CSRF_TRUSTED_ORIGINS.",
@@ -114,7 +107,7 @@ def cors_headers(scope: Mapping[str, Any]) -> Headers:
     if not allowed_origins():
         return []
     headers = [(b"Vary", b"Origin")]
-    origin = _header(scope, b"origin")
+    origin = header(scope, "Origin")
     if is_allowed(origin):
         headers.append((b"Access-Control-Allow-Origin", origin.encode("latin1")))
         headers.append((b"Access-Control-Allow-Credentials", b"true"))
@@ -124,7 +117,7 @@ def cors_headers(scope: Mapping[str, Any]) -> Headers:
 def preflight(scope: Mapping[str, Any]) -> Headers:
     """Return the headers of the answer to `OPTIONS`: what pages of an allowed origin may ask."""
     headers = cors_headers(scope)
-    if len(headers) > 1 and _header(scope, b"access-control-request-method"):
+    if len(headers) > 1 and header(scope, "Access-Control-Request-Method"):
         headers += [
             (b"Access-Control-Allow-Methods", b"GET"),
             (b"Access-Control-Allow-Headers", ALLOWED_REQUEST_HEADERS),
@@ -193,9 +186,3 @@ def _is_trusted(origin: str) -> bool:
     trusted = (entry.partition("://") for entry in django_settings.CSRF_TRUSTED_ORIGINS)
     # As Django's CSRF check: "https://*.example.com" is all subdomains.
     return any(one == scheme and is_same_domain(host, at.lstrip("*")) for one, _, at in trusted)
-
-
-def _header(scope: Mapping[str, Any], name: bytes) -> str:
-    return ",".join(
-        value.decode("latin1") for key, value in scope.get("headers", ()) if key.lower() == name
-    )

@@ -9,11 +9,12 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
 from . import authorization, tickets
-from .bodies import Refusal, demand, json_response, read_object, to_json
+from .bodies import demand, json_response, read_object, to_json
 from .conf import settings
 from .grants import BadGrant, Grant, revoked_of, seal_of
 from .groups import validate_group
 from .posts import posted_by_pages
+from .refusals import Refused
 from .sessions import name_of
 from .throttle import slow_down
 
@@ -49,12 +50,12 @@ def ticket(request: HttpRequest) -> HttpResponse:
     asked = _groups_of(body)
     groups = list(dict.fromkeys([*asked, *granted]))
     if not groups or len(groups) > settings().MAX_GROUPS:
-        raise Refusal(400, f'Name 1 to {settings().MAX_GROUPS} groups: {{"groups": ["orders"]}}.')
+        raise Refused(400, f'Name 1 to {settings().MAX_GROUPS} groups: {{"groups": ["orders"]}}.')
     own = [group for group in asked if group not in granted]
     _ask_policy(request, own)
     reader = tickets.owner_of(authorization.known(request.user))
     if reader is None:
-        raise Refusal(403, "A ticket is for a user with a row in the database, or for nobody.")
+        raise Refused(403, "A ticket is for a user with a row in the database, or for nobody.")
     signed_in = reader.is_authenticated
     text = tickets.issue(
         reader,
@@ -75,20 +76,20 @@ def _session_key(request: HttpRequest) -> str:
 def _groups_of(body: dict[str, Any]) -> list[str]:
     groups = body.get("groups", [])
     if not isinstance(groups, list):
-        raise Refusal(400, f'"groups" must be a JSON array of names, not {type(groups).__name__}.')
+        raise Refused(400, f'"groups" must be a JSON array of names, not {type(groups).__name__}.')
     try:
         return [validate_group(group) for group in groups]
     except ValueError as error:
-        raise Refusal(400, str(error)) from error
+        raise Refused(400, str(error)) from error
 
 
 def _grant_of(body: dict[str, Any], request: HttpRequest) -> Grant:
     try:
         grant = Grant.read(str(body.get("grant")))
     except BadGrant as error:
-        raise Refusal(403, _FORBIDDEN) from error
+        raise Refused(403, _FORBIDDEN) from error
     if not grant.fits(authorization.known(request.user)):
-        raise Refusal(403, _FORBIDDEN)
+        raise Refused(403, _FORBIDDEN)
     return grant
 
 
@@ -96,7 +97,7 @@ def _valid_grant(body: dict[str, Any], request: HttpRequest) -> Grant:
     """Return the body's grant if it holds; one that is over is for `renew()`."""
     grant = _grant_of(body, request)
     if grant.is_over() or revoked_of([grant]) or not grant.still_right(request.user):
-        raise Refusal(403, "The grant is over: renew it.")
+        raise Refused(403, "The grant is over: renew it.")
     return grant
 
 

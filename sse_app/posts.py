@@ -13,8 +13,9 @@ from django.urls import URLPattern
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST
 
-from .bodies import Refusal, answers_refusals
-from .origins import Forbidden, check_post
+from .bodies import answers_refusals
+from .origins import check_post
+from .refusals import Refused
 
 View = Callable[..., HttpResponse]
 
@@ -30,9 +31,7 @@ def posted_by_pages(view: View) -> View:
     @answers_refusals
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        refused = _refused(request)
-        if refused is not None:
-            raise Refusal(refused.status, refused.text)
+        _check(request)
         if not hasattr(getattr(request, "user", None), "is_authenticated"):
             request.user = AnonymousUser()
         return checked(request, *args, **kwargs)
@@ -51,19 +50,16 @@ def guard_posts(patterns: list[URLPattern]) -> list[URLPattern]:
 def _guarded(view: View) -> View:
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        refused = _refused(request)
-        if refused is not None:
+        try:
+            _check(request)
+        except Refused as refused:
             plain = "text/plain; charset=utf-8"
-            return HttpResponse(refused.text, status=refused.status, content_type=plain)
+            return HttpResponse(str(refused), status=refused.status, content_type=plain)
         return view(request, *args, **kwargs)
 
     return guarded
 
 
-def _refused(request: HttpRequest) -> Forbidden | None:
-    try:
-        if request.method == "POST":
-            check_post(request)
-    except Forbidden as error:
-        return error
-    return None
+def _check(request: HttpRequest) -> None:
+    if request.method == "POST":
+        check_post(request)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from channels.db import database_sync_to_async
 from django.core.exceptions import ImproperlyConfigured
-from django.db import router
 
-from .conf import settings
+from .callables import in_thread
+from .conf import settings, written
 from .groups import matches, validate_group
 from .models import GroupMember
 
@@ -44,16 +43,14 @@ def members(group: str) -> list[Member]:
             f"Nobody keeps who is in {group!r}: no pattern of SSE_APP['PRESENCE_GROUPS'] "
             f"matches it. It has: {', '.join(map(repr, patterns())) or 'none'}."
         )
-    # Never from a replica: it would not have those who are about to be told.
-    rows = GroupMember.objects.using(router.db_for_write(GroupMember)).filter(group=group)
+    rows = written(GroupMember).filter(group=group)
     found = rows.order_by("name", "pk").values_list("user_key", "name", "since")
     return [Member(*row) for row in found]
 
 
 async def amembers(group: str) -> list[Member]:
     """See `members()`."""
-    found: list[Member] = await database_sync_to_async(members)(group)
-    return found
+    return await in_thread(members, group)
 
 
 def is_kept(group: str) -> bool:

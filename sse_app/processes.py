@@ -8,7 +8,6 @@ that serve nothing, such as `manage.py` and task workers, have no row and can as
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, Final
@@ -17,6 +16,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from . import reports
+from .forks import at_fork
 from .hub import Hub
 from .identity import process_name
 from .models import ServerProcess
@@ -92,5 +92,4 @@ def _forget() -> None:
     reporter = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+at_fork(_forget)

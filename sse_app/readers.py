@@ -8,7 +8,6 @@ names, so the end of one user's rights costs what that user's streams cost.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from .authorization import is_public
 from .connections import Reply
 from .control import Revocation
 from .fingerprints import Fingerprint
+from .forks import at_fork
 from .limits import Places
 from .sessions import session_digest
 from .streams import Stream
@@ -336,5 +336,4 @@ def _forget() -> None:
         each.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+at_fork(_forget)

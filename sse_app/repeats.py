@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from django.db import IntegrityError, OperationalError, router, transaction
+from django.db import IntegrityError, OperationalError, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
+from .conf import written
 from .models import HandledMessage
 
 KEPT: Final = timedelta(hours=24)
@@ -62,11 +64,10 @@ def once(key: str, body: str, act: Callable[[], Answer]) -> Answer:
     `OtherBody` for a repeat whose `body` differs, and `django.db.OperationalError` where the
     database gives up waiting for the first one.
     """
-    alias = router.db_for_write(HandledMessage)
-    rows = HandledMessage.objects.using(alias)
+    rows = written(HandledMessage)
     for _ in range(ATTEMPTS):
-        with transaction.atomic(using=alias):
-            if _claim(alias, key):
+        with transaction.atomic(using=rows.db):
+            if _claim(rows, key):
                 answer = act()
                 kept = json.dumps([body, answer.text])
                 rows.filter(digest=key).update(status=answer.status, answer=kept)
@@ -79,12 +80,12 @@ def once(key: str, body: str, act: Callable[[], Answer]) -> Answer:
     raise OperationalError("An idempotency key is taken, and its answer can't be seen yet.")
 
 
-def _claim(alias: str, key: str) -> bool:
+def _claim(rows: QuerySet[HandledMessage], key: str) -> bool:
     # The insert comes first in its transaction, before anything is read: SQLite refuses to turn
     # a reader into a writer, and only an insert waits for whoever holds the key.
     try:
-        with transaction.atomic(using=alias):
-            HandledMessage.objects.using(alias).create(digest=key, created_at=timezone.now())
+        with transaction.atomic(using=rows.db):
+            rows.create(digest=key, created_at=timezone.now())
     except IntegrityError:
         return False
     return True
@@ -103,8 +104,7 @@ def forget_old(limit: int | None = None) -> int:
     In steps of `STEP_ROWS`, each a short transaction of its own, so nobody waits long. It may run
     in several processes at once.
     """
-    alias = router.db_for_write(HandledMessage)
-    rows = HandledMessage.objects.using(alias)
+    rows = written(HandledMessage)
     old = rows.filter(created_at__lt=timezone.now() - KEPT).order_by("created_at")
     gone = 0
     while limit is None or gone < limit:

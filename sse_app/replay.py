@@ -16,6 +16,7 @@ from .conf import settings
 from .cursors import LOST, START, Cursor, Position
 from .eventlog import Discontinuity
 from .feed import Feed
+from .headers import last_event_id
 
 _LAST: Final = re.compile(r"-([1-9][0-9]{0,8})\Z", re.ASCII)
 
@@ -54,11 +55,10 @@ class Wanted:
         `lastEventId`; an empty one counts as missing. The history is the parameter `from`, of which
         `REPLAY_EVENTS` limits the length; an invalid one is answered as an invalid cursor is.
         """
-        header, query = request.headers.get("Last-Event-ID"), request.GET
-        cursor = header or query.get("last_event_id") or query.get("lastEventId") or None
-        if cursor is not None or "from" not in query:
+        cursor = last_event_id(request) or None
+        if cursor is not None or "from" not in request.GET:
             return cls(cursor, first=True)
-        history = _history(query.getlist("from"))
+        history = _history(request.GET.getlist("from"))
         return cls("" if history is None else None, history, first=True)
 
 

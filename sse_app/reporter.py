@@ -12,12 +12,12 @@ from contextvars import Context
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from django.db import router
 from django.db.models import QuerySet
 from django.utils import timezone
 
 from . import health, reports
 from .callables import contained, in_thread
+from .conf import written
 from .models import ServerProcess
 from .records import about
 from .services import spawn
@@ -223,5 +223,4 @@ def _to_json(streams: dict[str, Any]) -> str:
 
 def all_rows() -> QuerySet[ServerProcess]:
     """Return the rows of all processes, from the database that is written to."""
-    # Never from a replica: whoever watches must be seen at once.
-    return ServerProcess.objects.using(router.db_for_write(ServerProcess))
+    return written(ServerProcess)

@@ -7,7 +7,6 @@ the event loop, and from other threads where a figure that is a moment old is go
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from .conf import site_tag
 from .counters import COUNTS
 from .cursors import Cursor, Position
 from .eventlog import event_log
+from .forks import at_fork
 from .groups import CONTROL_GROUP
 from .hub import Hub, running_hubs
 from .signals import stream_closed
@@ -204,5 +204,4 @@ def _text(place: Position) -> str:
     return f"{place.epoch}-{place.offset}"
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_ended.clear)
+at_fork(_ended.clear)

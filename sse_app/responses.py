@@ -16,6 +16,7 @@ from .callables import contained
 from .conf import settings
 from .events import HEARTBEAT, encode_control, to_text, validate_id, validate_name
 from .farewells import farewell
+from .headers import CONTENT_TYPE, NO_CACHE, last_event_id
 from .records import about
 
 logger = logging.getLogger("sse_app")
@@ -57,13 +58,13 @@ class EventStreamResponse(StreamingHttpResponse):
         request: HttpRequest | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("content_type", "text/event-stream; charset=utf-8")
+        kwargs.setdefault("content_type", CONTENT_TYPE)
         iterable = _iterable(events, request)
         if request is not None and request.method == "HEAD":
             iterable = _nothing()  # Nobody reads it, and it might never end.
         super().__init__(_blocks(iterable), **kwargs)
-        self["Cache-Control"] = "no-cache, no-store, private, no-transform"
-        self["X-Accel-Buffering"] = "no"
+        for name, value in NO_CACHE.items():
+            self[name] = value
         self["X-Content-Type-Options"] = "nosniff"
 
 
@@ -83,10 +84,8 @@ def _iterable(
 
 
 def _last_id(request: HttpRequest) -> str:
-    header, query = request.headers.get("Last-Event-ID"), request.GET
-    given = header or query.get("last_event_id") or query.get("lastEventId")
     try:
-        return validate_id(given)
+        return validate_id(last_event_id(request))
     except ValueError:
         return ""  # None was given, or it is no id that this app has sent.
 

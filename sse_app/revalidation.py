@@ -15,11 +15,9 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Final
 
-from django.db import router
-
 from . import models
 from .callables import contained, in_thread
-from .conf import settings
+from .conf import settings, written
 from .control import Revocation
 from .fingerprints import Fingerprint, read_fingerprints
 from .readers import Reader, asking, concerned, held_readers, readers
@@ -160,7 +158,7 @@ def _read(
     tokens = read_token_fingerprints(users)
     people = {key for key in users if not is_token_key(key)}
     # What `disconnect()` wrote down: its word to the processes may have been lost with the log.
-    rows = models.Revocation.objects.using(router.db_for_write(models.Revocation))
+    rows = written(models.Revocation)
     recent = rows.filter(at__gt=datetime.fromtimestamp(since, tz=UTC))
     revoked = [(Revocation(user=row.user, group=row.group), row.at.timestamp()) for row in recent]
     return {**read_fingerprints(people), **tokens}, live_sessions(sessions), revoked

@@ -16,11 +16,12 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out
-from django.db import models, router, transaction
+from django.db import models, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.utils import timezone
 
 from . import control, publishing, readers
+from .conf import written
 from .fingerprints import many_to_many
 from .groups import validate_group
 from .models import AccessToken, Revocation
@@ -55,12 +56,10 @@ def disconnect(*, user: Any = None, group: str | None = None) -> None:
         )
     key = "" if user is None else _key_of(user)
     name = "" if group is None else validate_group(group)
-    alias = router.db_for_write(Revocation)
-    Revocation.objects.using(alias).update_or_create(
-        user=key, group=name, defaults={"at": timezone.now()}
-    )
+    rows = written(Revocation)
+    rows.update_or_create(user=key, group=name, defaults={"at": timezone.now()})
     # Past here the other processes find the row in their next round, whatever happens.
-    _revoke(control.Revocation(user=key, group=name), using=alias)
+    _revoke(control.Revocation(user=key, group=name), using=rows.db)
 
 
 def _key_of(user: Any) -> str:

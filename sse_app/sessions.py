@@ -90,7 +90,7 @@ def live_sessions(names: Collection[str]) -> set[str]:
     if not hasattr(store, "get_model_class"):
         return {name for name in names if store().exists(name)}
     model = store.get_model_class()
-    # Never from a replica, where a session that has just ended may still be seen.
+    # As `written()`, but by the default manager: a project's own may hide sessions that ended.
     all_sessions = model._default_manager.using(router.db_for_write(model))
     sessions = all_sessions.filter(expire_date__gt=timezone.now())
     live: set[str] = set()

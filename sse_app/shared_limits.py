@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import time
 from collections import Counter
@@ -30,6 +29,7 @@ from django.dispatch import receiver
 from .callables import contained
 from .conf import TAG_SETTINGS, channel_layer, settings, site_tag
 from .eventlog import RedisEventLog, event_log
+from .forks import at_fork
 from .limit_scripts import RENEW, SAY, TAKE
 from .records import about
 from .services import spawn
@@ -292,5 +292,4 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
         _of_loop.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_of_loop.clear)
+at_fork(_of_loop.clear)

@@ -21,10 +21,12 @@ from .callables import containing, containing_async
 class Signal(dispatch.Signal):
     """A signal whose receivers may raise anything, also `SystemExit` and `CancelledError`.
 
-    Django logs what is an `Exception` and passes on the rest, which would end the server or the
-    stream.
+    Django logs an `Exception` and raises the rest, which would end the server or the stream.
     """
 
+    # A private method, as Django has no public place between finding the receivers and calling
+    # them. `connect()` can't wrap a receiver: a signal keeps it weakly, and `disconnect()` finds
+    # it by identity. tests/test_callables.py fails if Django renames the method.
     def _live_receivers(self, sender: Any) -> tuple[list[Any], list[Any]]:
         found: Any = super()
         receivers, async_receivers = found._live_receivers(sender)

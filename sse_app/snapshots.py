@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
@@ -20,6 +19,7 @@ from .callables import contained
 from .conf import settings
 from .cursors import START, Position
 from .events import encode_control, with_id
+from .forks import at_fork
 from .groups import best_match, validate_pattern
 from .records import about
 from .services import spawn
@@ -156,8 +156,7 @@ def _begin_anew() -> None:
         source.threads.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+at_fork(_begin_anew)
 
 
 class Served(Protocol):

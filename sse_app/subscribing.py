@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from math import inf
-from types import TracebackType
 from typing import Self
 
 from .conf import settings
@@ -104,12 +103,7 @@ class Subscriber:
         self._running.add_done_callback(self._inbox.end)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         assert self._hub is not None
         assert self._running is not None
         self._subscription.close("left")

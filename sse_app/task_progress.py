@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from math import inf
-from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from .conf import settings
@@ -94,12 +93,7 @@ class Progress:
         publish(self.group, NAME, self._report(), using=self._using)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._end(kind)
         try:
             publish(self.group, NAME, self._report(), using=self._using)
@@ -111,12 +105,7 @@ class Progress:
         await apublish(self.group, NAME, self._report(), using=self._using)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         self._end(kind)
         try:
             await apublish(self.group, NAME, self._report(), using=self._using)
@@ -129,7 +118,7 @@ class Progress:
         self.state = "running"
         self._next_at = time.monotonic() + PAUSE_SECONDS
 
-    def _end(self, kind: type[BaseException] | None) -> None:
+    def _end(self, kind: object) -> None:
         with self._lock:
             self.state = "done" if kind is None else "failed"
             timer, self._timer = self._timer, None

@@ -8,12 +8,12 @@ from django.http import HttpRequest
 
 from . import rates
 from .addresses import SITE_SHARE, address_of
-from .bodies import Refusal
 from .conf import settings
+from .refusals import Refused
 
 
 def slow_down(request: HttpRequest) -> None:
-    """Raise `Refusal` 429 with `Retry-After` for who asks too fast.
+    """Raise `Refused` 429 with `Retry-After` for who asks too fast.
 
     To be called before the body is read, and for what will be refused too: asking costs as much
     as speaking.
@@ -22,7 +22,7 @@ def slow_down(request: HttpRequest) -> None:
         _shares(request), rate=settings().SPEAK_RATE, burst=settings().SPEAK_BURST
     )
     if wait > 0:
-        raise Refusal(
+        raise Refused(
             429,
             f"Too fast: {settings().SPEAK_RATE:g} messages per second are possible, "
             f"{settings().SPEAK_BURST:g} at once.",

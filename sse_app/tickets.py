@@ -13,10 +13,9 @@ from datetime import timedelta
 from typing import Any, Final
 
 from django.contrib.auth import get_user_model
-from django.db import router
-from django.db.models import QuerySet
 from django.utils import timezone
 
+from .conf import written
 from .models import Ticket
 
 LIFETIME: Final = timedelta(seconds=30)
@@ -31,7 +30,7 @@ def issue(
     session.
     """
     text = secrets.token_urlsafe(32)
-    _all().create(
+    written(Ticket).create(
         digest=_digest(text),
         user=user if user.is_authenticated else None,
         session_key=_sealed(text, session_key.encode()).hex(),
@@ -51,16 +50,15 @@ def owner_of(user: Any) -> Any | None:
     model = get_user_model()
     if not user.is_authenticated or isinstance(user, model):
         return user
-    # Never from a replica, and not by a manager that may hide the row.
-    return model._base_manager.using(router.db_for_write(model)).filter(pk=user.pk).first()
+    return written(model).filter(pk=user.pk).first()
 
 
 def redeem(text: str) -> Ticket | None:
     """Use up the ticket and return it with its user; None if there is none, or not any more."""
-    ticket = _all().select_related("user").filter(digest=_digest(text)).first()
+    ticket = written(Ticket).select_related("user").filter(digest=_digest(text)).first()
     if ticket is None:
         return None
-    deleted, _ = _all().filter(digest=ticket.digest).delete()
+    deleted, _ = written(Ticket).filter(digest=ticket.digest).delete()
     try:
         ticket.session_key = _sealed(text, bytes.fromhex(ticket.session_key)).decode()
     except ValueError:  # A process of an older release, beside which this one may run, wrote it.
@@ -72,12 +70,7 @@ def redeem(text: str) -> Ticket | None:
 
 def forget_old() -> int:
     """Delete what nobody used in time; return how many."""
-    return int(_all().filter(expires_at__lt=timezone.now()).delete()[0])
-
-
-def _all() -> QuerySet[Ticket]:
-    # Never from a replica, which may not have it yet, or still.
-    return Ticket.objects.using(router.db_for_write(Ticket))
+    return int(written(Ticket).filter(expires_at__lt=timezone.now()).delete()[0])
 
 
 def _sealed(text: str, key: bytes) -> bytes:

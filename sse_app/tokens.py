@@ -14,13 +14,12 @@ from collections.abc import Collection, Iterable
 from datetime import timedelta
 from typing import Any, Final, cast
 
-from channels.db import database_sync_to_async
-from django.db import router
-from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
+from .callables import in_thread
+from .conf import written
 from .fingerprints import Fingerprint
 from .groups import validate_pattern
 from .models import AccessToken
@@ -65,7 +64,7 @@ def create_token(
     100 characters or a number, and for a lifetime that is not above 0 or ends beyond year 9999.
     """
     secret = secrets.token_urlsafe(SECRET_BYTES)
-    token = all_tokens().create(
+    token = written(AccessToken).create(
         name=_validate_name(name),
         digest=_digest(secret),
         listen=[validate_pattern(pattern) for pattern in listen],
@@ -88,25 +87,25 @@ def verify_token(text: str) -> AccessToken | None:
     match = _TOKEN.match(text)
     if match is None:
         return None
-    token = all_tokens().filter(pk=int(match[1])).first()
+    token = written(AccessToken).filter(pk=int(match[1])).first()
     genuine = hmac.compare_digest(_digest(match[2]), _NOBODY if token is None else token.digest)
     return token if token is not None and genuine and token.is_live() else None
 
 
 async def averify_token(text: str) -> AccessToken | None:
     """See `verify_token()`."""
-    return cast("AccessToken | None", await database_sync_to_async(verify_token)(text))
+    return await in_thread(verify_token, text)
 
 
 def live_token(pk: int) -> AccessToken | None:
     """Return the token numbered `pk` if it is live still: for who has verified it before."""
-    token = all_tokens().filter(pk=pk).first()
+    token = written(AccessToken).filter(pk=pk).first()
     return token if token is not None and token.is_live() else None
 
 
 async def alive_token(pk: int) -> AccessToken | None:
     """See `live_token()`."""
-    return cast("AccessToken | None", await database_sync_to_async(live_token)(pk))
+    return await in_thread(live_token, pk)
 
 
 def token_key(token: AccessToken) -> str:
@@ -127,7 +126,7 @@ def token_fingerprint(token: AccessToken) -> Fingerprint:
 def read_token_fingerprints(keys: Collection[str]) -> dict[str, Fingerprint]:
     """Return the fingerprints of the tokens among `keys`, by key. One query, or none."""
     numbers = [int(key.removeprefix(_KEY)) for key in keys if is_token_key(key)]
-    found = all_tokens().filter(pk__in=numbers) if numbers else ()
+    found = written(AccessToken).filter(pk__in=numbers) if numbers else ()
     return {token_key(token): token_fingerprint(token) for token in found}
 
 
@@ -149,20 +148,8 @@ def revoke_token(token: AccessToken) -> bool:
     if token.revoked_at is not None:
         return False
     token.revoked_at = timezone.now()
-    token.save(using=_alias(), update_fields=["revoked_at"])
+    token.save(using=written(AccessToken).db, update_fields=["revoked_at"])
     return True
-
-
-def all_tokens() -> QuerySet[AccessToken]:
-    """Return every token, from the database that is written to.
-
-    Never from a replica: a token revoked a moment ago must be found revoked.
-    """
-    return AccessToken.objects.using(_alias())
-
-
-def _alias() -> str:
-    return router.db_for_write(AccessToken)
 
 
 def _digest(secret: str) -> str:

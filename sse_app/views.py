@@ -13,7 +13,7 @@ from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_POST
 
 from . import authorization, inbox, publishing, repeats, tokens
-from .bodies import Refusal, answers_refusals, away, demand, json_response, read_object, to_json
+from .bodies import answers_refusals, away, demand, json_response, read_object, to_json
 from .conf import settings
 from .connections import stream_of, validate_tab
 from .events import Event, validate_published
@@ -21,6 +21,7 @@ from .groups import validate_group
 from .models import AccessToken
 from .posts import posted_by_pages
 from .records import about
+from .refusals import Refused
 from .throttle import slow_down
 
 logger = logging.getLogger("sse_app")
@@ -64,7 +65,7 @@ def send(request: HttpRequest) -> HttpResponse:
     group, event, body = _addressed(request)
     demand(lambda: authorization.may_speak(request.user, group, event, request))
     if not inbox.has_handler(event):
-        raise Refusal(404, f"No handler for the event {event!r}; register it with @on().")
+        raise Refused(404, f"No handler for the event {event!r}; register it with @on().")
     speaker = authorization.known(request.user)
     stream, tab = _speaks_beside(speaker, body)
     message = inbox.Message(speaker, group, event, body.get("data"), request, stream, tab)
@@ -81,7 +82,7 @@ def _addressed(request: HttpRequest) -> tuple[str, str, dict[str, Any]]:
     try:
         return validate_group(body.get("group")), validate_published(body.get("event")), body
     except ValueError as error:
-        raise Refusal(
+        raise Refused(
             400, f'The body must be JSON like {{"group": …, "event": …, "data": …}}: {error}'
         ) from error
 
@@ -90,11 +91,11 @@ def _speaks_beside(user: Any, body: dict[str, Any]) -> tuple[str, str]:
     """Return the id of the speaker's stream and the name of the tab, empty for what it isn't."""
     connection, tab = body.get("connection", ""), body.get("tab", "")
     if not isinstance(connection, str):
-        raise Refusal(400, f'"connection" must be a JSON string, not {connection!r}.')
+        raise Refused(400, f'"connection" must be a JSON string, not {connection!r}.')
     try:
         tab = validate_tab(tab) if tab != "" else ""
     except ValueError as error:
-        raise Refusal(400, str(error)) from error
+        raise Refused(400, str(error)) from error
     # Another one's, as after a login in another tab, is no error: there is nobody to reply to.
     return stream_of(connection, str(user.pk) if user.is_authenticated else ""), tab
 
@@ -104,16 +105,16 @@ def _act(message: inbox.Message) -> repeats.Answer:
         return repeats.Answer(200, to_json(inbox.receive(message)))
     except ValidationError as error:
         said = error.message_dict if hasattr(error, "error_dict") else error.messages
-        raise Refusal(422, said) from error
+        raise Refused(422, said) from error
     except PermissionDenied as error:
-        raise Refusal(403, "Not permitted.") from error
+        raise Refused(403, "Not permitted.") from error
 
 
 def _act_once(message: inbox.Message, key: str) -> repeats.Answer:
     try:
         repeats.validate_key(key)
     except ValueError as error:
-        raise Refusal(400, str(error)) from error
+        raise Refused(400, str(error)) from error
     began = False
 
     def act() -> repeats.Answer:
@@ -125,7 +126,7 @@ def _act_once(message: inbox.Message, key: str) -> repeats.Answer:
     try:
         return repeats.once(digest, repeats.digest_of(message.data), act)
     except repeats.OtherBody as error:
-        raise Refusal(422, "This Idempotency-Key belongs to a message with other data.") from error
+        raise Refused(422, "This Idempotency-Key belongs to a message with other data.") from error
     except OperationalError as error:
         if began:
             raise
@@ -142,7 +143,7 @@ def _speaker(message: inbox.Message) -> str:
         return f"user {message.user.pk}"
     secret = message.request.META.get("CSRF_COOKIE")
     if secret is None:
-        raise Refusal(
+        raise Refused(
             400,
             "An Idempotency-Key needs a user who is signed in, or the CSRF cookie: without both, "
             "one visitor's repeat would be given another visitor's answer. In a test, sign in or "
@@ -169,13 +170,13 @@ def publish(request: HttpRequest) -> HttpResponse:
     token = _token_of(request)
     group, event, body = _addressed(request)
     if not token.may_publish(group, event):
-        raise Refusal(403, f"This token may not publish {event!r} to {group!r}.")
+        raise Refused(403, f"This token may not publish {event!r} to {group!r}.")
     options = _options(body)
     data = body.get("data", "")
     try:
         Event.of(group, event, data).limited(settings().MAX_EVENT_BYTES)
     except ValueError as error:
-        raise Refusal(413, str(error)) from error
+        raise Refused(413, str(error)) from error
     try:
         published = publishing.publish(group, event, data, **options)
     except Exception as error:
@@ -199,14 +200,14 @@ def _token_of(request: HttpRequest) -> AccessToken:
         raise away() from error
     if token is None:
         # One answer for all, so that it doesn't tell an expired token from a wrong one.
-        raise Refusal(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
+        raise Refused(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
     return token
 
 
 def _options(body: dict[str, Any]) -> dict[str, Any]:
     durable, key = body.get("durable", True), body.get("key")
     if not isinstance(durable, bool):
-        raise Refusal(400, f'"durable" must be true or false in JSON, not {durable!r}.')
+        raise Refused(400, f'"durable" must be true or false in JSON, not {durable!r}.')
     if key is not None and not (isinstance(key, str) and len(key) <= MAX_KEY):
-        raise Refusal(400, f'"key" must be a JSON string of at most {MAX_KEY} characters.')
+        raise Refused(400, f'"key" must be a JSON string of at most {MAX_KEY} characters.')
     return {"durable": durable, "key": key}

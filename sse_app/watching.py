@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from django.utils import timezone
 
 from . import processes
 from .callables import in_thread
+from .forks import at_fork
 from .models import ServerProcess
 from .overview import Meter, Row
 from .services import SharedTasks
@@ -166,5 +166,4 @@ def _begin_anew() -> None:
     _looking.forget()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+at_fork(_begin_anew)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .patience import PATIENCE
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -35,7 +37,7 @@ def browser() -> Iterator[Browser]:
     """A Chromium for the tests of a module; each test opens contexts of its own."""
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=PATIENCE * 1000)
 
     assert CHROMIUM, "no Chromium: `apt-get install chromium`, or name one in CHROMIUM"
     with sync_playwright() as playwright:

@@ -29,6 +29,7 @@ from sse_app.events import Event
 
 from .certificates import make_certificate
 from .parser import Parsed, Parser
+from .patience import PATIENCE
 from .valkeys import start_cluster
 
 pytest_plugins = ["sse_app.testing.fixtures"]
@@ -44,7 +45,6 @@ if folder := os.environ.get("TEST_FOLDER"):
 
 ROOT = Path(__file__).resolve().parent.parent
 #: A bound for what would hang. It never passes where all is well, however slow the machine.
-PATIENCE = 60.0
 #: By `make coverage`.
 MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ
 #: What `test/failing/` answers: what came before the exception, and a farewell.

@@ -17,8 +17,9 @@ import pytest
 
 import sse_app
 
+from .patience import PATIENCE
+
 ROOT = Path(sse_app.__file__).parent.parent
-WAIT = 20
 
 
 def run(folder: Path, *arguments: str) -> None:
@@ -27,7 +28,7 @@ def run(folder: Path, *arguments: str) -> None:
         cwd=folder,
         env=_environment(),
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
         capture_output=True,
     )
 
@@ -59,13 +60,13 @@ def served(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         daphne.send_signal(signal.SIGTERM)
-        daphne.wait(timeout=WAIT)
+        daphne.wait(timeout=PATIENCE)
 
 
 def read(url: str, until: str, **headers: str) -> str:
     """What a stream says, up to and with `until`."""
     text = ""
-    with httpx.stream("GET", url, headers=headers, timeout=WAIT) as answer:
+    with httpx.stream("GET", url, headers=headers, timeout=PATIENCE) as answer:
         for part in answer.iter_text():
             text += part
             if until in text:
@@ -79,7 +80,7 @@ def _environment() -> dict[str, str]:
 
 
 def _wait_for(url: str, daphne: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + WAIT
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and daphne.poll() is None:
         try:
             if httpx.get(url).status_code == 200:

@@ -39,7 +39,7 @@ asked = threading.Event()
 async def held(user: Any, group: str, request: Any) -> bool:
     """Permit it, once the test opens the gate."""
     asked.set()
-    return await asyncio.to_thread(gate.wait, 20)
+    return await asyncio.to_thread(gate.wait, 60)
 
 
 async def decided_and_held(user: Any, group: str, request: Any) -> bool:

@@ -13,6 +13,7 @@ import httpx
 
 from .certificates import make_certificate
 from .conftest import ROOT, Daphne, eventually
+from .patience import PATIENCE
 from .valkeys import free_port
 
 DEPLOY = ROOT / "docs" / "deploy.md"
@@ -83,7 +84,7 @@ class Proxy(ABC):
     def stop(self) -> None:
         self.process.terminate()
         try:
-            self.process.wait(20)
+            self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-PATIENCE: Final = 20.0
+from .patience import PATIENCE
+
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) ?([^\r\n]*)\Z")
 
 Headers = tuple[tuple[bytes, bytes], ...]

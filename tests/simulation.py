@@ -30,7 +30,8 @@ from sse_app.eventlog import EventLog, event_log
 from sse_app.events import BATCH_TYPE, Event
 from sse_app.hub import running_hubs
 
-PATIENCE = 20.0
+from .patience import PATIENCE
+
 TURN_SECONDS = 0.5
 MOST_STEPS = 20_000
 

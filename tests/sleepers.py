@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import PATIENCE, Server, StreamReader, eventually
+from .conftest import Server, StreamReader, eventually
 from .parser import Parser
+from .patience import PATIENCE
 
 MIB = 1024 * 1024
 # Python's objects only: what a process has of the system depends on what `malloc` gives back.
@@ -48,7 +49,7 @@ def kept_by(server: Server) -> int:
 
 
 def run(server: Server, code: str) -> Any:
-    answer = httpx.post(f"{server.url}/test/run/", data={"code": code}, timeout=60)
+    answer = httpx.post(f"{server.url}/test/run/", data={"code": code}, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text[:300]
     return answer.json()["result"]
 

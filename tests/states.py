@@ -9,6 +9,8 @@ from typing import Any
 from project.models import Order
 from sse_app import publish, snapshot
 
+from .patience import PATIENCE
+
 #: How often each group's state was read.
 calls: Counter[str] = Counter()
 #: Reads of `orders.slow.*` wait for it.
@@ -38,7 +40,7 @@ def during(group: str) -> int:
 @snapshot("orders.slow.*", seconds=60)
 def slow(group: str) -> str:
     calls[group] += 1
-    assert gate.wait(60)
+    assert gate.wait(PATIENCE)
     return "<b>slow</b>"
 
 

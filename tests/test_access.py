@@ -20,6 +20,7 @@ from django.test.utils import CaptureQueriesContext
 
 from sse_app import disconnect, tickets
 from sse_app.admission import Over, admit
+from sse_app.conf import written
 from sse_app.grants import Grant, revoked_of
 from sse_app.models import Revocation as RevocationRow
 from sse_app.models import Ticket
@@ -27,6 +28,7 @@ from sse_app.sessions import live_sessions, session_digest
 
 from .conftest import Daphne, eventually
 from .parser import Parser
+from .patience import PATIENCE
 
 POLICY = "tests.policies.by_permission"
 USERS = ("anonymous", "ann", "bob", "staff")
@@ -48,7 +50,7 @@ class Site:
         self.visitors: dict[str, httpx.Client] = {}
         self.keys: dict[str, int] = {}
         for name in USERS:
-            self.visitors[name] = httpx.Client(base_url=daphne.url, timeout=20)
+            self.visitors[name] = httpx.Client(base_url=daphne.url, timeout=PATIENCE)
             if name != "anonymous":
                 form = {"name": name}
                 self.keys[name] = self.visitors[name].post("/test/login/", data=form).json()["pk"]
@@ -195,16 +197,16 @@ def test_of_two_who_use_a_ticket_at_once_one_gets_the_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = tickets.issue(AnonymousUser(), ["clock"])
-    real, asked = tickets._all, iter([False, True])
+    asked = iter([False, True])
     found: list[Ticket | None] = []
 
-    def meanwhile() -> Any:
+    def meanwhile(model: type[Ticket]) -> Any:
         if next(asked):  # The first one has read the row, and is about to use it up.
-            monkeypatch.setattr(tickets, "_all", real)
+            monkeypatch.setattr(tickets, "written", written)
             found.append(tickets.redeem(text))
-        return real()
+        return written(model)
 
-    monkeypatch.setattr(tickets, "_all", meanwhile)
+    monkeypatch.setattr(tickets, "written", meanwhile)
     assert tickets.redeem(text) is None
     assert [ticket and ticket.groups for ticket in found] == [["clock"]]
 

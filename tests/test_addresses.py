@@ -113,36 +113,9 @@ def test_another_header_can_be_the_one() -> None:
     assert seen(asked, ["10.0.0.1"]).text == "10.0.0.1"
 
 
-@pytest.mark.parametrize(
-    ("header", "client"),
-    [
-        ("for=9.9.9.9", "9.9.9.9"),
-        ("For=1.1.1.1, for=9.9.9.9;proto=https;by=10.0.0.1", "9.9.9.9"),
-        ("proto=https; FOR=9.9.9.9", "9.9.9.9"),
-        ('for="9.9.9.9:80", for=10.0.0.3', "9.9.9.9"),
-        ('for="[2a00:1450::1]:4711"', "2a00:1450::1"),
-        ('for=1.1.1.1, for="a,b";by="for=9.9.9.9"', "10.0.0.1"),
-        ("for=unknown", "10.0.0.1"),
-        ("for=_hidden", "10.0.0.1"),
-        ("by=9.9.9.9", "10.0.0.1"),
-        ("for=9.9.9.9, by=10.0.0.3", "10.0.0.1"),
-        ('for="never closed', "10.0.0.1"),
-        ('for="never closed, for="[2a00:1450::1]"', "2a00:1450::1"),
-        ('for="never closed, for=9.9.9.9', "9.9.9.9"),
-        ("xfor=1.1.1.1", "10.0.0.1"),
-        ("", "10.0.0.1"),
-    ],
-)
-def test_the_standard_header_is_read_too(header: str, client: str) -> None:
-    asked = scope("10.0.0.1", header, "Forwarded")
-    assert seen(asked, ["10.0.0.0/8"], "Forwarded").text == client
-
-
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
-def test_a_long_list_that_a_client_made_up_is_not_gone_through(header: str) -> None:
-    part = "10.0.0.2," if header == "X-Forwarded-For" else "for=10.0.0.2,"
-    asked = scope("10.0.0.1", "9.9.9.9," + part * 1000 + part.rstrip(","), header)
-    assert seen(asked, ["10.0.0.0/8"], header).text != "9.9.9.9"
+def test_a_long_list_that_a_client_made_up_is_not_gone_through() -> None:
+    asked = scope("10.0.0.1", "9.9.9.9," + "10.0.0.2," * 1000 + "10.0.0.2")
+    assert seen(asked, ["10.0.0.0/8"]).text != "9.9.9.9"
 
 
 def test_ipv6_clients_are_counted_by_their_network_of_64_bits_and_that_of_56() -> None:
@@ -179,6 +152,7 @@ def test_a_trusted_proxy_that_names_nobody_is_told_in_the_log(
         ({"PROXY_HEADER": "X_Forwarded_For"}, "E009", "'X_Forwarded_For'"),
         ({"PROXY_HEADER": "X-Real-IP\n"}, "E009", "'X-Real-IP\\n'"),
         ({"PROXY_HEADER": None}, "E009", "None"),
+        ({"PROXY_HEADER": "forwarded"}, "E009", "'forwarded'"),
     ],
 )
 def test_a_wrong_setting_is_named(given: dict[str, Any], id: str, named: str) -> None:

@@ -16,6 +16,9 @@ ROOT = Path(sse_app.__file__).parent
 #: Imports go to a lower rank only. Modules of one rank do not know each other.
 RANKS = {
     "identity": -2,
+    "forks": -3,
+    "headers": -2,
+    "refusals": -2,
     "records": -1,
     "stream_logs": 1,
     "conf": 0,

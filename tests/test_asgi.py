@@ -27,6 +27,7 @@ from sse_app.reads import PAGE_EVENTS
 from sse_app.routing import event_stream_urlpatterns
 
 from .parser import Parser
+from .patience import PATIENCE
 
 START = {"type": "http.response.start", "status": 200, "headers": []}
 
@@ -66,7 +67,7 @@ class Request:
 
     async def leave(self) -> None:
         await self.communicator.send_input({"type": "http.disconnect"})
-        await self.communicator.wait(20)
+        await self.communicator.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ async def test_an_exception_before_the_response_is_busy_for_a_stream() -> None:
         await request.body()
     (busy,) = request.parser.events
     assert (busy.name, busy.json()) == ("sse.busy", {"reason": "error"})
-    await request.communicator.wait(20)
+    await request.communicator.wait(PATIENCE)
 
 
 async def test_an_exception_before_the_response_of_another_application_is_the_servers() -> None:
@@ -112,7 +113,7 @@ async def test_an_exception_after_the_start_ends_the_response_and_escapes_nobody
     assert await request.body() == b"begun"
     await request.body()
     assert request.ended
-    await request.communicator.wait(20)
+    await request.communicator.wait(PATIENCE)
 
 
 async def test_an_exception_of_a_stream_that_serves_already_escapes_nobody() -> None:
@@ -128,7 +129,7 @@ async def test_an_exception_of_a_stream_that_serves_already_escapes_nobody() -> 
     assert await request.start() == 200
     await request.body()
     assert request.ended
-    await request.communicator.wait(20)
+    await request.communicator.wait(PATIENCE)
 
 
 async def test_an_unexpected_error_before_the_stream_is_busy() -> None:
@@ -140,7 +141,7 @@ async def test_an_unexpected_error_before_the_stream_is_busy() -> None:
     assert await request.start() == 200
     await request.body()
     assert [event.name for event in request.parser.events] == ["sse.busy"]
-    await request.communicator.wait(20)
+    await request.communicator.wait(PATIENCE)
 
 
 async def test_a_websocket_is_refused_where_django_would_raise() -> None:
@@ -148,7 +149,7 @@ async def test_a_websocket_is_refused_where_django_would_raise() -> None:
     asked = ApplicationCommunicator(application, scope() | {"type": "websocket"})
     await asked.send_input({"type": "websocket.connect"})
     assert await asked.receive_output(5) == {"type": "websocket.close"}
-    await asked.wait(20)
+    await asked.wait(PATIENCE)
 
 
 async def test_a_websocket_goes_to_an_application_of_the_projects_own() -> None:
@@ -158,7 +159,7 @@ async def test_a_websocket_goes_to_an_application_of_the_projects_own() -> None:
     application = event_stream_application(ProtocolTypeRouter({"websocket": accepts}))
     asked = ApplicationCommunicator(application, scope() | {"type": "websocket"})
     assert await asked.receive_output(5) == {"type": "websocket.accept"}
-    await asked.wait(20)
+    await asked.wait(PATIENCE)
 
 
 async def test_an_end_that_nobody_takes_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +171,7 @@ async def test_an_end_that_nobody_takes_is_not_waited_for(monkeypatch: pytest.Mo
             await asyncio.Event().wait()
 
     monkeypatch.setattr("sse_app.asgi.END_SECONDS", 0.01)
-    await asyncio.wait_for(guard(begins, busy=True)(scope(), None, send), 20)
+    await asyncio.wait_for(guard(begins, busy=True)(scope(), None, send), PATIENCE)
 
 
 @pytest.mark.parametrize(("version", "dropped"), [("1.1", 1), ("2", 0)])
@@ -347,7 +348,7 @@ async def test_a_log_that_goes_away_during_a_replay_closes_the_stream_and_is_no_
     assert closed.id == replayed[-1].id
     assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
     assert "What a stream needs did not answer" in caplog.text
-    await request.communicator.wait(20)
+    await request.communicator.wait(PATIENCE)
 
 
 @pytest.mark.usefixtures("memory")

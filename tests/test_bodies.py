@@ -14,7 +14,8 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import JsonResponse
 from django.test import RequestFactory, override_settings
 
-from sse_app.bodies import _STRING, MAX_DEPTH, Refusal, answers_refusals, read_object
+from sse_app.bodies import _STRING, MAX_DEPTH, answers_refusals, read_object
+from sse_app.refusals import Refused
 
 
 def request(body: str | bytes, content_type: str = "application/json", **extra: Any) -> Any:
@@ -27,8 +28,8 @@ def without_a_length(body: bytes) -> ASGIRequest:
     return ASGIRequest({**scope, "query_string": b""}, BytesIO(body))
 
 
-def refused(body: str | bytes, **extra: Any) -> Refusal:
-    with pytest.raises(Refusal) as caught:
+def refused(body: str | bytes, **extra: Any) -> Refused:
+    with pytest.raises(Refused) as caught:
         read_object(request(body, **extra))
     return caught.value
 
@@ -44,7 +45,7 @@ def test_json_may_nest_to_the_limit_and_no_deeper(brackets: tuple[str, str]) -> 
     assert "data" in read_object(request(nested(MAX_DEPTH, *brackets)))
     refusal = refused(nested(MAX_DEPTH + 1, *brackets))
     assert refusal.status == 400
-    assert str(MAX_DEPTH) in str(refusal.error)
+    assert str(MAX_DEPTH) in str(refusal.message)
 
 
 @pytest.mark.parametrize("body", ["[" * 120_000, '{"a":' * 20_000, "[{" * 50_000])
@@ -52,7 +53,7 @@ def test_depth_is_refused_before_anything_recurses(
     body: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json, "loads", lambda text: pytest.fail("it was parsed"))
-    assert f"{MAX_DEPTH} levels" in str(refused(body).error)
+    assert f"{MAX_DEPTH} levels" in str(refused(body).message)
 
 
 def test_brackets_side_by_side_or_in_strings_are_not_depth() -> None:
@@ -93,7 +94,7 @@ def lines_run(asked: Any) -> int:
     gc.disable()  # Hypothesis has Python code run at each collection.
     sys.settrace(trace)
     try:
-        with suppress(Refusal):
+        with suppress(Refused):
             read_object(asked)
     finally:
         sys.settrace(before)
@@ -104,7 +105,7 @@ def lines_run(asked: Any) -> int:
 @pytest.mark.parametrize("body", ["[]", "5", "null", '"text"', "true"])
 def test_what_is_no_object_is_400(body: str) -> None:
     refusal = refused(body)
-    assert (refusal.status, "JSON object" in str(refusal.error)) == (400, True)
+    assert (refusal.status, "JSON object" in str(refusal.message)) == (400, True)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_a_byte_order_mark_is_passed_over() -> None:
 def test_a_long_body_is_413_whatever_length_it_says() -> None:
     with override_settings(SSE_APP={"MAX_BODY_BYTES": 10}):
         assert refused('{"a": "long"}').status == 413
-        with pytest.raises(Refusal, match="10 bytes"):
+        with pytest.raises(Refused, match="10 bytes"):
             read_object(without_a_length(b'{"a": "long"}'))
         assert refused("{}", CONTENT_LENGTH="11").status == 413
     assert refused("{}", CONTENT_LENGTH="ten").status == 400
@@ -148,7 +149,7 @@ def test_a_refusal_is_the_views_answer_with_its_headers() -> None:
     @answers_refusals
     def view(request: Any, refuse: bool) -> Any:
         if refuse:
-            raise Refusal(429, ["slow"], {"Retry-After": "3"})
+            raise Refused(429, ["slow"], {"Retry-After": "3"})
         return JsonResponse({})
 
     answer = view(request("{}"), refuse=True)

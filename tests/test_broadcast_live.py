@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import PATIENCE, Daphne, eventually
+from .conftest import Daphne, eventually
+from .patience import PATIENCE
 
 pytestmark = pytest.mark.slow
 

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from .conftest import Daphne, eventually
+from .patience import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +171,9 @@ def test_the_chat_shows_who_is_there_and_moves_as_they_come_and_go(
     expect(bob.get_by_test_id("chat-people").locator("li")).to_have_text(["ann", "bob"])
     ann.close()
     bob.close()
-    expect(people).to_have_text(["ann"], timeout=20_000)
+    expect(people).to_have_text(["ann"])
     again.close()
-    expect(people).to_have_count(0, timeout=20_000)
+    expect(people).to_have_count(0)
     expect(guest.locator("#people-empty")).to_be_visible()
 
 
@@ -242,7 +243,7 @@ def test_the_server_restarts_and_the_page_goes_on_without_loss_or_repeat(
     site.start()
     for n in range(9, 12):
         site.publish("chat.restart", "n", str(n))
-    page.wait_for_function("() => window.seen.length >= 12", timeout=30_000)
+    page.wait_for_function("() => window.seen.length >= 12", timeout=PATIENCE * 1000)
     assert page.evaluate("window.seen") == [str(n) for n in range(12)]
     # A farewell spreads its readers over ten seconds, each EventSource at a moment of its own.
     is_live(page, within=30)
@@ -251,7 +252,7 @@ def test_the_server_restarts_and_the_page_goes_on_without_loss_or_repeat(
     site.shell(
         f"from project.models import Order\nOrder.objects.get(pk={testid.split('-')[1]}).advance()"
     )
-    expect(page.get_by_test_id(testid)).to_have_attribute("data-status", "paid", timeout=20_000)
+    expect(page.get_by_test_id(testid)).to_have_attribute("data-status", "paid")
 
 
 def test_the_pages_fit_a_phone(open_page: Callable[..., Page]) -> None:
@@ -303,7 +304,7 @@ def test_a_page_of_a_listed_origin_hears_its_users_groups_and_comes_back_to_them
     other.stop()
     other.start()
     other.publish(f"user.{key}", "n", "after")
-    page.wait_for_function("() => window.seen.length === 2", timeout=30_000)
+    page.wait_for_function("() => window.seen.length === 2", timeout=PATIENCE * 1000)
     assert page.evaluate("window.seen") == ["before", "after"]
     assert "sse.reset" in page.evaluate(RESUME, url)  # With headers that need a preflight.
     context.close()
@@ -339,5 +340,5 @@ def test_the_bar_of_the_import_moves_on_every_page_and_on_one_that_comes_late(
         expect(page.get_by_test_id("import-start")).to_be_disabled()
     late = open_page("/import/")
     for page in (one, two, late):
-        expect(page.get_by_test_id("import-bar")).to_have_js_property("value", 200, timeout=20_000)
+        expect(page.get_by_test_id("import-bar")).to_have_js_property("value", 200)
         expect(page.get_by_role("status").last).to_have_text("The import is done.")

@@ -124,7 +124,7 @@ def test_the_server_restarts_and_no_row_is_lost_or_repeated(
     change(site, "for n in range(4): shop.place_order()")
     site.start()
     change(site, "for n in range(2): shop.place_order()")
-    expect(page.locator(ROW)).to_have_count(21, timeout=30_000)
+    expect(page.locator(ROW)).to_have_count(21)
     ids = page.evaluate("sources.flatMap(source => source.arrived)")
     assert len(ids) == len(set(ids)) == 9
     assert page.evaluate("[window.same, sessionStorage.reset]") == [True, None]
@@ -144,7 +144,7 @@ def test_a_lost_history_makes_the_list_be_read_again(
     change(site, "shop.Order.objects.create(customer='Ada', item='Lamp', total=1)")
     site.manage("sse_new_epoch")
     site.start()
-    expect(page.locator(ROW)).to_have_count(13, timeout=30_000)
+    expect(page.locator(ROW)).to_have_count(13)
     assert page.evaluate("sessionStorage.reset") == "yes"
     page.wait_for_function("() => sources.at(-1).open")
     change(site, "shop.place_order()")
@@ -165,7 +165,7 @@ def test_htmx_goes_on_from_the_last_row_after_a_refusal(
     site.start()
     page.unroute("**/events/**")
     change(site, "shop.place_order()")
-    expect(page.locator(ROW)).to_have_count(15, timeout=30_000)
+    expect(page.locator(ROW)).to_have_count(15)
     ids = page.evaluate("sources.flatMap(source => source.arrived)")
     assert len(ids) == len(set(ids)) == 3
 

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from .conftest import Daphne
+from .patience import PATIENCE
 from .test_browser import is_live
 
 pytestmark = pytest.mark.slow
@@ -76,7 +77,7 @@ def context(browser: Browser, site: Daphne) -> Iterator[BrowserContext]:
 
 
 def run(site: Daphne, code: str) -> Any:
-    answer = httpx.post(f"{site.url}/test/run/", data={"code": code}, timeout=20)
+    answer = httpx.post(f"{site.url}/test/run/", data={"code": code}, timeout=PATIENCE)
     assert answer.status_code == 200, answer.text[-2000:]
     return answer.json()["result"]
 
@@ -260,7 +261,7 @@ def test_a_page_of_a_configured_origin_listens_as_the_visitor_and_resumes(
     daphne.shell(f"from sse_app import publish\npublish({group!r}, 'n', 'meanwhile')")
     daphne.start()
     daphne.publish(group, "n", "after")
-    stranger.wait_for_function("window.seen.length >= 3", timeout=30_000)
+    stranger.wait_for_function("window.seen.length >= 3", timeout=PATIENCE * 1000)
     assert stranger.evaluate("window.seen") == ["before", "meanwhile", "after"]
     # This one may not send the header before the server has permitted it.
     told = stranger.evaluate(FETCH, [url, position])

@@ -121,13 +121,11 @@ def test_wiped_history_is_told_to_every_pane_which_reads_the_orders_again(page: 
 def test_a_throttled_reader_lags_for_the_server_and_catches_up(page: Page) -> None:
     page.get_by_test_id("slow").click()
     reader = page.get_by_test_id("slow-reader")
-    expect(reader).to_have_attribute("data-state", "lagging", timeout=20_000)
+    expect(reader).to_have_attribute("data-state", "lagging")
     page.get_by_test_id("save").click()
     expect(page.get_by_test_id("pane-plain").locator("li").first).to_contain_text("order.")
     expect(reader).to_have_attribute("data-state", "lagging")  # The others did not wait for it.
-    expect(reader).to_contain_text(
-        "Caught up after lagging: 300 events, 0 lost, 0 repeated.", timeout=20_000
-    )
+    expect(reader).to_contain_text("Caught up after lagging: 300 events, 0 lost, 0 repeated.")
 
 
 def test_a_second_tab_shares_the_connection_of_the_first(page: Page) -> None:

@@ -15,6 +15,7 @@ from sse_app.callables import CallbackFailed, contained, in_thread
 from sse_app.signals import Signal
 
 from .conftest import Daphne, StreamReader, eventually
+from .patience import PATIENCE
 from .sleepers import run
 from .test_revocation import Visitor, farewell
 
@@ -164,7 +165,7 @@ async def set_error(site: Daphne, name: str) -> None:
 
 
 def ask_health(site: Daphne) -> httpx.Response:
-    return httpx.get(f"{site.url}/events/health/", timeout=20)
+    return httpx.get(f"{site.url}/events/health/", timeout=PATIENCE)
 
 
 HANDLER = """
@@ -203,7 +204,7 @@ async def test_an_iterable_that_exits_ends_its_response_only(
 ) -> None:
     async with shared_daphne.stream("group=orders") as stream:
         await stream.next()
-        async with httpx.AsyncClient(base_url=shared_daphne.url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=shared_daphne.url, timeout=PATIENCE) as client:
             for error in ENDINGS[:-1]:
                 url = f"/test/ending/?error={error}"
                 async with client.stream("GET", url) as response:

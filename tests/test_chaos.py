@@ -21,6 +21,7 @@ from .chaos.run import run
 from .chaos.verdict import checks_outlived, judge, latest_delivery
 from .chaos.world import Plan
 from .layers import ChaosLayer
+from .patience import PATIENCE
 from .test_hub import Reader
 
 SEED = 90
@@ -94,7 +95,7 @@ async def sent_through(valkey: str, count: int, **shares: float) -> list[int]:
     layer.drop = layer.double = layer.late = 0.0
     await layer.group_send("numbers", {"n": -1})
     arrived = []
-    while (message := await asyncio.wait_for(layer.receive(channel), 20))["n"] >= 0:
+    while (message := await asyncio.wait_for(layer.receive(channel), PATIENCE))["n"] >= 0:
         arrived.append(message["n"])
     await layer.flush()
     return arrived

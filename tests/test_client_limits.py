@@ -28,6 +28,7 @@ from sse_app.conf import Settings
 from .clients import FOLDER
 from .clients.listeners import NODE
 from .conftest import Daphne
+from .patience import PATIENCE
 from .test_clients import end_stream
 from .valkeys import free_port
 
@@ -49,19 +50,19 @@ def url(server: Daphne) -> str:
 
 
 def read_httpx(url: str) -> Iterator[str]:
-    with httpx.Client(timeout=20) as client, connect_sse(client, "GET", url) as source:
+    with httpx.Client(timeout=PATIENCE) as client, connect_sse(client, "GET", url) as source:
         for event in source.iter_sse():
             yield event.event
 
 
 def read_requests(url: str) -> Iterator[str]:
-    response = requests.get(url, stream=True, timeout=20)
+    response = requests.get(url, stream=True, timeout=PATIENCE)
     for event in SSEClient(response).events():
         yield event.event
 
 
 def read_curl(url: str) -> Iterator[str]:
-    curl = subprocess.run(["curl", "-sN", url], capture_output=True, text=True, timeout=20)
+    curl = subprocess.run(["curl", "-sN", url], capture_output=True, text=True, timeout=PATIENCE)
     yield from [line[7:] for line in curl.stdout.splitlines() if line.startswith("event: ")]
 
 
@@ -85,7 +86,7 @@ def test_these_end_with_the_response(
     with ThreadPoolExecutor() as pool:
         seen = pool.submit(lambda: list(read(url)))
         end_stream(server)
-        assert seen.result(20) == ["sse.open", "sse.close"]
+        assert seen.result(PATIENCE) == ["sse.open", "sse.close"]
 
 
 def test_the_default_timeout_of_httpx_is_shorter_than_a_heartbeat() -> None:
@@ -133,7 +134,7 @@ def test_requests_sse_stays_away_twice_as_long_as_it_is_told(
 ) -> None:
     waits: list[float] = []
     monkeypatch.setattr("requests_sse.client.time", SimpleNamespace(sleep=waits.append))
-    with requests_sse.EventSource(url, timeout=20) as source:
+    with requests_sse.EventSource(url, timeout=PATIENCE) as source:
         end_stream(server, "unverified")
         while next(source).type != "sse.close":
             pass
@@ -165,7 +166,12 @@ def test_launchdarkly_for_node_throws_if_nobody_listens_to_errors() -> None:
         f"new EventSource('http://127.0.0.1:{free_port()}/');"
     )
     done = subprocess.run(
-        [str(NODE), "-e", code], cwd=FOLDER, capture_output=True, text=True, timeout=20, check=False
+        [str(NODE), "-e", code],
+        cwd=FOLDER,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == 1
     assert "Unhandled error" in done.stderr

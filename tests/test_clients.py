@@ -21,6 +21,7 @@ from .clients import CLIENTS, EDGES, PRESENT, Client
 from .clients.cutter import Cutter
 from .clients.listeners import Audience, Listener, Seen
 from .conftest import Daphne, Server, eventually
+from .patience import PATIENCE
 from .proxies import OwnPort
 from .sleepers import run
 
@@ -112,7 +113,7 @@ def listen_all(audience: Audience, server: OwnPort, base: str = "") -> None:
     """
     token = server.manage("sse_token", "create", "clients", "--listen", GROUP).split()[-1]
     tag = '{% sse_url "team.clients" %}'
-    grant = httpx.get(f"{server.url}/test/page/", params={"tag": tag}, timeout=20).text
+    grant = httpx.get(f"{server.url}/test/page/", params={"tag": tag}, timeout=PATIENCE).text
     for client in PRESENT:
         path = f"/events/?group={GROUP}" if client.sends_headers else grant
         headers = {"Authorization": f"Bearer {token}"} if client.sends_headers else {}
@@ -170,7 +171,7 @@ def tell_of_ends(story: Story) -> None:
 
 
 def wait_for_heartbeats(server: OwnPort, count: int) -> None:
-    with httpx.stream("GET", f"{server.url}/events/?group=orders", timeout=20) as response:
+    with httpx.stream("GET", f"{server.url}/events/?group=orders", timeout=PATIENCE) as response:
         seen = 0
         for chunk in response.iter_raw():
             seen += chunk.startswith(b":")

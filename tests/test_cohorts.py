@@ -25,6 +25,7 @@ from sse_app.transports import Direct
 
 from .conftest import Daphne, StreamReader, eventually
 from .parser import Parser
+from .patience import PATIENCE
 from .sleepers import connect, counts, read_until, run
 
 MEMBERS = 10
@@ -38,7 +39,7 @@ class SocketSink(Sink):
     def __init__(self) -> None:
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
-        self.theirs.settimeout(5)
+        self.theirs.settimeout(PATIENCE)
         self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         self.waiting = b""
         self.broken = False
@@ -139,7 +140,7 @@ class Site:
     async def _leave(self, sink: SocketSink, task: asyncio.Task[str]) -> None:
         sink.subscription.part()
         sink.subscription.close("done")
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, PATIENCE)
         await self.hub.leave(sink.subscription)
         sink.ours.close()
         sink.theirs.close()

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from .conftest import Daphne, Server, StreamReader, eventually
+from .patience import PATIENCE
 from .sleepers import MORE_THAN_THE_SYSTEM_KEEPS, connect, run
 from .test_browser_hostile import WATCH
 from .test_other_servers import Uvicorn, documented
@@ -42,7 +43,7 @@ class Visitor:
     """Somebody's client, signed in."""
 
     def __init__(self, server: Server, name: str) -> None:
-        self.client = httpx.AsyncClient(base_url=server.url, timeout=20)
+        self.client = httpx.AsyncClient(base_url=server.url, timeout=PATIENCE)
         self.name = name
 
     async def sign_in(self) -> Visitor:
@@ -58,7 +59,7 @@ class Visitor:
 
 async def until(stream: StreamReader, name: str, check: Callable[[Any], object] = bool) -> Any:
     """Return the data of the first event of that name for which `check` is true."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             event = await stream.next()
             if event.name == name and check(event.json()):
@@ -228,7 +229,7 @@ def readers(pair: tuple[Daphne, Daphne]) -> Iterator[Callable[..., httpx.Respons
     clients: list[Any] = []
 
     def read(server: Daphne, query: str, name: str = "") -> httpx.Response:
-        client = httpx.Client(base_url=server.url, timeout=20)
+        client = httpx.Client(base_url=server.url, timeout=PATIENCE)
         if name:
             client.post("/test/login/", data={"name": name})
         response = client.send(client.build_request("GET", f"/events/?{query}"), stream=True)
@@ -252,13 +253,13 @@ def test_streams_of_all_processes_appear_and_their_numbers_move(
     expect(page.get_by_test_id("feed")).to_have_attribute("data-state", "live")
     readers(one, "group=orders", "ann")
     readers(two, "group=orders&group=chat.a&event=line", HOSTILE)
-    expect(row_of(page, "ann")).to_contain_text("orders", timeout=20_000)
+    expect(row_of(page, "ann")).to_contain_text("orders")
     expect(row_of(page, HOSTILE)).to_contain_text("orders, chat.a (only line)")
     expect(row_of(page, "ann").locator("[data-state]")).to_have_text("Live")
     expect(page.locator("[data-figure=open] dd").first).to_have_text("2")
     expect(page.get_by_test_id("processes").locator("tr")).to_have_count(2)
     one.publish("orders", "n", "x" * 20_000)
-    expect(row_of(page, "ann")).to_contain_text("20.", timeout=20_000)
+    expect(row_of(page, "ann")).to_contain_text("20.")
     expect(page.get_by_test_id("groups").locator("tr").first).to_contain_text("orders")
     line = page.locator("[data-chart=delivered] .sse-line")
     eventually(lambda: line.get_attribute("d"))
@@ -272,7 +273,7 @@ def test_a_reader_that_takes_nothing_shows_as_lagging(
     run(pair[1], MORE_THAN_THE_SYSTEM_KEEPS)
     page = open_page()
     state = page.locator("[data-testid=streams] [data-state=lagging]")
-    expect(state).to_have_text("Lagging", timeout=20_000)
+    expect(state).to_have_text("Lagging")
     expect(page.locator("[data-figure=lagged] dd").first).not_to_have_text("0")
     page.select_option("[name=state]", "live")
     expect(page.locator("[data-testid=streams]")).to_have_text("No stream fits.")
@@ -299,7 +300,7 @@ def test_a_button_ends_just_one_stream_in_another_process_and_its_page_stays_awa
     text = ended.read().decode()
     assert 'event: sse.close\ndata: {"reason":"auth"}' in text
     assert "retry: 3600000" in text
-    expect(row_of(page, "orders")).to_have_count(0, timeout=20_000)
+    expect(row_of(page, "orders")).to_have_count(0)
     expect(row_of(page, "chat.a")).to_have_count(1)
     assert two.streams() == 1
     page.select_option("[name=state]", "ended")
@@ -315,13 +316,13 @@ def test_all_streams_of_a_user_end_in_all_processes(
     hers = [readers(server, "group=orders", "ann") for server in pair]
     readers(two, "group=orders", "bob")
     page = open_page()
-    expect(row_of(page, "ann")).to_have_count(2, timeout=20_000)
+    expect(row_of(page, "ann")).to_have_count(2)
     row_of(page, "ann").first.get_by_role("button", name="End all streams of ann").click()
     expect(page.get_by_role("dialog")).to_contain_text("granted so far is taken back")
     page.get_by_role("dialog").get_by_role("button", name="End").click()
     for response in hers:
         assert '"auth"' in response.read().decode()
-    expect(row_of(page, "ann")).to_have_count(0, timeout=20_000)
+    expect(row_of(page, "ann")).to_have_count(0)
     expect(row_of(page, "bob")).to_have_count(1)
     assert (one.streams(), two.streams()) == (0, 1)
 
@@ -332,7 +333,7 @@ def test_who_may_only_look_sees_no_buttons(
     make_user(pair[0], "guest", staff=True, codes=("view_serverprocess",))
     readers(pair[0], "group=orders", "ann")
     page = open_page(name="guest")
-    expect(row_of(page, "ann")).to_have_count(1, timeout=20_000)
+    expect(row_of(page, "ann")).to_have_count(1)
     expect(page.get_by_role("button", name="End")).to_have_count(0)
     expect(page.get_by_test_id("groups").locator("a")).to_have_count(0)
 
@@ -369,9 +370,9 @@ def test_the_page_says_when_its_feed_breaks_and_goes_on_by_itself(
     feed = page.get_by_test_id("feed")
     expect(feed).to_have_attribute("data-state", "live")
     pair[0].stop()
-    expect(feed).to_have_text("Reconnecting…", timeout=20_000)
+    expect(feed).to_have_text("Reconnecting…")
     pair[0].start()
-    expect(feed).to_have_text("Live", timeout=20_000)
+    expect(feed).to_have_text("Live")
 
 
 def test_the_page_says_when_its_user_may_not_look_any_more(
@@ -381,7 +382,7 @@ def test_the_page_says_when_its_user_may_not_look_any_more(
     feed = page.get_by_test_id("feed")
     expect(feed).to_have_attribute("data-state", "live")
     make_user(pair[0], "boss", staff=True)
-    expect(feed).to_have_attribute("data-state", "auth", timeout=20_000)
+    expect(feed).to_have_attribute("data-state", "auth")
     expect(feed).to_contain_text("Sign in")
 
 
@@ -395,11 +396,11 @@ def test_the_focus_stays_on_a_stream_that_changes_its_place(
     one.publish("orders", "n", "x" * 5000)
     page = open_page(f"{LIST}?sort=bytes")
     rows = page.locator("[data-testid=streams] tr[data-stream]")
-    expect(rows.first).to_contain_text("ann", timeout=20_000)
+    expect(rows.first).to_contain_text("ann")
     button = row_of(page, "bob").get_by_role("button", name="End stream")
     button.focus()
     one.publish("chat.a", "n", "x" * 20_000)
-    expect(rows.first).to_contain_text("bob", timeout=20_000)
+    expect(rows.first).to_contain_text("bob")
     expect(button).to_be_focused()
 
 
@@ -417,17 +418,17 @@ def test_what_somebody_does_survives_the_updates(
     )
     readers(one, "group=orders", "bob")
     one.publish("orders", "n", "x" * 5000)
-    expect(row_of(page, "bob")).to_have_count(1, timeout=20_000)
-    expect(row_of(page, "ann")).to_contain_text("5.", timeout=20_000)
+    expect(row_of(page, "bob")).to_have_count(1)
+    expect(row_of(page, "ann")).to_contain_text("5.")
     expect(button).to_be_focused()
     assert page.evaluate("getSelection().toString()").strip() == "ann"
     page.get_by_role("button", name="Pause").click()
     readers(one, "group=orders", "carl")
     expect(page.get_by_test_id("feed")).to_have_text("Paused")
-    expect(page.locator("[data-figure=open] dd").first).to_have_text("3", timeout=20_000)
+    expect(page.locator("[data-figure=open] dd").first).to_have_text("3")
     expect(row_of(page, "carl")).to_have_count(0)
     page.get_by_role("button", name="Resume").click()
-    expect(row_of(page, "carl")).to_have_count(1, timeout=20_000)
+    expect(row_of(page, "carl")).to_have_count(1)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -439,7 +440,7 @@ def test_it_fits_a_phone_and_has_the_admins_colours(
 ) -> None:
     readers(pair[0], "group=orders", "ann")
     page = open_page(color_scheme=scheme, viewport={"width": 360, "height": 700})
-    expect(row_of(page, "ann")).to_have_count(1, timeout=20_000)
+    expect(row_of(page, "ann")).to_have_count(1)
     width = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(width) == 0
     colour = "getComputedStyle(document.querySelector('.sse-chart-now')).color"

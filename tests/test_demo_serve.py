@@ -14,8 +14,9 @@ import pytest
 
 from project.showcase import RESTART_EVENTS
 
-from .conftest import PATIENCE, Server, eventually
+from .conftest import Server, eventually
 from .parser import Parsed, Parser
+from .patience import PATIENCE
 from .proxies import free_port
 
 

@@ -15,12 +15,12 @@ import pytest
 
 from .conftest import Server, StreamReader, eventually
 from .parser import Parser
+from .patience import PATIENCE
 from .proxies import Caddy, Nginx, OwnPort, Proxy
 
 pytestmark = pytest.mark.proxy
 
 CLIENTS = 200
-PATIENCE = 60.0
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Crowd:
 
     async def __aenter__(self) -> Crowd:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._client = httpx.AsyncClient(verify=False, limits=limits, timeout=20)
+        self._client = httpx.AsyncClient(verify=False, limits=limits, timeout=PATIENCE)
         self._tasks = [
             asyncio.create_task(one.follow(self._client, self._url)) for one in self.followers
         ]
@@ -126,7 +126,7 @@ async def publish(daphne: OwnPort, texts: list[str]) -> None:
 async def test_what_is_written_comes_through_at_once_and_heartbeats_too(site: Site) -> None:
     for http2 in (True, False):
         async with (
-            httpx.AsyncClient(http2=http2, verify=False, timeout=20) as client,
+            httpx.AsyncClient(http2=http2, verify=False, timeout=PATIENCE) as client,
             client.stream("GET", f"{site.proxy.url}/events/?group=orders") as response,
         ):
             assert response.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
@@ -185,7 +185,7 @@ def test_a_crowd_that_comes_at_once_is_let_in(make_server: Callable[..., Server]
     with ExitStack() as crowd:
         crowd.callback(daphne.process.send_signal, signal.SIGCONT)
         for _ in range(200):
-            crowd.enter_context(socket.create_connection(address, timeout=20))
+            crowd.enter_context(socket.create_connection(address, timeout=PATIENCE))
 
 
 def test_what_is_no_stream_still_says_that_nobody_is_there(site: Site) -> None:

@@ -31,8 +31,8 @@ from project.settings import BASE_DIR, DATABASES
 from sse_app import Event, inbox
 from sse_app.subscribing import subscribe
 
-from .conftest import PATIENCE
 from .documented import Block, blocks
+from .patience import PATIENCE
 
 BLOCKS = list(blocks("python"))
 RUN = [block for block in BLOCKS if not block.why]

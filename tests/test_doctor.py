@@ -21,6 +21,7 @@ from sse_app.eventlog import DatabaseEventLog, MemoryEventLog
 from sse_app.events import Event
 
 from .conftest import Daphne, eventually
+from .patience import PATIENCE
 from .valkeys import free_port
 
 HEALTHY = ("ok: settings", "ok: channel layer", "ok: event log", "ok: clock")
@@ -157,7 +158,7 @@ def nginx(folder: Path, daphne: Daphne, options: str) -> Iterator[str]:
         yield f"{url}/events/?group=orders"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 @pytest.mark.proxy
@@ -200,7 +201,7 @@ def holding_back(daphne: Daphne) -> Iterator[str]:
     thread.start()
     with server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}/events/?group=orders"
-        thread.join(20)
+        thread.join(PATIENCE)
 
 
 @pytest.mark.slow

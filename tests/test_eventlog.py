@@ -34,9 +34,10 @@ from sse_app.eventlog import (
 from sse_app.events import Event
 from sse_app.models import GroupHead, StoredEvent
 
+from .patience import PATIENCE
+
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
 
-PATIENCE = 20.0
 DATABASES = ["default", "postgresql"]
 
 

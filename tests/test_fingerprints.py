@@ -21,7 +21,8 @@ from sse_app.fingerprints import Fingerprint, read_fingerprints
 from sse_app.limits import LIMITS, Places
 from sse_app.readers import Reader
 
-from .conftest import PATIENCE, Daphne
+from .conftest import Daphne
+from .patience import PATIENCE
 from .test_revocation import NEVER, POLICY, USER, Visitor, farewell, publish, run
 
 

@@ -16,9 +16,10 @@ from django.http import HttpRequest
 from django.test import RequestFactory
 from django.utils.functional import SimpleLazyObject
 
-from sse_app.admission import Refused, admit
+from sse_app.admission import admit
 from sse_app.authorization import may_listen
 from sse_app.grants import Grant, reader_of
+from sse_app.refusals import Refused
 
 from .conftest import Daphne
 from .test_access import Site

@@ -13,7 +13,8 @@ from django.test import AsyncClient
 from sse_app import health
 from sse_app.hub import Hub
 
-from .conftest import PATIENCE, Daphne, eventually
+from .conftest import Daphne, eventually
+from .patience import PATIENCE
 from .sleepers import run
 from .valkeys import Valkey
 
@@ -34,7 +35,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(daphne: Daphne, expected: int) -> dict[str, object]:
-    answer = httpx.get(f"{daphne.url}/events/health/", timeout=20)
+    answer = httpx.get(f"{daphne.url}/events/health/", timeout=PATIENCE)
     assert answer.status_code == expected, answer.text
     assert answer.headers["cache-control"] == "no-store"
     found: dict[str, object] = answer.json()

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from .conftest import Daphne, eventually
 from .hostility import Secrets, fixed_list, requests
 from .parser import Parser
+from .patience import PATIENCE
 from .raw_http import Answer, Connection, Request
 from .sleepers import MIB, kept_by, start_counting
 
@@ -45,7 +46,7 @@ class Target:
         self.sent = self.answered = 0
         self.statuses: set[int] = set()
         self._mine = local()
-        with httpx.Client(base_url=daphne.url, timeout=20) as client:
+        with httpx.Client(base_url=daphne.url, timeout=PATIENCE) as client:
             client.post("/test/login/", data={"name": "ann"})
             client.get("/")
             self.secrets = self._secrets(client)
@@ -57,7 +58,7 @@ class Target:
         return Secrets(((b"Cookie", cookie), (b"X-CSRFToken", csrf.encode())), *made)
 
     def get(self, path: str) -> Any:
-        return httpx.get(f"{self.daphne.url}/test/{path}/", timeout=20).json()
+        return httpx.get(f"{self.daphne.url}/test/{path}/", timeout=PATIENCE).json()
 
     def ask(self, request: Request) -> Answer | None:
         """Send it on this thread's connection, and look at what comes back."""
@@ -191,4 +192,4 @@ async def test_the_server_then_serves_and_stops_as_ever(target: Target) -> None:
         daphne.process.send_signal(signal.SIGTERM)
         *_, last = await stream.until_end()
         assert (last.name, last.json()["reason"]) == ("sse.close", "shutdown")
-    assert daphne.process.wait(20) == 0
+    assert daphne.process.wait(PATIENCE) == 0

@@ -24,6 +24,8 @@ from sse_app.sinks import Sink
 from sse_app.subscriptions import Subscription
 from sse_app.topics import place_of
 
+from .patience import PATIENCE
+
 SEED = 20260
 
 
@@ -72,7 +74,7 @@ class ListSink(Sink):
     async def until(self, last: str) -> None:
         while last not in self.seen[-1:]:
             self.grown.clear()
-            await asyncio.wait_for(self.grown.wait(), 20)
+            await asyncio.wait_for(self.grown.wait(), PATIENCE)
 
 
 class Reader:
@@ -272,7 +274,7 @@ async def test_a_new_epoch_is_told_and_what_follows_arrives() -> None:
     publish("g", "n", "lost to the reader, who is told")
     while not reader.sink.notices:
         reader.sink.grown.clear()
-        await asyncio.wait_for(reader.sink.grown.wait(), 20)
+        await asyncio.wait_for(reader.sink.grown.wait(), PATIENCE)
     publish("g", "n", "after")
     await reader.sink.until("after")
     assert reader.sink.notices == [("g", "epoch")]
@@ -664,7 +666,7 @@ async def test_an_older_log_that_has_caught_up_again_is_found_by_its_first_new_e
         publish("g", "n", n)
     while not reader.sink.notices:
         reader.sink.grown.clear()
-        await asyncio.wait_for(reader.sink.grown.wait(), 20)
+        await asyncio.wait_for(reader.sink.grown.wait(), PATIENCE)
     publish("g", "n", "after")
     await reader.sink.until("after")
     assert reader.sink.notices == [("g", "epoch")]
@@ -712,7 +714,7 @@ async def test_groups_are_joined_again_before_their_membership_lapses(
     layer = channel_layers["default"]
     layer.groups.clear()  # as an expiry would
     NotedLayer.joined, NotedLayer.again = 1, asyncio.Event()
-    await asyncio.wait_for(NotedLayer.again.wait(), 20)
+    await asyncio.wait_for(NotedLayer.again.wait(), PATIENCE)
     publish("g", "n", "here", durable=False)
     await reader.sink.until("here")
     await reader.stop()

@@ -17,6 +17,7 @@ from sse_app.conf import site_tag
 from sse_app.groups import layer_group
 
 from .conftest import Daphne, StreamReader
+from .patience import PATIENCE
 
 GROUP = "chat.nasty"
 LOG = "sse_app.eventlog.RedisEventLog"
@@ -51,7 +52,7 @@ class Site:
     def __init__(self, daphne: Daphne, valkey: str) -> None:
         self.daphne = daphne
         self.redis = redis.Redis.from_url(valkey)
-        self.client = httpx.Client(base_url=daphne.url, timeout=20)
+        self.client = httpx.Client(base_url=daphne.url, timeout=PATIENCE)
         self.client.post("/test/login/", data={"name": "ann"})
         self.client.get("/")
         self.token = self.run(SETUP)

@@ -15,6 +15,7 @@ from sse_app.cohorts import LEAST_MEMBERS
 from sse_app.cursors import group_hash
 
 from .conftest import Daphne, StreamReader, eventually
+from .patience import PATIENCE
 from .sleepers import run
 
 
@@ -102,7 +103,7 @@ async def test_labelled_streams_are_written_to_as_one_apart_from_others(site: Da
 
 @pytest.fixture
 def ann(site: Daphne) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=site.url, timeout=20) as client:
+    with httpx.Client(base_url=site.url, timeout=PATIENCE) as client:
         client.post("/test/login/", data={"name": "ann"})
         yield client
 
@@ -134,7 +135,7 @@ def test_several_grants_give_what_all_of_them_do(site: Daphne, ann: httpx.Client
 
 def test_each_of_several_grants_is_verified_on_its_own(site: Daphne, ann: httpx.Client) -> None:
     red = grant(ann, "team.red")
-    with httpx.Client(base_url=site.url, timeout=20) as bob:
+    with httpx.Client(base_url=site.url, timeout=PATIENCE) as bob:
         bob.post("/test/login/", data={"name": "bob"})
         blue = grant(bob, "team.blue")
         for wrong in (blue, blue[:-1], "x", ""):
@@ -167,7 +168,7 @@ async def test_a_stream_of_several_grants_ends_with_the_first_of_them(
     site = make_daphne(GRANT_AGE=3600)
 
     def given() -> tuple[str, str, dict[str, str]]:
-        with httpx.Client(base_url=site.url, timeout=20) as ann:
+        with httpx.Client(base_url=site.url, timeout=PATIENCE) as ann:
             ann.post("/test/login/", data={"name": "ann"})
             return *run(site, TWO_AGES), dict(ann.cookies)
 
@@ -176,7 +177,7 @@ async def test_a_stream_of_several_grants_ends_with_the_first_of_them(
     async def ends_with(grants: list[str]) -> str:
         query = "&".join(f"grant={quote(text)}" for text in grants)
         async with (
-            httpx.AsyncClient(cookies=cookies, timeout=20) as client,
+            httpx.AsyncClient(cookies=cookies, timeout=PATIENCE) as client,
             site.stream(query, client=client) as stream,
         ):
             return (await stream.until_end())[-1].data
@@ -190,7 +191,7 @@ def test_as_many_grants_as_groups_are_looked_at_and_no_more(
     make_daphne: Callable[..., Daphne],
 ) -> None:
     site = make_daphne(MAX_GROUPS=2)
-    with httpx.Client(base_url=site.url, timeout=20) as ann:
+    with httpx.Client(base_url=site.url, timeout=PATIENCE) as ann:
         ann.post("/test/login/", data={"name": "ann"})
         red, blue, both = (
             grant(ann, "team.red"),

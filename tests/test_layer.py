@@ -26,7 +26,8 @@ from sse_app.conf import site_tag
 from sse_app.events import Event
 from sse_app.groups import layer_group
 
-from .conftest import PATIENCE, ROOT, Daphne, eventually
+from .conftest import ROOT, Daphne, eventually
+from .patience import PATIENCE
 
 LAYERS = [RedisPubSubChannelLayer, RedisChannelLayer]
 PRELUDE = """
@@ -89,7 +90,7 @@ class Scripts:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -597,5 +598,5 @@ def test_a_signal_handler_may_publish_while_its_thread_publishes(
     finally:
         signal.signal(signal.SIGUSR1, previous)
     open_gate()
-    assert layer.flush(PATIENCE)
+    eventually(layer.flush)  # Each wait is cut short here.
     assert HangingLayer.taken == ["first", "from the handler"]

@@ -25,7 +25,7 @@ from sse_app.eventlog import RedisEventLog
 from sse_app.limits import Full, Limit, Limits, Places
 from sse_app.shared_limits import SharedCounts, shared_counts
 
-from .conftest import PATIENCE
+from .patience import PATIENCE
 from .valkeys import Valkey, free_port
 
 ANN = SimpleNamespace(pk=1, is_authenticated=True)

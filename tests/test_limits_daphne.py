@@ -11,6 +11,7 @@ import pytest
 
 from .conftest import Daphne, eventually
 from .parser import Parser
+from .patience import PATIENCE
 from .raw_http import Connection, Request, pairs
 
 ALLOWED = "https://www.example.com"
@@ -36,7 +37,9 @@ class Visitors:
 
     def sign_in(self, name: str) -> str:
         """Return the key of a new session of the user."""
-        answer = httpx.post(f"{self.daphnes[0].url}/test/login/", data={"name": name}, timeout=20)
+        answer = httpx.post(
+            f"{self.daphnes[0].url}/test/login/", data={"name": name}, timeout=PATIENCE
+        )
         return answer.cookies["sessionid"]
 
     def open(self, address: str, session: str = "", at: int = 0) -> str:
@@ -65,7 +68,7 @@ class Visitors:
         self.streams.clear()
 
     def counts(self, at: int = 0) -> Any:
-        return httpx.get(f"{self.daphnes[at].url}/test/counts/", timeout=20).json()
+        return httpx.get(f"{self.daphnes[at].url}/test/counts/", timeout=PATIENCE).json()
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +141,7 @@ def test_two_processes_count_together_and_a_killed_one_leaves_its_places(
     limits = {"STREAMS_PER_ANONYMOUS_ADDRESS": 3, "TRUSTED_PROXIES": ["127.0.0.1"]}
     visitors = Visitors(*(make_daphne({"REDIS_URL": valkey}, **limits) for _ in range(2)))
     for daphne in visitors.daphnes:
-        httpx.post(f"{daphne.url}/test/run/", data={"code": SHORT_LEASE}, timeout=20)
+        httpx.post(f"{daphne.url}/test/run/", data={"code": SHORT_LEASE}, timeout=PATIENCE)
     address = "203.0.113.200"
     assert [visitors.open(address, at=n) for n in (0, 0, 1)] == ["open"] * 3
     assert [visitors.open(address, at=n) for n in (0, 1)] == ["address"] * 2
@@ -165,7 +168,7 @@ def ask(daphne: Daphne, origin: str, method: str = "GET", **headers: str) -> htt
     """Ask as a page of `origin` would; of a stream only the head is read."""
     url = f"{daphne.url}/events/?group=clock"
     given = {"Origin": origin, "Sec-Fetch-Site": "cross-site", **headers}
-    with httpx.stream(method, url, headers=given, timeout=20) as answer:
+    with httpx.stream(method, url, headers=given, timeout=PATIENCE) as answer:
         return answer
 
 

@@ -14,8 +14,9 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from .conftest import PATIENCE, Daphne, eventually
+from .conftest import Daphne, eventually
 from .parser import Parsed, Parser
+from .patience import PATIENCE
 from .valkeys import Valkey
 
 #: From Linux's tcp.h: a socket in repair mode is closed without a word to the other side.

@@ -25,6 +25,7 @@ from sse_app.measures import METRICS, Metric
 from sse_app.tokens import create_token, revoke_token
 
 from .conftest import ROOT, Daphne, eventually
+from .patience import PATIENCE
 from .sleepers import MORE_THAN_THE_SYSTEM_KEEPS, connect, run
 
 LOCAL = {"METRICS_ADDRESSES": ["127.0.0.1"]}
@@ -32,7 +33,7 @@ Sums = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def scrape(daphne: Daphne) -> str:
-    answer = httpx.get(f"{daphne.url}/events/metrics/", timeout=20)
+    answer = httpx.get(f"{daphne.url}/events/metrics/", timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["content-type"].startswith("text/plain")
@@ -75,7 +76,7 @@ def test_every_metric_is_there_in_a_valid_format_with_its_process(daphne: Daphne
             run(daphne, "from sse_app.identity import process_name\nresult = process_name()")
         }
     accepted = {"Accept": "application/openmetrics-text; version=1.0.0"}
-    answer = httpx.get(f"{daphne.url}/events/metrics/", headers=accepted, timeout=20)
+    answer = httpx.get(f"{daphne.url}/events/metrics/", headers=accepted, timeout=PATIENCE)
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert {family.name for family in open_metrics(answer.text)} == kinds.keys()
 
@@ -135,13 +136,13 @@ def test_what_is_refused_is_counted_by_its_reason(daphne: Daphne) -> None:
         ("", "400"),
         ("ticket=unknown", "expired"),
     ):
-        httpx.get(f"{daphne.url}/events/?{query}", timeout=20)
+        httpx.get(f"{daphne.url}/events/?{query}", timeout=PATIENCE)
         assert of(daphne, "sse_app_refusals_total", reason=reason) == 1
     run(daphne, "from sse_app.hub import Hub\nHub.draining = True")
-    httpx.get(f"{daphne.url}/events/?group=orders", timeout=20)
+    httpx.get(f"{daphne.url}/events/?group=orders", timeout=PATIENCE)
     assert of(daphne, "sse_app_refusals_total", reason="shutdown") == 1
     assert of(daphne, "sse_app_draining") == 1
-    httpx.head(f"{daphne.url}/events/?group=orders", timeout=20)
+    httpx.head(f"{daphne.url}/events/?group=orders", timeout=PATIENCE)
     assert sum(n for (name, _), n in sums(scrape(daphne)).items() if "refusals" in name) == 4
 
 
@@ -242,7 +243,7 @@ async def test_whichever_process_is_scraped_the_sums_are_those_of_all(
                 await asyncio.to_thread(server.publish, "orders", "n", "1")
         for stream in streams:
             await stream.take(6)
-        await asyncio.to_thread(httpx.get, f"{one.url}/events/?group=secret", timeout=20)
+        await asyncio.to_thread(httpx.get, f"{one.url}/events/?group=secret", timeout=PATIENCE)
 
         def alike() -> Any:
             first, second = steady(scrape(one)), steady(scrape(two))
@@ -484,14 +485,14 @@ async def test_addresses_are_those_of_clients(
 
 def test_over_the_wire_it_is_closed_by_default(make_daphne: Callable[..., Daphne]) -> None:
     closed, opened = make_daphne(), make_daphne(**LOCAL)
-    answer = httpx.get(f"{closed.url}{URL}", timeout=20)
+    answer = httpx.get(f"{closed.url}{URL}", timeout=PATIENCE)
     assert (answer.status_code, answer.headers["cache-control"]) == (403, "no-store")
-    assert httpx.get(f"{opened.url}{URL}", timeout=20).status_code == 200
+    assert httpx.get(f"{opened.url}{URL}", timeout=PATIENCE).status_code == 200
     forwarded = {"X-Forwarded-For": "127.0.0.1"}
-    assert httpx.get(f"{opened.url}{URL}", headers=forwarded, timeout=20).status_code == 403
+    assert httpx.get(f"{opened.url}{URL}", headers=forwarded, timeout=PATIENCE).status_code == 403
     text = closed.manage("sse_token", "create", "prometheus", "--metrics").strip()
     bearer = {"Authorization": f"Bearer {text}"}
-    assert httpx.get(f"{closed.url}{URL}", headers=bearer, timeout=20).status_code == 200
+    assert httpx.get(f"{closed.url}{URL}", headers=bearer, timeout=PATIENCE).status_code == 200
     assert "reads metrics" in closed.manage("sse_token", "list")
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from sse_app.conf import Settings
 
-from .newcomers import ROOT, WAIT, make, read, served
+from .newcomers import ROOT, make, read, served
+from .patience import PATIENCE
 
 pytestmark = pytest.mark.project
 
@@ -26,7 +27,7 @@ def test_the_moved_project_publishes_and_keeps_its_policy(tmp_path: Path) -> Non
         file = tmp_path / name
         file.write_text(f"{file.read_text()}\n{text}" if remark == ", at the end" else text)
     with served(tmp_path) as address:
-        assert httpx.get(f"{address}/announce/?text=hello", timeout=WAIT).status_code == 204
+        assert httpx.get(f"{address}/announce/?text=hello", timeout=PATIENCE).status_code == 204
         news = read(f"{address}/events/?group=news&from=earliest", "hello")
         assert 'data: {"text":"hello"}\n' in news
         assert httpx.get(f"{address}/events/?group=staff").status_code == 403

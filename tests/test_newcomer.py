@@ -19,6 +19,7 @@ import django
 import pytest
 
 from .distributions import ROOT, build
+from .patience import PATIENCE
 
 pytestmark = pytest.mark.project
 
@@ -29,7 +30,6 @@ FILE = re.compile(r"(?:# |<!-- )([\w/.]+)(?: -->)?\n")
 NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 NUMBERS += ["eleven", "twelve", "thirteen", "fourteen", "fifteen"]
 #: As long as the first request may take on a machine that does much else.
-PATIENCE = 60.0
 #: With this variable pip fetches Django, Channels and Daphne into the new environment.
 DOWNLOADS = "NEWCOMER_DOWNLOADS" in os.environ
 
@@ -134,7 +134,7 @@ class Newcomer:
             yield
         finally:
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait(20)
+            process.wait(PATIENCE)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + PATIENCE

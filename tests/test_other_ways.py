@@ -15,6 +15,7 @@ import pytest
 
 from .certificates import make_certificate
 from .conftest import Daphne, Server, StreamReader, eventually
+from .patience import PATIENCE
 from .sleepers import FLOOD, MIB, connect, counts, flood_past, read_until, run
 from .valkeys import free_port
 
@@ -68,7 +69,9 @@ async def test_over_tls_a_stream_is_heard_left_and_resumed(secure: TlsDaphne, ve
     url = f"https://localhost:{secure.secure}/events/?group=chat.tls"
     last = ""
     for n in range(2):
-        async with httpx.AsyncClient(http2=version == "HTTP/2", verify=False, timeout=20) as client:
+        async with httpx.AsyncClient(
+            http2=version == "HTTP/2", verify=False, timeout=PATIENCE
+        ) as client:
             headers = {"Last-Event-ID": last} if last else {}
             async with client.stream("GET", url, headers=headers) as response:
                 assert response.http_version == version
@@ -90,7 +93,7 @@ async def test_over_tls_a_reader_that_sleeps_costs_little_and_catches_up(
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    raw.settimeout(20)
+    raw.settimeout(PATIENCE)
     raw.connect(("127.0.0.1", secure.secure))
     with context.wrap_socket(raw) as sleeper:
         sleeper.sendall(b"GET /events/?group=orders HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -115,7 +118,7 @@ async def test_over_http_2_a_reader_that_takes_nothing_for_too_long_is_let_go(
     try:
         url = f"https://localhost:{server.secure}/events/?group=orders"
         async with (
-            httpx.AsyncClient(http2=True, verify=False, timeout=20) as client,
+            httpx.AsyncClient(http2=True, verify=False, timeout=PATIENCE) as client,
             client.stream("GET", url) as response,
         ):
             assert response.http_version == "HTTP/2"

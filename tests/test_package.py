@@ -44,12 +44,12 @@ def sources() -> set[str]:
     """Each file of the app, by its path."""
     files = (path for path in (ROOT / "sse_app").rglob("*") if path.is_file())
     paths = (path.relative_to(ROOT).as_posix() for path in files)
-    return {path for path in paths if not re.search(r"__pycache__|\.mo$|/\.", path)}
+    return {path for path in paths if not re.search(r"__pycache__|/\.", path)}
 
 
 def test_the_wheel_has_each_file_of_the_app_and_nothing_else(wheel: Path) -> None:
     names = {name for name in ZipFile(wheel).namelist() if not name.startswith(METADATA)}
-    assert {name for name in names if not name.endswith(".mo")} == sources()
+    assert names == sources()
 
 
 def test_the_wheel_has_what_setuptools_forgets_when_it_is_not_told(wheel: Path) -> None:
@@ -61,7 +61,7 @@ def test_the_wheel_has_what_setuptools_forgets_when_it_is_not_told(wheel: Path) 
         "sse_app/templates/sse_app/admin/dashboard.html",
         "sse_app/templates/admin/sse_app/broadcast/compose.html",
         "sse_app/migrations/0001_initial.py",
-        "sse_app/locale/en/LC_MESSAGES/django.po",
+        "sse_app/locale/django.pot",
         "sse_app/management/commands/sse_doctor.py",
         f"{METADATA}/licenses/LICENSE",
     } <= names

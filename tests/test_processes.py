@@ -26,6 +26,7 @@ from sse_app.identity import process_name
 from sse_app.models import ServerProcess
 
 from .conftest import Daphne, Server, eventually
+from .patience import PATIENCE
 from .readers import new_stream
 from .selection import first_then_slow
 from .sleepers import connect, run
@@ -380,7 +381,7 @@ async def test_what_is_told_to_come_soon_comes_at_once_and_a_duty_that_fails_is_
     for expected in range(1, 5):
         done.clear()
         found.soon()
-        await asyncio.wait_for(done.wait(), 20)
+        await asyncio.wait_for(done.wait(), PATIENCE)
         assert count == others == expected
     said = [record.getMessage() for record in caplog.records if "on purpose" in record.getMessage()]
     assert len(said) == 1
@@ -413,7 +414,7 @@ async def test_nothing_of_the_first_request_stays_with_the_reporter() -> None:
 
     found._tick = tick  # type: ignore[method-assign]
     found.soon()
-    await asyncio.wait_for(seen.wait(), 20)
+    await asyncio.wait_for(seen.wait(), PATIENCE)
     assert inside == [""]
 
 

@@ -19,6 +19,7 @@ from sse_app.eventlog import event_log
 from sse_app.events import Event
 
 from .conftest import Daphne, eventually
+from .patience import PATIENCE
 
 GROUP = "import.7"
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -199,7 +200,7 @@ def test_a_report_is_refused_outside_the_block_and_with_a_text_beyond_an_event()
 
 async def test_the_demos_import_is_seen_live_and_by_who_comes_late(daphne: Daphne) -> None:
     async with (
-        httpx.AsyncClient(timeout=20, base_url=daphne.url) as client,
+        httpx.AsyncClient(timeout=PATIENCE, base_url=daphne.url) as client,
         daphne.stream("group=import&from=-1") as early,
     ):
         await early.next()

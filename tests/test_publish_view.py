@@ -279,10 +279,10 @@ def test_whatever_the_log_raises_is_503_and_never_500(
 def test_a_database_of_tokens_that_is_away_is_503(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away() -> Any:
+    def away(model: object) -> Any:
         raise OperationalError("gone")
 
-    monkeypatch.setattr(tokens, "all_tokens", away)
+    monkeypatch.setattr(tokens, "written", away)
     answer = post(text)
     assert answer.status_code == 503
     assert int(answer["Retry-After"]) > 0

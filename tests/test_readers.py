@@ -16,7 +16,7 @@ from sse_app.readers import Reader
 from sse_app.revalidation import Revalidator
 from sse_app.sessions import session_digest
 
-from .conftest import PATIENCE
+from .patience import PATIENCE
 from .readers import new_reader
 
 USERS = 30

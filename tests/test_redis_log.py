@@ -26,6 +26,7 @@ from sse_app.events import Event
 
 from .certificates import make_certificate
 from .conftest import eventually
+from .patience import PATIENCE
 from .valkeys import Valkey, free_port
 
 PATH = "sse_app.eventlog.RedisEventLog"
@@ -346,7 +347,7 @@ def test_a_forked_process_has_connections_of_its_own(log: RedisEventLog) -> None
         target=lambda: log.append(made("g", "by the child"))
     )
     child.start()
-    child.join(20)
+    child.join(PATIENCE)
     assert child.exitcode == 0
     log.append(made("g", "after"))
     texts = [event.data for event in log.since("g", START, 10)]
@@ -439,10 +440,10 @@ class _tls_in_front_of:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         serving = asyncio.run_coroutine_threadsafe(self._serve(), self._loop)
-        return serving.result(20)
+        return serving.result(PATIENCE)
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(20)
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -14,6 +14,7 @@ from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import OperationalError, connections, models
 from django.db.backends.utils import CursorWrapper
+from django.db.models import QuerySet
 from django.test import Client, override_settings
 from django.utils import timezone
 
@@ -24,10 +25,10 @@ from sse_app.models import HandledMessage
 from sse_app.repeats import STEP_ROWS, Answer, forget_old, once
 
 from .conftest import eventually
+from .patience import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
 
-PATIENCE = 20.0
 EVENT = "test.repeat"
 KEY = "k-1"
 DATABASES = ["default", "postgresql"]
@@ -289,7 +290,7 @@ def test_a_database_that_gives_up_waiting_is_503_and_nothing_acted(
     acts: list[Any] = []
     handled(lambda message: acts.append(message.data))
 
-    def locked(alias: str, key: str) -> bool:
+    def locked(rows: object, key: str) -> bool:
         raise OperationalError("database is locked")
 
     with monkeypatch.context() as patch:
@@ -327,10 +328,10 @@ def test_the_key_is_written_before_anything_is_read(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(connections["default"], "transaction_mode", None)
     real = repeats._claim
 
-    def meanwhile(alias: str, key: str) -> bool:
+    def meanwhile(rows: QuerySet[HandledMessage], key: str) -> bool:
         now = timezone.now()
         together(lambda: HandledMessage.objects.create(digest="another", created_at=now))
-        return real(alias, key)
+        return real(rows, key)
 
     monkeypatch.setattr(repeats, "_claim", meanwhile)
     assert once("key", "body", lambda: Answer(200, "1")) == Answer(200, "1")
@@ -408,7 +409,7 @@ def test_a_key_that_is_taken_and_whose_answer_cannot_be_seen_is_given_up(
     alias: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the caller's transaction reads from a snapshot older than the answer."""
-    monkeypatch.setattr(repeats, "_claim", lambda alias, key: False)
+    monkeypatch.setattr(repeats, "_claim", lambda rows, key: False)
     with pytest.raises(OperationalError):
         once("k", "b", lambda: Answer(200, "1"))
 
@@ -460,10 +461,10 @@ def test_a_key_forgotten_while_somebody_asks_is_free(
     once("k", "b", lambda: Answer(200, "1"))
     real = repeats._claim
 
-    def claim(alias: str, key: str) -> bool:
-        claimed = real(alias, key)
+    def claim(rows: QuerySet[HandledMessage], key: str) -> bool:
+        claimed = real(rows, key)
         if not claimed:
-            HandledMessage.objects.using(alias).all().delete()
+            rows.all().delete()
         return claimed
 
     monkeypatch.setattr(repeats, "_claim", claim)

@@ -23,7 +23,8 @@ from sse_app.hub import get_hub
 from sse_app.inbox import Message
 from sse_app.readers import Reader
 
-from .conftest import PATIENCE, Daphne, StreamReader
+from .conftest import Daphne, StreamReader
+from .patience import PATIENCE
 from .readers import new_reader
 from .test_hub import Reader as Subscriber
 from .test_hub import memory

@@ -15,6 +15,7 @@ from sse_app.responses import Close, EventStreamResponse
 
 from .conftest import Daphne, Server, StreamReader, eventually
 from .parser import Parser
+from .patience import PATIENCE
 from .sleepers import run
 from .test_other_servers import Uvicorn
 
@@ -109,7 +110,7 @@ async def test_the_iterable_is_closed_when_the_reader_leaves() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(closed.wait(), 20)
+    await asyncio.wait_for(closed.wait(), PATIENCE)
 
 
 async def test_a_close_says_farewell_and_ends_the_stream() -> None:
@@ -179,7 +180,7 @@ async def test_nothing_is_begun_for_a_head_request() -> None:
         begun.append(after)
         yield await asyncio.Event().wait()
 
-    await asyncio.wait_for(_read(EventStreamResponse(events, RequestFactory().head("/"))), 20)
+    await asyncio.wait_for(_read(EventStreamResponse(events, RequestFactory().head("/"))), PATIENCE)
     assert begun == []
 
 
@@ -205,7 +206,7 @@ async def test_on_a_server_it_resumes_fails_and_ends(
 ) -> None:
     server = await asyncio.to_thread(make_server, kind)
     url = f"{server.url}/test/resuming/"
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
         for query, reason, most in (("?fail=1", "error", 5_000), ("", "end", 3_600_000)):
             async with client.stream(
                 "GET", url + query, headers={"Last-Event-ID": "1"}
@@ -229,7 +230,7 @@ async def test_on_a_server_what_waits_for_ever_is_cancelled_when_the_reader_leav
 ) -> None:
     server = await asyncio.to_thread(make_server, kind, HEARTBEAT=600)
     url = f"{server.url}/test/resuming/?wait=1&reader=ann"
-    async with httpx.AsyncClient(timeout=20) as client, client.stream("GET", url) as response:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client, client.stream("GET", url) as response:
         reader = StreamReader(response)
         assert [event.data for event in await reader.take(3)] == ["1", "2", "3"]
     code = "from tests.urls import LEFT\nresult = LEFT"

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from .conftest import Daphne
+from .patience import PATIENCE
 
 EVENTS = 2000
 CLIENTS = 20
@@ -28,7 +29,7 @@ class DroppingClient:
         self.opened = asyncio.Event()
 
     async def read(self, daphne: Daphne) -> None:
-        async with httpx.AsyncClient(timeout=30) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
             while not self.seen or self.seen[-1] != "end":
                 try:
                     await self._read_once(daphne, client)

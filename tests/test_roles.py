@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from .newcomers import WAIT, make, run, served
+from .newcomers import make, run, served
+from .patience import PATIENCE
 
 MODELS = """
 import uuid
@@ -124,7 +125,7 @@ def test_rights_of_roles_with_uuids_are_seen_and_their_end_too(
     project: tuple[str, Callable[[str], None]],
 ) -> None:
     address, change = project
-    with httpx.Client(base_url=address, timeout=WAIT) as ann, ExitStack() as stack:
+    with httpx.Client(base_url=address, timeout=PATIENCE) as ann, ExitStack() as stack:
         ann.get("/login/")
 
         def listen(group: str) -> Any:

@@ -27,6 +27,7 @@ from .cables import Cable
 from .clients import NODE_MODULES
 from .clients.listeners import NODE
 from .conftest import Daphne, eventually
+from .patience import PATIENCE
 from .sleepers import run
 from .tabs import PAGE, Tabs, open_tabs, publish
 
@@ -307,7 +308,7 @@ def test_the_element_lives_as_long_as_its_connection_and_shows_its_state(
     )
     assert page.evaluate(color) == "rgb(255, 0, 0)"
     site.start()
-    expect(element).to_have_attribute("state", "open", timeout=20_000)
+    expect(element).to_have_attribute("state", "open")
     page.evaluate("document.querySelector('sse-stream').remove()")
     eventually(lambda: site.streams() == 0)
 
@@ -447,7 +448,7 @@ def test_the_tags_say_for_whom_the_page_is_and_no_more() -> None:
 def test_a_page_says_the_same_of_its_user_as_the_server_says_of_the_stream(
     shared_daphne: Daphne,
 ) -> None:
-    with httpx.Client(base_url=shared_daphne.url, timeout=20) as visitor:
+    with httpx.Client(base_url=shared_daphne.url, timeout=PATIENCE) as visitor:
         visitor.post("/test/login/", data={"name": "ann"})
         page = visitor.get("/test/page/", params={"tag": "{% sse_script %}"})
         with visitor.stream("GET", "/events/?group=orders&label=1") as stream:
@@ -465,7 +466,7 @@ def test_a_page_for_a_stranger_without_a_session_can_be_cached(shared_daphne: Da
 def test_an_async_view_that_has_not_loaded_the_user_says_nothing_of_it(
     shared_daphne: Daphne,
 ) -> None:
-    with httpx.Client(base_url=shared_daphne.url, timeout=20) as visitor:
+    with httpx.Client(base_url=shared_daphne.url, timeout=PATIENCE) as visitor:
         visitor.post("/test/login/", data={"name": "ann"})
         answer = visitor.get("/test/async-page/")
     assert answer.status_code == 200

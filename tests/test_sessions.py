@@ -17,6 +17,7 @@ from django.contrib.auth.models import User
 from sse_app.sessions import live_sessions, name_of, session_by, user_of
 
 from .conftest import Daphne, StreamReader
+from .patience import PATIENCE
 from .selection import first_then_slow
 from .test_revocation import NEVER, USER, Visitor, farewell, run
 
@@ -158,7 +159,7 @@ async def test_a_dashboard_changes_no_session_while_it_asks_again(
     async with (
         # Another tab, whose answer the browser has not taken yet.
         httpx.AsyncClient(
-            base_url=site.daphne.url, cookies=ann.client.cookies, limits=limits, timeout=20
+            base_url=site.daphne.url, cookies=ann.client.cookies, limits=limits, timeout=PATIENCE
         ) as tab,
         tab.stream("GET", feed) as response,
     ):

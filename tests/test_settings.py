@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
@@ -12,7 +13,7 @@ from django.test import Client, override_settings
 
 from sse_app.asgi import event_stream_application
 from sse_app.checks import check_settings
-from sse_app.conf import KEYS, settings
+from sse_app.conf import KEYS, settings, written
 
 bare_handler = get_asgi_application()
 not_callable = 5
@@ -35,6 +36,12 @@ def test_settings_follow_the_override() -> None:
         assert settings().HEARTBEAT == 3
         assert settings().STALL_SECONDS == 30
     assert settings().HEARTBEAT == 15
+
+
+def test_rows_are_read_where_they_are_written_and_not_from_a_replica() -> None:
+    with override_settings(DATABASE_ROUTERS=["tests.replicas.Router"]):
+        assert User.objects.all().db == "replica"
+        assert written(User).db == "default"
 
 
 def test_an_unknown_key_is_named_with_the_legal_ones() -> None:

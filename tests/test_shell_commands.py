@@ -18,6 +18,7 @@ from sse_app.events import Event
 from sse_app.testing import capture_events
 
 from .conftest import ROOT, Daphne
+from .patience import PATIENCE
 from .valkeys import free_port
 
 
@@ -189,7 +190,7 @@ def test_the_end_of_a_listener_is_quiet(daphne: Daphne) -> None:
         assert listener.stdout
         assert listener.stdout.readline() == "orders n 1\n"
         listener.send_signal(2)
-        _, errors = listener.communicate(timeout=20)
+        _, errors = listener.communicate(timeout=PATIENCE)
     assert "Traceback" not in errors
 
 

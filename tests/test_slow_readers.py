@@ -112,7 +112,7 @@ async def test_what_is_published_in_one_turn_leaves_in_one_write(daphne: Daphne)
             "    if sum(writes) >= 50: done.set()\n"
             "T._write = noted\n"
             "publish_many([('orders', 'n', str(n)) for n in range(50)])\n"
-            "done.wait(20)\n"
+            "done.wait(60)\n"
             "T._write = real\n"
             "result = writes",
         )

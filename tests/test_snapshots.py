@@ -29,8 +29,9 @@ from sse_app.snapshots import READS_AT_ONCE, SharedSnapshots, SnapshotFailed, St
 from sse_app.subscriptions import Subscription
 from sse_app.topics import RECENT_EVENTS
 
-from .conftest import PATIENCE, Daphne, StreamReader, eventually
+from .conftest import Daphne, StreamReader, eventually
 from .parser import Parsed
+from .patience import PATIENCE
 from .sleepers import run
 from .test_hub import ListSink, Reader, memory
 from .test_labels import raw

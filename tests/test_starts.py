@@ -21,7 +21,8 @@ from sse_app.cursors import Position
 from sse_app.eventlog import event_log
 from sse_app.hub import get_hub, running_hubs
 
-from .conftest import PATIENCE, Daphne, eventually
+from .conftest import Daphne, eventually
+from .patience import PATIENCE
 from .test_hub import Reader
 
 

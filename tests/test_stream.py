@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from .conftest import FAILED_STREAM, Daphne, eventually
+from .patience import PATIENCE
 from .sleepers import connect, hang_up
 
 
@@ -309,7 +310,7 @@ async def test_sigterm_says_farewell_to_all_in_spite_of_a_half_sent_request(
     half = socket.create_connection(("127.0.0.1", daphne.port))
     half.sendall(b"POST /events/send/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nx")
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(timeout=20, limits=limits) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE, limits=limits) as client:
         opened = asyncio.Semaphore(0)
 
         async def listen() -> str:
@@ -370,7 +371,9 @@ def test_other_methods_hosts_and_the_missing_slash(shared_daphne: Daphne) -> Non
 def test_head_is_answered_by_the_head_alone_and_ends(shared_daphne: Daphne) -> None:
     """Daphne would send a body all the same."""
     request = b"HEAD /events/?group=orders HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", shared_daphne.port), timeout=20) as connection:
+    with socket.create_connection(
+        ("127.0.0.1", shared_daphne.port), timeout=PATIENCE
+    ) as connection:
         connection.sendall(request)
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 200 ")

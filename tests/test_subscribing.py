@@ -21,6 +21,8 @@ from sse_app.events import Event
 from sse_app.hub import running_hubs
 from sse_app.reads import PAGE_EVENTS
 
+from .patience import PATIENCE
+
 pytestmark = pytest.mark.usefixtures("memory")
 
 
@@ -34,7 +36,7 @@ def memory(settings: Any) -> None:
 
 
 async def take(events: Any, count: int) -> list[str]:
-    return [(await asyncio.wait_for(anext(events), 20)).data for _ in range(count)]
+    return [(await asyncio.wait_for(anext(events), PATIENCE)).data for _ in range(count)]
 
 
 async def test_events_arrive_in_order_from_when_it_was_entered() -> None:
@@ -98,7 +100,7 @@ async def test_a_subscription_that_fails_says_so_to_who_iterates() -> None:
     async with subscribe("g") as events:
         events._subscription.close("error")
         with pytest.raises(RuntimeError, match="the logger sse_app says why"):
-            await asyncio.wait_for(anext(events), 20)
+            await asyncio.wait_for(anext(events), PATIENCE)
 
 
 async def test_a_slow_body_holds_few_events_and_misses_none() -> None:
@@ -117,7 +119,7 @@ async def test_lost_continuity_is_raised_once_and_what_follows_arrives() -> None
     publish("g", "n", "2")
     async with subscribe("g", after=position) as events:
         with pytest.raises(ContinuityLost, match=r"'g'.*epoch") as caught:
-            await asyncio.wait_for(anext(events), 20)
+            await asyncio.wait_for(anext(events), PATIENCE)
         assert (caught.value.group, caught.value.reason) == ("g", "epoch")
         publish("g", "n", "3")
         assert await take(events, 1) == ["3"]
@@ -126,7 +128,7 @@ async def test_lost_continuity_is_raised_once_and_what_follows_arrives() -> None
 async def test_an_unreadable_position_is_lost_continuity() -> None:
     async with subscribe("g", after="nonsense") as events:
         with pytest.raises(ContinuityLost, match="unknown"):
-            await asyncio.wait_for(anext(events), 20)
+            await asyncio.wait_for(anext(events), PATIENCE)
 
 
 @pytest.mark.parametrize("after", [None, "nonsense", "a place in g"])
@@ -142,7 +144,7 @@ async def test_what_streams_are_given_first_does_not_come(
     async with subscribe("g", "h", after=position) as events:
         for _ in ("g", "h") if after == "nonsense" else ():
             with pytest.raises(ContinuityLost, match="unknown"):
-                await asyncio.wait_for(anext(events), 20)
+                await asyncio.wait_for(anext(events), PATIENCE)
         for group in ("g", "h"):
             publish(group, "n", f"new in {group}")
         assert await take(events, 2) == ["new in g", "new in h"]
@@ -211,7 +213,7 @@ async def test_a_cancelled_body_leaves() -> None:
     async def read() -> None:
         async with subscribe("g") as events:
             entered.set()
-            await asyncio.wait_for(anext(events), 20)
+            await asyncio.wait_for(anext(events), PATIENCE)
 
     task = asyncio.create_task(read())
     await entered.wait()

@@ -24,6 +24,7 @@ from sse_app.testing.clocks import SseClock
 from sse_app.testing.live import LiveDaphne
 
 from .conftest import ROOT, StreamReader
+from .patience import PATIENCE
 
 
 class InATestCase(TestCase):
@@ -226,7 +227,7 @@ async def test_heartbeats_come_and_lives_end_when_the_clock_says_so(
 
 async def hear_from(server: LiveDaphne) -> None:
     async with (
-        httpx.AsyncClient(timeout=20, base_url=server.url) as client,
+        httpx.AsyncClient(timeout=PATIENCE, base_url=server.url) as client,
         client.stream("GET", "/events/?group=orders") as response,
     ):
         reader = StreamReader(response)
@@ -284,4 +285,4 @@ def test_production_does_not_import_pytest() -> None:
         "import django, sys; django.setup(); import project.asgi, sse_app.testing, sse_app.views\n"
         "assert not {'pytest', '_pytest', 'sse_app.testing.fixtures'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=PATIENCE)

@@ -15,7 +15,8 @@ from django.db import connections
 
 from sse_app.threads import NAME, Threads, ThreadsBusy
 
-from .conftest import PATIENCE, eventually
+from .conftest import eventually
+from .patience import PATIENCE
 
 NEVER = 600
 

@@ -1,4 +1,4 @@
-"""What people see can be translated, and the catalogue to copy has all of it."""
+"""What people see can be translated, and the catalogue that a translator copies has all of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 APP = Path(__file__).resolve().parent.parent / "sse_app"
 TEMPLATES = sorted((APP / "templates").rglob("*.html"))
-CATALOGUE = APP / "locale" / "en" / "LC_MESSAGES" / "django.po"
+CATALOGUE = APP / "locale" / "django.pot"
 
 #: As the code calls gettext and its kin.
 CALLS = {"_", "gettext", "gettext_lazy", "ngettext", "ngettext_lazy"}
@@ -39,6 +39,10 @@ def catalogue() -> set[str]:
 def test_the_catalogue_has_each_text_of_the_code_and_the_templates() -> None:
     missing = set(texts()) - catalogue()
     assert not missing, f"run `make messages`: the catalogue has not {sorted(missing)}"
+
+
+def test_english_is_not_translated_into_english() -> None:
+    assert [path.name for path in (APP / "locale").rglob("*") if path.is_file()] == ["django.pot"]
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)

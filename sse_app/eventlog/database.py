@@ -20,10 +20,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any, ClassVar, Final, TypeVar
 
-from channels.db import database_sync_to_async
 from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
+from ..callables import in_thread
 from ..cursors import START, Position, new_epoch
 from ..events import Event
 from .contract import Discontinuity, EventLog, goes_on
@@ -53,7 +53,7 @@ class DatabaseEventLog(EventLog):
         return self._retry(lambda: self._append(events))
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
-        return await _in_thread(self.append, events)
+        return await in_thread(self.append, events)
 
     def stage(self, events: Sequence[Event]) -> None:
         self._insert(events)
@@ -63,7 +63,7 @@ class DatabaseEventLog(EventLog):
         return self._retry(lambda: self._pass(waiting, ())) if waiting else []
 
     async def anumber(self, groups: Collection[str] | None = None) -> list[Event]:
-        return await _in_thread(self.number, groups)
+        return await in_thread(self.number, groups)
 
     # --- reading ---
 
@@ -82,7 +82,7 @@ class DatabaseEventLog(EventLog):
         return [_event(group, name, data).at(head.epoch, offset) for offset, name, data in rows]
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
-        return await _in_thread(self.since, group, after, limit)
+        return await in_thread(self.since, group, after, limit)
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         if not groups:
@@ -95,7 +95,7 @@ class DatabaseEventLog(EventLog):
         return {group: found.get(group, START) for group in groups}
 
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
-        return await _in_thread(self.heads, groups)
+        return await in_thread(self.heads, groups)
 
     def known(self, text: str, limit: int) -> list[str]:
         from ..models import GroupHead
@@ -110,7 +110,7 @@ class DatabaseEventLog(EventLog):
         return head if first is None else Position(head.epoch, first - 1)
 
     async def aearliest(self, group: str) -> Position:
-        return await _in_thread(self.earliest, group)
+        return await in_thread(self.earliest, group)
 
     def times(self, group: str, after: int, limit: int) -> dict[int, float]:
         from ..models import StoredEvent
@@ -138,7 +138,7 @@ class DatabaseEventLog(EventLog):
     async def arenew_epoch(
         self, groups: Collection[str] | None = None, *, only: str | None = None
     ) -> int:
-        return await _in_thread(partial(self.renew_epoch, groups, only=only))
+        return await in_thread(partial(self.renew_epoch, groups, only=only))
 
     def prune(self, limit: int | None = None) -> int:
         from .retention import prune_rows
@@ -146,7 +146,7 @@ class DatabaseEventLog(EventLog):
         return prune_rows(self.alias, limit)
 
     async def aprune(self, limit: int | None = None) -> int:
-        return await _in_thread(self.prune, limit)
+        return await in_thread(self.prune, limit)
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None] | None:
         if self._connection.vendor != "sqlite":
@@ -277,12 +277,6 @@ def _was_given_up(error: OperationalError) -> bool:
     """Whether nothing was committed for sure, and not only the answer to COMMIT lost."""
     state = getattr(error.__cause__, "sqlstate", None)
     return state in ("40001", "40P01") or "locked" in str(error)
-
-
-async def _in_thread(work: Callable[..., _Result], *args: object) -> _Result:
-    """Run a sync twin where Channels does its database work, and close old connections."""
-    result: _Result = await database_sync_to_async(work)(*args)
-    return result
 
 
 def _event(group: str, name: str, data: bytes | memoryview) -> Event:

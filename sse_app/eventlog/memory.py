@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -14,6 +13,7 @@ from typing import ClassVar
 from ..conf import settings
 from ..cursors import START, Position, new_epoch
 from ..events import Event
+from ..forks import at_fork
 from ..retained import retained
 from .contract import HEAD_LIVES, Discontinuity, EventLog, goes_on
 
@@ -50,9 +50,8 @@ class MemoryEventLog(EventLog):
 
     def __init__(self) -> None:
         self._reset()
-        if hasattr(os, "register_at_fork"):
-            # The child's log goes its own way from here, so it must not share epochs.
-            os.register_at_fork(after_in_child=self._reset)
+        # The child's log goes its own way from here, so it must not share epochs.
+        at_fork(self._reset)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -60,12 +59,7 @@ class Capture:
             self._enter_callbacks()
         return self.events
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         try:
             self._callbacks.close()
         finally:
@@ -75,13 +69,8 @@ class Capture:
         # Where Django's own async calls run, and with their connection.
         return await sync_to_async(self.__enter__)()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await sync_to_async(self.__exit__)(kind, error, traceback)
+    async def __aexit__(self, *raised: object) -> None:
+        await sync_to_async(self.__exit__)(*raised)
 
     def _enter_callbacks(self) -> None:
         # The innermost ends first: what it publishes then waits for the log's own commit.

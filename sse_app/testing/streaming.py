@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http.cookies import SimpleCookie
-from types import TracebackType
 from typing import Any, Final, Self
 
 from channels.routing import get_default_application
@@ -104,12 +103,7 @@ class TestStream:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         await self._leave()
         if error is None:
             self._raise_what_ended_it()

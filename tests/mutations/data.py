@@ -156,8 +156,8 @@ MUTATIONS = (
     Mutation(
         "SQLite refuses to turn a transaction that has read into one that writes.",
         "sse_app/repeats.py",
-        "            if _claim(alias, key):\n",
-        "            if not rows.filter(digest=key).exists() and _claim(alias, key):\n",
+        "            if _claim(rows, key):\n",
+        "            if not rows.filter(digest=key).exists() and _claim(rows, key):\n",
         ["test_repeats.py::test_the_key_is_written_before_anything_is_read"],
     ),
     Mutation(

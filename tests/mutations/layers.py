@@ -14,9 +14,9 @@ MUTATIONS = (
     ),
     Mutation(
         "Work in a thread leaves a database connection open there, which idle streams would hold.",
-        "sse_app/eventlog/database.py",
-        "await database_sync_to_async(work)(*args)",
-        "await __import__('asyncio').to_thread(work, *args)",
+        "sse_app/callables.py",
+        "= database_sync_to_async(",
+        "= __import__('asgiref.sync').sync.sync_to_async(",
         ["test_postgresql.py::test_idle_streams_hold_no_database_connection"],
     ),
     Mutation(
@@ -184,8 +184,8 @@ MUTATIONS = (
     Mutation(
         "In a forked child the parent's loop does not run.",
         "sse_app/layer.py",
-        "    os.register_at_fork(after_in_child=_forget)\n",
-        "    pass\n",
+        "at_fork(_forget)\n",
+        "",
         ["test_layer.py::test_after_a_fork_parent_and_child_deliver_by_a_connection_each"],
     ),
     Mutation(

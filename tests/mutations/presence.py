@@ -15,8 +15,8 @@ MUTATIONS = (
     Mutation(
         "Where nobody comes or goes, somebody must still see that another process died.",
         "sse_app/attendance.py",
-        "return dead.exists() or _members()",
-        "return _members()",
+        "return dead.exists() or written(GroupMember)",
+        "return written(GroupMember)",
         ["test_presence_live.py::test_who_was_with_a_killed_process_is_gone_once"],
     ),
     Mutation(
@@ -70,7 +70,7 @@ MUTATIONS = (
     Mutation(
         "A user who has another tab, or comes back at once, has not left.",
         "sse_app/attendance.py",
-        "        _members().filter(pk__in=pks).update(leaves_at=None)\n",
+        "        written(GroupMember).filter(pk__in=pks).update(leaves_at=None)\n",
         "        pass\n",
         ["test_presence_live.py::test_who_comes_back_in_time_has_not_left"],
     ),

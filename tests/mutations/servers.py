@@ -319,6 +319,13 @@ MUTATIONS = (
         ["test_deploy.py::test_the_proxy_refuses_what_is_too_long_for_daphne_to_hold"],
     ),
     Mutation(
+        "A replica may still have a right that has ended.",
+        "sse_app/conf.py",
+        ".using(router.db_for_write(model))",
+        ".all()",
+        ["test_settings.py::test_rows_are_read_where_they_are_written_and_not_from_a_replica"],
+    ),
+    Mutation(
         "A relative STATIC_URL gets the script prefix of the first request of a process.",
         "sse_app/deploy_checks.py",
         "    _relative_urls,\n",

@@ -192,8 +192,8 @@ MUTATIONS = (
     Mutation(
         "Channels' check of origins refuses HTTP, and without one any site listens as its visitor.",
         "sse_app/origins.py",
-        '    raise Forbidden(403, f"The origin',
-        '    Forbidden(403, f"The origin',
+        '    raise Refused(403, f"The origin',
+        '    Refused(403, f"The origin',
         ["test_origins.py::test_the_site_and_the_origin_decide"],
     ),
     Mutation(
@@ -224,8 +224,8 @@ MUTATIONS = (
     Mutation(
         "Another site's page may know a CSRF token that leaked, and the browser says whose it is.",
         "sse_app/posts.py",
-        "            raise Refusal(refused.status, refused.text)\n",
-        "            pass\n",
+        "        _check(request)\n        if not hasattr",
+        "        if not hasattr",
         ["test_posts.py::test_what_another_sites_page_posts_is_403_before_its_body_is_read"],
     ),
     Mutation(
@@ -269,6 +269,13 @@ MUTATIONS = (
         'return {f"session {session.session_key}": 1, **sessions}',
         'return {f"session {session.session_key}": 1}',
         ["test_rates.py::test_a_fresh_session_is_no_fresh_rate"],
+    ),
+    Mutation(
+        "The header Forwarded holds pairs and not addresses, so no client would be found in it.",
+        "sse_app/addresses.py",
+        ' or name.lower() == "forwarded":',
+        ":",
+        ["test_addresses.py::test_a_wrong_setting_is_named"],
     ),
     Mutation(
         "A customer with a /56 has 256 networks of 64 bits.",

@@ -7,9 +7,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from sse_app.conf import written
 from sse_app.management.examples import CommandWithExamples
 from sse_app.models import AccessToken
-from sse_app.tokens import all_tokens, create_token, revoke_token
+from sse_app.tokens import create_token, revoke_token
 
 
 class Command(CommandWithExamples):
@@ -90,9 +91,9 @@ examples:
         )
 
     def _list(self, options: dict[str, Any]) -> None:
-        for token in all_tokens().order_by("pk"):
+        for token in written(AccessToken).order_by("pk"):
             self.stdout.write(_line(token))
-        if not all_tokens().exists():
+        if not written(AccessToken).exists():
             self.stderr.write("There are no tokens.", style_func=lambda said: said)
 
     def _revoke(self, options: dict[str, Any]) -> None:
@@ -106,7 +107,7 @@ examples:
         """Return the token of that number, or the one token of that name that is live."""
         by_number = wanted.isascii() and wanted.isdecimal() and len(wanted) <= 18
         found = list(
-            all_tokens().filter(**({"pk": int(wanted)} if by_number else {"name": wanted}))
+            written(AccessToken).filter(**({"pk": int(wanted)} if by_number else {"name": wanted}))
         )
         if len(found) > 1:
             found = [token for token in found if token.is_live()] or found[:1]

@@ -1,0 +1,15 @@
+"""`at_fork()`: what a forked child process must not share with its parent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+
+def at_fork(callback: Callable[[], object]) -> None:
+    """Call `callback` in each child process that is forked, before anything else runs there.
+
+    Does nothing on systems without fork.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=callback)

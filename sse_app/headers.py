@@ -1,0 +1,36 @@
+"""The HTTP headers of an event stream: those of each response, and those that requests bring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from django.http import HttpRequest
+
+CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
+#: No cache keeps a stream, and no proxy changes it; nginx passes its bytes on at once.
+NO_CACHE: Final[Mapping[str, str]] = {
+    "Cache-Control": "no-cache, no-store, private, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+def header(scope: Mapping[str, Any], name: str) -> str:
+    """Return the header `name` of an ASGI request, "" if it is missing.
+
+    Several headers of this name are joined by commas. `request.headers` is not the same: older
+    versions of Django let `X_Forwarded_For` pass for `X-Forwarded-For`.
+    """
+    wanted = name.lower().encode()
+    headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
+    return ",".join(value.decode("latin1") for key, value in headers if key.lower() == wanted)
+
+
+def last_event_id(request: HttpRequest) -> str:
+    """Return the id of the last event that the client has, as sent, or "".
+
+    The header `Last-Event-ID`, else the parameter `last_event_id`, else `lastEventId`.
+    """
+    query = request.GET
+    given = request.headers.get("Last-Event-ID") or query.get("last_event_id")
+    return given or query.get("lastEventId") or ""
