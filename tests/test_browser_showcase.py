@@ -77,6 +77,7 @@ def test_a_pane_without_its_plug_gets_what_it_missed_once(page: Page, kind: str)
     expect(page.get_by_test_id("said")).to_have_text(f"Recovered: {CLEAN}.")
 
 
+@pytest.mark.slow
 def test_a_hidden_tab_gives_back_its_own_connections_and_catches_up(page: Page) -> None:
     turn = """hidden => {
         Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
@@ -94,6 +95,7 @@ def test_a_hidden_tab_gives_back_its_own_connections_and_catches_up(page: Page) 
         expect(page.get_by_test_id(f"verdict-{kind}")).to_contain_text("sent again: 1.")
 
 
+@pytest.mark.slow
 def test_what_was_lost_or_repeated_is_counted_and_not_assumed(page: Page) -> None:
     text = page.evaluate(
         """async () => {
@@ -106,6 +108,7 @@ def test_what_was_lost_or_repeated_is_counted_and_not_assumed(page: Page) -> Non
     assert text == "3 events, 2 lost, 1 repeated"
 
 
+@pytest.mark.slow
 def test_wiped_history_is_told_to_every_pane_which_reads_the_orders_again(page: Page) -> None:
     page.get_by_test_id("wipe").click()
     for kind in KINDS:
@@ -128,6 +131,7 @@ def test_a_throttled_reader_lags_for_the_server_and_catches_up(page: Page) -> No
     expect(reader).to_contain_text("Caught up after lagging: 300 events, 0 lost, 0 repeated.")
 
 
+@pytest.mark.slow
 def test_a_second_tab_shares_the_connection_of_the_first(page: Page) -> None:
     expect(page.get_by_test_id("tab-count")).to_have_text("1")
     with page.expect_popup() as opened:

@@ -77,6 +77,7 @@ def pair(make_daphne: Callable[..., Daphne]) -> tuple[Daphne, Daphne]:
 # --- the feed ---
 
 
+@pytest.mark.slow
 async def test_the_feed_tells_of_all_processes(
     pair: tuple[Daphne, Daphne],
 ) -> None:
@@ -141,6 +142,7 @@ async def test_the_feed_shows_nothing_while_nobody_can_say_who_may_look(daphne: 
         await until(feed, "totals")
 
 
+@pytest.mark.slow
 async def test_the_feed_says_farewell_when_it_is_old_or_the_server_stops(daphne: Daphne) -> None:
     make_user(daphne, "boss", staff=True, codes=ALL)
     boss = await Visitor(daphne, "boss").sign_in()
@@ -155,6 +157,7 @@ async def test_the_feed_says_farewell_when_it_is_old_or_the_server_stops(daphne:
         await stopping
 
 
+@pytest.mark.slow
 async def test_a_server_that_waits_for_its_responses_does_not_wait_for_a_feed(
     make_server: Callable[..., Server],
 ) -> None:
@@ -375,6 +378,7 @@ def test_the_page_says_when_its_feed_breaks_and_goes_on_by_itself(
     expect(feed).to_have_text("Live")
 
 
+@pytest.mark.slow
 def test_the_page_says_when_its_user_may_not_look_any_more(
     open_page: Callable[..., Page], pair: tuple[Daphne, Daphne]
 ) -> None:
@@ -431,6 +435,7 @@ def test_what_somebody_does_survives_the_updates(
     expect(row_of(page, "carl")).to_have_count(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_and_has_the_admins_colours(
     open_page: Callable[..., Page],

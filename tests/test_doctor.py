@@ -47,6 +47,7 @@ def test_with_redis_for_both_it_measures_both_and_the_clock(
     assert "ahead of the log's" in found.stdout or "behind the log's" in found.stdout
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_away_is_an_error(make_daphne: Callable[..., Daphne]) -> None:
     url = f"redis://127.0.0.1:{free_port()}"
     found = make_daphne({"REDIS_URL": url}).try_manage("sse_doctor")
@@ -63,6 +64,7 @@ def test_tables_that_are_missing_are_to_be_migrated(daphne: Daphne, tmp_path: Pa
     assert "    Run manage.py migrate." in found.stdout
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_settings_is_said_alone(daphne: Daphne) -> None:
     daphne.environment["TEST_SSE_APP"] = '{"HEART_BEAT": 5}'
     found = daphne.try_manage("sse_doctor")
@@ -281,6 +283,7 @@ def test_a_sqlite_that_keeps_publishers_waiting_is_a_warning(
     assert "deferred" in said[1][1]
 
 
+@pytest.mark.slow
 def test_a_stream_that_does_not_open_is_seen(daphne: Daphne) -> None:
     url = f"{daphne.url}/test/failing/"
     found = daphne.try_manage("sse_doctor", "--url", url, "--token", "of no use")

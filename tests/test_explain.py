@@ -137,6 +137,7 @@ async def test_a_real_stream_says_sent_before_filtered_group_and_unpublished(
         await says(daphne, "epoch", id, "orders", 2, "another")
 
 
+@pytest.mark.slow
 async def test_a_stream_from_which_a_group_or_all_was_taken(daphne: Daphne) -> None:
     async with daphne.stream("group=orders&group=chat.a") as stream:
         await stream.next()
@@ -169,6 +170,7 @@ async def test_a_stream_that_left_and_one_that_was_reset(daphne: Daphne) -> None
         await says(daphne, "reset", id, "orders", 1)
 
 
+@pytest.mark.slow
 def test_a_real_reader_that_lags_and_what_it_did_not_come_to_before_it_was_pruned(
     make_daphne: Callable[..., Daphne],
 ) -> None:

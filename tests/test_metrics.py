@@ -180,6 +180,7 @@ def test_a_reader_that_takes_nothing_is_seen_to_lag_and_let_go(daphne: Daphne) -
     sleeper.close()
 
 
+@pytest.mark.slow
 async def test_a_reader_that_reads_again_is_seen_to_catch_up(
     make_daphne: Callable[..., Daphne],
 ) -> None:
@@ -201,6 +202,7 @@ async def test_a_reader_that_reads_again_is_seen_to_catch_up(
     sleeper.close()
 
 
+@pytest.mark.slow
 def test_a_loop_that_is_busy_is_seen_to_lag(daphne: Daphne) -> None:
     run(
         daphne,
@@ -284,6 +286,7 @@ def test_a_process_that_stopped_is_gone_at_once_and_a_killed_one_with_its_age(
     eventually(lambda: len(names(one)) == 1)
 
 
+@pytest.mark.slow
 def test_without_its_table_a_process_tells_of_itself(daphne: Daphne) -> None:
     run(
         daphne,

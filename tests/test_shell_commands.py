@@ -174,6 +174,7 @@ def test_what_can_not_be_listened_to_is_an_error_that_names_it(
         call_command("sse_listen", *arguments)
 
 
+@pytest.mark.slow
 def test_a_lost_continuity_is_said_and_what_follows_is_shown(daphne: Daphne) -> None:
     daphne.publish("orders", "n", "1")
     with listening(daphne, "orders", "--after", "unreadable") as listener:
@@ -184,6 +185,7 @@ def test_a_lost_continuity_is_said_and_what_follows_is_shown(daphne: Daphne) -> 
         assert listener.stdout.readline() == "orders n 2\n"
 
 
+@pytest.mark.slow
 def test_the_end_of_a_listener_is_quiet(daphne: Daphne) -> None:
     with listening(daphne, "orders", "--from", "earliest") as listener:
         daphne.publish("orders", "n", "1")
@@ -194,6 +196,7 @@ def test_the_end_of_a_listener_is_quiet(daphne: Daphne) -> None:
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_tried_again(daphne: Daphne) -> None:
     url = f"http://127.0.0.1:{free_port()}/events/?group=orders"
     with listening(daphne, "--url", url) as listener:

@@ -225,6 +225,7 @@ async def test_two_processes_of_one_site_work_together(
     assert (await stream.until_end())[-1].name == "sse.close"
 
 
+@pytest.mark.slow
 def test_the_doctor_names_the_tag_and_processes_that_have_another(
     site: Callable[..., Daphne], redis_server: Valkey
 ) -> None:

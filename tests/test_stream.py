@@ -14,8 +14,8 @@ from .patience import PATIENCE
 from .sleepers import connect, hang_up
 
 
-async def test_a_stream_opens_with_retry_headers_and_a_position(daphne: Daphne) -> None:
-    async with daphne.stream("group=orders&group=clock") as stream:
+async def test_a_stream_opens_with_retry_headers_and_a_position(shared_daphne: Daphne) -> None:
+    async with shared_daphne.stream("group=orders&group=clock") as stream:
         first = await stream.next()
     headers = stream.response.headers
     assert headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -73,15 +73,15 @@ async def test_with_redis_other_processes_get_durable_and_passing_events(
             assert (durable.name, durable.data) == ("durable", "d")
 
 
-async def test_several_groups_and_a_filter(daphne: Daphne) -> None:
+async def test_several_groups_and_a_filter(shared_daphne: Daphne) -> None:
     async with (
-        daphne.stream("group=orders&group=chat.a") as both,
-        daphne.stream("group=orders&event=wanted") as filtered,
+        shared_daphne.stream("group=orders&group=chat.a") as both,
+        shared_daphne.stream("group=orders&event=wanted") as filtered,
     ):
         await both.next()
         await filtered.next()
         for group, name in (("orders", "other"), ("chat.a", "wanted"), ("orders", "wanted")):
-            daphne.publish(group, name, group)
+            shared_daphne.publish(group, name, group)
         assert [(e.name, e.data) for e in await both.take(3)] == [
             ("other", "orders"),
             ("wanted", "chat.a"),
@@ -92,27 +92,27 @@ async def test_several_groups_and_a_filter(daphne: Daphne) -> None:
 
 
 async def test_a_filtered_stream_moves_its_cursor_over_what_it_does_not_show(
-    daphne: Daphne,
+    shared_daphne: Daphne,
 ) -> None:
-    async with daphne.stream("group=orders&event=wanted") as stream:
+    async with shared_daphne.stream("group=orders&event=wanted") as stream:
         await stream.next()
-        daphne.shell(
+        shared_daphne.shell(
             "from sse_app import publish_many\n"
             "publish_many([('orders', 'other', n) for n in range(501)])"
         )
         moved = await stream.next()
     assert (moved.name, moved.json()) == ("sse.cursor", {})
-    async with daphne.stream("group=orders", {"Last-Event-ID": moved.id}) as stream:
+    async with shared_daphne.stream("group=orders", {"Last-Event-ID": moved.id}) as stream:
         assert (await stream.next()).json()["missed"] == 1
 
 
-async def test_a_dropped_stream_resumes_from_its_last_id(daphne: Daphne) -> None:
-    async with daphne.stream("group=orders") as stream:
+async def test_a_dropped_stream_resumes_from_its_last_id(shared_daphne: Daphne) -> None:
+    async with shared_daphne.stream("group=orders") as stream:
         await stream.next()
-        daphne.publish("orders", "n", "1")
+        shared_daphne.publish("orders", "n", "1")
         last = await stream.next()
     for n in (2, 3, 4):
-        daphne.publish("orders", "n", str(n))
+        shared_daphne.publish("orders", "n", str(n))
     ways: list[tuple[str, dict[str, str]]] = [
         ("group=orders", {"Last-Event-ID": last.id}),
         (f"group=orders&last_event_id={last.id}", {}),
@@ -120,14 +120,14 @@ async def test_a_dropped_stream_resumes_from_its_last_id(daphne: Daphne) -> None
         ("group=orders&from=earliest&last_event_id=x", {"Last-Event-ID": last.id}),
     ]
     for query, headers in ways:
-        async with daphne.stream(query, headers) as stream:
+        async with shared_daphne.stream(query, headers) as stream:
             opened, *events = await stream.take(4)
             assert opened.id == last.id
             assert opened.opening() == {"recovered": True, "missed": 3, "groups": ["orders"]}
             assert [e.data for e in events] == ["2", "3", "4"]
-    async with daphne.stream(*ways[0]) as stream:
+    async with shared_daphne.stream(*ways[0]) as stream:
         await stream.take(4)
-        daphne.publish("orders", "n", "live")
+        shared_daphne.publish("orders", "n", "live")
         assert (await stream.next()).data == "live"
 
 
@@ -211,45 +211,48 @@ async def _reset_of(daphne: Daphne, id: str) -> str:
 
 
 async def test_a_cursor_that_can_not_be_continued_is_reset_with_the_reason(
-    daphne: Daphne,
+    shared_daphne: Daphne,
 ) -> None:
     for n in range(3):
-        daphne.publish("orders", "n", str(n))
-    async with daphne.stream("group=orders&from=-1") as stream:
+        shared_daphne.publish("orders", "n", str(n))
+    async with shared_daphne.stream("group=orders&from=-1") as stream:
         _, last = await stream.take(2)
     version_and_group, epoch, _ = last.id.split("-")
     for bad in ("x" * 2000, "17", "1.", "1.a-b", "0", "1.aaaaaaaa-x-01"):
-        assert await _reset_of(daphne, bad) == "unknown"
-    assert await _reset_of(daphne, f"{version_and_group}-{epoch}-99999") == "future"
-    assert await _reset_of(daphne, f"{version_and_group}-zzzzzzzz-1") == "epoch"
-    daphne.shell(
+        assert await _reset_of(shared_daphne, bad) == "unknown"
+    assert await _reset_of(shared_daphne, f"{version_and_group}-{epoch}-99999") == "future"
+    assert await _reset_of(shared_daphne, f"{version_and_group}-zzzzzzzz-1") == "epoch"
+    shared_daphne.shell(
         "from sse_app.models import StoredEvent\n"
         "StoredEvent.objects.filter(group='orders', offset__lte=2).delete()"
     )
-    assert await _reset_of(daphne, f"{version_and_group}-{epoch}-1") == "trimmed"
+    assert await _reset_of(shared_daphne, f"{version_and_group}-{epoch}-1") == "trimmed"
 
 
-async def test_a_cursor_of_other_groups_starts_from_now(daphne: Daphne) -> None:
-    daphne.publish("chat.a", "n", "1")
-    daphne.publish("orders", "n", "1")
-    async with daphne.stream("group=chat.a&from=-1") as stream:
+async def test_a_cursor_of_other_groups_starts_from_now(shared_daphne: Daphne) -> None:
+    shared_daphne.publish("chat.a", "n", "1")
+    shared_daphne.publish("orders", "n", "1")
+    async with shared_daphne.stream("group=chat.a&from=-1") as stream:
         _, foreign = await stream.take(2)
-    async with daphne.stream("group=orders", {"Last-Event-ID": foreign.id}) as stream:
+    async with shared_daphne.stream("group=orders", {"Last-Event-ID": foreign.id}) as stream:
         opened = await stream.next()
         assert opened.opening() == {"recovered": False, "missed": 0, "groups": ["orders"]}
-        daphne.publish("orders", "n", "2")
+        shared_daphne.publish("orders", "n", "2")
         assert (await stream.next()).data == "2"
 
 
-async def test_heartbeats_are_comments_or_pings_on_request(daphne: Daphne) -> None:
-    async with daphne.stream("group=orders") as quiet, daphne.stream("group=orders&ping=1") as ping:
+async def test_heartbeats_are_comments_or_pings_on_request(shared_daphne: Daphne) -> None:
+    async with (
+        shared_daphne.stream("group=orders") as quiet,
+        shared_daphne.stream("group=orders&ping=1") as ping,
+    ):
         await quiet.next()
         await quiet.heartbeat()
         await quiet.heartbeat()
         await ping.next()
         still = await ping.next()
         assert (still.name, still.json()) == ("sse.ping", {})
-        daphne.publish("orders", "n", "1")
+        shared_daphne.publish("orders", "n", "1")
         while (last := await ping.next()).name != "n":
             assert last.name == "sse.ping"
         moved = await ping.next()
