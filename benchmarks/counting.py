@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection
 from typing import ClassVar
 
-from sse_app.cursors import Position
 from sse_app.eventlog import DatabaseEventLog
-from sse_app.events import Event
+from sse_app.protocol.cursors import Position
+from sse_app.protocol.events import Event
 
 
 class CountingEventLog(DatabaseEventLog):

@@ -48,7 +48,7 @@ def from_sync_code(work: Callable[[int], None]) -> Callable[[int], dict[str, Any
     """Measure `work` until all of it is with the log and the channel layer."""
 
     def measure(count: int) -> dict[str, Any]:
-        from sse_app import layer
+        from sse_app.publishing import outbox as layer
 
         before = head()
         began = time.perf_counter()
@@ -83,7 +83,7 @@ def in_the_loop(
 def append(count: int, size: int) -> dict[str, Any]:
     """Append events made before to the log alone, `size` at a time."""
     from sse_app.eventlog import event_log
-    from sse_app.events import Event
+    from sse_app.protocol.events import Event
 
     calls = [
         [Event.of(GROUP, NAME, data(first + n)) for n in range(size)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Self
 
+from sse_app.delivery.hub import get_hub
+from sse_app.delivery.sinks import Sink
+from sse_app.delivery.subscriptions import Subscription
 from sse_app.eventlog.contract import Reason
-from sse_app.events import Event
-from sse_app.hub import get_hub
-from sse_app.sinks import Sink
-from sse_app.subscriptions import Subscription
+from sse_app.protocol.events import Event
 
 
 class Reader(Sink):

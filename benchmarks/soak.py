@@ -39,7 +39,7 @@ MIB = 1024 * 1024
 BULK = """
 from statistics import median
 from time import perf_counter
-from sse_app import layer
+from sse_app.publishing import outbox as layer
 from sse_app.changes import suppress_changes
 from tests.shop.models import Order
 

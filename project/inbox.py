@@ -7,7 +7,7 @@ from django.db import transaction
 
 from project.models import ChatMessage
 from sse_app import on, presence, publish, reply
-from sse_app.inbox import Message
+from sse_app.publishing.inbox import Message
 
 ROOM_LENGTH = 40
 _text = forms.CharField(max_length=500)

@@ -22,8 +22,8 @@ from project.clients import clients_passed
 from project.models import Order
 from sse_app import cursor, publish, publish_many
 from sse_app.eventlog import event_log
-from sse_app.rates import TokenBuckets
-from sse_app.reports import streams as open_streams
+from sse_app.operations.reports import streams as open_streams
+from sse_app.views.throttle import TokenBuckets
 
 GROUP: Final = "showcase"
 SLOW_GROUP: Final = "showcase.slow"

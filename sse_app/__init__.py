@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import presence
-    from .events import Event
-    from .fragments import apublish_template, publish_template
-    from .inbox import off, on
-    from .pages import acursor, cursor
-    from .publishing import apublish, apublish_many, publish, publish_many
-    from .replies import areply, reply
-    from .revocation import adisconnect, disconnect
-    from .snapshots import snapshot
-    from .subscribing import ContinuityLost, subscribe
-    from .task_progress import progress
+    from .access.disconnect import adisconnect, disconnect
+    from .delivery.snapshots import snapshot
+    from .delivery.subscriber import ContinuityLost, subscribe
+    from .protocol.events import Event
+    from .publishing.fragments import apublish_template, publish_template
+    from .publishing.inbox import areply, off, on, reply
+    from .publishing.page_cursor import acursor, cursor
+    from .publishing.progress import progress
+    from .publishing.publish import apublish, apublish_many, publish, publish_many
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,25 +41,25 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ContinuityLost": "subscribing",
-    "Event": "events",
-    "acursor": "pages",
-    "adisconnect": "revocation",
-    "apublish": "publishing",
-    "apublish_many": "publishing",
-    "apublish_template": "fragments",
-    "areply": "replies",
-    "cursor": "pages",
-    "disconnect": "revocation",
-    "off": "inbox",
-    "on": "inbox",
-    "progress": "task_progress",
-    "publish": "publishing",
-    "publish_many": "publishing",
-    "publish_template": "fragments",
-    "reply": "replies",
-    "snapshot": "snapshots",
-    "subscribe": "subscribing",
+    "ContinuityLost": "delivery.subscriber",
+    "Event": "protocol.events",
+    "acursor": "publishing.page_cursor",
+    "adisconnect": "access.disconnect",
+    "apublish": "publishing.publish",
+    "apublish_many": "publishing.publish",
+    "apublish_template": "publishing.fragments",
+    "areply": "publishing.inbox",
+    "cursor": "publishing.page_cursor",
+    "disconnect": "access.disconnect",
+    "off": "publishing.inbox",
+    "on": "publishing.inbox",
+    "progress": "publishing.progress",
+    "publish": "publishing.publish",
+    "publish_many": "publishing.publish",
+    "publish_template": "publishing.fragments",
+    "reply": "publishing.inbox",
+    "snapshot": "delivery.snapshots",
+    "subscribe": "delivery.subscriber",
 }
 
 

@@ -14,13 +14,13 @@ from django.urls import URLPattern
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from . import stream_admin  # noqa: F401 - registers the live streams
-from .authorization import has_permission
-from .broadcast_admin import PERMISSION, BroadcastAdmin
+from .access.authorization import has_permission
+from .access.posts import guard_posts
+from .access.tokens import revoke_token
+from .broadcasts.admin import PERMISSION, BroadcastAdmin
 from .models import AccessToken
-from .posts import guard_posts
-from .publishing import publish_many
-from .tokens import revoke_token
+from .operations.dashboard import admin as stream_admin  # noqa: F401 - registers the live streams
+from .publishing.publish import publish_many
 
 __all__ = ["PERMISSION", "AccessTokenAdmin", "BroadcastActionMixin", "BroadcastAdmin"]
 

@@ -15,22 +15,24 @@ class SseAppConfig(AppConfig):
 
     def ready(self) -> None:
         """Register checks, services, duties and receivers of signals; prepare a loaded Daphne."""
-        from . import (  # noqa: F401
-            attendance,
-            broadcasts,
-            checks,
+        from .access import (
             control_group,
-            daphne_requests,
-            deploy_checks,
+            revalidation,
+        )
+        from .access import disconnect as revocation
+        from .broadcasts import sending as broadcasts
+        from .checks import deployment as deploy_checks  # noqa: F401
+        from .checks import settings as checks  # noqa: F401
+        from .delivery import hub
+        from .delivery.transports import daphne_requests
+        from .operations import (
             housekeeping,
-            hub,
-            layer,
             processes,
             reports,
-            revalidation,
-            revocation,
-            stream_logs,
         )
+        from .operations import stream_log as stream_logs
+        from .presence import tracker as attendance
+        from .publishing import outbox as layer
 
         for service in (
             layer.HubOutbox,

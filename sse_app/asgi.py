@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.urls import Resolver404, resolve
 
-from . import daphne_requests, processes, secrecy, servers, shutdown
-from .callables import contained
+from .access.origins import cors_headers
 from .conf import channel_layer, site_tag
 from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer
-from .counters import COUNTS, count
-from .farewells import busy_block
-from .origins import cors_headers
-from .records import about
-from .retained import retained_patterns
-from .streams import Stream
-from .transports import END, END_SECONDS
+from .delivery.streams import Stream
+from .delivery.transports import daphne_requests, servers
+from .delivery.transports.asgi import END, END_SECONDS
+from .eventlog.retention import retained_patterns
+from .operations import processes, shutdown
+from .protocol.control import busy_block
+from .runtime.callables import contained
+from .runtime.telemetry import COUNTS, about, count
 
 logger = logging.getLogger("sse_app")
+
+_SECRET: Final = re.compile(rb"(?:(?<=&)|(?<=\?)|\A)(ticket|grant)=[^&]*")
+_HIDDEN: Final = rb"\1=hidden"
+
+
+def hide(scope: dict[str, Any], send: Any) -> dict[str, Any]:
+    """Return `scope` for the application, and take what is secret from what the server logs.
+
+    Servers log from the scope they made (uvicorn), or from an object of their own, which Daphne's
+    `send` leads to. Whatever can't be found stays as it is.
+    """
+    query = scope.get("query_string", b"")
+    if not _SECRET.search(query):
+        return scope
+    own = dict(scope)
+    scope["query_string"] = _SECRET.sub(_HIDDEN, query)
+    request: Any = next(iter(getattr(send, "args", ())), None)
+    uri = getattr(request, "uri", None)
+    if isinstance(uri, bytes):
+        request.uri = _SECRET.sub(_HIDDEN, uri)
+    return own
+
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -66,7 +89,7 @@ def event_stream_application(
 
 def is_stream(scope: Scope) -> bool:
     """Whether the request is for the route `sse_app:stream`."""
-    from .views import stream
+    from .views.send import stream
 
     path = scope["path"].removeprefix(get_script_prefix(scope))
     for candidate in (path,) if path.endswith("/") else (path, f"{path}/"):
@@ -112,7 +135,7 @@ class Response:
         """Let the application answer, or only begin if it hands over a stream."""
         shutdown.install(self._send)
         processes.begin(self._send)
-        own = secrecy.hide(scope, self._send)
+        own = hide(scope, self._send)
         # Here, since what is inside wraps `send`, and nothing leads from there to the server.
         found = {
             REQUEST: servers.daphne_request(self._send),

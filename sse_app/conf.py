@@ -1,7 +1,7 @@
 """What the project configures: the `SSE_APP` setting, its channel layer, its databases.
 
 `Settings` is a frozen dataclass of defaults, read when first asked for and not validated here;
-`sse_app.checks` reports all its errors at once.
+`sse_app.checks.settings` reports all its errors at once.
 """
 
 from __future__ import annotations

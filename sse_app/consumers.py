@@ -17,28 +17,27 @@ from django.conf import settings as django_settings
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.asgi import ASGIRequest
 
-from . import authorization, readers
-from .addresses import client_address
-from .admission import Busy, Over, admit, flag_of, names_of
-from .callables import settled
+from .access import authorization, readers
+from .access.addresses import client_address
+from .access.admission import Busy, Over, admit, flag_of, names_of
+from .access.control_group import ControlGroup, read_so_far
+from .access.limits import LIMITS, Full
+from .access.origins import SECURITY_HEADERS, check, cors_headers, preflight
+from .access.readers import Reader
+from .access.refusals import Refused
+from .access.sessions import session_of
 from .conf import settings
-from .control_group import ControlGroup, read_so_far
-from .counters import COUNTS, count
-from .cursors import Position
-from .daphne_transport import DaphneTransport
-from .farewells import busy_block, farewell
-from .groups import validate_group
-from .headers import CONTENT_TYPE, NO_CACHE
-from .hub import get_hub
-from .limits import LIMITS, Full
-from .origins import SECURITY_HEADERS, check, cors_headers, preflight
-from .readers import Reader
-from .records import about
-from .refusals import Refused
-from .replay import Start, Wanted, find_start
-from .sessions import session_of
-from .streams import Stream
-from .transports import AsgiTransport, Receive, Send, Transport
+from .delivery.hub import get_hub
+from .delivery.replay import Start, Wanted, find_start
+from .delivery.streams import Stream
+from .delivery.transports.asgi import AsgiTransport, Receive, Send, Transport
+from .delivery.transports.daphne import DaphneTransport
+from .protocol.control import busy_block, farewell
+from .protocol.cursors import Position
+from .protocol.groups import validate_group
+from .protocol.headers import CONTENT_TYPE, NO_CACHE
+from .runtime.callables import settled
+from .runtime.telemetry import COUNTS, about, count
 
 logger = logging.getLogger("sse_app")
 

@@ -24,10 +24,9 @@ from prometheus_client.metrics_core import (
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector as AnyCollector
 
-from . import processes, reports
-from .identity import process_name
-from .measures import ENDS, METRICS, Metric, Report, Sample
-from .records import about
+from .operations import processes, reports
+from .operations.metric_definitions import ENDS, METRICS, Metric, Report, Sample
+from .runtime.telemetry import about, process_name
 
 logger = logging.getLogger("sse_app")
 

@@ -13,13 +13,13 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from .broadcast_models import Broadcast as Broadcast
-from .broadcast_models import BroadcastCount as BroadcastCount
-from .broadcast_models import group_validator as group_validator  # The first migration's.
-from .broadcast_models import name_validator as name_validator
-from .groups import matches
-from .presence_models import GroupMember as GroupMember
-from .presence_models import Presence as Presence
+from .broadcasts.models import Broadcast as Broadcast
+from .broadcasts.models import BroadcastCount as BroadcastCount
+from .broadcasts.models import group_validator as group_validator  # The first migration's.
+from .broadcasts.models import name_validator as name_validator
+from .presence.models import GroupMember as GroupMember
+from .presence.models import Presence as Presence
+from .protocol.groups import matches
 
 
 class GroupHead(models.Model):
@@ -179,8 +179,9 @@ class HandledMessage(models.Model):
 class ServerProcess(models.Model):
     """A server process and what it last said of itself; written by that process alone.
 
-    `report` and the rows in `streams` are as `sse_app.reports` makes them. `streams` is JSON text,
-    and empty unless somebody has asked for it until `watched_until`: it may be a megabyte.
+    `report` and the rows in `streams` are as `sse_app.operations.reports` makes them. `streams` is
+    JSON text, and empty unless somebody has asked for it until `watched_until`: it may be a
+    megabyte.
     """
 
     name = models.CharField(_("name"), max_length=32, primary_key=True)

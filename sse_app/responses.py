@@ -12,12 +12,12 @@ from typing import Any
 
 from django.http import HttpRequest, StreamingHttpResponse
 
-from .callables import contained
 from .conf import settings
-from .events import HEARTBEAT, encode_control, to_text, validate_id, validate_name
-from .farewells import farewell
-from .headers import CONTENT_TYPE, NO_CACHE, last_event_id
-from .records import about
+from .protocol.control import farewell
+from .protocol.events import HEARTBEAT, encode_control, to_text, validate_id, validate_name
+from .protocol.headers import CONTENT_TYPE, NO_CACHE, last_event_id
+from .runtime.callables import contained
+from .runtime.telemetry import about
 
 logger = logging.getLogger("sse_app")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from django import dispatch
 
-from .callables import containing, containing_async
+from .runtime.callables import containing, containing_async
 
 
 class Signal(dispatch.Signal):

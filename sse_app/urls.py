@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from django.urls import path
 
-from . import health, passes, scrapes, views
+from .operations import health
+from .views import access as passes
+from .views import metrics as scrapes
+from .views import send as views
 
 app_name = "sse_app"
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from django.test import RequestFactory
 
-from sse_app.cohorts import gather
-from sse_app.cursors import START, Cursor, Position
+from sse_app.delivery.cohorts import gather
+from sse_app.delivery.hub import Hub, get_hub
+from sse_app.delivery.replay import Wanted, find_start
+from sse_app.delivery.sinks import Sink
+from sse_app.delivery.subscriptions import Subscription
+from sse_app.delivery.transports.asgi import Direct
+from sse_app.delivery.transports.chunked import frame
 from sse_app.eventlog import event_log
-from sse_app.events import Event
-from sse_app.flushes import frame
-from sse_app.hub import Hub, get_hub
-from sse_app.replay import Wanted, find_start
-from sse_app.sinks import Sink
-from sse_app.subscriptions import Subscription
-from sse_app.transports import Direct
+from sse_app.protocol.cursors import START, Cursor, Position
+from sse_app.protocol.events import Event
 
 from .ledger import Ledger
 from .parser import Parser

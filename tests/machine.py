@@ -15,10 +15,11 @@ from unittest import mock
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sse_app import layer, publish, publish_many
-from sse_app.cursors import Position
+from sse_app import publish, publish_many
+from sse_app.delivery.hub import get_hub, running_hubs
 from sse_app.eventlog import DatabaseEventLog, event_log
-from sse_app.hub import get_hub, running_hubs
+from sse_app.protocol.cursors import Position
+from sse_app.publishing import outbox as layer
 
 from .browsers import Browser
 from .ledger import Entry, GroupLedger, Ledger

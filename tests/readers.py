@@ -6,12 +6,12 @@ from typing import Any
 
 from django.contrib.auth.models import AnonymousUser
 
-from sse_app.admission import Access
-from sse_app.hub import Hub
-from sse_app.limits import LIMITS, Places
-from sse_app.readers import Reader
-from sse_app.streams import Stream
-from sse_app.transports import AsgiTransport
+from sse_app.access.admission import Access
+from sse_app.access.limits import LIMITS, Places
+from sse_app.access.readers import Reader
+from sse_app.delivery.hub import Hub
+from sse_app.delivery.streams import Stream
+from sse_app.delivery.transports.asgi import AsgiTransport
 
 
 def new_stream(hub: Hub, access: Access) -> Stream:

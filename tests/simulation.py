@@ -26,9 +26,9 @@ from django.conf import settings as django_settings
 from django.db import connections, transaction
 
 from sse_app.conf import settings as app_settings
+from sse_app.delivery.hub import running_hubs
 from sse_app.eventlog import EventLog, event_log
-from sse_app.events import BATCH_TYPE, Event
-from sse_app.hub import running_hubs
+from sse_app.protocol.events import BATCH_TYPE, Event
 
 from .patience import PATIENCE
 

@@ -112,7 +112,7 @@ def counts(server: Server) -> Any:
     return run(
         server,
         "from dataclasses import asdict\n"
-        "from sse_app.counters import COUNTS\n"
+        "from sse_app.runtime.telemetry import COUNTS\n"
         "result = asdict(COUNTS)",
     )
 

@@ -18,13 +18,14 @@ from django.db import connection
 from django.template import Context, Template
 from django.test.utils import CaptureQueriesContext
 
-from sse_app import disconnect, tickets
-from sse_app.admission import Over, admit
+from sse_app import disconnect
+from sse_app.access import tickets
+from sse_app.access.admission import Over, admit
+from sse_app.access.grants import Grant, revoked_of
+from sse_app.access.sessions import live_sessions, session_digest
 from sse_app.conf import written
-from sse_app.grants import Grant, revoked_of
 from sse_app.models import Revocation as RevocationRow
 from sse_app.models import Ticket
-from sse_app.sessions import live_sessions, session_digest
 
 from .conftest import Daphne, eventually
 from .parser import Parser
@@ -249,7 +250,7 @@ def test_a_ticket_of_a_session_in_a_cookie_keeps_no_session(
         parser.feed(next(chunks))
         assert parser.events[0].name == "sse.open"
         streams = (
-            "from sse_app.readers import readers\n"
+            "from sse_app.access.readers import readers\n"
             "result = [str(vars(each)) for reader in readers() for each in (reader.access, reader)]"
         )
         assert cookie not in json.dumps(site.run(streams))
@@ -393,7 +394,7 @@ def test_tickets_and_renewals_need_the_csrf_token(site: Site) -> None:
 def test_a_program_hears_what_its_token_names(site: Site) -> None:
     text = site.run(
         "from datetime import timedelta\n"
-        "from sse_app.tokens import create_token\n"
+        "from sse_app.access.tokens import create_token\n"
         "result = create_token('reader', listen=['order.*', 'clock'], "
         "lifetime=timedelta(days=1))[1]"
     )

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
-from sse_app.addresses import Address, client_address
-from sse_app.checks import check_settings
+from sse_app.access.addresses import Address, client_address
+from sse_app.checks.settings import check_settings
 
 
 def scope(

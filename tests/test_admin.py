@@ -14,10 +14,10 @@ from django.test import Client
 
 from project.models import Order
 from sse_app import admin
+from sse_app.access.tokens import create_token, verify_token
 from sse_app.admin import PERMISSION, BroadcastActionMixin
-from sse_app.events import Event
 from sse_app.models import AccessToken
-from sse_app.tokens import create_token, verify_token
+from sse_app.protocol.events import Event
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -16,14 +16,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
 from sse_app import publish, publish_many
+from sse_app.access.grants import Grant
+from sse_app.access.limits import LIMITS
 from sse_app.asgi import event_stream_application, guard, is_stream
 from sse_app.consumers import ABORT, TAKE_OVER, EventStreamConsumer
-from sse_app.cursors import Cursor
+from sse_app.delivery.hub import Hub, running_hubs
+from sse_app.delivery.log_reader import PAGE_EVENTS
 from sse_app.eventlog import MemoryEventLog
-from sse_app.grants import Grant
-from sse_app.hub import Hub, running_hubs
-from sse_app.limits import LIMITS
-from sse_app.reads import PAGE_EVENTS
+from sse_app.protocol.cursors import Cursor
 from sse_app.routing import event_stream_urlpatterns
 
 from .parser import Parser
@@ -299,7 +299,7 @@ async def test_what_can_not_be_looked_up_for_now_is_busy_and_no_refusal(
     def away(*args: Any) -> Any:
         raise OperationalError("on purpose")
 
-    monkeypatch.setattr(f"sse_app.admission.{lookup}", away)
+    monkeypatch.setattr(f"sse_app.access.admission.{lookup}", away)
     asked = scope(query=query.format(grant=Grant.to(None, ["secret"]).sign()))
     asked["headers"] += [(name.encode(), value.encode()) for name, value in headers.items()]
     request = Request(EventStreamConsumer.as_asgi(), asked)

@@ -12,13 +12,14 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.http import HttpRequest
 from django.test import RequestFactory
 
-from sse_app import authorization, scrapes
-from sse_app.authorization import has_permission, is_true, known, may_listen, may_speak
+from sse_app.access import authorization
+from sse_app.access.authorization import has_permission, is_true, known, may_listen, may_speak
+from sse_app.access.grants import Grant
 from sse_app.consumers import EventStreamConsumer
-from sse_app.grants import Grant
-from sse_app.inbox import Message
-from sse_app.stream_admin import LiveStreamsAdmin
+from sse_app.operations.dashboard.admin import LiveStreamsAdmin
+from sse_app.publishing.inbox import Message
 from sse_app.testing import stream
+from sse_app.views import metrics as scrapes
 
 from . import policies
 from .conftest import Daphne

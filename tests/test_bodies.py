@@ -14,8 +14,8 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import JsonResponse
 from django.test import RequestFactory, override_settings
 
-from sse_app.bodies import _STRING, MAX_DEPTH, answers_refusals, read_object
-from sse_app.refusals import Refused
+from sse_app.access.refusals import Refused
+from sse_app.views.bodies import _STRING, MAX_DEPTH, answers_refusals, read_object
 
 
 def request(body: str | bytes, content_type: str = "application/json", **extra: Any) -> Any:

@@ -13,10 +13,12 @@ from django.db import connections
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from sse_app import broadcasts, processes, publish
+from sse_app import publish
 from sse_app.admin import PERMISSION
-from sse_app.events import Event
+from sse_app.broadcasts import sending as broadcasts
 from sse_app.models import Broadcast, BroadcastCount
+from sse_app.operations import processes
+from sse_app.protocol.events import Event
 
 from .test_admin import staff
 

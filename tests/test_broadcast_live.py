@@ -80,7 +80,7 @@ def logged(site: Daphne, group: str) -> list[str]:
     return list(
         run(
             site,
-            "from sse_app.cursors import START\nfrom sse_app.eventlog import event_log\n"
+            "from sse_app.protocol.cursors import START\nfrom sse_app.eventlog import event_log\n"
             f"result = [e.data for e in event_log().since({group!r}, START, 1000)]",
         )
     )
@@ -232,7 +232,9 @@ async def test_the_count_over_two_processes_is_exact(
             await asyncio.gather(first.close(), second.close(), twice.close())
             await asyncio.to_thread(eventually, lambda: two.streams() == 0)
             for site in (one, two):
-                await asyncio.to_thread(run, site, "from sse_app import broadcasts as b; b.tally()")
+                await asyncio.to_thread(
+                    run, site, "from sse_app.broadcasts.sending import sending as b; b.tally()"
+                )
             assert staff.delivered() == expected
     for site in (one, two):
         assert "ERROR" not in site.text()

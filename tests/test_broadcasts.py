@@ -18,15 +18,17 @@ from django.db.migrations.executor import MigrationExecutor
 from django.test import override_settings
 from django.utils import timezone
 
-from sse_app import broadcasts, publish, publishing
-from sse_app.broadcast_models import MOST_GROUPS
-from sse_app.cursors import START, Position
+from sse_app import publish
+from sse_app.broadcasts import sending as broadcasts
+from sse_app.broadcasts.models import MOST_GROUPS
+from sse_app.delivery.hub import get_hub
+from sse_app.delivery.subscriber import subscribe
 from sse_app.eventlog import event_log
-from sse_app.events import Event
-from sse_app.hub import get_hub
-from sse_app.identity import process_name
 from sse_app.models import Broadcast, BroadcastCount, StoredEvent
-from sse_app.subscribing import subscribe
+from sse_app.protocol.cursors import START, Position
+from sse_app.protocol.events import Event
+from sse_app.publishing import publish as publishing
+from sse_app.runtime.telemetry import process_name
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -16,9 +16,9 @@ from django.db.models.functions import Lower
 from django.db.models.signals import pre_delete
 from django.test.utils import CaptureQueriesContext
 
-from sse_app import publishing
 from sse_app.changes import ChangesQuerySet, suppress_changes
-from sse_app.publishing import publish_numbered
+from sse_app.publishing import publish as publishing
+from sse_app.publishing.publish import publish_numbered
 from sse_app.testing import capture_events
 
 from .shop.models import Book, Customer, Gift, Line, Order, Product
@@ -78,7 +78,7 @@ def test_a_call_is_one_round_trip_to_the_log() -> None:
     }
     for verb, call in calls.items():
         with mock.patch(
-            "sse_app.publications.publish_within", wraps=publishing.publish_within
+            "sse_app.changes.publication.publish_within", wraps=publishing.publish_within
         ) as publish:
             assert len(published(call)) == 1_200, verb
         assert publish.call_count == 1, verb
@@ -89,10 +89,14 @@ def test_a_call_is_one_round_trip_to_the_log() -> None:
 def test_many_events_are_published_in_portions_and_in_order(
     autocommit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_app.publications.GATHERED", 4)
+    monkeypatch.setattr("sse_app.changes.publication.GATHERED", 4)
     with (
-        mock.patch("sse_app.publications.publish_within", wraps=publishing.publish_within) as done,
-        mock.patch("sse_app.publishing.publish_numbered", wraps=publish_numbered) as numbered,
+        mock.patch(
+            "sse_app.changes.publication.publish_within", wraps=publishing.publish_within
+        ) as done,
+        mock.patch(
+            "sse_app.publishing.publish.publish_numbered", wraps=publish_numbered
+        ) as numbered,
         capture_events() as events,
         nullcontext() if autocommit else transaction.atomic(),
     ):
@@ -122,7 +126,9 @@ def test_what_a_handler_rolled_back_is_not_published() -> None:
 
 def test_rows_and_events_are_one_transaction() -> None:
     pks = [order.pk for order in orders(2)]
-    broken = mock.patch("sse_app.publications.publish_within", side_effect=RuntimeError("no event"))
+    broken = mock.patch(
+        "sse_app.changes.publication.publish_within", side_effect=RuntimeError("no event")
+    )
     for work in (
         lambda: Order.objects.bulk_create([Order(total=9)]),
         lambda: Order.objects.filter(pk__in=pks).update(total=9),
@@ -168,7 +174,7 @@ def test_update_returns_how_many_rows_matched() -> None:
 
 
 def test_update_that_takes_rows_out_of_its_own_filter_updates_all() -> None:
-    with mock.patch("sse_app.publications.ROWS", 2):
+    with mock.patch("sse_app.changes.publication.ROWS", 2):
         made = orders(5)
         said = published(lambda: Order.objects.filter(status="new").update(status="paid"))
     assert [data["pk"] for _, data in said] == [order.pk for order in made]
@@ -184,7 +190,7 @@ def test_update_of_what_its_filter_looks_at_in_other_rows_updates_all(annotated:
     rows = Order.objects.filter(customer__in=Customer.objects.filter(orders__status="paid"))
     if annotated:
         rows = rows.annotate(double=F("total") * 2)
-    with mock.patch("sse_app.publications.ROWS", 2):
+    with mock.patch("sse_app.changes.publication.ROWS", 2):
         said = published(lambda: rows.update(status="packed"))
     assert len(said) == 5
     assert {data["fields"]["status"] for _, data in said} == {"packed"}
@@ -304,7 +310,7 @@ def test_bulk_create_that_updates_conflicts_says_which_is_which() -> None:
 def test_a_row_that_a_call_names_twice_is_published_once() -> None:
     (order,) = orders(1)
     rows = [Order(number=1, total=1), Order(number=1, total=2)]
-    with mock.patch("sse_app.publications.ROWS", 1):
+    with mock.patch("sse_app.changes.publication.ROWS", 1):
         said = published(
             lambda: Order.objects.bulk_create(
                 rows, 1, update_conflicts=True, update_fields=["total"], unique_fields=["number"]

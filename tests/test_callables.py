@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from sse_app.asgi import guard
-from sse_app.callables import CallbackFailed, contained, in_thread
+from sse_app.runtime.callables import CallbackFailed, contained, in_thread
 from sse_app.signals import Signal
 
 from .conftest import Daphne, StreamReader, eventually

@@ -18,7 +18,7 @@ from django.test import Client
 from project.models import Order
 from project.orders import HTMX_GROUP, TURBO_GROUP
 from sse_app.changes import publish_changes, suppress_changes
-from sse_app.events import Event
+from sse_app.protocol.events import Event
 from sse_app.signals import event_published
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
@@ -217,7 +217,9 @@ def test_row_and_event_are_one_transaction_in_autocommit(
     order.status = "paid"
     work = {"created": make, "updated": order.save, "deleted": order.delete}[verb]
     with (
-        mock.patch("sse_app.publications.publish_within", side_effect=RuntimeError("no event")),
+        mock.patch(
+            "sse_app.changes.publication.publish_within", side_effect=RuntimeError("no event")
+        ),
         pytest.raises(RuntimeError, match="no event"),
     ):
         work()
@@ -228,7 +230,9 @@ def test_row_and_event_are_one_transaction_in_autocommit(
 def test_a_save_that_failed_and_is_repeated_is_published(seen: Seen, order: Order) -> None:
     order.status = "paid"
     with (
-        mock.patch("sse_app.publications.publish_within", side_effect=RuntimeError("no event")),
+        mock.patch(
+            "sse_app.changes.publication.publish_within", side_effect=RuntimeError("no event")
+        ),
         pytest.raises(RuntimeError),
     ):
         order.save()
@@ -301,7 +305,7 @@ def sent(model: Any, name: str, **fields: Any) -> list[tuple[str, str, Any]]:
     instance = model(pk=7, **fields)
     signal = models.signals.post_delete if name == "deleted" else models.signals.post_save
     more = {} if name == "deleted" else {"created": name == "created", "raw": False}
-    with mock.patch("sse_app.publications.publish_within") as publish:
+    with mock.patch("sse_app.changes.publication.publish_within") as publish:
         signal.send(sender=model, instance=instance, using="default", **more)
     events = [event for call in publish.call_args_list for event in call.args[0]]
     return [(group, name, json.loads(text)) for group, name, text in events]
@@ -337,7 +341,7 @@ def test_a_serializer_says_what_the_event_shows() -> None:
 
 def test_fixtures_publish_nothing() -> None:
     model = publish_changes(groups="g")(plain("Loaded"))
-    with mock.patch("sse_app.publications.publish_within") as publish:
+    with mock.patch("sse_app.changes.publication.publish_within") as publish:
         models.signals.post_save.send(
             sender=model, instance=model(pk=7), created=True, raw=True, using="default"
         )

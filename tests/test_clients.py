@@ -36,7 +36,7 @@ DATA = [
     ("order.updated", LARGE),
 ]
 END = """
-from sse_app.reports import streams
+from sse_app.operations.reports import streams
 for stream in streams():
     stream.hub.loop.call_soon_threadsafe(stream.close, "{reason}")
 result = None

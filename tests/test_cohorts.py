@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from sse_app import cohorts, publish
-from sse_app.cohorts import gather
-from sse_app.control_group import ControlSink
-from sse_app.cursors import Position
+from sse_app import publish
+from sse_app.access.control_group import ControlSink
+from sse_app.delivery import cohorts
+from sse_app.delivery.cohorts import gather
+from sse_app.delivery.hub import get_hub
+from sse_app.delivery.sinks import Sink
+from sse_app.delivery.subscriptions import Subscription
+from sse_app.delivery.transports.asgi import Direct
+from sse_app.delivery.transports.chunked import frame
 from sse_app.eventlog import event_log
-from sse_app.events import Event
-from sse_app.flushes import frame
-from sse_app.hub import get_hub
-from sse_app.sinks import Sink
-from sse_app.subscriptions import Subscription
-from sse_app.transports import Direct
+from sse_app.protocol.cursors import Position
+from sse_app.protocol.events import Event
 
 from .conftest import Daphne, StreamReader, eventually
 from .parser import Parser
@@ -521,13 +522,13 @@ async def test_streams_on_daphne_are_written_to_as_one_and_a_sleeper_is_not(
 
 
 MEMBERSHIP = """
-from sse_app.hub import running_hubs
+from sse_app.delivery.hub import running_hubs
 (hub,) = running_hubs()
 topic = hub.topics["orders"]
 result = [sum(map(len, topic.cohorts.values())), len(topic.subscriptions)]
 """
 SENT = """
-from sse_app.reports import streams
+from sse_app.operations.reports import streams
 result = sorted(stream.bytes_sent for stream in streams())
 """
 
@@ -548,12 +549,12 @@ BY_TWISTED = (
     "stream._transport._write_rest(frame(own))"
 )
 IN_ONE_TURN = """
-from sse_app.control_group import ControlSink
-from sse_app.cohorts import gather
-from sse_app.reports import streams
-from sse_app.flushes import frame
-from sse_app.events import Event
-from sse_app.hub import running_hubs
+from sse_app.access.control_group import ControlSink
+from sse_app.delivery.cohorts import gather
+from sse_app.operations.reports import streams
+from sse_app.delivery.transports.chunked import frame
+from sse_app.protocol.events import Event
+from sse_app.delivery.hub import running_hubs
 (hub,) = running_hubs()
 def speak():
     hub._deliver(Event(group="orders", name="n", data="1", durable=False))
@@ -581,7 +582,7 @@ async def test_a_member_whose_connection_fails_is_ended_and_not_passed_over(
 
 ONE_FAILS = """
 from sse_app import publish
-from sse_app.hub import running_hubs
+from sse_app.delivery.hub import running_hubs
 def fail(chunk):
     raise OSError("no buffer space")
 (hub,) = running_hubs()
@@ -616,7 +617,7 @@ def test_members_that_hang_up_leave_nothing_behind(make_daphne: Callable[..., Da
     other = connect(daphne, group="clock")
     for connection in connections:
         connection.close()
-    code = "from sse_app.hub import running_hubs\nresult = [*running_hubs()[0].topics]"
+    code = "from sse_app.delivery.hub import running_hubs\nresult = [*running_hubs()[0].topics]"
     eventually(lambda: "orders" not in run(daphne, code), "the topic has readers without any")
     other.close()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sse_app.composition import compose
-from sse_app.events import to_text
+from sse_app.broadcasts.composition import compose
+from sse_app.protocol.events import to_text
 
 
 @pytest.mark.parametrize(

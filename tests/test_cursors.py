@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_app.cursors import MAX_BYTES, START, Cursor, Position, encode_cursor, group_hash, new_epoch
+from sse_app.protocol.cursors import (
+    MAX_BYTES,
+    START,
+    Cursor,
+    Position,
+    encode_cursor,
+    group_hash,
+    new_epoch,
+)
 
 groups = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,79}\Z")
 epochs = st.from_regex(r"\A[a-z0-9]{1,16}\Z").filter(lambda epoch: epoch != START.epoch)

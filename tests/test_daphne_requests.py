@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sse_app import daphne_requests, servers
 from sse_app.asgi import event_stream_application
+from sse_app.delivery.transports import daphne_requests, servers
 
 from .conftest import Daphne, Server, eventually
 from .raw_http import Answer, Connection, Request
@@ -251,7 +251,7 @@ def shared_plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainDaph
 
 
 KEPT = """
-from sse_app.reports import streams
+from sse_app.operations.reports import streams
 requests = [stream._transport._request for stream in streams()]
 result = [[each.content.closed, each.application_queue.qsize()] for each in requests]
 """

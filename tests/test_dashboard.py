@@ -146,7 +146,10 @@ async def test_the_feed_shows_nothing_while_nobody_can_say_who_may_look(daphne: 
 async def test_the_feed_says_farewell_when_it_is_old_or_the_server_stops(daphne: Daphne) -> None:
     make_user(daphne, "boss", staff=True, codes=ALL)
     boss = await Visitor(daphne, "boss").sign_in()
-    run(daphne, "from sse_app import dashboard\ndashboard.LIFE_SECONDS = 2")
+    run(
+        daphne,
+        "from sse_app.operations.dashboard import stream as dashboard\ndashboard.LIFE_SECONDS = 2",
+    )
     async with boss.read(FEED) as feed:
         (*_, last) = await feed.until_end()
         assert last.json() == {"reason": "age"}
@@ -178,7 +181,7 @@ async def test_many_dashboards_share_each_look(daphne: Daphne) -> None:
     boss = await Visitor(daphne, "boss").sign_in()
     run(
         daphne,
-        "from sse_app import watching\n"
+        "from sse_app.operations.dashboard import poller as watching\n"
         "watching.FRESH_SECONDS = 3600\n"
         "looked, look = [], watching.Watch._look\n"
         "def counted(self):\n"
@@ -195,7 +198,10 @@ async def test_many_dashboards_share_each_look(daphne: Daphne) -> None:
 
     assert await asyncio.gather(*(watch() for _ in range(6))) == [5] * 6
     looked = await asyncio.to_thread(
-        run, daphne, "from sse_app import watching\nresult = len(watching.looked)"
+        run,
+        daphne,
+        "from sse_app.operations.dashboard import poller as watching\n"
+        "result = len(watching.looked)",
     )
     assert looked == 1
 

@@ -16,9 +16,10 @@ from django.core.checks import run_checks
 from django.core.management import call_command
 from django.db import connections
 
-from sse_app import deploy_checks, servers
+from sse_app.checks import deployment as deploy_checks
+from sse_app.checks.deployment import check_deployment
 from sse_app.conf import site_tag
-from sse_app.deploy_checks import check_deployment
+from sse_app.delivery.transports import servers
 
 SSE_APP: dict[str, Any] = {
     "PUBLIC_GROUPS": ["news", "chat.*"],

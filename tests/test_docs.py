@@ -14,7 +14,7 @@ import pytest
 
 import sse_app
 from sse_app.conf import Settings
-from sse_app.farewells import CLOSE_RETRY
+from sse_app.protocol.control import CLOSE_RETRY
 
 from .clients import CLIENTS, FOLDER
 
@@ -112,7 +112,7 @@ def test_every_command_is_in_the_reference() -> None:
 
 
 def test_every_check_is_documented_and_no_other_is() -> None:
-    code = "\n".join(file.read_text() for file in (ROOT / "sse_app").glob("*checks.py"))
+    code = "\n".join(file.read_text() for file in (ROOT / "sse_app" / "checks").glob("*.py"))
     documented = re.findall(
         r"^\| `(\S+)` \|", (ROOT / "docs" / "checks.md").read_text(), re.MULTILINE
     )
@@ -126,7 +126,7 @@ def test_every_test_and_module_that_proves_something_is_there() -> None:
     for file, name in proofs:
         code = (ROOT / "tests" / file).read_text()
         assert re.search(rf"^(async )?def {name}\(", code, re.MULTILINE), name
-    for module in re.findall(r"`([a-z_]+\.py)`", security):
+    for module in re.findall(r"`([a-z_/]+\.py)`", security):
         assert module == "manage.py" or (ROOT / "sse_app" / module).exists(), module
 
 

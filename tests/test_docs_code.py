@@ -28,8 +28,9 @@ from django.urls import path
 import sse_app
 from project.models import Order
 from project.settings import BASE_DIR, DATABASES
-from sse_app import Event, inbox
-from sse_app.subscribing import subscribe
+from sse_app import Event
+from sse_app.delivery.subscriber import subscribe
+from sse_app.publishing import inbox
 
 from .documented import Block, blocks
 from .patience import PATIENCE

@@ -16,9 +16,9 @@ import httpx
 import pytest
 from django.db import connections
 
-from sse_app import doctor
 from sse_app.eventlog import DatabaseEventLog, MemoryEventLog
-from sse_app.events import Event
+from sse_app.operations import doctor
+from sse_app.protocol.events import Event
 
 from .conftest import Daphne, eventually
 from .patience import PATIENCE

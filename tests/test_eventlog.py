@@ -21,7 +21,6 @@ from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from sse_app.cursors import START, Cursor, Position, encode_cursor
 from sse_app.eventlog import (
     DatabaseEventLog,
     Discontinuity,
@@ -31,8 +30,9 @@ from sse_app.eventlog import (
     event_log,
     make_event_log,
 )
-from sse_app.events import Event
 from sse_app.models import GroupHead, StoredEvent
+from sse_app.protocol.cursors import START, Cursor, Position, encode_cursor
+from sse_app.protocol.events import Event
 
 from .patience import PATIENCE
 
@@ -259,7 +259,7 @@ def test_prune_by_age_keeps_the_last_events_of_retained_groups(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One step sees one row: what stays must not hide what can go.
-    monkeypatch.setattr("sse_app.eventlog.retention.STEP_ROWS", 1)
+    monkeypatch.setattr("sse_app.eventlog.database_pruning.STEP_ROWS", 1)
     groups = ("price.gold", "price.1", "priceless", "idle")
     retain = {"RETAIN": {"price.*": 1, "*.1": 2}}
     with override_settings(SSE_APP=retain), hours_ago(5):
@@ -683,7 +683,7 @@ def test_a_log_is_made_from_a_path_or_from_a_dict_with_options() -> None:
     [
         ("nowhere.Log", "nowhere.Log"),
         ("sse_app.eventlog.Missing", "sse_app.eventlog.Missing"),
-        ("sse_app.events.Event", "sse_app.events.Event"),
+        ("sse_app.protocol.events.Event", "sse_app.protocol.events.Event"),
         ("plain", "plain"),
         ({}, "''"),
         ({"BACKEND": "sse_app.eventlog.MemoryEventLog", "ALIAS": "x"}, "alias"),

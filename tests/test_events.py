@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sse_app.cursors import Position, encode_cursor
-from sse_app.events import (
+from sse_app.protocol.cursors import Position, encode_cursor
+from sse_app.protocol.events import (
     BATCH_TYPE,
     HEARTBEAT,
     MESSAGE_TYPE,
@@ -27,7 +27,7 @@ from sse_app.events import (
     validate_name,
     validate_published,
 )
-from sse_app.groups import matches, validate_group, validate_pattern
+from sse_app.protocol.groups import matches, validate_group, validate_pattern
 
 from .parser import Parsed, Parser
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sse_app.cursors import START, Position
-from sse_app.explain import REASONS, Question, explain, to_position
+from sse_app.operations.dashboard.explain import REASONS, Question, explain, to_position
+from sse_app.protocol.cursors import START, Position
 
 from .conftest import Daphne, eventually
 from .sleepers import MORE_THAN_THE_SYSTEM_KEEPS, connect, run
@@ -99,8 +99,8 @@ def asks(
     """What the admin's page answers, as soon as the processes have said what there is."""
     asked = {"stream": stream, "group": group, "offset": str(offset), "epoch": epoch}
     code = (
-        "from sse_app import watching\n"
-        "from sse_app.stream_admin import _explained\n"
+        "from sse_app.operations.dashboard import poller as watching\n"
+        "from sse_app.operations.dashboard.admin import _explained\n"
         f"verdict, error = _explained({asked!r}, watching.find_stream({stream!r}), "
         "named=True)\n"
         "result = verdict.reason if verdict else error"
@@ -114,7 +114,10 @@ async def says(daphne: Daphne, reason: str, *asked: Any) -> None:
 
 
 def ids(daphne: Daphne) -> set[str]:
-    code = "from sse_app.reports import streams\nresult = [stream.id for stream in streams()]"
+    code = (
+        "from sse_app.operations.reports import streams\n"
+        "result = [stream.id for stream in streams()]"
+    )
     return set(run(daphne, code))
 
 
@@ -149,7 +152,7 @@ async def test_a_stream_from_which_a_group_or_all_was_taken(daphne: Daphne) -> N
         daphne.publish("orders", "n", "1")
         await says(daphne, "taken", id, "orders", 1)
         await asyncio.to_thread(
-            run, daphne, f"from sse_app.revocation import end_stream\nend_stream({id!r})"
+            run, daphne, f"from sse_app.access.disconnect import end_stream\nend_stream({id!r})"
         )
         assert (await stream.next()).json() == {"reason": "auth"}
         daphne.publish("chat.a", "n", "1")

@@ -15,11 +15,11 @@ from django.contrib.auth.models import AnonymousUser, Group, Permission, User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from sse_app import readers, revalidation
-from sse_app.admission import Access
-from sse_app.fingerprints import Fingerprint, read_fingerprints
-from sse_app.limits import LIMITS, Places
-from sse_app.readers import Reader
+from sse_app.access import readers, revalidation
+from sse_app.access.admission import Access
+from sse_app.access.fingerprints import Fingerprint, read_fingerprints
+from sse_app.access.limits import LIMITS, Places
+from sse_app.access.readers import Reader
 
 from .conftest import Daphne
 from .patience import PATIENCE
@@ -235,7 +235,7 @@ async def test_over_a_real_server_a_replica_that_lags_keeps_no_right_alive(
     site = make_daphne(
         {"TEST_DJANGO": json.dumps(django)}, MAY_LISTEN=POLICY, REVALIDATE_INTERVAL=0.3
     )
-    await run(site, "from sse_app import readers\nreaders.LAG_SECONDS = 3600")
+    await run(site, "from sse_app.access import readers\nreaders.LAG_SECONDS = 3600")
     copy = (
         "from django.db import connection\n"
         f"connection.cursor().execute('VACUUM INTO %s', ['{replica}'])"

@@ -16,10 +16,10 @@ from django.http import HttpRequest
 from django.test import RequestFactory
 from django.utils.functional import SimpleLazyObject
 
-from sse_app.admission import admit
-from sse_app.authorization import may_listen
-from sse_app.grants import Grant, reader_of
-from sse_app.refusals import Refused
+from sse_app.access.admission import admit
+from sse_app.access.authorization import may_listen
+from sse_app.access.grants import Grant, reader_of
+from sse_app.access.refusals import Refused
 
 from .conftest import Daphne
 from .test_access import Site
@@ -32,7 +32,7 @@ MADE = (
     "result = str(AccessToken.for_user(User.objects.get(username='ann')))"
 )
 OURS = (
-    "from datetime import timedelta\nfrom sse_app.tokens import create_token\n"
+    "from datetime import timedelta\nfrom sse_app.access.tokens import create_token\n"
     "result = create_token('reader', listen=['order.*'], publish=['order.*'], events=['*'], "
     "lifetime=timedelta(days=1))[1]"
 )

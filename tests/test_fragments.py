@@ -17,8 +17,8 @@ import sse_app
 from project.models import Order
 from project.orders import HTMX_GROUP, TURBO_GROUP, advance_order, clear_delivered, place_order
 from sse_app import apublish_template, publish_template
-from sse_app.events import Event
 from sse_app.models import StoredEvent
+from sse_app.protocol.events import Event
 
 ROOT = Path(sse_app.__file__).parent.parent
 VENDOR = ROOT / "project" / "static" / "project" / "vendor"

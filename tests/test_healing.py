@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sse_app.cursors import Cursor
+from sse_app.protocol.cursors import Cursor
 
 from .conftest import Daphne, eventually
 from .valkeys import Valkey

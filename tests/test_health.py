@@ -10,8 +10,8 @@ import httpx
 import pytest
 from django.test import AsyncClient
 
-from sse_app import health
-from sse_app.hub import Hub
+from sse_app.delivery.hub import Hub
+from sse_app.operations import health
 
 from .conftest import Daphne, eventually
 from .patience import PATIENCE
@@ -67,7 +67,7 @@ def test_one_that_lost_its_redis_is_not_and_is_again(
 @pytest.mark.slow
 def test_probing_leaves_nothing_behind(make_daphne: Callable[..., Daphne], redis: Valkey) -> None:
     daphne = make_daphne({"REDIS_URL": redis.url})
-    run(daphne, "from sse_app import health\nhealth.KEPT_SECONDS = -1\nresult = None")
+    run(daphne, "from sse_app.operations import health\nhealth.KEPT_SECONDS = -1\nresult = None")
     for _ in range(5):
         assert ask(daphne, 200) == FINE
     left = (

@@ -28,9 +28,9 @@ TRACES = ("Traceback", 'File "/', "sse_app/", "site-packages")
 SETUP = """
 from datetime import timedelta
 from django.contrib.auth.models import User
-from sse_app.grants import Grant
-from sse_app.tickets import issue
-from sse_app.tokens import create_token
+from sse_app.access.grants import Grant
+from sse_app.access.tickets import issue
+from sse_app.access.tokens import create_token
 ann = User.objects.get(username="ann")
 day = timedelta(days=1)
 token = create_token("t", listen=["clock"], publish=["chat.*"], events=["n"], lifetime=day)[1]

@@ -11,18 +11,20 @@ from typing import Any
 import pytest
 from channels.layers import InMemoryChannelLayer, channel_layers
 
-from sse_app import latest, layer, publish
+from sse_app import publish
 from sse_app.conf import site_tag
-from sse_app.counters import COUNTS
-from sse_app.cursors import Position
+from sse_app.delivery import subscriptions as latest
+from sse_app.delivery.hub import Hub, get_hub, running_hubs
+from sse_app.delivery.log_reader import SharedReads
+from sse_app.delivery.sinks import Sink
+from sse_app.delivery.subscriptions import Subscription
+from sse_app.delivery.topics import place_of
 from sse_app.eventlog import event_log
-from sse_app.events import Event
-from sse_app.groups import layer_group
-from sse_app.hub import Hub, get_hub, running_hubs
-from sse_app.reads import SharedReads
-from sse_app.sinks import Sink
-from sse_app.subscriptions import Subscription
-from sse_app.topics import place_of
+from sse_app.protocol.cursors import Position
+from sse_app.protocol.events import Event
+from sse_app.protocol.groups import layer_group
+from sse_app.publishing import outbox as layer
+from sse_app.runtime.telemetry import COUNTS
 
 from .patience import PATIENCE
 
@@ -528,7 +530,7 @@ async def test_a_group_that_is_left_slowly_and_joined_again_stays_joined(
 async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sse_app.mailbox.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("sse_app.delivery.mailbox.WAIT_SECONDS", 0.01)
     SlowLayer.gate = asyncio.Event()
     asyncio.get_running_loop().call_later(10, SlowLayer.gate.set)
     reader = await Reader().start("g")
@@ -549,7 +551,7 @@ async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_lat
     assert layer_group("h", site_tag()) not in channel_layers["default"].groups
     # To leave takes no longer: the one who has lost a group waits for it, and others behind him.
     monkeypatch.undo()
-    monkeypatch.setattr("sse_app.mailbox.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("sse_app.delivery.mailbox.WAIT_SECONDS", 0.01)
     SlowLayer.gate.clear()
     await reader.stop()
     assert not SlowLayer.gate.is_set()
@@ -708,7 +710,7 @@ async def test_groups_are_joined_again_before_their_membership_lapses(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "tests.test_hub.NotedLayer"}}
-    monkeypatch.setattr("sse_app.hub.REJOIN_SECONDS", 0.01)
+    monkeypatch.setattr("sse_app.delivery.hub.REJOIN_SECONDS", 0.01)
     NotedLayer.joined, NotedLayer.again = 0, asyncio.Event()
     reader = await Reader().start("g")
     layer = channel_layers["default"]

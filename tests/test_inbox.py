@@ -13,8 +13,8 @@ from django.test import Client, override_settings
 
 from project.models import ChatMessage
 from sse_app import off, on
-from sse_app.events import Event
-from sse_app.inbox import Message
+from sse_app.protocol.events import Event
+from sse_app.publishing.inbox import Message
 from sse_app.signals import message_received
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from sse_app.conf import site_tag
-from sse_app.groups import layer_group
+from sse_app.protocol.groups import layer_group
 
 from .conftest import Daphne, StreamReader
 from .patience import PATIENCE
@@ -40,7 +40,7 @@ SURROGATE = "a\ud800b"
 SETUP = """
 from datetime import timedelta
 from django.contrib.auth.models import User
-from sse_app.tokens import create_token
+from sse_app.access.tokens import create_token
 User.objects.filter(username="ann").update(is_staff=True, is_superuser=True)
 result = create_token("t", publish=["chat.*"], events=["*"], lifetime=timedelta(days=1))[1]
 """

@@ -11,8 +11,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from sse_app.cohorts import LEAST_MEMBERS
-from sse_app.cursors import group_hash
+from sse_app.delivery.cohorts import LEAST_MEMBERS
+from sse_app.protocol.cursors import group_hash
 
 from .conftest import Daphne, StreamReader, eventually
 from .patience import PATIENCE
@@ -75,7 +75,7 @@ async def test_the_places_in_the_first_id_are_in_the_order_of_the_groups(site: D
 
 
 COHORTS = """
-from sse_app.hub import running_hubs
+from sse_app.delivery.hub import running_hubs
 (hub,) = running_hubs()
 result = sorted([kind[1], len(cohort)] for kind, cohort in hub.topics["orders"].cohorts.items())
 """
@@ -155,7 +155,7 @@ def test_what_one_of_several_grants_does_not_name_is_not_given(
 TWO_AGES = """
 from dataclasses import replace
 from django.contrib.auth.models import User
-from sse_app.grants import Grant
+from sse_app.access.grants import Grant
 ann = User.objects.get(username="ann")
 first, second = (Grant.to(ann, [group]) for group in ("team.red", "team.blue"))
 result = [replace(first, issued=first.issued - 3597).sign(), second.sign()]

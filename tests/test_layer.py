@@ -21,10 +21,11 @@ from channels.layers import InMemoryChannelLayer, channel_layers
 from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
-from sse_app import layer, publish, publish_many
+from sse_app import publish, publish_many
 from sse_app.conf import site_tag
-from sse_app.events import Event
-from sse_app.groups import layer_group
+from sse_app.protocol.events import Event
+from sse_app.protocol.groups import layer_group
+from sse_app.publishing import outbox as layer
 
 from .conftest import ROOT, Daphne, eventually
 from .patience import PATIENCE
@@ -35,7 +36,7 @@ import asyncio, multiprocessing, os, sys, threading
 import django, redis
 django.setup()
 from django.db import transaction
-from sse_app import layer, publish
+from sse_app.publishing import outbox as layer; from sse_app import publish
 server = redis.Redis.from_url(os.environ["REDIS_URL"])
 def connections():
     return server.info("stats")["total_connections_received"]
@@ -214,7 +215,7 @@ async def test_a_child_of_a_process_that_serves_streams_publishes_by_itself(
 ) -> None:
     listener = await Listener(RedisPubSubChannelLayer, valkey).start()
     code = """
-    from sse_app.hub import get_hub
+    from sse_app.delivery.hub import get_hub
     async def serve():
         hub = get_hub()
         child = os.fork()

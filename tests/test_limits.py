@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 import redis
 
-from sse_app import shared_limits
-from sse_app.addresses import Address, client_address
+from sse_app.access import limits_redis as shared_limits
+from sse_app.access.addresses import Address, client_address
+from sse_app.access.limits import Full, Limit, Limits, Places
+from sse_app.access.limits_redis import SharedCounts, shared_counts
 from sse_app.eventlog import RedisEventLog
-from sse_app.limits import Full, Limit, Limits, Places
-from sse_app.shared_limits import SharedCounts, shared_counts
 
 from .patience import PATIENCE
 from .valkeys import Valkey, free_port
@@ -241,7 +241,7 @@ def test_threads_with_loops_of_their_own_count_together() -> None:
 async def test_a_forked_child_begins_without_its_parents_streams(
     limit: Callable[..., None],
 ) -> None:
-    from sse_app.limits import LIMITS
+    from sse_app.access.limits import LIMITS
 
     limit(PROCESS=9)
     with await LIMITS.admit(LOOPBACK, None):

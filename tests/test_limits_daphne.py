@@ -24,7 +24,7 @@ LIMITS = {
 }
 ENDS: dict[str, Callable[[Connection], None]] = {"FIN": Connection.close, "RST": Connection.reset}
 SHORT_LEASE = (
-    "from sse_app import shared_limits as of; of.LEASE_SECONDS, of.RENEW_SECONDS = 1.0, 0.3"
+    "from sse_app.access import limits_redis as of; of.LEASE_SECONDS, of.RENEW_SECONDS = 1.0, 0.3"
 )
 
 

@@ -90,7 +90,7 @@ def run(daphne: Daphne, code: str) -> Any:
 
 
 def counts(daphne: Daphne) -> dict[str, int]:
-    found = run(daphne, "from sse_app.limits import LIMITS; result = dict(LIMITS.counts)")
+    found = run(daphne, "from sse_app.access.limits import LIMITS; result = dict(LIMITS.counts)")
     assert isinstance(found, dict)
     return found
 
@@ -239,7 +239,7 @@ def redis_server(tmp_path: Path) -> Iterator[Valkey]:
 
 
 QUICK = """
-from sse_app import shared_limits
+from sse_app.access import limits_redis as shared_limits
 shared_limits.LEASE_SECONDS, shared_limits.RENEW_SECONDS = 1.0, 0.1
 """
 

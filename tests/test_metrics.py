@@ -20,9 +20,9 @@ from django.test import Client, override_settings
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
-from sse_app import addresses
-from sse_app.measures import METRICS, Metric
-from sse_app.tokens import create_token, revoke_token
+from sse_app.access import addresses
+from sse_app.access.tokens import create_token, revoke_token
+from sse_app.operations.metric_definitions import METRICS, Metric
 
 from .conftest import ROOT, Daphne, eventually
 from .patience import PATIENCE
@@ -73,7 +73,10 @@ def test_every_metric_is_there_in_a_valid_format_with_its_process(daphne: Daphne
     assert kinds == {metric.name: metric.kind for metric in METRICS}
     for family in plain_text(text):
         assert {sample.labels.get("process") for sample in family.samples} <= {
-            run(daphne, "from sse_app.identity import process_name\nresult = process_name()")
+            run(
+                daphne,
+                "from sse_app.runtime.telemetry import process_name\nresult = process_name()",
+            )
         }
     accepted = {"Accept": "application/openmetrics-text; version=1.0.0"}
     answer = httpx.get(f"{daphne.url}/events/metrics/", headers=accepted, timeout=PATIENCE)
@@ -138,7 +141,7 @@ def test_what_is_refused_is_counted_by_its_reason(daphne: Daphne) -> None:
     ):
         httpx.get(f"{daphne.url}/events/?{query}", timeout=PATIENCE)
         assert of(daphne, "sse_app_refusals_total", reason=reason) == 1
-    run(daphne, "from sse_app.hub import Hub\nHub.draining = True")
+    run(daphne, "from sse_app.delivery.hub import Hub\nHub.draining = True")
     httpx.get(f"{daphne.url}/events/?group=orders", timeout=PATIENCE)
     assert of(daphne, "sse_app_refusals_total", reason="shutdown") == 1
     assert of(daphne, "sse_app_draining") == 1
@@ -206,7 +209,7 @@ async def test_a_reader_that_reads_again_is_seen_to_catch_up(
 def test_a_loop_that_is_busy_is_seen_to_lag(daphne: Daphne) -> None:
     run(
         daphne,
-        "from sse_app import processes\n"
+        "from sse_app.operations import processes\n"
         "reporter = processes.reporter\n"
         "real = reporter._plan\n"
         "def plan(seconds):\n"
@@ -282,7 +285,7 @@ def test_a_process_that_stopped_is_gone_at_once_and_a_killed_one_with_its_age(
     assert len(names(one)) == 2
     three.stop(signal.SIGKILL)
     assert len(names(one)) == 2
-    run(one, "from sse_app import processes\nprocesses.ALIVE_SECONDS = 2")
+    run(one, "from sse_app.operations import processes\nprocesses.ALIVE_SECONDS = 2")
     eventually(lambda: len(names(one)) == 1)
 
 
@@ -505,7 +508,7 @@ def test_where_nobody_can_say_who_asks_they_are_asked_for_later(
     def away(request: object) -> bool:
         raise OperationalError("on purpose")
 
-    monkeypatch.setattr("sse_app.scrapes._is_permitted", away)
+    monkeypatch.setattr("sse_app.views.metrics._is_permitted", away)
     assert client.get(URL).status_code == 503
 
 

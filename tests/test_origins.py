@@ -11,9 +11,9 @@ import pytest
 from django.core.handlers.asgi import ASGIRequest
 from django.test import override_settings
 
-from sse_app import origins
-from sse_app.checks import check_settings
-from sse_app.refusals import Refused
+from sse_app.access import origins
+from sse_app.access.refusals import Refused
+from sse_app.checks.settings import check_settings
 
 from .conftest import Daphne
 from .patience import PATIENCE

@@ -157,7 +157,8 @@ async def test_readers_that_never_read_cost_little_and_delay_nobody(server: Serv
     # What waits for one of them is bounded, and is not only small for being shared by all.
     waiting = run(
         server,
-        "from sse_app.reports import streams\nresult = [s._transport._bytes for s in streams()]",
+        "from sse_app.operations.reports import streams\n"
+        "result = [s._transport._bytes for s in streams()]",
     )
     assert max(waiting) < QUEUE_BYTES + 16 * 1024
     assert counts(server)["lagged"] >= 20

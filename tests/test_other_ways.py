@@ -20,7 +20,7 @@ from .sleepers import FLOOD, MIB, connect, counts, flood_past, read_until, run
 from .valkeys import free_port
 
 TRANSPORTS = (
-    "from sse_app.reports import streams\n"
+    "from sse_app.operations.reports import streams\n"
     "result = [[type(s._transport).__name__, s._transport._tcp is None] for s in streams()]"
 )
 

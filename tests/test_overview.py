@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sse_app.overview import MOST_STREAMS, Choice, Meter
+from sse_app.operations.dashboard.overview import MOST_STREAMS, Choice, Meter
 
 
 def report(at: float, delivered: int = 0, **groups: tuple[int, int, int]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import sse_app
-from sse_app.deploy_checks import FLOORS
+from sse_app.checks.deployment import FLOORS
 
 from .distributions import ROOT, build
 from .requirements import requirements
@@ -139,7 +139,7 @@ WITHOUT: dict[str, tuple[list[str], str, str]] = {
         """
         from unittest.mock import patch
         from django.test import RequestFactory
-        from sse_app import scrapes
+        from sse_app.views import metrics as scrapes
         with patch.object(scrapes, "_is_permitted", return_value=True):
             print(scrapes.metrics(RequestFactory().get("/")).content.decode())
         """,
@@ -176,7 +176,7 @@ WITHOUT: dict[str, tuple[list[str], str, str]] = {
         ["httpx_sse"],
         """
         import asyncio
-        from sse_app.proxies import examine_stream
+        from sse_app.operations.doctor_proxy import examine_stream
         async def look():
             print([finding async for finding in examine_stream("http://127.0.0.1:9/")])
         asyncio.run(look())

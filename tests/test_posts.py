@@ -12,12 +12,14 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.test import Client, RequestFactory, override_settings
 from django.utils import timezone
 
-from sse_app import off, on, passes, views
-from sse_app.events import Event
-from sse_app.grants import Grant
-from sse_app.inbox import Message
+from sse_app import off, on
+from sse_app.access.grants import Grant
+from sse_app.access.tokens import create_token
 from sse_app.models import AccessToken, Broadcast, HandledMessage
-from sse_app.tokens import create_token
+from sse_app.protocol.events import Event
+from sse_app.publishing.inbox import Message
+from sse_app.views import access as passes
+from sse_app.views import send as views
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

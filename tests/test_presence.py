@@ -17,12 +17,13 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 import sse_app
-from sse_app import attendance, presence
-from sse_app.checks import check_settings
-from sse_app.events import Event
-from sse_app.hub import Hub
-from sse_app.identity import process_name
+from sse_app import presence
+from sse_app.checks.settings import check_settings
+from sse_app.delivery.hub import Hub
 from sse_app.models import GroupMember, Presence
+from sse_app.presence import tracker as attendance
+from sse_app.protocol.events import Event
+from sse_app.runtime.telemetry import process_name
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from sse_app import attendance, processes
 from sse_app.conf import Settings
-from sse_app.reporter import TICK_SECONDS
+from sse_app.operations import processes
+from sse_app.operations.reporter import TICK_SECONDS
+from sse_app.presence import tracker as attendance
 
 from .conftest import Daphne, Server, StreamReader, eventually
 from .sleepers import run
@@ -29,7 +30,7 @@ rows = StoredEvent.objects.filter(name__startswith="presence.").order_by("offset
 result = [[row.name.removeprefix("presence."), __import__("json").loads(row.data)["name"]]
           for row in rows]
 """
-ALIVE = "from sse_app import processes\nresult = [row.name for row in processes.alive()]"
+ALIVE = "from sse_app.operations import processes\nresult = [row.name for row in processes.alive()]"
 
 
 def members(server: Server) -> Any:
@@ -55,7 +56,8 @@ def hasten(server: Server) -> None:
     """Let those be dead who were not seen for three seconds, and those gone who don't return."""
     run(
         server,
-        "from sse_app import attendance, processes, reporter\n"
+        "from sse_app.presence import tracker as attendance; "
+        "from sse_app.operations import processes; from sse_app.operations import reporter\n"
         "reporter.REPORT_SECONDS = 0.5\n"
         "processes.ALIVE_SECONDS = 3\n"
         "attendance.RETURN_SECONDS = 2",
@@ -239,7 +241,7 @@ async def test_a_process_that_was_taken_for_dead_says_again_who_is_there(
 HAMMER = """
 import random, time
 from django.db import OperationalError
-from sse_app import attendance, processes
+from sse_app.presence import tracker as attendance; from sse_app.operations import processes
 processes.duties.clear()
 draw = random.Random({seed})
 for turn in range({turns} + 1):
@@ -250,7 +252,7 @@ for turn in range({turns} + 1):
     attendance.keep({{process.name for process in processes.alive()}})
 """
 KEEP = """
-from sse_app import attendance, processes
+from sse_app.presence import tracker as attendance; from sse_app.operations import processes
 attendance.keep({process.name for process in processes.alive()})
 """
 

@@ -17,13 +17,15 @@ from django.apps import apps
 from django.contrib.auth.models import AnonymousUser
 from django.utils import timezone
 
-from sse_app import attendance, broadcasts, processes, reporter, reports
-from sse_app.admission import Access
+from sse_app.access.admission import Access
 from sse_app.asgi import guard
+from sse_app.broadcasts import sending as broadcasts
 from sse_app.conf import site_tag
-from sse_app.hub import get_hub
-from sse_app.identity import process_name
+from sse_app.delivery.hub import get_hub
 from sse_app.models import ServerProcess
+from sse_app.operations import processes, reporter, reports
+from sse_app.presence import tracker as attendance
+from sse_app.runtime.telemetry import process_name
 
 from .conftest import Daphne, Server, eventually
 from .patience import PATIENCE
@@ -40,7 +42,7 @@ result = [
 """
 #: Counts the ticks, which a test can then wait for.
 COUNTED = """
-from sse_app import reporter
+from sse_app.operations import reporter
 kept, counted = reporter.Reporter._keep, []
 def keep(self, *given):
     counted.append(given[0] is not None)  # Is there a report?
@@ -59,7 +61,7 @@ def pid_of(server: Server) -> int:
 
 
 def watch(server: Server) -> None:
-    run(server, "from sse_app import processes\nprocesses.watch(20)")
+    run(server, "from sse_app.operations import processes\nprocesses.watch(20)")
 
 
 def said(server: Server, check: Callable[[Any], object], by: Server | None = None) -> Any:
@@ -181,7 +183,7 @@ async def test_a_list_of_streams_holds_nothing_that_opens_one(
         daphne,
         "from django.contrib.auth.models import User\n"
         "from django.contrib.sessions.backends.db import SessionStore\n"
-        "from sse_app.grants import Grant\n"
+        "from sse_app.access.grants import Grant\n"
         "user = User.objects.create_user('ann', password='secret')\n"
         "session = SessionStore()\n"
         "session['_auth_user_id'] = str(user.pk)\n"
@@ -206,7 +208,7 @@ async def test_a_list_of_streams_holds_nothing_that_opens_one(
 async def test_lists_are_given_up_when_nobody_watches_any_more(daphne: Daphne) -> None:
     async with daphne.stream("group=orders") as stream:
         await stream.next()
-        run(daphne, "from sse_app import processes\nprocesses.watch(2)")
+        run(daphne, "from sse_app.operations import processes\nprocesses.watch(2)")
         await asyncio.to_thread(streams_of, daphne, lambda streams: streams["open"])
         await asyncio.to_thread(streams_of, daphne, lambda streams: not streams["open"])
 
@@ -235,14 +237,16 @@ def test_a_process_that_was_killed_is_gone_when_its_age_says_so(
     pid = pid_of(killed)
     said(killed, bool, by=watcher)
     killed.stop(signal.SIGKILL)
-    alive = "from sse_app import processes\nresult = [row.pid for row in processes.alive()]"
+    alive = (
+        "from sse_app.operations import processes\nresult = [row.pid for row in processes.alive()]"
+    )
     assert pid in run(watcher, alive), "it was seen a moment ago"
-    run(watcher, "from sse_app import processes\nprocesses.ALIVE_SECONDS = 2")
+    run(watcher, "from sse_app.operations import processes\nprocesses.ALIVE_SECONDS = 2")
     eventually(lambda: pid not in run(watcher, alive))
     assert pid in rows(watcher)
     run(
         watcher,
-        "from sse_app import processes, reporter\n"
+        "from sse_app.operations import processes; from sse_app.operations import reporter\n"
         "reporter.FORGET_SECONDS = 1\n"
         "processes.reporter._swept = 0",
     )
@@ -254,7 +258,10 @@ async def test_listeners_are_counted_over_all_processes(
     make_daphne: Callable[..., Daphne],
 ) -> None:
     one, two = make_daphne(), make_daphne()
-    ask = "from sse_app import processes\nresult = processes.listeners(['orders', 'chat.a'])"
+    ask = (
+        "from sse_app.operations import processes\n"
+        "result = processes.listeners(['orders', 'chat.a'])"
+    )
     streams = []
     async with AsyncExitStack() as stack:
         for server, query in (
@@ -278,7 +285,7 @@ def test_while_somebody_watches_the_others_report_with_each_tick(
 ) -> None:
     watcher, other = make_daphne(), make_daphne()
     run(other, COUNTED)
-    reported = "from sse_app import reporter\nresult = reporter.counted"
+    reported = "from sse_app.operations import reporter\nresult = reporter.counted"
     eventually(lambda: run(other, reported)[-2:] == [False, False], "it reports without need")
     watch(watcher)
     eventually(lambda: run(other, reported)[-3:] == [True] * 3, "not with each tick")
@@ -295,10 +302,10 @@ def test_a_missing_table_is_told_once_and_harms_nobody(daphne: Daphne) -> None:
         daphne,
         "from django.db import connection\n"
         "connection.cursor().execute('ALTER TABLE sse_app_serverprocess RENAME TO away')\n"
-        "from sse_app import reporter\n"
+        "from sse_app.operations import reporter\n"
         "reporter.counted.clear()",
     )
-    ticks = "from sse_app import reporter\nresult = len(reporter.counted)"
+    ticks = "from sse_app.operations import reporter\nresult = len(reporter.counted)"
     eventually(lambda: run(daphne, ticks) > 3)
     assert daphne.text().count("The row of this server process can't be kept") == 1
     run(

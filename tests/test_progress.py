@@ -14,9 +14,10 @@ import httpx
 import pytest
 from django.db import transaction
 
-from sse_app import progress, task_progress
+from sse_app import progress
 from sse_app.eventlog import event_log
-from sse_app.events import Event
+from sse_app.protocol.events import Event
+from sse_app.publishing import progress as task_progress
 
 from .conftest import Daphne, eventually
 from .patience import PATIENCE

@@ -16,12 +16,13 @@ from django.db import OperationalError, connections
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from sse_app import off, on, publish, tokens
+from sse_app import off, on, publish
+from sse_app.access import tokens
+from sse_app.access.tokens import create_token, revoke_token
 from sse_app.eventlog import event_log
-from sse_app.events import Event
-from sse_app.inbox import Message
 from sse_app.models import AccessToken, StoredEvent
-from sse_app.tokens import create_token, revoke_token
+from sse_app.protocol.events import Event
+from sse_app.publishing.inbox import Message
 
 from .conftest import Daphne
 from .parser import Parser

@@ -26,11 +26,11 @@ from sse_app import (
     publish_template,
     reply,
 )
-from sse_app.cursors import START, Cursor
 from sse_app.eventlog import DatabaseEventLog, event_log
-from sse_app.events import Event
-from sse_app.inbox import Message
 from sse_app.models import StoredEvent
+from sse_app.protocol.cursors import START, Cursor
+from sse_app.protocol.events import Event
+from sse_app.publishing.inbox import Message
 from sse_app.signals import event_published
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])

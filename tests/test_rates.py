@@ -11,9 +11,10 @@ from django.contrib.auth.models import User
 from django.contrib.sessions.backends.db import SessionStore
 from django.test import Client, override_settings
 
-from sse_app import off, on, rates
-from sse_app.inbox import Message
-from sse_app.rates import TokenBuckets
+from sse_app import off, on
+from sse_app.publishing.inbox import Message
+from sse_app.views import throttle as rates
+from sse_app.views.throttle import TokenBuckets
 
 EVENT = "test.rate"
 

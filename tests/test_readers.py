@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Collection
 import pytest
 from django.contrib.auth.models import User
 
-from sse_app import readers, revalidation
-from sse_app.control import Revocation
-from sse_app.hub import get_hub
-from sse_app.readers import Reader
-from sse_app.revalidation import Revalidator
-from sse_app.sessions import session_digest
+from sse_app.access import readers, revalidation
+from sse_app.access.readers import Reader
+from sse_app.access.revalidation import Revalidator
+from sse_app.access.revocations import Revocation
+from sse_app.access.sessions import session_digest
+from sse_app.delivery.hub import get_hub
 
 from .patience import PATIENCE
 from .readers import new_reader

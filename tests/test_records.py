@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 import sse_app
-from sse_app.identity import process_name
-from sse_app.records import about
+from sse_app.runtime.telemetry import about, process_name
 
 from .conftest import ROOT, Daphne, eventually
 from .sleepers import run
@@ -47,7 +46,7 @@ def of_stream(server: Daphne, how: str) -> dict[str, Any]:
 
 async def test_a_stream_is_logged_when_it_opens_and_when_it_closes(daphne: Daphne) -> None:
     name = await asyncio.to_thread(
-        run, daphne, "from sse_app.identity import process_name\nresult = process_name()"
+        run, daphne, "from sse_app.runtime.telemetry import process_name\nresult = process_name()"
     )
     async with daphne.stream("group=orders&group=chat.a") as stream:
         await stream.next()
@@ -74,8 +73,8 @@ async def test_no_record_has_anything_that_opens_something(daphne: Daphne) -> No
         "from datetime import timedelta\n"
         "from django.contrib.auth.models import User\n"
         "from django.contrib.sessions.backends.db import SessionStore\n"
-        "from sse_app.grants import Grant\n"
-        "from sse_app.tokens import create_token\n"
+        "from sse_app.access.grants import Grant\n"
+        "from sse_app.access.tokens import create_token\n"
         "user = User.objects.create_user('ann', password='secret')\n"
         "session = SessionStore()\n"
         "session['_auth_user_id'] = str(user.pk)\n"

@@ -20,9 +20,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
 from sse_app import subscribe
-from sse_app.cursors import START, Position
 from sse_app.eventlog import Discontinuity, RedisEventLog, make_event_log, redis_clients
-from sse_app.events import Event
+from sse_app.protocol.cursors import START, Position
+from sse_app.protocol.events import Event
 
 from .certificates import make_certificate
 from .conftest import eventually

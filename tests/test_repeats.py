@@ -18,11 +18,12 @@ from django.db.models import QuerySet
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from sse_app import off, on, publish, repeats
+from sse_app import off, on, publish
 from sse_app.eventlog import event_log
-from sse_app.inbox import Message
 from sse_app.models import HandledMessage
-from sse_app.repeats import STEP_ROWS, Answer, forget_old, once
+from sse_app.publishing import idempotency as repeats
+from sse_app.publishing.idempotency import STEP_ROWS, Answer, forget_old, once
+from sse_app.publishing.inbox import Message
 
 from .conftest import eventually
 from .patience import PATIENCE

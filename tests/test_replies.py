@@ -14,14 +14,15 @@ from django.contrib.auth.models import User
 from django.db import transaction
 from django.test import RequestFactory
 
-from sse_app import areply, publish, readers, reply
-from sse_app.connections import REPLY_EVENT, Reply, connection_id, stream_of
-from sse_app.control_group import ControlSink
-from sse_app.events import Event
-from sse_app.groups import CONTROL_GROUP
-from sse_app.hub import get_hub
-from sse_app.inbox import Message
-from sse_app.readers import Reader
+from sse_app import areply, publish, reply
+from sse_app.access import readers
+from sse_app.access.control_group import ControlSink
+from sse_app.access.readers import Reader
+from sse_app.delivery.hub import get_hub
+from sse_app.protocol.events import Event
+from sse_app.protocol.groups import CONTROL_GROUP
+from sse_app.protocol.replies import REPLY_EVENT, Reply, connection_id, stream_of
+from sse_app.publishing.inbox import Message
 
 from .conftest import Daphne, StreamReader
 from .patience import PATIENCE
@@ -176,7 +177,7 @@ def test_a_reply_has_the_bounds_of_an_event(settings: Any) -> None:
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
     """What is handed to the channel layer."""
     events: list[Event] = []
-    monkeypatch.setattr("sse_app.layer.send", events.extend)
+    monkeypatch.setattr("sse_app.publishing.outbox.send", events.extend)
     return events
 
 

@@ -16,14 +16,16 @@ from django.contrib.auth.models import AnonymousUser, Group, Permission, User
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
-from sse_app import control, readers, revocation
-from sse_app.control_group import ControlSink
+from sse_app.access import disconnect as revocation
+from sse_app.access import readers
+from sse_app.access import revocations as control
+from sse_app.access.control_group import ControlSink
+from sse_app.access.readers import Reader
 from sse_app.eventlog import event_log
-from sse_app.events import Event
-from sse_app.groups import CONTROL_GROUP
 from sse_app.models import AccessToken
 from sse_app.models import Revocation as RevocationRow
-from sse_app.readers import Reader
+from sse_app.protocol.events import Event
+from sse_app.protocol.groups import CONTROL_GROUP
 
 from .conftest import Daphne, StreamReader, eventually
 from .patience import PATIENCE
@@ -322,7 +324,7 @@ async def test_a_revoked_or_deleted_token_ends_its_streams(site: Daphne) -> None
     for end in ("revoke_token(token)", "token.delete()"):
         text = await run(
             site,
-            "from datetime import timedelta\nfrom sse_app.tokens import create_token\n"
+            "from datetime import timedelta\nfrom sse_app.access.tokens import create_token\n"
             "result = create_token('reader', listen=['orders'], lifetime=timedelta(1))[1]",
         )
         program = Visitor(site, "")
@@ -330,7 +332,8 @@ async def test_a_revoked_or_deleted_token_ends_its_streams(site: Daphne) -> None
         async with program.stream("group=orders") as stream:
             await run(
                 site,
-                "from sse_app.models import AccessToken\nfrom sse_app.tokens import revoke_token\n"
+                "from sse_app.models import AccessToken\n"
+                "from sse_app.access.tokens import revoke_token\n"
                 f"token = AccessToken.objects.last()\n{end}",
             )
             assert await farewell(stream) == ("auth", 3_600_000)
@@ -361,7 +364,7 @@ async def test_what_only_the_database_knows_is_found_by_asking(
         USER.format(pk=ann.pk)
         + "Group.objects.create(name='red').user_set.add(user)\n"
         + "User.objects.filter(pk=user.pk).update(is_staff=True)\n"
-        + "from datetime import timedelta\nfrom sse_app.tokens import create_token\n"
+        + "from datetime import timedelta\nfrom sse_app.access.tokens import create_token\n"
         + "result = create_token('reader', listen=['*'], lifetime=timedelta(1))[1]",
     )
     if how.startswith("token"):
@@ -429,7 +432,7 @@ async def test_a_logout_that_can_not_be_told_to_others_ends_the_streams_here(
     def away(*args: Any, **kwargs: Any) -> None:
         raise ConnectionError("on purpose")
 
-    monkeypatch.setattr("sse_app.publishing.publish_events", away)
+    monkeypatch.setattr("sse_app.publishing.publish.publish_events", away)
     session = SimpleNamespace(session_key="key")
     # As Django calls it: the page that logs out must not fail.
     revocation._logged_out(None, SimpleNamespace(session=session), user="ann")
@@ -522,7 +525,7 @@ async def test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile(
 RACE = """
 import random, threading
 from django.db import connection
-from sse_app import disconnect, publish
+from sse_app import disconnect; from sse_app import publish
 
 # With the number of the stream: the next one may get what was published just before it opened.
 over, stop, after = threading.Event(), threading.Event(), "after {seed}"
@@ -571,7 +574,7 @@ def all_ended(daphne: Daphne) -> dict[str, int]:
 #: Notes how many checks of the log had begun when a stream ended.
 NOTE_CHECKS = """
 import sys
-from sse_app.healing import Healer
+from sse_app.delivery.healing import Healer
 from sse_app.signals import stream_closed
 real, sys.checks, sys.ended = Healer.check, 0, {}
 async def check(self):

@@ -293,7 +293,10 @@ def test_the_element_lives_as_long_as_its_connection_and_shows_its_state(
         "document.querySelector('sse-stream').setAttribute('url', '/events/?group=chat.a')"
     )
     expect(element).to_have_attribute("state", "open")
-    groups = "from sse_app.reports import streams\nresult = [list(s.groups) for s in streams()]"
+    groups = (
+        "from sse_app.operations.reports import streams\n"
+        "result = [list(s.groups) for s in streams()]"
+    )
     eventually(lambda: run(site, groups) == [["chat.a"]])
     site.stop()
     expect(element).to_have_attribute("state", "reconnecting")

@@ -122,7 +122,9 @@ def test_who_comes_and_goes_costs_the_others_nothing(site: Daphne, tabs: Tabs) -
     assert stays.resets == []
 
 
-GROUPS = "from sse_app.reports import streams\nresult = [sorted(s.groups) for s in streams()]"
+GROUPS = (
+    "from sse_app.operations.reports import streams\nresult = [sorted(s.groups) for s in streams()]"
+)
 
 
 @pytest.mark.slow

@@ -145,7 +145,7 @@ ENDS = {
     "what only the database knows": "from django.contrib.sessions.models import Session\n"
     "Session.objects.all().delete()\n"
     "User.objects.filter(pk=user.pk).update(password='x')\n"
-    "from sse_app.control import Revocation\nfrom sse_app.readers import apply\n"
+    "from sse_app.access.revocations import Revocation\nfrom sse_app.access.readers import apply\n"
     "apply(Revocation(review=True))",
 }
 
@@ -178,7 +178,8 @@ def test_a_stream_that_the_admin_ends_does_not_come_back(site: Daphne, tabs: Tab
     eventually(lambda: site.streams() == 1)
     run(
         site,
-        "from sse_app.reports import streams\nfrom sse_app.revocation import end_stream\n"
+        "from sse_app.operations.reports import streams\n"
+        "from sse_app.access.disconnect import end_stream\n"
         "for stream in streams(): end_stream(stream.id)",
     )
     for tab in pair:

@@ -17,19 +17,25 @@ from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.test import AsyncClient, Client
 
-from sse_app import control, health, hub, layer, publish, readers, revalidation, services, snapshot
+from sse_app import publish, snapshot
+from sse_app.access import readers, revalidation
+from sse_app.access import revocations as control
+from sse_app.access.control_group import ControlGroup, read_so_far
+from sse_app.access.revalidation import Revalidator
 from sse_app.asgi import event_stream_application
 from sse_app.conf import site_tag
-from sse_app.control_group import ControlGroup, read_so_far
-from sse_app.counters import COUNTS
-from sse_app.cursors import Position
+from sse_app.delivery import hub
+from sse_app.delivery.hub import Hub, get_hub, running_hubs
+from sse_app.delivery.subscriptions import Subscription
 from sse_app.eventlog import MemoryEventLog, event_log
-from sse_app.events import Event
-from sse_app.groups import CONTROL_GROUP, layer_group
-from sse_app.hub import Hub, get_hub, running_hubs
-from sse_app.revalidation import Revalidator
-from sse_app.services import Service, SharedTasks, spawn
-from sse_app.subscriptions import Subscription
+from sse_app.operations import health
+from sse_app.protocol.cursors import Position
+from sse_app.protocol.events import Event
+from sse_app.protocol.groups import CONTROL_GROUP, layer_group
+from sse_app.publishing import outbox as layer
+from sse_app.runtime import services
+from sse_app.runtime.services import Service, SharedTasks, spawn
+from sse_app.runtime.telemetry import COUNTS
 from sse_app.testing import stream
 
 from .patience import PATIENCE
@@ -447,7 +453,7 @@ def looking(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "REVALIDATE_INTERVAL": 600,
     }
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "tests.test_services.LookingLayer"}}
-    monkeypatch.setattr("sse_app.snapshots._sources", {})
+    monkeypatch.setattr("sse_app.delivery.snapshots._sources", {})
     seen.clear()
     yield
     channel_layers.backends.clear()

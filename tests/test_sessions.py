@@ -14,7 +14,7 @@ import httpx
 import pytest
 from django.contrib.auth.models import User
 
-from sse_app.sessions import live_sessions, name_of, session_by, user_of
+from sse_app.access.sessions import live_sessions, name_of, session_by, user_of
 
 from .conftest import Daphne, StreamReader
 from .patience import PATIENCE

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.test import Client, override_settings
 
 from sse_app.asgi import event_stream_application
-from sse_app.checks import check_settings
+from sse_app.checks.settings import check_settings
 from sse_app.conf import KEYS, settings, written
 
 bare_handler = get_asgi_application()
@@ -86,7 +86,7 @@ def test_a_setting_that_is_no_dict_is_an_error() -> None:
         ({"SITE_TAG": "shop.eu"}, "E013", "'shop.eu'"),
         ({"SITE_TAG": "production-eu"}, "E013", "'production-eu'; it must be 1 to 10"),
         ({"EVENT_LOG": "nowhere.Log"}, "E005", "'nowhere.Log'"),
-        ({"EVENT_LOG": "sse_app.events.Event"}, "E005", "'sse_app.events.Event'"),
+        ({"EVENT_LOG": "sse_app.protocol.events.Event"}, "E005", "'sse_app.protocol.events.Event'"),
         (
             {"EVENT_LOG": {"BACKEND": "sse_app.eventlog.DatabaseEventLog", "COLOUR": 1}},
             "E005",
@@ -118,7 +118,7 @@ def test_a_wrong_value_is_named(given: dict[str, Any], id: str, named: str) -> N
 
 def test_a_pattern_given_without_its_list_grants_nothing_to_strangers() -> None:
     """As a sequence of characters, `"chat.*"` would hold the pattern `"*"`."""
-    from sse_app.authorization import is_public
+    from sse_app.access.authorization import is_public
 
     with override_settings(SSE_APP={"PUBLIC_GROUPS": "chat.*"}):
         try:

@@ -14,7 +14,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from sse_app.eventlog import event_log
-from sse_app.events import Event
+from sse_app.protocol.events import Event
 from sse_app.testing import capture_events
 
 from .conftest import ROOT, Daphne

@@ -14,11 +14,11 @@ from channels.layers import BaseChannelLayer
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
+from sse_app.access.limits_redis import shared_counts
 from sse_app.asgi import event_stream_application
 from sse_app.conf import site_tag
 from sse_app.eventlog import RedisEventLog, event_log
-from sse_app.groups import CONTROL_GROUP, layer_group
-from sse_app.shared_limits import shared_counts
+from sse_app.protocol.groups import CONTROL_GROUP, layer_group
 
 from .conftest import Daphne, eventually
 from .selection import first_then_slow
@@ -39,7 +39,7 @@ FOREIGN = f"""
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from sse_app.conf import site_tag
-from sse_app.groups import layer_group
+from sse_app.protocol.groups import layer_group
 message = {{"type": "sse.event", "group": {ROOM!r}, "event": "n", "data": "foreign"}}
 async_to_sync(get_channel_layer().group_send)(layer_group({ROOM!r}, site_tag()), message)
 """
@@ -235,7 +235,11 @@ def test_the_doctor_names_the_tag_and_processes_that_have_another(
     tag = run(shop, TAG)
     assert f"ok: site: The tag is {tag!r}; no message of a site with another" in found.stdout
     assert f"begin with 'sse_app.{tag}'" in found.stdout
-    eventually(lambda: run(shop, "from sse_app import processes\nresult = len(processes.alive())"))
+    eventually(
+        lambda: run(
+            shop, "from sse_app.operations import processes\nresult = len(processes.alive())"
+        )
+    )
     shop.environment["SECRET_KEY"] = "a key that the worker alone has"
     found = shop.try_manage("sse_doctor")
     assert found.returncode == 1

@@ -71,7 +71,7 @@ def test_the_kernel_keeps_little_and_gives_up_on_who_is_gone(
     options = run(
         daphne,
         "import socket\n"
-        "from sse_app.reports import streams\n"
+        "from sse_app.operations.reports import streams\n"
         "(stream,) = streams()\n"
         "handle = stream._transport._socket\n"
         "result = [handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),\n"
@@ -102,7 +102,7 @@ async def test_what_is_published_in_one_turn_leaves_in_one_write(daphne: Daphne)
         written = await asyncio.to_thread(
             run,
             daphne,
-            "from sse_app.daphne_transport import DaphneTransport as T\n"
+            "from sse_app.delivery.transports.daphne import DaphneTransport as T\n"
             "import threading\n"
             "from sse_app import publish_many\n"
             "writes, real, done = [], T._write, threading.Event()\n"

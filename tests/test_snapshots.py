@@ -19,15 +19,21 @@ import httpx
 import pytest
 
 from project.models import Order
-from sse_app import publish, snapshot, snapshots
-from sse_app.beginnings import STATE
-from sse_app.cursors import LOST, START, Position, encode_cursor
+from sse_app import publish, snapshot
+from sse_app.delivery import snapshots
+from sse_app.delivery.hub import get_hub
+from sse_app.delivery.replay import STATE, Wanted, find_start
+from sse_app.delivery.snapshots import (
+    READS_AT_ONCE,
+    SharedSnapshots,
+    SnapshotFailed,
+    State,
+    source_of,
+)
+from sse_app.delivery.subscriptions import Subscription
+from sse_app.delivery.topics import RECENT_EVENTS
 from sse_app.eventlog import MemoryEventLog
-from sse_app.hub import get_hub
-from sse_app.replay import Wanted, find_start
-from sse_app.snapshots import READS_AT_ONCE, SharedSnapshots, SnapshotFailed, State, source_of
-from sse_app.subscriptions import Subscription
-from sse_app.topics import RECENT_EVENTS
+from sse_app.protocol.cursors import LOST, START, Position, encode_cursor
 
 from .conftest import Daphne, StreamReader, eventually
 from .parser import Parsed
@@ -188,7 +194,7 @@ async def test_a_live_stream_whose_log_begins_anew_gets_the_state_again(site: Da
 FLOOD_AND_PRUNE = """
 from sse_app import publish_many
 from sse_app.eventlog import event_log
-from sse_app.topics import RECENT_EVENTS
+from sse_app.delivery.topics import RECENT_EVENTS
 
 publish_many([("orders.slow.a", "n", n) for n in range(RECENT_EVENTS + 50)])
 result = event_log().prune()
@@ -334,7 +340,7 @@ async def test_who_is_disconnected_or_leaves_does_not_wait_for_the_state(
         code = f"from sse_app import disconnect\ndisconnect(user={ann.pk})\nresult = None"
         await asyncio.to_thread(run, daphne, code)
         assert [event.json() for event in await stream.until_end()] == [{"reason": "auth"}]
-    code = "from sse_app.limits import LIMITS\nresult = dict(LIMITS.counts)"
+    code = "from sse_app.access.limits import LIMITS\nresult = dict(LIMITS.counts)"
     await asyncio.to_thread(eventually, lambda: run(daphne, code) == {})
 
 

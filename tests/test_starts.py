@@ -15,11 +15,11 @@ import pytest
 import redis
 from channels.layers import InMemoryChannelLayer, channel_layers
 
-from sse_app import mailbox, starts
-from sse_app.callables import CallbackFailed
-from sse_app.cursors import Position
+from sse_app.delivery import mailbox, starts
+from sse_app.delivery.hub import get_hub, running_hubs
 from sse_app.eventlog import event_log
-from sse_app.hub import get_hub, running_hubs
+from sse_app.protocol.cursors import Position
+from sse_app.runtime.callables import CallbackFailed
 
 from .conftest import Daphne, eventually
 from .patience import PATIENCE

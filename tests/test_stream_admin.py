@@ -11,15 +11,16 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client, override_settings
 from django.utils import timezone
 
-from sse_app import publish, watching
-from sse_app.control import Revocation
-from sse_app.cursors import START
+from sse_app import publish
+from sse_app.access.revocations import Revocation
 from sse_app.eventlog import event_log
-from sse_app.events import Event
-from sse_app.groups import CONTROL_GROUP
 from sse_app.models import Revocation as RevocationRow
 from sse_app.models import ServerProcess
-from sse_app.stream_admin import END, READ, SEND
+from sse_app.operations.dashboard import poller as watching
+from sse_app.operations.dashboard.admin import END, READ, SEND
+from sse_app.protocol.cursors import START
+from sse_app.protocol.events import Event
+from sse_app.protocol.groups import CONTROL_GROUP
 
 from .test_admin import staff
 

@@ -7,19 +7,11 @@ from typing import Any
 
 import pytest
 
-from sse_app import (
-    ContinuityLost,
-    apublish,
-    cursor,
-    publish,
-    publish_many,
-    snapshot,
-    subscribe,
-)
+from sse_app import ContinuityLost, apublish, cursor, publish, publish_many, snapshot, subscribe
+from sse_app.delivery.hub import running_hubs
+from sse_app.delivery.log_reader import PAGE_EVENTS
 from sse_app.eventlog import MemoryEventLog, event_log
-from sse_app.events import Event
-from sse_app.hub import running_hubs
-from sse_app.reads import PAGE_EVENTS
+from sse_app.protocol.events import Event
 
 from .patience import PATIENCE
 
@@ -90,7 +82,7 @@ async def test_what_fails_while_it_is_entered_leaves_nothing(
     async def fails(*args: Any) -> Any:
         raise ConnectionError("away")
 
-    monkeypatch.setattr("sse_app.subscribing.find_start", fails)
+    monkeypatch.setattr("sse_app.delivery.subscriber.find_start", fails)
     with pytest.raises(ConnectionError):
         await subscribe("g").__aenter__()
     assert running_hubs() == []
@@ -135,7 +127,7 @@ async def test_an_unreadable_position_is_lost_continuity() -> None:
 async def test_what_streams_are_given_first_does_not_come(
     settings: Any, monkeypatch: pytest.MonkeyPatch, after: str | None
 ) -> None:
-    monkeypatch.setattr("sse_app.snapshots._sources", {})
+    monkeypatch.setattr("sse_app.delivery.snapshots._sources", {})
     snapshot("g")(lambda group: "state")
     settings.SSE_APP = {**settings.SSE_APP, "RETAIN": {"h": 1}}
     for group in ("g", "h"):
@@ -153,7 +145,7 @@ async def test_what_streams_are_given_first_does_not_come(
 async def test_a_log_that_is_away_for_a_moment_costs_a_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sse_app.patience.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("sse_app.delivery.subscriptions.PATIENCE_SECONDS", 0)
     real, failures = MemoryEventLog.asince, 0
 
     async def failing(self: MemoryEventLog, *args: Any) -> list[Event]:

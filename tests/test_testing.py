@@ -18,7 +18,7 @@ from django.db import connections, transaction
 from django.test import AsyncClient, TestCase, TransactionTestCase
 
 from sse_app import adisconnect, apublish, publish
-from sse_app.hub import running_hubs
+from sse_app.delivery.hub import running_hubs
 from sse_app.testing import capture_events, stream
 from sse_app.testing.clocks import SseClock
 from sse_app.testing.live import LiveDaphne
@@ -282,7 +282,8 @@ def test_a_process_that_does_not_start_says_why(tmp_path: Path, transactional_db
 
 def test_production_does_not_import_pytest() -> None:
     code = (
-        "import django, sys; django.setup(); import project.asgi, sse_app.testing, sse_app.views\n"
+        "import django, sys; django.setup(); "
+        "import project.asgi, sse_app.testing, sse_app.views.send\n"
         "assert not {'pytest', '_pytest', 'sse_app.testing.fixtures'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=PATIENCE)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from sse_app.threads import NAME, Threads, ThreadsBusy
+from sse_app.runtime.threads import NAME, Threads, ThreadsBusy
 
 from .conftest import eventually
 from .patience import PATIENCE
@@ -143,7 +143,7 @@ import django
 from django.conf import settings
 settings.configure()
 django.setup()
-from sse_app.threads import Threads
+from sse_app.runtime.threads import Threads
 
 async def main():
     hanging = threading.Event()

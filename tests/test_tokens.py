@@ -14,9 +14,8 @@ from django.test import RequestFactory, override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from sse_app import tokens
-from sse_app.models import AccessToken
-from sse_app.tokens import (
+from sse_app.access import tokens
+from sse_app.access.tokens import (
     alive_token,
     averify_token,
     bearer_of,
@@ -25,6 +24,7 @@ from sse_app.tokens import (
     revoke_token,
     verify_token,
 )
+from sse_app.models import AccessToken
 
 pytestmark = pytest.mark.django_db
 

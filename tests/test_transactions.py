@@ -11,9 +11,9 @@ from django.db import connections, transaction
 from django.test import Client, TestCase, override_settings
 
 from sse_app import Event, cursor, publish
-from sse_app.cursors import encode_cursor
 from sse_app.eventlog import event_log
 from sse_app.models import StoredEvent
+from sse_app.protocol.cursors import encode_cursor
 from sse_app.testing import capture_events
 
 from .conftest import Daphne

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sse_app import transports
-from sse_app.transports import AsgiTransport
+from sse_app.delivery.transports import asgi as transports
+from sse_app.delivery.transports.asgi import AsgiTransport
 
 from .patience import PATIENCE
 

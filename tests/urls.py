@@ -18,8 +18,8 @@ from django.views.static import serve
 
 from project.urls import urlpatterns as demo
 from sse_app import apublish, publish
-from sse_app.hub import running_hubs
-from sse_app.limits import LIMITS
+from sse_app.access.limits import LIMITS
+from sse_app.delivery.hub import running_hubs
 from sse_app.responses import EventStreamResponse
 
 

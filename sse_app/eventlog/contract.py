@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, Final, Literal
 
-from ..cursors import START, Position
-from ..events import Event
+from ..protocol.cursors import START, Position
+from ..protocol.events import Event
 
 Reason = Literal["trimmed", "epoch", "future", "limit", "unknown"]
 

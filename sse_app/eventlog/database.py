@@ -23,12 +23,12 @@ from typing import Any, ClassVar, Final, TypeVar
 from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
-from ..callables import in_thread
-from ..cursors import START, Position, new_epoch
-from ..events import Event
+from ..protocol.cursors import START, Position, new_epoch
+from ..protocol.events import Event
+from ..runtime.callables import in_thread
 from .contract import Discontinuity, EventLog, goes_on
-from .postgresql import MOST_EVENTS, append_at_once
-from .sqlite import watch_file
+from .database_postgresql import MOST_EVENTS, append_at_once
+from .database_sqlite import watch_file
 
 VENDORS: Final = ("postgresql", "sqlite")
 ATTEMPTS: Final = 4
@@ -141,7 +141,7 @@ class DatabaseEventLog(EventLog):
         return await in_thread(partial(self.renew_epoch, groups, only=only))
 
     def prune(self, limit: int | None = None) -> int:
-        from .retention import prune_rows
+        from .database_pruning import prune_rows
 
         return prune_rows(self.alias, limit)
 

@@ -11,11 +11,11 @@ from itertools import islice
 from typing import ClassVar
 
 from ..conf import settings
-from ..cursors import START, Position, new_epoch
-from ..events import Event
-from ..forks import at_fork
-from ..retained import retained
+from ..protocol.cursors import START, Position, new_epoch
+from ..protocol.events import Event
+from ..runtime.forks import at_fork
 from .contract import HEAD_LIVES, Discontinuity, EventLog, goes_on
+from .retention import retained
 
 
 @dataclass

@@ -23,13 +23,13 @@ from typing import Any, ClassVar, Final
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import settings, site_tag
-from ..cursors import START, Position, new_epoch
-from ..events import Event
-from ..records import about
-from ..retained import retained
+from ..protocol.cursors import START, Position, new_epoch
+from ..protocol.events import Event
+from ..runtime.telemetry import about
 from .contract import HEAD_LIVES, Discontinuity, EventLog, goes_on
 from .redis_clients import RedisClients
 from .redis_scripts import APPEND, BEGAN, PRUNE, READ, RENEW
+from .retention import retained
 
 #: How many events one script removes at most: a script holds up everybody else on the server.
 PRUNE_EVENTS: Final = 1000

@@ -1,96 +1,47 @@
-"""What the database log deletes: what is beyond retention, from each group's beginning, in steps.
-
-Always from the beginning: a row is dated by its publisher's clock and when it is staged, placed
-when its transaction has committed. So an old row can stand behind a young one, and a hole must
-not appear. Every step is a short transaction of its own that takes no lock a publisher needs.
-"""
+"""The setting `RETAIN`: how many of a group's last events are kept for ever and given at once."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Mapping
 from typing import Final
 
-from django.db import connections
-from django.db.models import F, OuterRef, Q, Subquery
-from django.utils import timezone
+from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import settings
-from ..models import GroupHead, StoredEvent
-from ..retained import retained
-from .contract import HEAD_LIVES
+from ..protocol.groups import matches, validate_pattern
 
-STEP_ROWS: Final = 500
+MOST_EVENTS: Final = 500
 
 
-def prune_rows(alias: str, limit: int | None) -> int:
-    """See `EventLog.prune()`."""
-    age, now = timedelta(seconds=settings().RETENTION_SECONDS), timezone.now()
-    pruned = 0
-    while limit is None or pruned < limit:
-        left = STEP_ROWS if limit is None else min(STEP_ROWS, limit - pruned)
-        step = _step(alias, now - age, left)
-        pruned += step
-        if not step:
-            _forget_idle(alias, now - age * HEAD_LIVES)
-            break
-    return pruned
+def retained(group: str) -> int:
+    """Return how many last events of `group` every new stream gets, the most that a pattern says.
+
+    They stay in the log whatever their age.
+    """
+    wanted = settings().RETAIN
+    return max((wanted[pattern] for pattern in wanted if matches(group, [pattern])), default=0)
 
 
-def _step(alias: str, before: datetime, most: int) -> int:
-    pruned = 0
-    for group, last in _prunable(alias, before):
-        rows = StoredEvent.objects.using(alias).filter(group=group, offset__isnull=False)
-        first = rows.order_by("offset").values_list("offset", flat=True).first()
-        if first is not None and first <= last:
-            last = min(last, first + most - pruned - 1)
-            pruned += rows.filter(offset__lte=last).delete()[0]
-        if pruned >= most:
-            break
-    return pruned
-
-
-def _prunable(alias: str, before: datetime) -> Iterator[tuple[str, int]]:
-    """Yield groups with the offset up to which they are beyond retention."""
-    rows = StoredEvent.objects.using(alias).filter(offset__isnull=False)
-    of_group = rows.filter(group=OuterRef("group")).order_by("offset").values("offset")
-    heads = GroupHead.objects.using(alias).annotate(first=Subquery(of_group[:1]))
-    bound = F("offset") - settings().RETENTION_EVENTS
-    for group, last in heads.filter(first__lte=bound).values_list("group", bound)[:STEP_ROWS]:
-        yield group, last
-    # Those that stay would otherwise be found again each time, in place of those that can go.
-    old = rows.filter(created_at__lt=before).exclude(_stays(alias)).order_by("created_at")
-    for group in dict.fromkeys(old.values_list("group", flat=True)[:STEP_ROWS]):
-        own = rows.filter(group=group).order_by("offset")
-        young = own.filter(created_at__gte=before).values_list("offset", flat=True).first()
-        last = own.values_list("offset", flat=True).last()
-        if last is not None:
-            yield group, min(last - retained(group), last if young is None else young - 1)
-
-
-def _stays(alias: str) -> Q:
-    """Say which rows are among the last ones of a group that matches `RETAIN`."""
-    heads = GroupHead.objects.using(alias).filter(group=OuterRef("group")).values("offset")[:1]
-    stays = Q(pk__in=[])
-    for pattern, count in settings().RETAIN.items():
-        name = ".*".join(map(re.escape, pattern.split("*")))
-        stays |= Q(group__regex=f"^{name}$", offset__gt=Subquery(heads) - count)
-    return stays
-
-
-def _forget_idle(alias: str, before: datetime) -> None:
-    # One statement: a publisher that writes to the group meanwhile keeps its head. It never waits
-    # for a publisher's lock, since it takes its own in another order and both would wait for ever.
-    connection = connections[alias]
-    quote = connection.ops.quote_name
-    heads, rows = quote(GroupHead._meta.db_table), quote(StoredEvent._meta.db_table)
-    skips = connection.features.has_select_for_update_skip_locked
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f'DELETE FROM {heads} WHERE "group" IN (SELECT "group" FROM {heads} h '
-            'WHERE h."changed_at" < %s AND NOT EXISTS '
-            f'(SELECT 1 FROM {rows} e WHERE e."group" = h."group") '
-            f"{'FOR UPDATE SKIP LOCKED' if skips else ''})",
-            [connection.ops.adapt_datetimefield_value(before)],
+def retained_patterns() -> Mapping[str, int]:
+    """Return the setting `RETAIN`; raises `ImproperlyConfigured` that names what is wrong."""
+    wanted = settings().RETAIN
+    if not isinstance(wanted, Mapping):
+        raise ImproperlyConfigured(
+            f"SSE_APP['RETAIN'] is {wanted!r}; it must be a dict of patterns and numbers of "
+            "events, for example {'price.*': 1}."
         )
+    if not wanted:
+        return wanted  # Whatever RETENTION_EVENTS is; its own check says what is wrong there.
+    # Half, so that they are not trimmed before a new stream has read them, while others come.
+    most = max(1, min(MOST_EVENTS, settings().RETENTION_EVENTS // 2))
+    for pattern, count in wanted.items():
+        try:
+            validate_pattern(pattern)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"SSE_APP['RETAIN']: {error}") from error
+        if type(count) is not int or not 1 <= count <= most:
+            raise ImproperlyConfigured(
+                f"SSE_APP['RETAIN'][{pattern!r}] is {count!r}; it must be an int from 1 to {most}, "
+                f"the smaller of {MOST_EVENTS} and half of RETENTION_EVENTS."
+            )
+    return wanted

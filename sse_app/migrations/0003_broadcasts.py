@@ -8,7 +8,7 @@ import django.db.models.deletion
 import django.utils.timezone
 from django.db import migrations, models
 
-import sse_app.broadcast_models
+import sse_app.broadcasts.models
 
 
 def keep(apps: Any, schema_editor: Any) -> None:
@@ -135,7 +135,7 @@ class Migration(migrations.Migration):
                 default="message",
                 help_text="The event's name, for example order.updated.",
                 max_length=64,
-                validators=[sse_app.broadcast_models.name_validator],
+                validators=[sse_app.broadcasts.models.name_validator],
                 verbose_name="event",
             ),
         ),

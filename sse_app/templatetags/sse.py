@@ -12,11 +12,11 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from ..authorization import is_public
-from ..connections import user_digest
-from ..grants import Grant, reader_of
-from ..groups import validate_group
-from ..presence import Member, members
+from ..access.authorization import is_public
+from ..access.grants import Grant, reader_of
+from ..presence.roster import Member, members
+from ..protocol.groups import validate_group
+from ..protocol.replies import user_digest
 
 register = template.Library()
 

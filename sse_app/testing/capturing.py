@@ -11,8 +11,8 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.test import TestCase
 
 from ..eventlog import event_log
-from ..events import Event, validate_name
-from ..groups import validate_group
+from ..protocol.events import Event, validate_name
+from ..protocol.groups import validate_group
 from ..signals import event_published
 
 

@@ -6,8 +6,11 @@ import asyncio
 import time
 from typing import Any, Final
 
-from .. import cohorts, daphne_transport, hub, readers, streams, transports
-from ..hub import tick_interval
+from ..access import readers
+from ..delivery import cohorts, hub, streams
+from ..delivery.hub import tick_interval
+from ..delivery.transports import asgi as transports
+from ..delivery.transports import daphne as daphne_transport
 
 #: The modules that look at the time of a stream.
 MODULES: Final = (hub, streams, readers, cohorts, transports, daphne_transport)

@@ -6,8 +6,8 @@ import json
 import time
 from collections.abc import Collection
 
-from sse_app.cursors import Position
 from sse_app.eventlog import DatabaseEventLog
+from sse_app.protocol.cursors import Position
 
 
 class ObservedLog(DatabaseEventLog):

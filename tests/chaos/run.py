@@ -20,7 +20,7 @@ from .world import GROUPS, Plan, World
 #: For a process of its own: what a reader that trusts nobody finds in the log.
 READ_LOG: Final = f"""
 import json
-from sse_app.cursors import START
+from sse_app.protocol.cursors import START
 from sse_app.eventlog import event_log
 log = {{}}
 for group in {GROUPS!r}:

@@ -7,21 +7,21 @@ from . import Mutation
 MUTATIONS = (
     Mutation(
         "A process that was killed says nothing of those it had.",
-        "sse_app/attendance.py",
+        "sse_app/presence/tracker.py",
         "        _remove({(group, user): pk for group, user, pk in dead}, now, RETURN_SECONDS)\n",
         "",
         ["test_presence_live.py::test_who_was_with_a_killed_process_is_gone_once"],
     ),
     Mutation(
         "Where nobody comes or goes, somebody must still see that another process died.",
-        "sse_app/attendance.py",
+        "sse_app/presence/tracker.py",
         "return dead.exists() or written(GroupMember)",
         "return written(GroupMember)",
         ["test_presence_live.py::test_who_was_with_a_killed_process_is_gone_once"],
     ),
     Mutation(
         "A process that was killed keeps its row, which tells nothing but its age.",
-        "sse_app/processes.py",
+        "sse_app/operations/processes.py",
         "rows = all_rows().filter(seen_at__gte=since)\n",
         "rows = all_rows()\n",
         ["test_processes.py::test_a_process_that_was_killed_is_gone_when_its_age_says_so"],
@@ -35,7 +35,7 @@ MUTATIONS = (
     ),
     Mutation(
         "Two processes that look at the same time would both tell of a join or a leave.",
-        "sse_app/attendance.py",
+        "sse_app/presence/tracker.py",
         "        _take_turn()\n",
         "",
         [
@@ -45,7 +45,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A process that stops loses its streams, and their users come back by another.",
-        "sse_app/attendance.py",
+        "sse_app/presence/tracker.py",
         "    if Hub.draining:\n        # Its streams end with it. What it had stays for those who "
         "come back by another process.\n        return\n",
         "",
@@ -53,14 +53,14 @@ MUTATIONS = (
     ),
     Mutation(
         "A process that was taken for dead has lost its rows to another.",
-        "sse_app/attendance.py",
+        "sse_app/presence/tracker.py",
         "if _rows is None or _own().count() != len(_rows):",
         "if _rows is None:",
         ["test_presence_live.py::test_a_process_that_was_taken_for_dead_says_again_who_is_there"],
     ),
     Mutation(
         "A pass that raised may have been done all the same, when only its commit had no answer.",
-        "sse_app/attendance.py",
+        "sse_app/presence/tracker.py",
         "rows, _rows = _rows, None",
         "rows = _rows",
         [
@@ -69,7 +69,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A user who has another tab, or comes back at once, has not left.",
-        "sse_app/attendance.py",
+        "sse_app/presence/tracker.py",
         "        written(GroupMember).filter(pk__in=pks).update(leaves_at=None)\n",
         "        pass\n",
         ["test_presence_live.py::test_who_comes_back_in_time_has_not_left"],

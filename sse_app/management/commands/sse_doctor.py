@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from sse_app.doctor import Finding, examine
-from sse_app.proxies import examine_stream
+from sse_app.operations.doctor import Finding, examine
+from sse_app.operations.doctor_proxy import examine_stream
 
 _MARKS: Final = {"fine": "ok", "warning": "WARNING", "error": "ERROR"}
 

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from django.core.management.base import CommandError, CommandParser
 
-from sse_app.events import validate_name
-from sse_app.http_client import HttpEvent, Stopped, listen
+from sse_app.delivery.subscriber import ContinuityLost, subscribe
 from sse_app.management.examples import CommandWithExamples
-from sse_app.subscribing import ContinuityLost, subscribe
+from sse_app.operations.sse_client import HttpEvent, Stopped, listen
+from sse_app.protocol.events import validate_name
 
 _LAST: Final = re.compile(r"-[1-9][0-9]{0,8}\Z", re.ASCII)
 

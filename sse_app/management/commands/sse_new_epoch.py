@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from sse_app.eventlog import event_log
-from sse_app.groups import validate_group
+from sse_app.protocol.groups import validate_group
 
 
 class Command(BaseCommand):

@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand
 
 from sse_app.conf import settings
 from sse_app.eventlog import event_log
-from sse_app.housekeeping import delete_expired
+from sse_app.operations.housekeeping import delete_expired
 
 
 class Command(BaseCommand):

@@ -8,10 +8,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from sse_app import layer
-from sse_app.events import Event
 from sse_app.management.examples import CommandWithExamples
-from sse_app.publishing import publish
+from sse_app.protocol.events import Event
+from sse_app.publishing import outbox as layer
+from sse_app.publishing.publish import publish
 
 
 class Command(CommandWithExamples):

@@ -1,0 +1,1 @@
+"""Who may listen and speak, until when, and how many streams may be open."""

@@ -1,0 +1,299 @@
+"""Who asks for a stream, of which groups, and may they: everything before the stream opens.
+
+What needs no database is refused first. What is passing (a store that is away, a limit) is no
+refusal: browsers never come back after 4xx and 5xx, so the client is asked to come again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from django.conf import settings as django_settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.sessions.backends.base import SessionBase
+from django.core.exceptions import SuspiciousOperation
+from django.core.handlers.asgi import ASGIRequest
+
+from ..conf import settings, written
+from ..models import Ticket
+from ..protocol.events import validate_name
+from ..protocol.groups import validate_group
+from ..runtime.callables import contained, in_thread
+from ..runtime.telemetry import about
+from .authorization import known
+from .fingerprints import Fingerprint, read_fingerprints
+from .grants import BadGrant, Grant, has_seal, revoked_of
+from .refusals import Refused
+from .sessions import live_sessions, name_of, session_of, user_of
+from .tickets import redeem
+from .tokens import alive_token, averify_token, bearer_of, token_fingerprint, token_key
+
+logger = logging.getLogger("sse_app")
+
+FORBIDDEN: Final = "Not permitted."
+
+#: Whether a user may listen to groups; the request is None when it is asked again, long after.
+Policy = Callable[[Any, Collection[str], ASGIRequest | None], Awaitable[bool]]
+
+
+class Busy(Exception):
+    """A request that can't be served now and shall come again; the text is the reason."""
+
+
+class Over(Exception):
+    """A right that there was and is no more, such as an expired grant; the text is the reason."""
+
+
+@dataclass
+class Access:
+    """Who may listen to what, until when (Unix time), and how to ask again.
+
+    `granted` are the groups that a signed page named: they are the policy's to decide only once
+    the user's rights have changed. `fingerprint` is the user's when it was decided.
+    `session_key` is the session's name, see `sessions.name_of()`; `session_moves`: Django will move
+    the session to another key, so that its end does not show that the user has signed out.
+    """
+
+    user: Any
+    groups: tuple[str, ...]
+    policy: Policy | None = None
+    granted: frozenset[str] = frozenset()
+    until: float | None = None
+    session_key: str = field(default="", repr=False)
+    session_moves: bool = False
+    fingerprint: Fingerprint | None = field(default=None, repr=False)
+    token_key: str = ""
+
+    @property
+    def user_key(self) -> str:
+        """The user's primary key as text, a token's name for it, empty for an anonymous reader."""
+        return self.token_key or (str(self.user.pk) if self.user.is_authenticated else "")
+
+    async def refresh(self) -> None:
+        """Read the user anew, without what was remembered of permissions."""
+        if self.user.is_authenticated:
+            self.user = await in_thread(_read_user, self.user)
+
+    async def permitted(self, groups: Collection[str]) -> list[str]:
+        """Return which of `groups` the policy permits now; raises what the policy raises."""
+        ask = self.policy
+        return [group for group in groups if ask and await ask(self.user, [group], None)]
+
+
+def _read_user(user: Any) -> Any:
+    # `__class__`, as the type of a lazy user is another. Not every middleware's user is a model's.
+    kind = user.__class__
+    model = kind if issubclass(kind, get_user_model()) else get_user_model()
+    return written(model).get(pk=user.pk)
+
+
+async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = ()) -> Access:
+    """Return the access that `request` has; `fixed` are the groups of the URL itself.
+
+    Raises `Refused`, `Over` or `Busy`. Gives the request its session and user.
+    """
+    if not fixed and (bearer := bearer_of(request)) is not None:
+        return await _admit_by_token(request, bearer)
+    if not fixed and "ticket" in request.GET:
+        return await _admit_by_ticket(request, policy)
+    asked = tuple(fixed) or _names(request, "group", validate_group)
+    grants = [] if fixed else _grants_of(request)
+    signed = (group for grant in grants for group in grant.groups)
+    groups = tuple(dict.fromkeys([*asked, *signed]))
+    _limit(groups)
+    access = await _identify(request)
+    access.groups = groups
+    if access.fingerprint is not None:
+        access.policy = policy
+    await _use(grants, access)
+    if not fixed:
+        await _decide(access, policy, request)
+    return access
+
+
+def names_of(request: ASGIRequest) -> tuple[str, ...]:
+    """Return the event names that the request filters by; raises `Refused`."""
+    return _names(request, "event", validate_name)
+
+
+def flag_of(request: ASGIRequest, key: str) -> bool:
+    """Return whether the parameter `key` is "1", and not "0" or missing; raises `Refused`."""
+    given = request.GET.getlist(key)
+    if given not in ([], ["0"], ["1"]):
+        raise Refused(400, f"{key}={','.join(given)[:80]} is neither {key}=1 nor {key}=0.")
+    return given == ["1"]
+
+
+def _names(request: ASGIRequest, key: str, valid: Callable[[object], str]) -> tuple[str, ...]:
+    try:
+        escaped = next((name for name in request.GET if name.startswith("amp;")), None)
+        if escaped is not None:
+            # Without this, what it stands for would be missing and nobody would know.
+            raise Refused(
+                400,
+                f"The query has {escaped!r}: this URL was escaped for HTML, and stands where no "
+                "browser undoes that, as within a <script>. Put it into a data- attribute.",
+            )
+        return tuple(valid(name) for name in dict.fromkeys(request.GET.getlist(key)))
+    except (ValueError, SuspiciousOperation) as error:
+        # Suspicious: more parameters than DATA_UPLOAD_MAX_NUMBER_FIELDS, as Django's views say it.
+        raise Refused(400, str(error)) from error
+
+
+def _limit(groups: Collection[str]) -> None:
+    most = settings().MAX_GROUPS
+    if not groups:
+        raise Refused(400, "Name the groups to listen to, for example ?group=orders.")
+    if len(groups) > most:
+        raise Refused(400, f"{len(groups)} groups are more than a stream can have: {most}.")
+
+
+def _grants_of(request: ASGIRequest) -> list[Grant]:
+    texts = list(dict.fromkeys(request.GET.getlist("grant")))
+    if len(texts) > settings().MAX_GROUPS:
+        raise Refused(400, f"{len(texts)} grants are more than groups: {settings().MAX_GROUPS}.")
+    try:
+        return [Grant.read(text) for text in texts]
+    except BadGrant as error:
+        raise Refused(403, FORBIDDEN) from error
+
+
+async def _identify(request: ASGIRequest) -> Access:
+    """Give the request its session and user; return what is known of the user, without groups."""
+    request.session = session_of(request)
+    request.user = AnonymousUser()
+    if django_settings.SESSION_COOKIE_NAME not in request.COOKIES and "user" not in request.scope:
+        return Access(request.user, ())
+    try:
+        access: Access = await in_thread(_load_user, request)
+    except Exception as error:
+        logger.warning("The session store did not answer: %r", error, extra=about(error=error))
+        raise Busy("store") from error
+    request.user = access.user
+    return access
+
+
+def _load_user(request: ASGIRequest) -> Access:
+    # The fingerprint first: what changes while the policy is asked must show later.
+    user, moves = request.scope.get("user"), False
+    if user is None:
+        user, moves = user_of(request.session)
+    user, fingerprint = _with_fingerprint(user)
+    key = name_of(request.session.session_key)
+    if fingerprint is None:
+        return Access(user, (), session_key=key)
+    return Access(user, (), session_key=key, session_moves=moves, fingerprint=fingerprint)
+
+
+def _with_fingerprint(user: Any) -> tuple[Any, Fingerprint | None]:
+    """Return the user and the fingerprint, or a stranger and None.
+
+    A user who is inactive, has no row or has another password by now counts as a stranger.
+    """
+    user = known(user)
+    if user.is_authenticated:
+        fingerprint = read_fingerprints([str(user.pk)]).get(str(user.pk))
+        # A replica may still have had the password by which the session was found right.
+        if fingerprint is not None and fingerprint.active and fingerprint.has_password_of(user):
+            return user, fingerprint
+    return AnonymousUser(), None
+
+
+async def _use(grants: Collection[Grant], access: Access) -> None:
+    """Add what `grants` grant. One query for all of them, and no query without grants."""
+    if not all(grant.fits(access.user) for grant in grants):
+        raise Refused(403, FORBIDDEN)
+    if not grants:
+        return
+    access.until = min(grant.expires for grant in grants)
+    if any(grant.is_over() for grant in grants):
+        raise Over("expired")
+    try:
+        revoked = await in_thread(revoked_of, grants)
+    except Exception as error:
+        logger.warning(
+            "Whether a grant was revoked can't be read: %r", error, extra=about(error=error)
+        )
+        raise Busy("grant") from error
+    if revoked:
+        raise Over("expired")
+    for grant in grants:
+        if not grant.user or (access.fingerprint and grant.rights == access.fingerprint.seal):
+            access.granted |= frozenset(grant.groups)
+
+
+async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
+    groups = _names(request, "group", validate_group)
+    _limit(groups)
+    try:
+        token = await averify_token(text)
+    except Exception as error:
+        logger.warning("An access token can't be looked up: %r", error, extra=about(error=error))
+        raise Busy("token") from error
+    if token is None or not all(token.may_listen(group) for group in groups):
+        raise Refused(403, FORBIDDEN)
+    request.user, request.session = AnonymousUser(), SessionBase()
+    number = token.pk
+
+    async def policy(user: Any, groups: Collection[str], request: ASGIRequest | None) -> bool:
+        live = await alive_token(number)
+        return live is not None and all(live.may_listen(group) for group in groups)
+
+    access = Access(request.user, groups, policy, token_key=token_key(token))
+    access.until, access.fingerprint = token.expires_at.timestamp(), token_fingerprint(token)
+    return access
+
+
+async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
+    try:
+        found = await in_thread(_redeem, request.GET["ticket"])
+    except Exception as error:
+        logger.warning("A ticket can't be looked up: %r", error, extra=about(error=error))
+        raise Busy("ticket") from error
+    if found is None:
+        raise Over("expired")
+    ticket, fingerprint = found
+    request.user = ticket.user or AnonymousUser()
+    request.session = SessionBase()
+    grant = Grant.read(ticket.grant) if ticket.grant else None
+    groups = tuple(dict.fromkeys([*ticket.groups, *(grant.groups if grant else ())]))
+    access = Access(request.user, groups, policy)
+    access.session_key, access.fingerprint = ticket.session_key, fingerprint
+    await _use([grant] if grant else [], access)
+    await _decide(access, policy, request)
+    return access
+
+
+def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
+    """Use up a ticket; None also where its user has logged out, or has another password."""
+    ticket = redeem(text)
+    if ticket is None or ticket.user is None:
+        return None if ticket is None else (ticket, None)
+    _user, fingerprint = _with_fingerprint(ticket.user)
+    gone = ticket.session_key and ticket.session_key not in live_sessions([ticket.session_key])
+    if gone or fingerprint is None or not has_seal(ticket.user, ticket.seal):
+        return None
+    return ticket, fingerprint
+
+
+async def _decide(access: Access, policy: Policy, request: ASGIRequest) -> None:
+    open_groups = [group for group in access.groups if group not in access.granted]
+    try:
+        with contained():
+            allowed = not open_groups or await policy(access.user, open_groups, request)
+    except Exception as error:
+        logger.exception("The policy that decides who may listen failed.", extra=about(error=error))
+        raise Busy("policy") from error
+    if not allowed:
+        logger.info(
+            "Refused %s the groups %s: add them to SSE_APP['PUBLIC_GROUPS'], sign them for the "
+            "page with {%% sse_url %%}, or let SSE_APP['MAY_LISTEN'] permit them.",
+            access.user,
+            ", ".join(open_groups),
+            extra=about(user=access.user_key or None, groups=open_groups),
+        )
+        raise Refused(403, FORBIDDEN)

@@ -1,0 +1,153 @@
+"""Who may listen and who may speak. Closed by default: what nothing grants is refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Final, cast
+
+from asgiref.sync import async_to_sync
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
+from django.utils.module_loading import import_string
+
+from ..conf import settings
+from ..protocol.groups import matches
+from ..runtime.callables import call, call_from_sync
+from ..runtime.telemetry import about
+
+logger = logging.getLogger("sse_app")
+
+#: The policies that returned something else than a bool, each of which is logged once.
+_faulty: Final[set[str]] = set()
+
+
+def is_true(by: str, answer: object) -> bool:
+    """Whether `answer` is `True`, which alone grants a right.
+
+    `by`: the dotted path of the policy that gave the answer. Anything but a bool is refused and
+    logged, once per policy: nearly every object is true, also a coroutine that nobody awaited.
+    """
+    if not isinstance(answer, bool) and by not in _faulty:
+        _faulty.add(by)
+        kind = type(answer)
+        logger.error(
+            "%s returned an object of the type %s.%s, and was refused: only True grants a right. "
+            "Return True or False there, for example by bool(…).",
+            by,
+            kind.__module__,
+            kind.__qualname__,
+            extra=about(),
+        )
+    return answer is True
+
+
+def has_permission(user: Any, *permissions: str) -> bool:
+    """Whether `user` has all of `permissions`, such as `"sse_app.end_streams"`."""
+    by = method_of(user, "has_perm")
+    return all(is_true(by, user.has_perm(permission)) for permission in permissions)
+
+
+def method_of(owner: Any, name: str) -> str:
+    """Return the dotted path of a method, for `is_true()`."""
+    kind = owner.__class__
+    return f"{kind.__module__}.{kind.__qualname__}.{name}"
+
+
+def known(user: Any) -> Any:
+    """Return `user` if the user is signed in and active, else an `AnonymousUser`.
+
+    An inactive user is a stranger here, also where an authentication backend such as
+    `AllowAllUsersModelBackend` signs in inactive users.
+    """
+    signed_in = getattr(user, "is_authenticated", None) is True
+    return user if signed_in and getattr(user, "is_active", True) else AnonymousUser()
+
+
+def public_patterns() -> Sequence[str]:
+    """Return the setting `PUBLIC_GROUPS`.
+
+    Raises `ImproperlyConfigured` for what is no list: the characters of `"chat.*"` would be
+    patterns too, and one of them is `*`.
+    """
+    patterns = settings().PUBLIC_GROUPS
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+        raise ImproperlyConfigured(
+            f"SSE_APP['PUBLIC_GROUPS'] is {patterns!r}; it must be a list, for example ['chat.*']."
+        )
+    return patterns
+
+
+def is_public(groups: Iterable[str]) -> bool:
+    """Whether anyone may listen to all of `groups`."""
+    return all(matches(group, public_patterns()) for group in groups)
+
+
+async def may_listen(user: Any, groups: Iterable[str], request: HttpRequest) -> bool:
+    """Whether `user` may listen to all of `groups`.
+
+    Granted are groups that match `PUBLIC_GROUPS`, the user's own `user.<pk>`, and what the
+    policy `MAY_LISTEN(user, group, request)`, sync or async, returns `True` for. To the policy,
+    an inactive user is an `AnonymousUser`.
+    """
+    reader = known(user)
+    for group in groups:
+        if _granted(reader, group):
+            continue
+        decide = policy("MAY_LISTEN")
+        if decide is None:
+            return False
+        answer = await call(decide, reader, group, request)
+        if not is_true(str(settings().MAY_LISTEN), answer):
+            return False
+    return True
+
+
+def may_speak(user: Any, group: str, event: str, request: HttpRequest) -> bool:
+    """Whether `user` may send `event` up to `group`.
+
+    The policy `MAY_SPEAK(user, group, event, request)` decides, sync or async, by returning `True`.
+    Without a policy, users may speak where they may listen, and strangers nowhere.
+    """
+    speaker = known(user)
+    decide = policy("MAY_SPEAK")
+    if decide is not None:
+        answer = call_from_sync(decide, speaker, group, event, request)
+        return is_true(str(settings().MAY_SPEAK), answer)
+    return speaker.is_authenticated and may_listen_from_sync(speaker, [group], request)
+
+
+def may_listen_from_sync(user: Any, groups: Iterable[str], request: HttpRequest) -> bool:
+    """See `may_listen()`."""
+    # A request's user is loaded when it is first looked at, which must not be on an event loop.
+    return async_to_sync(may_listen)(known(user), groups, request)
+
+
+def _granted(user: Any, group: str) -> bool:
+    own = user.is_authenticated and group == f"user.{user.pk}"
+    return own or matches(group, public_patterns())
+
+
+def policy(key: str) -> Callable[..., Any] | None:
+    """Return the policy that the setting `key` names, None if it names none.
+
+    Raises `ImproperlyConfigured` if it can't be imported or called.
+    """
+    path = getattr(settings(), key)
+    return None if path is None else _imported(key, path)
+
+
+@lru_cache
+def _imported(key: str, path: str) -> Callable[..., Any]:
+    try:
+        found: Any = import_string(path)
+    except (ImportError, AttributeError) as error:
+        raise ImproperlyConfigured(
+            f"SSE_APP[{key!r}] names {path!r}, which can't be imported ({error}); "
+            "give the dotted path of a function."
+        ) from error
+    if not callable(found):
+        raise ImproperlyConfigured(f"SSE_APP[{key!r}] names {path!r}, which is not callable.")
+    return cast("Callable[..., Any]", found)

@@ -1,0 +1,128 @@
+"""`ControlGroup`: beside each hub, reads what other processes revoke and reply to its streams."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Final
+
+from ..delivery.hub import Hub, running_hub
+from ..delivery.sinks import Sink
+from ..delivery.starts import read_heads
+from ..delivery.subscriptions import Subscription, run_patiently
+from ..delivery.topics import place_of
+from ..eventlog import Discontinuity
+from ..eventlog.contract import Reason
+from ..protocol.cursors import START, Position
+from ..protocol.events import Event
+from ..protocol.groups import CONTROL_GROUP
+from ..protocol.replies import REPLY_EVENT, Reply
+from ..runtime.forks import at_fork
+from ..runtime.services import SharedTasks
+from ..runtime.telemetry import about
+from . import readers
+from .revocations import Revocation, revocation_of, skip
+
+logger = logging.getLogger("sse_app")
+
+
+class ControlSink(Sink):
+    """Reads the control group for one hub: what other processes revoke, and replies."""
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    async def drained(self) -> None:
+        """It always takes more."""
+
+    def show(self, event: Event, cursor: str, block: bytes) -> None:
+        if event.name == REPLY_EVENT:
+            try:
+                readers.hand_over(Reply.from_event(event))
+            except (TypeError, ValueError) as error:
+                skip(error)
+        elif (revocation := revocation_of(event)) is not None:
+            readers.apply(revocation)
+
+    def reset(self, group: str, reason: Reason, cursor: str) -> None:
+        logger.warning(
+            "Revocations may have been missed (%s): everybody is looked at.",
+            reason,
+            extra=about(reason=reason),
+        )
+        readers.apply(Revocation(review=True))
+
+    def passed(self, cursor: str) -> None:
+        """Nothing is filtered here."""
+
+
+class ControlGroup:
+    """A service of the hub, see `HubService`. The hub serves no stream before this one reads."""
+
+    name: Final = "control"
+
+    def __init__(self) -> None:
+        self._subscription = Subscription(ControlSink(), [CONTROL_GROUP])
+        self._hub: Hub | None = None
+        self._began = START
+
+    async def start(self, hub: Hub) -> None:
+        """Begin to read at the head of the control group; raises what the event log raises."""
+        await hub.attach(self._subscription)
+        self._hub, self._began = hub, hub.position(CONTROL_GROUP)
+        self._subscription.move({CONTROL_GROUP: self._began})
+
+    async def run(self) -> None:
+        """Read until cancelled; another run continues where this one ended."""
+        assert self._hub is not None
+        await run_patiently(self._subscription, self._hub)
+
+    def close(self) -> None:
+        """Nothing has to be given back: the hub leaves all of its groups."""
+
+    @property
+    def position(self) -> Position | None:
+        """The position up to which the group has been read here; None before `start()`."""
+        return self._subscription.positions.get(CONTROL_GROUP)
+
+    async def missed(self, since: Position) -> list[Revocation]:
+        """Return what was revoked after `since` and before `start()`.
+
+        `since` comes from `read_so_far()`. Later revocations reach the hub by this service. If the
+        log no longer has the events, every right is in doubt, and one revocation says so. Raises
+        what the event log raises.
+        """
+        assert self._hub is not None
+        found: list[Revocation] = []
+        while since.epoch != self._began.epoch or since.offset < self._began.offset:
+            try:
+                events = await self._hub.read(CONTROL_GROUP, since)
+            except Discontinuity:
+                return [Revocation(review=True)]
+            if not events:
+                break
+            found += filter(None, map(revocation_of, events))
+            since = place_of(events[-1]) or self._began
+        return found
+
+
+_reading = SharedTasks()
+
+
+async def read_so_far() -> Position:
+    """Return the position up to which the running loop's hub has read the control group.
+
+    Without a hub that reads the group, return the group's head: every later revocation comes after
+    the head. Raises what the event log raises.
+    """
+    hub = running_hub()
+    position = hub.service(ControlGroup).position if hub is not None else None
+    if position is not None:
+        return position
+    # One read for all callers meanwhile: an earlier position only means more to read later.
+    heads = await _reading.result_here(partial(read_heads, [CONTROL_GROUP]))
+    return heads[CONTROL_GROUP]
+
+
+at_fork(_reading.forget)

@@ -1,0 +1,198 @@
+"""Ending streams whose right to exist has ended: `disconnect()`, and what Django's signals tell.
+
+When such a call returns, or the transaction in which it was made has committed, the streams of this
+process show nothing of what was revoked any more. The other processes follow by the control group
+of the event log, also when the channel layer loses the message.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from functools import partial
+from typing import Any, Final
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.signals import user_logged_in, user_logged_out
+from django.db import models, transaction
+from django.db.models.signals import m2m_changed, post_delete, post_save
+from django.utils import timezone
+
+from ..conf import written
+from ..models import AccessToken, Revocation
+from ..protocol.groups import validate_group
+from ..publishing import publish as publishing
+from ..runtime.telemetry import about
+from . import readers
+from . import revocations as control
+from .fingerprints import many_to_many
+from .sessions import name_of, session_digest
+from .tokens import token_key
+
+#: What `login()` writes on every login; no right hangs on it.
+_HARMLESS: Final = frozenset({"last_login"})
+#: A change that concerns more users than this is announced once, for the streams of all users.
+MOST_NAMED: Final = 20
+#: The longest primary key, as text, for which there is room in a row.
+MOST_KEY: Final = 64
+
+logger = logging.getLogger("sse_app")
+
+
+def disconnect(*, user: Any = None, group: str | None = None) -> None:
+    """End the streams of `user`, or take `group` from everybody's, or `group` from the user's.
+
+    `user`: a user or a primary key. When it returns, nothing published afterwards reaches them
+    from this process; the other processes follow within `CHECK_INTERVAL`. Inside a transaction all
+    of that happens after its commit. Pages that were rendered before can't open such a stream
+    again; whoever a policy or `PUBLIC_GROUPS` permits, can.
+
+    Raises `ValueError` for neither, for an invalid name, for a user without a primary key (an
+    `AnonymousUser`, a user who was deleted), and what the event log raises.
+    """
+    if user is None and group is None:
+        raise ValueError(
+            "disconnect() needs a user, a group or both: disconnect(user=request.user)."
+        )
+    key = "" if user is None else _key_of(user)
+    name = "" if group is None else validate_group(group)
+    rows = written(Revocation)
+    rows.update_or_create(user=key, group=name, defaults={"at": timezone.now()})
+    # Past here the other processes find the row in their next round, whatever happens.
+    _revoke(control.Revocation(user=key, group=name), using=rows.db)
+
+
+def _key_of(user: Any) -> str:
+    """Return the primary key as text. Raises `ValueError` unless it is a user or a key."""
+    if isinstance(user, models.Model) and not isinstance(user, get_user_model()):
+        raise ValueError(f"disconnect(user={user!r}): a {type(user).__name__} is no user.")
+    found = getattr(user, "pk", user)
+    key = str(found)
+    if found is None or isinstance(found, bool) or not 0 < len(key) <= MOST_KEY:
+        raise ValueError(
+            f"disconnect(user={user!r}): this is no user with a primary key. Give a user who is "
+            "saved, or the primary key; disconnect(group=…) ends strangers' streams too."
+        )
+    return key
+
+
+def end_stream(id: str) -> None:
+    """End the one stream with this id (`Stream.id`), in whatever process it is. For the admin.
+
+    It ends with the reason `auth`, so its page does not come back by itself; nothing is taken from
+    it, so it may once it is loaded again. Raises what the event log raises.
+    """
+    _revoke(control.Revocation(stream=id), using=None)
+
+
+async def adisconnect(*, user: Any = None, group: str | None = None) -> None:
+    """See `disconnect()`."""
+    await sync_to_async(disconnect)(user=user, group=group)
+
+
+def connect_signals() -> None:
+    """Follow what Django tells of users and their rights; called once the apps are ready."""
+    model: Any = get_user_model()
+    user_logged_in.connect(_logged_in, dispatch_uid="sse_app")
+    user_logged_out.connect(_logged_out, dispatch_uid="sse_app")
+    post_save.connect(_user_saved, sender=model, dispatch_uid="sse_app")
+    post_delete.connect(_user_deleted, sender=model, dispatch_uid="sse_app")
+    for name in ("groups", "user_permissions"):
+        if (field := many_to_many(model, name)) is not None:
+            through = field.remote_field.through
+            m2m_changed.connect(_rights_changed, sender=through, dispatch_uid="sse_app")
+    if (field := many_to_many(model, "groups")) is not None:
+        # Often Django's own groups, but a project may have roles of its own.
+        rights = many_to_many(field.related_model, "permissions")
+        if rights is not None:
+            through = rights.remote_field.through
+            m2m_changed.connect(_rights_changed, sender=through, dispatch_uid="sse_app")
+    post_save.connect(_token_saved, sender=AccessToken, dispatch_uid="sse_app")
+    post_delete.connect(_token_deleted, sender=AccessToken, dispatch_uid="sse_app")
+
+
+def _logged_in(sender: Any, request: Any, **kwargs: Any) -> None:
+    # `login()` has already replaced the session, so only the request's cookie names the old one.
+    # Its streams belong to another user, or to the same visitor before the login.
+    key = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
+    session = getattr(request, "session", None)
+    if key and session is not None and key != session.session_key:
+        _follow(control.Revocation(session=session_digest(name_of(key))), using=None)
+
+
+def _logged_out(sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
+    if user is None:
+        return
+    key = getattr(getattr(request, "session", None), "session_key", None)
+    # Django may have moved the session to another key a moment ago, by the same request.
+    came = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
+    ended = sorted({session_digest(name_of(each)) for each in (key, came) if each})
+    _follow(*(control.Revocation(session=digest) for digest in ended), using=None)
+
+
+def _user_saved(
+    sender: Any, instance: models.Model, created: bool, using: str, **kwargs: Any
+) -> None:
+    only = kwargs.get("update_fields")
+    if created or (only is not None and set(only) <= _HARMLESS):
+        return
+    _follow(control.Revocation(user=str(instance.pk), review=True), using=using)
+
+
+def _user_deleted(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
+    _follow(control.Revocation(user=str(instance.pk)), using=using)
+
+
+def _token_saved(
+    sender: Any, instance: AccessToken, created: bool, using: str, **kwargs: Any
+) -> None:
+    if not created:
+        live = instance.is_live()
+        _follow(control.Revocation(user=token_key(instance), review=live), using=using)
+
+
+def _token_deleted(sender: Any, instance: AccessToken, using: str, **kwargs: Any) -> None:
+    _follow(control.Revocation(user=token_key(instance)), using=using)
+
+
+def _rights_changed(
+    sender: Any,
+    instance: models.Model,
+    action: str,
+    model: type[models.Model] | None = None,
+    pk_set: Collection[Any] | None = None,
+    **kwargs: Any,
+) -> None:
+    if not action.startswith("post_"):
+        return
+    users: Collection[Any] = ("",)  # Everybody, where only a query could name the users.
+    if isinstance(instance, get_user_model()):
+        users = (instance.pk,)
+    elif model is not None and issubclass(model, get_user_model()) and pk_set is not None:
+        users = pk_set if len(pk_set) <= MOST_NAMED else ("",)
+    told = (control.Revocation(user=str(user), review=True) for user in users)
+    _follow(*told, using=kwargs.get("using"))
+
+
+def _follow(*revocations: control.Revocation, using: str | None) -> None:
+    """Revoke, and let the caller, who only wanted to log out, never fail for it."""
+    try:
+        _revoke(*revocations, using=using)
+    except Exception:
+        logger.exception(
+            "Other processes learn of %s only by their next round.",
+            ", ".join(map(str, revocations)),
+            extra=about(user=revocations[0].user or None, group=revocations[0].group or None),
+        )
+        for revocation in revocations:
+            readers.apply(revocation)
+
+
+def _revoke(*revocations: control.Revocation, using: str | None) -> None:
+    if not revocations:
+        return
+    publishing.publish_events([one.to_event() for one in revocations], using=using)
+    for revocation in revocations:
+        transaction.on_commit(partial(readers.apply, revocation), using=using)

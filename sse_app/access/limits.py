@@ -1,0 +1,163 @@
+"""How many streams at once: per user, session, address and process.
+
+Counted in this process, and with Redis over all live processes (`shared_limits`). Asked before
+any database work; what is asked for is a place, and a place is given back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+from ..conf import settings
+from ..runtime.forks import at_fork
+from .addresses import Address
+from .limits_redis import SharedCounts, shared_counts
+from .sessions import session_digest
+
+Reason = Literal["process", "address", "session", "user"]
+
+
+class Full(Exception):
+    """No place is left; `reason` says which limit was reached."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason: Reason = reason
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `most` streams that have `key`. Only those of all processes are `shared`."""
+
+    reason: Reason
+    key: str
+    most: int
+    shared: bool = True
+
+
+class Limits:
+    """Counts the streams of this process, from any number of event loops."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as a forked child does: the parent's streams are not there."""
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    async def admit(self, address: Address, session_key: str | None) -> Places:
+        """Return a place in the process, at the address and in the session of a request.
+
+        Raises `Full`. To be called before the request is identified: `session_key` is what its
+        cookie says, None for a request without. These have an address limit of their own.
+        """
+        places = Places(self)
+        await places.add(_before_identifying(address, session_key))
+        return places
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many places each key has here; a key without any is not there."""
+        with self._lock:
+            return dict(self._counts)
+
+    def take(self, limits: Iterable[Limit]) -> None:
+        """Count one more under each key, or raise `Full` and count nothing."""
+        with self._lock:
+            for limit in limits:
+                if self._counts[limit.key] >= limit.most:
+                    raise Full(limit.reason)
+            self._counts.update(limit.key for limit in limits)
+
+    def give_back(self, limits: Iterable[Limit]) -> None:
+        """Count one less under each key."""
+        with self._lock:
+            for limit in limits:
+                self._counts[limit.key] -= 1
+                if self._counts[limit.key] <= 0:
+                    del self._counts[limit.key]
+
+
+class Places:
+    """What one request holds until `release()`, or the end of its `with` block."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._held: list[Limit] = []
+        self._shared: list[tuple[SharedCounts, list[str]]] = []
+        self._released = False
+
+    async def identify(self, user: Any) -> None:
+        """Take a place of `user`, if it is one that is signed in; raises `Full`."""
+        most = settings().STREAMS_PER_USER
+        if most is not None and user is not None and user.is_authenticated:
+            await self.add([Limit("user", f"user:{user.pk}", most)])
+
+    async def add(self, limits: list[Limit]) -> None:
+        """Take a place under each limit, or raise `Full` and give back all there are."""
+        try:
+            self._limits.take(limits)
+            self._held += limits
+            await self._share([limit for limit in limits if limit.shared])
+        except BaseException:
+            self.release()
+            raise
+
+    async def _share(self, limits: list[Limit]) -> None:
+        counts = shared_counts() if limits else None
+        if counts is None:
+            return
+        full = await counts.take({limit.key: limit.most for limit in limits})
+        if full is not None:
+            raise Full(next(limit.reason for limit in limits if limit.key == full))
+        self._shared.append((counts, [limit.key for limit in limits]))
+
+    def release(self) -> None:
+        """Give everything back, once; to be called on the loop that took it. Never blocks."""
+        if self._released:
+            return
+        self._released = True
+        self._limits.give_back(self._held)
+        for counts, keys in self._shared:
+            counts.give_back(keys)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def _before_identifying(address: Address, session_key: str | None) -> list[Limit]:
+    of = settings()
+    limits = []
+    if of.STREAMS_PER_PROCESS is not None:
+        limits.append(Limit("process", "process", of.STREAMS_PER_PROCESS, shared=False))
+    kind, most = "address", of.STREAMS_PER_ADDRESS
+    if not session_key:
+        kind, most = "anonymous", of.STREAMS_PER_ANONYMOUS_ADDRESS
+    if address.limited and most is not None:
+        limits += [Limit("address", f"{kind}:{k}", most * n) for k, n in address.shares.items()]
+    if session_key and of.STREAMS_PER_SESSION is not None:
+        # A digest, because whoever reads a session's key has the session.
+        session = f"session:{session_digest(session_key)}"
+        limits.append(Limit("session", session, of.STREAMS_PER_SESSION))
+    return limits
+
+
+#: The limits of this process.
+LIMITS: Final = Limits()
+
+
+at_fork(LIMITS.forget)

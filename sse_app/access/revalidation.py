@@ -1,0 +1,164 @@
+"""`Revalidator`: asks again, for as long as a stream is open, whether it may be.
+
+Two batched queries a round find the users whose rights changed and the sessions that ended; only
+for those users the policy is asked again. A round is due every `REVALIDATE_INTERVAL`, and at once
+when a revocation holds streams that wait to be looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Final
+
+from .. import models
+from ..conf import settings, written
+from ..runtime.callables import contained, in_thread
+from ..runtime.telemetry import about
+from .fingerprints import Fingerprint, read_fingerprints
+from .readers import Reader, asking, concerned, held_readers, readers
+from .revocations import Revocation
+from .sessions import live_sessions
+from .tokens import is_token_key, read_token_fingerprints
+
+#: Rounds in a row without an answer, after which nobody's right can be taken for granted.
+FAILED_ROUNDS: Final = 3
+#: How long a policy may take to say whether an open stream may continue: the others wait meanwhile.
+ASK_SECONDS: Final = 10.0
+RETRY_SECONDS: Final = 1.0
+#: By how much the clocks of the processes may differ.
+CLOCKS_SECONDS: Final = 60.0
+
+logger = logging.getLogger("sse_app")
+
+
+class Revalidator:
+    """Looks after the streams of one loop; a service of its hub, see `HubService`."""
+
+    name: Final = "revalidator"
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._failures = 0
+        self._due = time.monotonic()
+        self._looked_at = time.time()
+
+    async def start(self, hub: object) -> None:
+        """Nothing has to be prepared."""
+
+    def close(self) -> None:
+        """Nothing has to be given back."""
+
+    async def run(self) -> None:
+        """Do rounds for ever."""
+        self._plan()
+        with asking(self._loop, self._wake.set):
+            await self._rounds()
+
+    async def _rounds(self) -> None:
+        if held_readers(self._loop):
+            self._wake.set()  # Held when the last run ended, or since.
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, self._due - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._plan()
+                await self.round(self._mine())
+                continue
+            self._wake.clear()
+            if not await self.round(held_readers(self._loop)):
+                self._loop.call_later(RETRY_SECONDS, self._wake.set)
+
+    async def round(self, due: Collection[Reader]) -> bool:
+        """Look at the streams that are due; return whether the database answered."""
+        known = [reader for reader in due if reader.user_key]
+        began = time.time()
+        marks = {reader: reader.held for reader in due}
+        try:
+            users, sessions, revoked = await in_thread(
+                _read,
+                {reader.user_key for reader in known},
+                {reader.access.session_key for reader in known if reader.access.session_key},
+                self._looked_at - CLOCKS_SECONDS,
+            )
+        except Exception as error:
+            self._fail(error)
+            return False
+        self._failures = 0
+        self._looked_at = began
+        for revocation, at in revoked:
+            for reader in concerned(revocation):
+                if reader.loop is self._loop and reader.stream.opened_at < at:
+                    reader.revoke(revocation)
+        for reader in due:
+            await reader.lose_revoked()
+        answers = [
+            await self._judge(reader, mark, users.get(reader.user_key), sessions)
+            for reader, mark in marks.items()
+        ]
+        return all(answers)
+
+    async def _judge(
+        self, reader: Reader, mark: int, found: Fingerprint | None, sessions: set[str]
+    ) -> bool:
+        if reader.user_key:
+            session = reader.access.session_key
+            gone = bool(session) and session not in sessions
+            try:
+                if found is None or not found.active:
+                    reader.sign_out()
+                elif gone and reader.access.session_moves:
+                    # The browser may have the moved session's cookie, so it comes again with that.
+                    reader.stream.close("age")
+                elif gone:
+                    reader.sign_out()
+                else:
+                    async with asyncio.timeout(ASK_SECONDS):
+                        with contained():
+                            await reader.readmit(found)
+            except Exception:
+                logger.exception(
+                    "Whether a stream may go on could not be decided; it waits.",
+                    extra=about(user=reader.user_key or None, groups=reader.stream.groups),
+                )
+                return False
+        reader.release(mark)
+        return True
+
+    def _fail(self, error: Exception) -> None:
+        self._failures += 1
+        logger.warning(
+            "Who may still listen can't be read (%d times now): %r",
+            self._failures,
+            error,
+            extra=about(error=error),
+        )
+        if self._failures >= FAILED_ROUNDS:
+            for reader in self._mine():
+                if reader.user_key:
+                    reader.stream.close("unverified")
+
+    def _mine(self) -> list[Reader]:
+        return [reader for reader in readers() if reader.loop is self._loop]
+
+    def _plan(self) -> None:
+        interval = settings().REVALIDATE_INTERVAL * random.uniform(0.8, 1.0)
+        self._due = time.monotonic() + interval
+
+
+def _read(
+    users: set[str], sessions: set[str], since: float
+) -> tuple[dict[str, Fingerprint], set[str], list[tuple[Revocation, float]]]:
+    tokens = read_token_fingerprints(users)
+    people = {key for key in users if not is_token_key(key)}
+    # What `disconnect()` wrote down: its word to the processes may have been lost with the log.
+    rows = written(models.Revocation)
+    recent = rows.filter(at__gt=datetime.fromtimestamp(since, tz=UTC))
+    revoked = [(Revocation(user=row.user, group=row.group), row.at.timestamp()) for row in recent]
+    return {**read_fingerprints(people), **tokens}, live_sessions(sessions), revoked

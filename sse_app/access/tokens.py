@@ -1,0 +1,175 @@
+"""Bearer tokens, with which programs publish and listen: made, verified, revoked.
+
+A token reads `sse_<number>_<secret>`. The row of that number keeps a SHA-256 digest of the secret
+and never the secret: with 256 random bits there is nothing for a slow hash to slow down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Collection, Iterable
+from datetime import timedelta
+from typing import Any, Final, cast
+
+from django.http import HttpRequest
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+
+from ..conf import written
+from ..models import AccessToken
+from ..protocol.groups import validate_pattern
+from ..runtime.callables import in_thread
+from .fingerprints import Fingerprint
+
+SECRET_BYTES: Final = 32
+
+# Eighteen digits: what no row can have as its number must not reach the database.
+_TOKEN: Final = re.compile(r"sse_([0-9]{1,18})_([A-Za-z0-9_-]{43})\Z", re.ASCII)
+#: Only what begins so is one of ours: a JWT in the same header is another middleware's.
+_BEARER: Final = re.compile(r" *bearer +(?-i:(sse_\S*)) *\Z", re.ASCII | re.IGNORECASE)
+_EVENT_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:*-]{1,64}\Z", re.ASCII)
+_NOBODY: Final = "0" * 64
+_KEY: Final = "token:"
+
+
+def validate_event_pattern(pattern: object) -> str:
+    """Return `pattern` if it is an event-name pattern such as `row.*`, else raise `ValueError`."""
+    if not isinstance(pattern, str) or not _EVENT_PATTERN.match(pattern):
+        raise ValueError(
+            f"Invalid event pattern {pattern!r}: an event name in which '*' stands for any "
+            "characters, for example 'row.*'."
+        )
+    return pattern
+
+
+@sensitive_variables("secret")
+def create_token(
+    name: str,
+    *,
+    listen: Iterable[str] = (),
+    publish: Iterable[str] = (),
+    events: Iterable[str] = (),
+    metrics: bool = False,
+    lifetime: timedelta,
+) -> tuple[AccessToken, str]:
+    """Make a token; return its row and its text, which can't be had again.
+
+    `listen`: patterns of the groups it may read; `publish` and `events`: patterns of the groups
+    it may publish to and of the event names it may use there. None of a kind permits nothing.
+    `metrics`: whether it may read the metrics.
+    Raises `ValueError` for an invalid pattern, for a name that is empty, unprintable, longer than
+    100 characters or a number, and for a lifetime that is not above 0 or ends beyond year 9999.
+    """
+    secret = secrets.token_urlsafe(SECRET_BYTES)
+    token = written(AccessToken).create(
+        name=_validate_name(name),
+        digest=_digest(secret),
+        listen=[validate_pattern(pattern) for pattern in listen],
+        publish=[validate_pattern(pattern) for pattern in publish],
+        events=[validate_event_pattern(pattern) for pattern in events],
+        metrics=metrics,
+        expires_at=_end(lifetime),
+    )
+    return token, f"sse_{token.pk}_{secret}"
+
+
+@sensitive_variables()
+def verify_token(text: str) -> AccessToken | None:
+    """Return the token whose text is `text`, None unless it is known, live and genuine.
+
+    One query, none for what is no token's text; never raises for any `text`. How long it takes
+    tells nothing about the secret, nor whether there is such a number. Raises `django.db.Error`
+    where the database is away.
+    """
+    match = _TOKEN.match(text)
+    if match is None:
+        return None
+    token = written(AccessToken).filter(pk=int(match[1])).first()
+    genuine = hmac.compare_digest(_digest(match[2]), _NOBODY if token is None else token.digest)
+    return token if token is not None and genuine and token.is_live() else None
+
+
+async def averify_token(text: str) -> AccessToken | None:
+    """See `verify_token()`."""
+    return await in_thread(verify_token, text)
+
+
+def live_token(pk: int) -> AccessToken | None:
+    """Return the token numbered `pk` if it is live still: for who has verified it before."""
+    token = written(AccessToken).filter(pk=pk).first()
+    return token if token is not None and token.is_live() else None
+
+
+async def alive_token(pk: int) -> AccessToken | None:
+    """See `live_token()`."""
+    return await in_thread(live_token, pk)
+
+
+def token_key(token: AccessToken) -> str:
+    """Return what stands for `token` where a stream's user would stand."""
+    return f"{_KEY}{token.pk}"
+
+
+def is_token_key(key: str) -> bool:
+    """Whether `key` stands for a token."""
+    return key.startswith(_KEY)
+
+
+def token_fingerprint(token: AccessToken) -> Fingerprint:
+    """Return what a stream opened with `token` hangs on, to compare later."""
+    return Fingerprint(token.is_live(), token.digest[:16], (tuple(token.listen),))
+
+
+def read_token_fingerprints(keys: Collection[str]) -> dict[str, Fingerprint]:
+    """Return the fingerprints of the tokens among `keys`, by key. One query, or none."""
+    numbers = [int(key.removeprefix(_KEY)) for key in keys if is_token_key(key)]
+    found = written(AccessToken).filter(pk__in=numbers) if numbers else ()
+    return {token_key(token): token_fingerprint(token) for token in found}
+
+
+@sensitive_variables()
+def bearer_of(request: HttpRequest) -> str | None:
+    """Return the bearer token of this app in the Authorization header, None where there is none.
+
+    Any other content of the header is ignored. Servers join several such headers by commas. Of two
+    tokens neither counts: the text returned then belongs to no token. Never from the query: URLs
+    end up in logs, histories and referrers.
+    """
+    parts = request.headers.get("Authorization", "").split(",")
+    found = {match[1] for match in map(_BEARER.match, parts) if match}
+    return ",".join(sorted(found)) if found else None
+
+
+def revoke_token(token: AccessToken) -> bool:
+    """End `token` now; return whether it was not revoked before. It is saved, with signals."""
+    if token.revoked_at is not None:
+        return False
+    token.revoked_at = timezone.now()
+    token.save(using=written(AccessToken).db, update_fields=["revoked_at"])
+    return True
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _validate_name(name: Any) -> str:
+    usable = isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= 100
+    if not usable or name.isdecimal():
+        raise ValueError(
+            f"Invalid token name {name!r}: 1 to 100 printable characters, not a number alone, "
+            "for example 'importer'."
+        )
+    return cast("str", name)
+
+
+def _end(lifetime: timedelta) -> Any:
+    if lifetime <= timedelta(0):
+        raise ValueError(f"A token's lifetime must be above 0, not {lifetime}.")
+    try:
+        return timezone.now() + lifetime
+    except OverflowError as error:
+        raise ValueError(f"A token's lifetime of {lifetime} ends beyond the year 9999.") from error

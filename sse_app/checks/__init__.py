@@ -1,0 +1,1 @@
+"""System checks, and those of `--deploy`."""

@@ -1,0 +1,190 @@
+"""System checks: what is wrong with the settings, and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isfinite
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.checks import CheckMessage, Error, register
+from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIHandler
+from django.db import connections
+from django.utils.module_loading import import_string
+
+from ..access import addresses, authorization, origins
+from ..conf import channel_layer, settings, site_tag
+from ..eventlog import database, event_log
+from ..eventlog import retention as retained
+from ..presence import roster as presence
+from ..protocol.groups import validate_pattern
+
+
+@register("sse_app")
+def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Check `SSE_APP`, the channel layer and `ASGI_APPLICATION`."""
+    try:
+        settings()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="sse_app.E001")]
+    return [*_values(), *_retained(), *_layer(), *_log(), *_policies(), *_edge(), *_asgi()]
+
+
+def _values() -> Iterator[CheckMessage]:
+    for key, patterns in (
+        ("PUBLIC_GROUPS", authorization.public_patterns),
+        ("PRESENCE_GROUPS", presence.patterns),
+    ):
+        try:
+            for pattern in patterns():
+                validate_pattern(pattern)
+        except (ValueError, ImproperlyConfigured) as error:
+            yield Error(f"SSE_APP[{key!r}]: {error}", id="sse_app.E002")
+    for key in _POSITIVE:
+        value = getattr(settings(), key)
+        if value is None and key in _OPTIONAL:
+            continue
+        if not _is_positive(value):
+            yield Error(
+                f"SSE_APP[{key!r}] is {value!r}; it must be a number above 0.", id="sse_app.E003"
+            )
+    retry = settings().RETRY
+    if not (
+        isinstance(retry, tuple | list)
+        and len(retry) == 2
+        and all(map(_is_positive, retry))
+        and retry[0] <= retry[1]
+    ):
+        yield Error(
+            f"SSE_APP['RETRY'] is {retry!r}; it must be two numbers of seconds, the lowest and "
+            "the highest, for example (2.0, 5.0).",
+            id="sse_app.E003",
+        )
+
+
+def _retained() -> Iterator[CheckMessage]:
+    if not _is_positive(settings().RETENTION_EVENTS):
+        return  # Said above; there is no bound to compare with.
+    try:
+        retained.retained_patterns()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), id="sse_app.E012")
+
+
+def _is_positive(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isfinite(value) and value > 0
+
+
+_LIMITS = (
+    "STREAMS_PER_USER",
+    "STREAMS_PER_SESSION",
+    "STREAMS_PER_ADDRESS",
+    "STREAMS_PER_ANONYMOUS_ADDRESS",
+    "STREAMS_PER_PROCESS",
+)
+_OPTIONAL = {"REPLAY_EVENTS", "CHECK_INTERVAL", *_LIMITS}
+_POSITIVE = (
+    *_LIMITS,
+    "GRANT_AGE",
+    "PRESENCE_GRACE",
+    "SPEAK_RATE",
+    "SPEAK_BURST",
+    "REVALIDATE_INTERVAL",
+    "HEARTBEAT",
+    "STREAM_LIFE",
+    "PUBLIC_STREAM_LIFE",
+    "MAX_EVENT_BYTES",
+    "MAX_BODY_BYTES",
+    "MAX_GROUPS",
+    "REPLAY_EVENTS",
+    "RETENTION_SECONDS",
+    "RETENTION_EVENTS",
+    "SNAPSHOT_BYTES",
+    "SNAPSHOT_SECONDS",
+    "QUEUE_EVENTS",
+    "QUEUE_BYTES",
+    "STALL_SECONDS",
+    "CHECK_INTERVAL",
+    "SWEEP_INTERVAL",
+    "PRUNE_INTERVAL",
+)
+
+
+def _layer() -> Iterator[CheckMessage]:
+    try:
+        channel_layer()
+    except Exception as error:
+        yield Error(str(error), id="sse_app.E004")
+
+
+def _log() -> Iterator[CheckMessage]:
+    try:
+        alias = event_log().alias
+    except ImproperlyConfigured as error:
+        yield Error(str(error), id="sse_app.E005")
+        return
+    if alias is None:
+        return
+    if alias not in connections:
+        known = ", ".join(map(repr, connections))
+        yield Error(
+            f"SSE_APP['EVENT_LOG'] uses the database {alias!r}, but DATABASES has {known}.",
+            id="sse_app.E005",
+        )
+    elif connections[alias].vendor not in database.VENDORS:
+        yield Error(
+            f"SSE_APP['EVENT_LOG'] is on {connections[alias].vendor}, but DatabaseEventLog needs "
+            f"one of: {', '.join(database.VENDORS)}.",
+            id="sse_app.E005",
+        )
+
+
+def _policies() -> Iterator[CheckMessage]:
+    for key in ("MAY_LISTEN", "MAY_SPEAK"):
+        try:
+            authorization.policy(key)
+        except ImproperlyConfigured as error:
+            yield Error(str(error), id="sse_app.E006")
+
+
+def _edge() -> Iterator[CheckMessage]:
+    for read, id in (
+        (addresses.trusted_proxies, "sse_app.E008"),
+        (addresses.metrics_networks, "sse_app.E011"),
+        (addresses.proxy_header, "sse_app.E009"),
+        (origins.allowed_origins, "sse_app.E010"),
+        (site_tag, "sse_app.E013"),
+    ):
+        try:
+            read()
+        except ImproperlyConfigured as error:
+            yield Error(str(error), id=id)
+
+
+def _asgi() -> Iterator[CheckMessage]:
+    path = getattr(django_settings, "ASGI_APPLICATION", None)
+    hint = (
+        "In asgi.py: application = event_stream_application(get_asgi_application()); in the "
+        "settings: ASGI_APPLICATION = '<project>.asgi.application'."
+    )
+    if not path:
+        yield Error("ASGI_APPLICATION is not set.", hint=hint, id="sse_app.E007")
+        return
+    try:
+        application = import_string(path)
+    except Exception as error:
+        yield Error(
+            f"ASGI_APPLICATION is {path!r}, which can't be imported ({error!r}).",
+            hint=hint,
+            id="sse_app.E007",
+        )
+        return
+    if isinstance(application, ASGIHandler):
+        yield Error(
+            f"ASGI_APPLICATION is {path!r}, which is Django's own handler and serves no streams.",
+            hint=hint,
+            id="sse_app.E007",
+        )

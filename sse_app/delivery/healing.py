@@ -1,0 +1,140 @@
+"""`Healer`: sees to it that no topic stays behind the event log, whatever the layer lost.
+
+A gap is read from the log at once, a lost last message is found by comparing the heads. A log
+that went backwards or tells another story (an older copy was put back) gets a new epoch: its
+offsets are given out again, so the old name must not be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from ..eventlog import Discontinuity, event_log
+from ..protocol.cursors import Position
+from ..protocol.events import Event
+from ..runtime.services import spawn
+from ..runtime.telemetry import COUNTS, about
+from .log_reader import PAGE_EVENTS, SharedReads
+from .topics import DELIVERIES, Topic
+
+#: How long a gap may fill by itself before the log is read: messages overtake each other.
+GRACE_SECONDS: Final = 0.01
+
+logger = logging.getLogger("sse_app")
+
+
+class Healer:
+    """Heals `topics`, of which it sees additions and removals; used on the hub's own loop only."""
+
+    def __init__(self, topics: Mapping[str, Topic], reads: SharedReads) -> None:
+        self._topics = topics
+        self._reads = reads
+        self._healing: dict[str, asyncio.Task[None]] = {}
+        self._checking = asyncio.Lock()
+
+    def soon(self, group: str) -> asyncio.Task[None]:
+        """Bring the topic up to the log's head; return the task that does."""
+        task = self._healing.get(group)
+        if task is None or task.done():
+            COUNTS.heals += 1
+            task = self._healing[group] = spawn(self._heal, group)
+            task.add_done_callback(lambda done: self._healed(group, done))
+        return task
+
+    async def check(self) -> None:
+        """Compare the log's heads with the topics, and heal those that differ."""
+        async with self._checking:
+            before = {
+                group: topic.position
+                for group, topic in self._topics.items()
+                if topic.position is not None
+            }
+            heads = await event_log().aheads(before)
+        for group, head in heads.items():
+            topic, old = self._topics.get(group), before[group]
+            now = topic.position if topic else None
+            if now is None or now == head:
+                continue
+            # A topic that moved past `head` while it was read is well; one behind it is not.
+            if head.epoch != now.epoch or head.offset > now.offset or head.offset < old.offset:
+                self.soon(group)
+
+    async def close(self) -> None:
+        """Stop what is being healed."""
+        tasks = list(self._healing.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _healed(self, group: str, task: asyncio.Task[None]) -> None:
+        if self._healing.get(group) is task:
+            del self._healing[group]
+
+    async def _heal(self, group: str) -> None:
+        await asyncio.sleep(GRACE_SECONDS)
+        try:
+            while (topic := self._topics.get(group)) is not None and topic.position is not None:
+                if topic.contradiction is not None:
+                    await self._settle(topic, topic.contradiction)
+                if not await self._read_on(topic):
+                    return
+        except Exception as error:
+            # The next check of the heads tries again.
+            logger.warning(
+                "The event log can't be read to heal group %s: %r",
+                group,
+                error,
+                extra=about(group=group, error=error),
+            )
+
+    async def _read_on(self, topic: Topic) -> bool:
+        """Take the next page of the log; return whether there may be more."""
+        assert topic.position is not None
+        ahead = topic.ahead
+        try:
+            events = await event_log().asince(topic.group, topic.position, PAGE_EVENTS)
+        except Discontinuity as lost:
+            if lost.reason == "future":
+                await self._renew(topic, lost.head.epoch)
+            else:
+                self._restart(topic, lost)
+            return False
+        at_once = max(1, DELIVERIES // (topic.readers or 1))
+        for start in range(0, len(events), at_once):
+            topic.advance(events[start : start + at_once])
+            await asyncio.sleep(0)
+        if len(events) < PAGE_EVENTS:
+            topic.forget_ahead(ahead)
+            return topic.has_gap
+        return True
+
+    async def _settle(self, topic: Topic, event: Event) -> None:
+        """Ask the log whether it is `event` that stands where another was delivered."""
+        topic.contradiction = None
+        assert event.epoch is not None
+        assert event.offset is not None
+        before = Position(event.epoch, event.offset - 1)
+        try:
+            stands = (await event_log().asince(topic.group, before, 1))[:1]
+        except Discontinuity:
+            return  # Reading on finds out why.
+        if stands and topic.contradicts(stands[0]):
+            await self._renew(topic, event.epoch)
+
+    async def _renew(self, topic: Topic, epoch: str) -> None:
+        log = event_log()
+        if await log.arenew_epoch([topic.group], only=epoch):
+            logger.error(
+                "The log of group %s is an older one than it was; it got a new epoch.",
+                topic.group,
+                extra=about(group=topic.group),
+            )
+        heads = await log.aheads([topic.group])
+        self._restart(topic, Discontinuity("epoch", heads[topic.group]))
+
+    def _restart(self, topic: Topic, lost: Discontinuity) -> None:
+        self._reads.forget(topic.group)
+        topic.restart(lost.reason, lost.head)

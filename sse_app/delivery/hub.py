@@ -1,0 +1,282 @@
+"""`Hub`: one per event loop, with one channel-layer mailbox for all streams of the process.
+
+The hub gets each event once and hands it to the group's `Topic`. The `Healer` reads from the log
+what the layer loses. Other modules register services that run beside each hub. A hub lives while
+it has subscriptions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import ClassVar, Final, Protocol, TypeVar
+from weakref import WeakKeyDictionary
+
+from channels.layers import InMemoryChannelLayer
+
+from ..conf import channel_layer, settings
+from ..eventlog import event_log
+from ..protocol.events import Event
+from ..runtime.forks import at_fork
+from ..runtime.services import Services, SharedTasks, Work, every, logged
+from ..runtime.telemetry import COUNTS, about
+from .feed import Feed
+from .healing import GRACE_SECONDS
+from .mailbox import Mailbox
+from .starts import Starts
+from .subscriptions import Subscription
+from .topics import Topic
+
+REJOIN_SECONDS: Final = 3600.0
+
+_Service = TypeVar("_Service")
+
+logger = logging.getLogger("sse_app")
+
+
+class HubService(Protocol):
+    """What runs beside each hub without the hub's knowledge, see `register_service()`.
+
+    A hub makes one instance, on its own loop.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in the log and in `health/`."""
+
+    async def start(self, hub: Hub) -> None:
+        """Prepare. The first join waits for it and raises what it raises; the next tries again."""
+
+    async def run(self) -> None:
+        """Work until cancelled, after `start()`. A run that ends is logged and begins again."""
+
+    def close(self) -> None:
+        """Give back what `start()` took, if it was called. Called once, when the hub closes."""
+
+
+_kinds: list[type[HubService]] = []
+
+
+def register_service(kind: type[HubService]) -> None:
+    """Run a `kind` beside each hub made from now on; for `apps.ready()`. Safe to call twice."""
+    if kind not in _kinds:
+        _kinds.append(kind)
+
+
+class Hub(Feed):
+    """Topics, subscriptions and the tasks that serve them. Used on its own loop only."""
+
+    #: Is the process about to stop? Set for all hubs, those to come included.
+    draining: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.get_running_loop()
+        self.subscriptions: set[Subscription] = set()
+        self.tickers: set[Callable[[float], None]] = set()
+        self._closed = False
+        self._sent: float | None = None
+        self._registered: dict[type, HubService] = {kind: kind() for kind in _kinds}
+        self._unstarted = list(self._registered.values())
+        self._starting = SharedTasks()
+        self._mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
+        self._starts = Starts(self.topics, self._mailbox, self._healer.soon)
+        self._changed = asyncio.Event()
+        self._stop_watch = event_log().watch(self._on_log_changed)
+        self.services = Services()
+        for name, work in self._works().items():
+            self.services.run(name, work)
+
+    def _works(self) -> Mapping[str, Work]:
+        rejoin = self._mailbox.join_all
+        return {
+            "receive": self._mailbox.receive,
+            "watch": self._check_on_change,
+            "check": lambda: every(check_interval, self.check),
+            "rejoin": lambda: every(lambda: REJOIN_SECONDS, rejoin),
+            "tick": lambda: every(tick_interval, self.tick),
+        }
+
+    # --- subscriptions ---
+
+    async def join(self, subscription: Subscription) -> None:
+        """Start the services that have not started, then `attach()` the subscription.
+
+        The hub lives until the last subscription leaves. Raises what the event log or the start of
+        a service raises, and `RuntimeError` if the hub has closed; the subscription is then in no
+        topic, and the next join starts the service again.
+        """
+        self.subscriptions.add(subscription)
+        try:
+            if self._unstarted:
+                # One start for all joins meanwhile.
+                await self._starting.result("services", self._start_services)
+            await self.attach(subscription)
+        except BaseException:
+            await self.leave(subscription)
+            raise
+
+    async def leave(self, subscription: Subscription) -> None:
+        """Take `subscription` out; the last one out closes the hub."""
+        self.subscriptions.discard(subscription)
+        empty = self._detach(subscription, subscription.groups)
+        if self.subscriptions:
+            await self._quit(empty)
+        else:
+            await self.close(empty)
+
+    async def drop(self, subscription: Subscription, group: str) -> None:
+        """Take one of its groups from `subscription`."""
+        subscription.drop(group)
+        await self._quit(self._detach(subscription, [group]))
+
+    def service(self, kind: type[_Service]) -> _Service:
+        """Return this hub's own instance of a registered service."""
+        found = self._registered[kind]
+        assert isinstance(found, kind)
+        return found
+
+    async def attach(self, subscription: Subscription) -> None:
+        """Add `subscription` to its groups' topics; each then has a position.
+
+        For subscriptions of services: they do not keep the hub alive. Raises what the event log
+        raises, and `RuntimeError` if the hub has closed.
+        """
+        if self._closed:
+            raise RuntimeError("The hub has closed; get_hub() returns another one.")
+        for group in subscription.groups:
+            topic = self.topics.setdefault(group, Topic(group))
+            topic.subscriptions.add(subscription)
+        await self._starts.started(subscription.groups)
+
+    def _detach(self, subscription: Subscription, groups: Collection[str]) -> list[str]:
+        """Take `subscription` from topics; return the groups in which it was the last."""
+        empty = []
+        for group in groups:
+            topic = self.topics.get(group)
+            if topic is not None:
+                topic.subscriptions.discard(subscription)
+                if not topic.readers:
+                    del self.topics[group]
+                    empty.append(group)
+        return empty
+
+    async def _quit(self, groups: Collection[str]) -> None:
+        await asyncio.gather(*map(self._mailbox.leave, groups))
+
+    async def _start_services(self) -> None:
+        """Start the services that have not started yet, and run each from then on."""
+        while self._unstarted and not self._closed:
+            service = self._unstarted[0]
+            await service.start(self)
+            del self._unstarted[0]
+            self.services.run(service.name, service.run)
+
+    def _deliver(self, event: Event) -> int:
+        topic = self.topics.get(event.group)
+        if topic is None:
+            return 0
+        topic.offer(event)
+        if topic.is_ill:
+            self._healer.soon(event.group)
+        if self._sent is None and event.sent is not None:
+            # After what the transports do at the end of this turn: they were first to say so.
+            self._sent = event.sent
+            self.loop.call_soon(self._delivered)
+        return topic.readers
+
+    def _delivered(self) -> None:
+        """Count how long the first event of this turn was on its way; the others were no longer."""
+        assert self._sent is not None
+        COUNTS.delivery_seconds.observe(time.time() - self._sent)
+        self._sent = None
+
+    # --- what time and other processes bring ---
+
+    async def tick(self) -> None:
+        """Let every stream do what time asks for."""
+        now = time.monotonic()
+        for ticker in list(self.tickers):
+            try:
+                ticker(now)
+            except Exception:
+                logger.exception("A stream's tick failed; the others have theirs.", extra=about())
+
+    def _on_log_changed(self) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self._changed.set)
+        except RuntimeError:
+            pass  # The loop has closed; the watcher is about to be told.
+
+    async def _check_on_change(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            # Most commits are this process's own and arrive by the layer meanwhile.
+            await asyncio.sleep(GRACE_SECONDS)
+            await logged(self.check)
+
+    async def close(self, left: Collection[str] = ()) -> None:
+        """Stop every task; a later subscription gets another hub. Safe to call twice.
+
+        `left`: groups that the hub is still a member of on the channel layer, without a topic.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if _hubs.get(self.loop) is self:
+            del _hubs[self.loop]
+        for service in self._registered.values():
+            service.close()
+        if self._stop_watch:
+            self._stop_watch()
+        await self._starting.close()
+        await self._starts.close()
+        await self.services.close()
+        await self._healer.close()
+        await self._reads.close()
+        await self.snapshots.close()
+        joined = [*left, *self.topics]
+        self.topics.clear()
+        await self._quit(joined)
+        await self._mailbox.close()
+        await logged(event_log().aclose)
+
+
+def check_interval() -> float:
+    """Seconds between two looks at the log's heads."""
+    interval = settings().CHECK_INTERVAL
+    if interval is not None:
+        return interval
+    return 0.5 if isinstance(channel_layer(), InMemoryChannelLayer) else 2.0
+
+
+def tick_interval() -> float:
+    """Seconds between two ticks of the streams."""
+    return min(1.0, settings().HEARTBEAT / 4)
+
+
+_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
+
+
+def get_hub() -> Hub:
+    """Return the hub of the running loop; make one if there is none."""
+    hub = running_hub()
+    if hub is None:
+        hub = _hubs[asyncio.get_running_loop()] = Hub()
+    return hub
+
+
+def running_hub() -> Hub | None:
+    """Return the hub of the running loop, None if there is none."""
+    return _hubs.get(asyncio.get_running_loop())
+
+
+def running_hubs() -> Collection[Hub]:
+    """Return the hubs of this process."""
+    return list(_hubs.values())
+
+
+at_fork(_hubs.clear)

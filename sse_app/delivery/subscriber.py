@@ -1,0 +1,185 @@
+"""`subscribe()`: the events of some groups in server-side code, with the guarantees of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from math import inf
+from typing import Self
+
+from ..conf import settings
+from ..eventlog.contract import Reason
+from ..protocol.events import Event, validate_name
+from ..protocol.groups import validate_group
+from .hub import Hub, get_hub
+from .replay import Wanted, find_start
+from .sinks import Sink
+from .subscriptions import Subscription, run_patiently
+
+
+class ContinuityLost(Exception):
+    """Raised by the iteration of `subscribe()` where a page would get `sse.reset`.
+
+    What came before in `group` is lost to this reader, for `reason` ("trimmed", "epoch",
+    "future", "limit", "unknown"): read the state anew, then iterate on; the next event follows.
+    """
+
+    def __init__(self, group: str, reason: Reason) -> None:
+        super().__init__(f"The events of group {group!r} can't be continued: {reason}.")
+        self.group = group
+        self.reason = reason
+
+
+def subscribe(
+    *groups: str,
+    after: str | None = None,
+    history: int | str | None = None,
+    events: Iterable[str] = (),
+) -> Subscriber:
+    """Return an async context manager whose value is an async iterator over each `Event`.
+
+    `after`: a position from `cursor()` or from the iterator's own `cursor`, to go on from.
+    `history`: without `after`, "earliest" or a number of past events to begin with; else it
+    begins now, that is when the `async with` has been entered. `events`: only these names.
+
+    The order, completeness and uniqueness are those of a stream; what was published before a
+    transaction committed is not there. A body that is slower than the events costs at most
+    `QUEUE_EVENTS` of memory: then the rest is read from the log when it is asked for. Iteration
+    raises `ContinuityLost` where continuity can't be proved, and goes on when asked again.
+
+    For one task at a time, on the event loop that entered it. No policy is asked: this is the
+    project's own code. Raises `ValueError` for an invalid or missing group, event name or
+    history, and on entering what the event log raises.
+    """
+    if not groups:
+        raise ValueError("subscribe() needs at least one group, for example subscribe('orders').")
+    names = [validate_name(name) for name in events]
+    wanted = Wanted(after, _history(history))
+    return Subscriber([validate_group(group) for group in groups], names, wanted)
+
+
+def _history(wanted: int | str | None) -> float | None:
+    if wanted is None or wanted == "earliest":
+        return inf if wanted else None
+    if type(wanted) is int and wanted >= 0:
+        return wanted or None
+    raise ValueError(f"Invalid history {wanted!r}: 'earliest', or how many past events as an int.")
+
+
+class Subscriber:
+    """What `subscribe()` returns. Made by it alone."""
+
+    def __init__(self, groups: list[str], names: list[str], wanted: Wanted) -> None:
+        self._inbox = _Inbox()
+        self._wanted = wanted
+        self._subscription = Subscription(self._inbox, groups, names)
+        self._hub: Hub | None = None
+        self._running: asyncio.Task[str] | None = None
+        self._cursor = ""
+
+    @property
+    def cursor(self) -> str:
+        """The position after the last event that the iteration gave, for `after=`."""
+        return self._cursor
+
+    async def __aenter__(self) -> Self:
+        if self._hub is not None:
+            raise RuntimeError("A subscription is entered once; call subscribe() again.")
+        self._hub = get_hub()
+        subscription = self._subscription
+        await self._hub.join(subscription)
+        try:
+            start = await find_start(self._hub, subscription.groups, self._wanted)
+        except BaseException:
+            await self._hub.leave(subscription)
+            raise
+        subscription.move(start.positions)
+        self._cursor = subscription.cursor
+        for group, beginning in start.first.items():
+            subscription.begin(group, beginning)
+        self._running = asyncio.create_task(run_patiently(subscription, self._hub))
+        self._running.add_done_callback(self._inbox.end)
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        assert self._hub is not None
+        assert self._running is not None
+        self._subscription.close("left")
+        self._inbox.end()
+        self._running.cancel()
+        await asyncio.wait([self._running])
+        await self._hub.leave(self._subscription)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._running is None:
+            raise RuntimeError("Enter it first: async with subscribe(...) as events.")
+        item, cursor = await self._inbox.take(self._running)
+        if cursor:
+            self._cursor = cursor
+        if isinstance(item, ContinuityLost):
+            raise item
+        return item
+
+
+_Item = tuple[Event | ContinuityLost, str]
+
+
+class _Inbox(Sink):
+    """Holds what has not been asked for yet; when it is full, the subscription lags."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Item] = deque()
+        self._bytes = 0
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    async def take(self, running: asyncio.Task[str]) -> _Item:
+        """Return the next item; raise `StopAsyncIteration` at the end."""
+        while not self._waiting:
+            if self._ended:
+                if running.done() and not running.cancelled() and running.result() == "error":
+                    raise RuntimeError("The subscription failed; the logger sse_app says why.")
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        item = self._waiting.popleft()
+        self._bytes -= _size(item)
+        self._changed.set()
+        return item
+
+    def end(self, _: object = None) -> None:
+        """Nothing more comes."""
+        self._ended = True
+        self._changed.set()
+
+    @property
+    def ready(self) -> bool:
+        limits = settings()
+        return len(self._waiting) < limits.QUEUE_EVENTS and self._bytes < limits.QUEUE_BYTES
+
+    async def drained(self) -> None:
+        while not self.ready:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def show(self, event: Event, cursor: str, block: bytes) -> None:
+        self._put((event, cursor))
+
+    def reset(self, group: str, reason: Reason, cursor: str) -> None:
+        self._put((ContinuityLost(group, reason), cursor))
+
+    def passed(self, cursor: str) -> None:
+        """Nothing to show; the next event's cursor says it."""
+
+    def _put(self, item: _Item) -> None:
+        self._waiting.append(item)
+        self._bytes += _size(item)
+        self._changed.set()
+
+
+def _size(item: _Item) -> int:
+    return len(item[0].block) if isinstance(item[0], Event) else 0

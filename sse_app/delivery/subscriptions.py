@@ -1,0 +1,359 @@
+"""`Subscription`: one reader's place in its groups, live or catching up from the log.
+
+A live subscription gets each event as the topic delivers it. One that is not live (it replays, or
+its sink can't take more) gets nothing: it reads pages from its own positions until it stands
+where the topics stand, and turns live in that same turn of the loop. So nothing has to be queued
+for a replay, and a reader that lags costs its cursor and one page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from ..eventlog.contract import Discontinuity, Reason
+from ..protocol.cursors import Position, encode_cursor
+from ..protocol.events import Event
+from ..runtime.telemetry import COUNTS, about
+from .cohorts import Cohort, gather
+from .feed import Feed
+from .notify import Wake
+from .replay import STATE, Beginning, first_of
+from .sinks import Sink
+from .topics import Kind, Told, follows, place_of
+
+logger = logging.getLogger("sse_app")
+
+#: By `Event.slot`, in the order of their arrival. Readers share the empty one.
+Latest = Mapping[tuple[str, ...], Event]
+
+LATEST_EVENTS: Final = 256
+
+
+def with_latest(kept: Latest, event: Event) -> Latest:
+    """Return `kept` with `event`, changed in place if it can be; beyond 256 the oldest goes."""
+    latest = kept if isinstance(kept, dict) else {}
+    COUNTS.superseded += latest.pop(event.slot, None) is not None
+    latest[event.slot] = event
+    if len(latest) > LATEST_EVENTS:
+        del latest[next(iter(latest))]
+        COUNTS.superseded += 1
+    return latest
+
+
+def without_group(kept: Latest, group: str) -> Latest:
+    """Return `kept` without the events of `group`."""
+    return {slot: event for slot, event in kept.items() if event.group != group}
+
+
+PASSED_EVENTS: Final = 500
+
+
+_Result = TypeVar("_Result")
+
+# Thousands of readers have these, and each empty one made anew would be an object of its own.
+_ALL: Final[frozenset[str]] = frozenset()
+NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
+_holding = threading.Lock()
+_holds = itertools.count(1)
+
+
+class Subscription:
+    """A reader of some groups. Made by its owner, joined to a hub, then `run()` until closed."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        groups: Collection[str],
+        names: Collection[str] = (),
+        *,
+        labelled: bool = False,
+    ) -> None:
+        self.sink = sink
+        self.groups = tuple(dict.fromkeys(groups))
+        self.kind: Kind = self.groups, labelled
+        self.names = frozenset(names) if names else _ALL
+        self.positions: dict[str, Position] = {}
+        self.live = False
+        #: Could its sink take no more, and does it still read what came meanwhile?
+        self.lagging = False
+        #: While not 0, nothing is shown: whether this reader still may is being asked.
+        self.held = 0
+        self.close_reason: str | None = None
+        #: What is to be shown of groups before anything else of them.
+        self._first: Mapping[str, Beginning] = NONE
+        self._latest: Latest = NONE
+        self._passed = 0
+        #: Who writes for it while it is as the others, and its place there.
+        self.cohort: Cohort | None = None
+        self.seat = 0
+        self._wake = Wake()
+        self._pending: asyncio.Future[Any] | None = None
+
+    @property
+    def cursor(self) -> str:
+        """The id of the place after everything that was shown or passed over."""
+        return encode_cursor(self.positions, time.time())
+
+    def close(self, reason: str) -> None:
+        """End `run()`; the first reason counts."""
+        self.cut(reason)
+        self._wake.set()
+        self._interrupt()
+
+    def cut(self, reason: str) -> None:
+        """Show nothing more. From any thread; `close()` must follow on the subscription's loop."""
+        if self.close_reason is None:
+            self.close_reason = reason
+        self.live = False
+        if (cohort := self.cohort) is not None:
+            cohort.doubt(self)
+
+    def hold(self) -> None:
+        """Show nothing until `release()`; nothing is lost. From any thread."""
+        with _holding:
+            self.held = next(_holds)
+        if (cohort := self.cohort) is not None:
+            cohort.doubt(self)
+
+    def part(self) -> None:
+        """Be served alone, for now."""
+        if self.cohort is not None:
+            self.cohort.leave(self)
+
+    def release(self, held: int) -> None:
+        """Go on, unless it was held again since `held` was read."""
+        with _holding:
+            if self.held != held:
+                return
+            self.held = 0
+        self._wake.set()
+
+    async def run(self, feed: Feed) -> str:
+        """Deliver until `close()`; return its reason."""
+        while self.close_reason is None:
+            await self._catch_up(feed)
+            if self.live:
+                gather(self, feed.topics)
+            if self.live:
+                await self._wake.next()
+        return self.close_reason
+
+    # --- from the topics, in the order of each group's log ---
+
+    def offer(self, event: Event, place: Position | None, told: Told) -> bool:
+        """Take the next event of a topic, if live; a lagging reader keeps the latest per key.
+
+        `place` is the event's, and `told` what others were told of it, and is added to. Returns
+        whether the event was shown.
+        """
+        if self.close_reason is not None or event.group not in self.groups:
+            return False
+        if self.live and (self.held or not self.sink.ready or not self._is_next(place, event)):
+            self._lag()
+        if self.live:
+            return self._take(event, place, told)
+        if place is None and self._wanted(event):
+            self._latest = with_latest(self._latest, event)
+        return False
+
+    def take_alone(self, event: Event) -> None:
+        """Take an event without a place that is for this reader only, whatever it listens to."""
+        if self.close_reason is not None:
+            return
+        self._latest = with_latest(self._latest, event)
+        if self.live and self.sink.ready and not self.held:
+            self._show_latest()
+        else:
+            self._lag()
+
+    def restart(self, group: str, reason: Reason, head: Position) -> None:
+        """Go on from `head` in `group`, and say that what came before is lost.
+
+        One that is not live finds out by itself whether the log goes on from its own place.
+        """
+        if self.live:
+            self.begin(group, Beginning(head, reason))
+        self._lag()
+
+    def drop(self, group: str) -> None:
+        """Read `group` no more; by way of `Hub.drop()`, which takes it from the topic too."""
+        self.part()
+        self.groups = tuple(other for other in self.groups if other != group)
+        self.kind = self.groups, self.kind[1]
+        self.positions.pop(group, None)
+        self._shown(group)
+        self._latest = without_group(self._latest, group)
+        self._interrupt()
+
+    def begin(self, group: str, beginning: Beginning) -> None:
+        """Show what `beginning` says before the next event of `group`."""
+        self._first = {**self._first, group: beginning}
+
+    def move(self, positions: Mapping[str, Position]) -> None:
+        """Stand at `positions`; before the subscription runs."""
+        self.positions.update(positions)
+
+    # --- catching up ---
+
+    async def _catch_up(self, feed: Feed) -> None:
+        while self.close_reason is None:
+            if self.held:
+                await self._wake.next()
+                continue
+            if not self.sink.ready:
+                await self._unless_interrupted(self.sink.drained)
+                continue
+            if self._first:
+                group = next(iter(self._first))
+                await self._unless_interrupted(partial(self._show_first, feed, group))
+                continue
+            behind = next((g for g in self.groups if self.positions[g] != feed.position(g)), None)
+            if behind is None:
+                COUNTS.caught_up += self.lagging
+                self.live, self.lagging = True, False
+                self._show_latest()
+                return
+            try:
+                read = partial(feed.read, behind, self.positions[behind])
+                events = await self._unless_interrupted(read)
+            except Discontinuity as lost:
+                if behind in self.positions:
+                    feed.snapshots.forget(behind, self.positions[behind])
+                    self.begin(behind, Beginning(lost.head, lost.reason))
+                continue
+            if events:
+                self._show_page(feed, behind, events)
+            elif events is not None:
+                # The reader was served by a process that is ahead of this one.
+                await self._unless_interrupted(partial(feed.heal, behind))
+
+    def _show_page(self, feed: Feed, group: str, events: Sequence[Event]) -> None:
+        for event in events:
+            if not self._may_show:
+                return  # The rest is read again from where this one stands.
+            if group in self.positions and self._take(event, place := place_of(event), {}):
+                feed.topics[group].reach(place, 1)
+
+    async def _show_first(self, feed: Feed, group: str) -> None:
+        beginning = self._first[group]
+        if beginning.events:
+            self._shown(group)
+            self._show_page(feed, group, beginning.events)
+        elif beginning.reason is not None:
+            await self._show_reset(feed, group, beginning, beginning.reason)
+        else:
+            state = await feed.snapshots.state(group)
+            if self._still_begins(group, beginning):
+                self.positions[group] = state.position
+                self._shown(group)
+                self.sink.snapshot(state, self.cursor)
+
+    async def _show_reset(
+        self, feed: Feed, group: str, beginning: Beginning, reason: Reason
+    ) -> None:
+        following = Beginning(beginning.head)
+        if self.sink.takes_first:
+            following = await first_of(feed, group, beginning.head)
+        if self._still_begins(group, beginning):
+            self.positions[group] = following.head
+            self._shown(group)
+            self.sink.reset(group, reason, self.cursor)
+            if following == STATE or following.events:
+                self.begin(group, following)
+
+    def _still_begins(self, group: str, beginning: Beginning) -> bool:
+        """Whether what was read for `beginning` may be shown; if not, it is read again later."""
+        return self._first.get(group) is beginning and self._may_show
+
+    def _shown(self, group: str) -> None:
+        left = {name: first for name, first in self._first.items() if name != group}
+        self._first = left or NONE
+
+    async def _unless_interrupted(
+        self, work: Callable[[], Coroutine[Any, Any, _Result]]
+    ) -> _Result | None:
+        """Await `work()`, but no longer than until `close()` or `drop()`; return None then."""
+        pending = self._pending = asyncio.create_task(work())
+        try:
+            await asyncio.wait([pending])
+        finally:
+            interrupted, self._pending = self._pending is None, None
+            pending.cancel()
+        if not interrupted:
+            result: _Result = pending.result()
+            return result
+        if not pending.cancelled():
+            pending.exception()  # Seen, so asyncio does not log it.
+        return None
+
+    def _interrupt(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.cancel()
+
+    @property
+    def _may_show(self) -> bool:
+        return self.close_reason is None and not self.held and self.sink.ready
+
+    def _is_next(self, place: Position | None, event: Event) -> bool:
+        return place is None or follows(place, self.positions[event.group])
+
+    def _lag(self) -> None:
+        if not self.lagging and not self.sink.ready:
+            self.lagging = True
+            COUNTS.lagged += 1
+        self.live = False
+        self._wake.set()
+
+    def _take(self, event: Event, place: Position | None, told: Told) -> bool:
+        if place is not None:
+            self.positions[event.group] = place
+        if self._wanted(event):
+            self._passed = 0
+            known = told.get(self.kind)
+            if known is None:
+                cursor = "" if place is None else self.cursor
+                known = told[self.kind] = cursor, event.encode(cursor, labelled=self.kind[1])
+            self.sink.show(event, *known)
+            return True
+        if place is not None:
+            self._passed += 1
+            if self._passed >= PASSED_EVENTS:
+                self._passed = 0
+                self.sink.passed(self.cursor)
+        return False
+
+    def _show_latest(self) -> None:
+        latest, self._latest = self._latest, NONE
+        COUNTS.delivered += len(latest)
+        for event in latest.values():
+            self.sink.show(event, "", event.encode(labelled=self.kind[1]))
+
+    def _wanted(self, event: Event) -> bool:
+        return not self.names or event.name in self.names
+
+
+PATIENCE_SECONDS: Final = 1.0
+
+
+async def run_patiently(subscription: Subscription, feed: Feed) -> str:
+    """See `Subscription.run()`; where the event log can't be read, try again until it can."""
+    while True:
+        try:
+            return await subscription.run(feed)
+        except Exception as error:
+            # It stands where it stood, so nothing is lost by waiting.
+            logger.warning(
+                "The event log can't be read: %r",
+                error,
+                extra=about(groups=subscription.groups, error=error),
+            )
+            await asyncio.sleep(PATIENCE_SECONDS)

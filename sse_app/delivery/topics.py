@@ -1,0 +1,270 @@
+"""`Topic`: one group in one process, delivering the group's log in order, without gap or repeat."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Final, Protocol
+
+from ..eventlog.contract import Reason
+from ..protocol.cursors import START, Position
+from ..protocol.events import Event
+from ..runtime.telemetry import COUNTS, about
+
+#: What streams have in common that get the same bytes: their groups, and whether each event is
+#: labelled with its group.
+Kind = tuple[tuple[str, ...], bool]
+#: What streams of one kind get for one event: the id after it, and its bytes. Who is live stands
+#: where the topics stand, so it is the same for all of the kind.
+Told = dict[Kind, tuple[str, bytes]]
+
+logger = logging.getLogger("sse_app")
+
+RECENT_EVENTS: Final = 256
+RECENT_BYTES: Final = 1024 * 1024
+AHEAD_EVENTS: Final = 256
+#: The event loop turns after so many deliveries, which take some ten milliseconds.
+DELIVERIES: Final = 5000
+
+
+class Listener(Protocol):
+    """One reader of a group, which the topic delivers to directly."""
+
+    groups: tuple[str, ...]
+
+    def offer(self, event: Event, place: Position | None, told: Told) -> bool:
+        """Take the next event of the topic; return whether the reader was shown it."""
+
+    def restart(self, group: str, reason: Reason, head: Position) -> None:
+        """Continue from `head` in `group`, because earlier events are lost."""
+
+    def close(self, reason: str) -> None:
+        """End the reader; the first reason counts."""
+
+
+class Batch(Protocol):
+    """Several readers of a group, which the topic delivers to as one."""
+
+    def __len__(self) -> int: ...
+
+    def settle(self) -> None:
+        """Hand the readers back to the topic that can't be written to with the others."""
+
+    def offer(self, event: Event, place: Position | None) -> int:
+        """Take the next event of the topic; return how many readers get it."""
+
+    def dissolve(self) -> None:
+        """Hand all readers back to the topic."""
+
+
+def place_of(event: Event) -> Position | None:
+    """Return an event's place in its group's log; None for a non-durable one."""
+    if event.offset is None or event.epoch is None:
+        return None
+    return Position(event.epoch, event.offset)
+
+
+def follows(place: Position, position: Position) -> bool:
+    """Whether the event at `place` is the one right after `position`."""
+    same_log = place.epoch == position.epoch or position == START
+    return same_log and place.offset == position.offset + 1
+
+
+class Topic:
+    """The subscriptions to one group and the position up to which they were served.
+
+    `position` is unset until the hub has read the group's head. The latest events stay in memory
+    so that a stream that is a little behind costs no read of the log.
+    """
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.position: Position | None = None
+        #: Those that are served one by one, and those that are served as one, by their kind.
+        self.subscriptions: set[Listener] = set()
+        self.cohorts: dict[Kind, Batch] = {}
+        self._recent: deque[Event] = deque()
+        self._recent_bytes = 0
+        self._ahead: dict[Position, Event] = {}
+        self._reached: dict[Position, int] = {}
+        #: How many events went to its readers here, and how often one did; both only grow.
+        self.published = self.delivered = 0
+        #: A repeat that is another event than the one delivered: the log may be an older one.
+        self.contradiction: Event | None = None
+
+    @property
+    def readers(self) -> int:
+        """How many subscriptions there are. From any thread."""
+        return len(self.subscriptions) + sum(map(len, list(self.cohorts.values())))
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether events arrived that can't be delivered before earlier ones."""
+        return bool(self._ahead)
+
+    @property
+    def is_ill(self) -> bool:
+        """Whether only the log can say how to go on."""
+        return self.position is not None and (self.has_gap or self.contradiction is not None)
+
+    def contradicts(self, event: Event) -> bool:
+        """Whether another event was delivered at the place of `event`, as far as is remembered."""
+        run = self.recent(Position(event.epoch or "", (event.offset or 0) - 1), 1)
+        return any((told.name, told.data) != (event.name, event.data) for told in run or ())
+
+    def offer(self, event: Event) -> None:
+        """Take an event from the channel layer: deliver it, drop a repeat, or keep it for later."""
+        place = place_of(event)
+        if place is None:
+            self._fan_out(event, None)
+        elif self.position is not None and follows(place, self.position):
+            self._deliver(event, place)
+            self._deliver_ahead()
+        elif self._is_repeat(place):
+            if self.contradicts(event):
+                self.contradiction = event
+        elif len(self._ahead) < AHEAD_EVENTS:
+            self._ahead[place] = event
+
+    def advance(self, events: Sequence[Event]) -> None:
+        """Take a contiguous run from the log; what was delivered meanwhile is skipped."""
+        for event in events:
+            place = place_of(event)
+            if place and self.position is not None and follows(place, self.position):
+                self._deliver(event, place)
+        self._deliver_ahead()
+
+    def start(self, head: Position) -> None:
+        """Serve from `head` on."""
+        self.position = head
+        self._deliver_ahead()
+
+    def restart(self, reason: Reason, head: Position) -> None:
+        """Serve from `head` on although what came before it can't be had; say so to everybody."""
+        self.position = head
+        self.contradiction = None
+        self._ahead.clear()
+        self._recent.clear()
+        self._recent_bytes = 0
+        for cohort in list(self.cohorts.values()):
+            cohort.dissolve()
+        for subscription in list(self.subscriptions):
+            try:
+                subscription.restart(self.group, reason, head)
+            except Exception:
+                _end(subscription)
+
+    @property
+    def ahead(self) -> set[Position]:
+        """The places of the events that wait behind a gap."""
+        return set(self._ahead)
+
+    def forget_ahead(self, places: set[Position]) -> None:
+        """Drop what waits at `places`: a read of the log has shown that it is not there."""
+        for place in places:
+            self._ahead.pop(place, None)
+
+    def recent(self, after: Position, limit: int) -> list[Event] | None:
+        """Return the run after `after` from memory, or None if it is not all there."""
+        if self.position is None or not self._recent:
+            return None
+        first = place_of(self._recent[0])
+        assert first is not None
+        if after.epoch != self.position.epoch or not first.offset - 1 <= after.offset:
+            return None
+        skip = after.offset + 1 - first.offset
+        return list(islice(self._recent, skip, skip + limit))
+
+    def remember_earlier(self, events: Sequence[Event]) -> None:
+        """Keep a run read from the log, if it reaches up to what is kept already."""
+        if not events or self.position is None:
+            return
+        last = place_of(events[-1])
+        until = place_of(self._recent[0]) if self._recent else None
+        joint = until and follows(until, last) if last else False
+        if joint or (last == self.position and not self._recent):
+            for event in reversed(events):
+                if self._full(event):
+                    break
+                self._recent.appendleft(event)
+                self._recent_bytes += len(event.block)
+
+    def reached(self, place: Position) -> int:
+        """Return how many readers got the recent event at `place` so far."""
+        return self._reached.get(place, 0)
+
+    def reach(self, place: Position | None, readers: int) -> None:
+        """Count `readers` more who got the event at `place`."""
+        self.delivered += readers
+        COUNTS.delivered += readers
+        if place in self._reached:
+            self._reached[place] += readers
+
+    def _is_repeat(self, place: Position) -> bool:
+        position = self.position
+        return (
+            position is not None
+            and place.epoch == position.epoch
+            and place.offset <= position.offset
+        )
+
+    def _deliver(self, event: Event, place: Position) -> None:
+        self.position = place
+        self._recent.append(event)
+        self._recent_bytes += len(event.block)
+        while self._recent_bytes > RECENT_BYTES or len(self._recent) > RECENT_EVENTS:
+            self._recent_bytes -= len(self._recent.popleft().block)
+        self._fan_out(event, place)
+
+    def _deliver_ahead(self) -> None:
+        while self._ahead and self.position is not None:
+            following = next(self._following(), None)
+            if following is None:
+                break
+            place, event = following
+            del self._ahead[place]
+            self._deliver(event, place)
+        if self._ahead:
+            for place in [place for place in self._ahead if self._is_repeat(place)]:
+                del self._ahead[place]
+
+    def _following(self) -> Iterator[tuple[Position, Event]]:
+        assert self.position is not None
+        position = self.position
+        return (item for item in self._ahead.items() if follows(item[0], position))
+
+    def _full(self, event: Event) -> bool:
+        return (
+            len(self._recent) >= RECENT_EVENTS
+            or self._recent_bytes + len(event.block) > RECENT_BYTES
+        )
+
+    def _fan_out(self, event: Event, place: Position | None) -> None:
+        told: Told = {}
+        cohorts = list(self.cohorts.values())
+        for cohort in cohorts:
+            cohort.settle()
+        # Listed only now, and before it is offered: nobody gets it twice, and nobody not at all.
+        alone = list(self.subscriptions)
+        reached = sum(cohort.offer(event, place) for cohort in cohorts)
+        for subscription in alone:
+            try:
+                reached += subscription.offer(event, place, told)
+            except Exception:
+                _end(subscription)
+        self.published += 1
+        if place is not None:
+            self._reached[place] = 0
+            if len(self._reached) > RECENT_EVENTS:
+                del self._reached[next(iter(self._reached))]
+        self.reach(place, reached)
+
+
+def _end(subscription: Listener) -> None:
+    """One reader's failure is its own: the others must not miss the event for it."""
+    logger.exception(
+        "A subscription failed and is closed.", extra=about(groups=subscription.groups)
+    )
+    subscription.close("error")

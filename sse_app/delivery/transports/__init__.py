@@ -1,0 +1,1 @@
+"""How a stream's bytes leave: plain ASGI, and Daphne with flow control."""

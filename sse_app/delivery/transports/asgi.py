@@ -1,0 +1,207 @@
+"""How a stream's bytes leave. `AsgiTransport` uses ASGI's `send` alone, so it fits any server.
+
+`daphne_transport` has the one that Daphne deserves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from ...conf import settings
+from ...runtime.telemetry import COUNTS, about
+
+#: What one body message holds at the most, so that a slow reader is seen to take some of it.
+SEND_BYTES: Final = 64 * 1024
+#: How long the end of a response may take; whoever has not taken it then never would.
+END_SECONDS: Final = 1.0
+
+logger = logging.getLogger("sse_app")
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+#: As `socket.send`: takes bytes and returns how many left, or raises `BlockingIOError`.
+Direct = Callable[[bytes], int]
+
+END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+class Transport(ABC):
+    """Takes whole event blocks after the response has started. Never blocks its caller.
+
+    `on_broken` is called once when nothing can be written any more: with `"disconnect"` when the
+    client has gone, `"stalled"` if nothing has left for `STALL_SECONDS`, else `"broken"`.
+    """
+
+    on_broken: Callable[[str], None] = staticmethod(lambda reason: None)
+
+    def __init__(self, send: Send, receive: Receive) -> None:
+        self._send = send
+        self._receive = receive
+        self._broken = False
+        self._watching: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Begin, once the response has started."""
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """Can it take more now?"""
+
+    @property
+    @abstractmethod
+    def waiting(self) -> int:
+        """How many bytes were taken and have not left, as far as can be seen from here."""
+
+    @abstractmethod
+    def write(self, chunk: bytes) -> None:
+        """Take one or more whole blocks; they leave at once or in order."""
+
+    @abstractmethod
+    async def drained(self) -> None:
+        """Return when everything taken has left, or nothing can leave any more."""
+
+    def direct(self) -> Direct | None:
+        """See `Sink.direct()`."""
+        return None
+
+    def gathered(self, before: int) -> None:
+        """Others write by `direct` from now on, who count from `before` bytes on."""
+        raise NotImplementedError
+
+    def parted(self, before: int, rest: bytes | None) -> None:
+        """They stop at `before` bytes; `rest` is framed, None if nothing gets through."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def finish(self) -> None:
+        """Write what waits and end the response cleanly. Safe to call twice."""
+
+    @abstractmethod
+    def check(self, now: float) -> None:
+        """Look for a stall; `now` is `time.monotonic()`."""
+
+    @abstractmethod
+    def _break(self, reason: str = "broken") -> None:
+        """Give up: nothing can be written any more."""
+
+    def _watch(self) -> None:
+        """Let the server say when the client has gone."""
+        self._watching = asyncio.ensure_future(self._until_disconnect())
+
+    def _unwatch(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _until_disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._break("disconnect")
+
+
+class AsgiTransport(Transport):
+    """A bounded queue, and a task that sends what waits in body messages.
+
+    `abort` drops the connection. ASGI has no word for that, and a server waits for ever until its
+    client has taken the rest of a response. Without `abort`, what it has buffered stays until then.
+    """
+
+    def __init__(
+        self, send: Send, receive: Receive, abort: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__(send, receive)
+        self._abort = abort
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._writer: asyncio.Task[None] | None = None
+        self._since = 0.0
+        self._finished = False
+
+    async def start(self) -> None:
+        self._watch()
+
+    @property
+    def ready(self) -> bool:
+        limits = settings()
+        return len(self._waiting) < limits.QUEUE_EVENTS and self._bytes < limits.QUEUE_BYTES
+
+    @property
+    def waiting(self) -> int:
+        return self._bytes
+
+    def write(self, chunk: bytes) -> None:
+        if self._broken or self._finished:
+            return
+        self._waiting.append(chunk)
+        self._bytes += len(chunk)
+        if self._writer is None:
+            self._since = time.monotonic()
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+            self._writer.add_done_callback(self._written)
+
+    async def drained(self) -> None:
+        while self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    async def finish(self) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        self._unwatch()
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await self.drained()
+                if not self._broken:
+                    await self._send(dict(END))
+        except Exception as error:
+            logger.debug("The response could not be ended: %r", error, extra=about(error=error))
+            self._break()
+        except asyncio.CancelledError:
+            self._break()
+            raise
+
+    def check(self, now: float) -> None:
+        if self._writer is not None and now - self._since > settings().STALL_SECONDS:
+            COUNTS.stalled += 1
+            self._break("stalled")
+
+    async def _write(self) -> None:
+        while self._waiting:
+            body = self._next_body()
+            self._since = time.monotonic()
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            self._bytes -= len(body)
+        # Here and not when the task is seen to be done: what is written between needs a writer.
+        self._writer = None
+
+    def _next_body(self) -> bytes:
+        chunks = [self._waiting.popleft()]
+        size = len(chunks[0])
+        while self._waiting and size + len(self._waiting[0]) <= SEND_BYTES:
+            chunks.append(self._waiting.popleft())
+            size += len(chunks[-1])
+        return b"".join(chunks)
+
+    def _written(self, writer: asyncio.Task[None]) -> None:
+        if writer.cancelled() or writer.exception() is not None:
+            self._writer = None
+            # Servers raise their own kinds of errors from send() when the client has gone.
+            self._break()
+
+    def _break(self, reason: str = "broken") -> None:
+        if not self._broken:
+            self._broken = True
+            self._waiting.clear()
+            self._bytes = 0
+            if self._writer is not None:
+                self._writer.cancel()
+            if self._abort is not None:
+                self._abort()
+            self.on_broken(reason)

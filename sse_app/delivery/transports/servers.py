@@ -1,0 +1,122 @@
+"""What the ASGI server under a request is, where that matters; nothing here changes it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from ...runtime.telemetry import about
+
+#: From hypercorn's `send` to its connection it is three steps.
+STEPS: Final = 3
+NAMES: Final = frozenset({"daphne", "uvicorn", "hypercorn", "granian"})
+
+logger = logging.getLogger("sse_app")
+
+_warned: set[str] = set()
+
+
+def name_of(send: Any) -> str:
+    """Return the server and its version, as in "daphne 4.2.3"; empty for an unknown one."""
+    function = getattr(send, "func", send)
+    name = type(getattr(function, "__self__", function)).__module__.partition(".")[0]
+    try:
+        return f"{name} {version(name)}" if name in NAMES else ""
+    except PackageNotFoundError:
+        return ""
+
+
+def daphne_of(send: Any) -> Any | None:
+    """Return Daphne's `Server` if `send` is what Daphne gave the application, else None."""
+    module = sys.modules.get("daphne.server")
+    if module is None or not isinstance(send, partial):
+        return None
+    server = getattr(send.func, "__self__", None)
+    return server if isinstance(server, module.Server) else None
+
+
+def daphne_request(send: Any) -> Any | None:
+    """Return Daphne's request object if `send` leads to one that can be written to, else None."""
+    if daphne_of(send) is None or not send.args:
+        return None
+    request = send.args[0]
+    needed = (
+        *("channel", "content", "application_queue", "write", "sentLength"),
+        *("registerProducer", "unregisterProducer"),
+    )
+    return request if all(hasattr(request, name) for name in needed) else None
+
+
+def abort_of(send: Any, scope: Mapping[str, Any]) -> Callable[[], None] | None:
+    """Return what drops the connection of a request, if `send` leads to its `asyncio.Transport`.
+
+    uvicorn's `send` is a method of an object that has it; hypercorn's is one of an object with a
+    `send` of its own, and so on to the connection's `writer`. None over HTTP/2, where other
+    responses share the connection.
+    """
+    if not str(scope.get("http_version", "")).startswith("1"):
+        return None
+    for _ in range(STEPS):
+        owner = getattr(send, "__self__", None)
+        transport = getattr(getattr(owner, "writer", owner), "transport", None)
+        if callable(getattr(transport, "abort", None)):
+            return partial(drop, transport)
+        send = getattr(owner, "send", None)
+    return None
+
+
+def drop(transport: Any) -> None:
+    """Close a connection at once, with what the system keeps for a reader that takes nothing."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None and not transport.is_closing():
+        linger = struct.pack("ii", 1, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    transport.abort()
+
+
+def stopped_of(send: Any) -> Callable[[], Awaitable[Any]] | None:
+    """Return what to await for the stop of the server, if `send` is hypercorn's, else None.
+
+    Its workers get no signal: their parent tells them, and they set an event that requests share.
+    """
+    context = getattr(getattr(send, "__self__", None), "context", None)
+    wait: Any = getattr(getattr(context, "terminated", None), "wait", None)
+    return wait if inspect.iscoroutinefunction(wait) else None
+
+
+def warn_of_options(send: Any) -> None:
+    """Log, once per process, the options of a Daphne that do not go with streams.
+
+    No check can see them: they are on the command line of a process that is not there yet.
+    """
+    server = daphne_of(send)
+    if server is None:
+        return
+    timeout = getattr(server, "http_timeout", None)
+    if timeout:
+        warn(
+            "http_timeout",
+            f"Daphne runs with --http-timeout {timeout}, which ends every stream after so many "
+            "seconds. Leave the option out.",
+        )
+    if getattr(server, "proxy_forwarded_address_header", None):
+        warn(
+            "proxy_headers",
+            "Daphne runs with --proxy-headers and believes the left-most address, which clients "
+            "make up as they like, so limits by address don't hold. Leave the option out and set "
+            "SSE_APP['TRUSTED_PROXIES'].",
+        )
+
+
+def warn(option: str, text: str) -> None:
+    """Log `text` once per process."""
+    if option not in _warned:
+        _warned.add(option)
+        logger.warning(text, extra=about(reason=option))

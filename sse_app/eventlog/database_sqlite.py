@@ -1,0 +1,55 @@
+"""Seeing other connections' commits to a SQLite file: `PRAGMA data_version`, from one thread."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from ..runtime.telemetry import about
+
+POLL_SECONDS: Final = 0.05
+
+logger = logging.getLogger("sse_app")
+
+
+def watch_file(name: str | os.PathLike[str], changed: Callable[[], None]) -> Callable[[], None]:
+    """Call `changed` whenever another connection has committed to the file; return the stopper.
+
+    The pragma's value changes with every commit of another connection to the same file
+    (https://www.sqlite.org/pragma.html#pragma_data_version), and reading it touches no row. The
+    connection is held, since the value only means something within one connection.
+    """
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=_poll,
+        args=(os.fspath(name), changed, stop),
+        name="sse_app-sqlite-watch",
+        daemon=True,
+    )
+    thread.start()
+
+    return stop.set
+
+
+def _poll(name: str, changed: Callable[[], None], stop: threading.Event) -> None:
+    uri = name if name.startswith("file:") else f"file:{quote(str(Path(name).absolute()))}"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            seen = None
+            while not stop.wait(POLL_SECONDS):
+                (version,) = connection.execute("PRAGMA data_version").fetchone()
+                if version != seen:
+                    seen = version
+                    changed()
+    except sqlite3.Error:
+        # Only quickness is lost: the periodic check of the heads goes on.
+        logger.warning(
+            "The SQLite file %s can't be watched for commits.", name, exc_info=True, extra=about()
+        )

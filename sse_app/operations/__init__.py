@@ -1,0 +1,1 @@
+"""What server processes report about themselves, and what watches over them."""

@@ -1,0 +1,1 @@
+"""The admin's live streams. Costs nothing until its page is opened."""

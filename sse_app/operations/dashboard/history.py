@@ -1,0 +1,89 @@
+"""The last events of a group, as the log has them, for people to look at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from ...eventlog import Discontinuity, event_log
+from ...protocol.cursors import Position
+from ...protocol.events import Event
+
+MOST_EVENTS: Final = 50
+#: Of an event's data, so much is shown at first.
+SHORT: Final = 120
+
+
+@dataclass(frozen=True)
+class Line:
+    """One event; `at` is when it was published, None where the log does not keep it."""
+
+    event: Event
+    at: datetime | None
+
+    @property
+    def short(self) -> str:
+        """The beginning of its data in one line."""
+        text = " ".join(self.event.data[: SHORT + 1].split())
+        return f"{text[:SHORT]}…" if len(self.event.data) > SHORT else text
+
+    @property
+    def whole(self) -> str:
+        """Its data; JSON is indented."""
+        try:
+            return json.dumps(self.event.json(), indent=2, ensure_ascii=False)
+        except (ValueError, RecursionError):
+            return self.event.data
+
+
+@dataclass(frozen=True)
+class History:
+    """Where a group's log stands, the offset of the first event it has, and its last ones."""
+
+    group: str
+    head: Position
+    first: int
+    lines: list[Line]
+
+    @property
+    def kept(self) -> int:
+        """How many events the log has."""
+        return max(0, self.head.offset - self.first + 1)
+
+
+def read(group: str) -> History:
+    """Return the latest events of `group`, the last one first. Blocks; raises as the log does."""
+    log = event_log()
+    head, earliest = range_of(group)
+    after = Position(head.epoch, max(earliest.offset, head.offset - MOST_EVENTS))
+    try:
+        events = log.since(group, after, MOST_EVENTS)
+    except Discontinuity:
+        events = []  # Pruned a moment ago.
+    times = log.times(group, after.offset, MOST_EVENTS)
+    lines = [Line(event, _moment(times.get(event.offset or 0))) for event in reversed(events)]
+    return History(group, head, earliest.offset + 1, lines)
+
+
+def range_of(group: str) -> tuple[Position, Position]:
+    """Return the head of `group` and the position before the first event that is there."""
+    log = event_log()
+    earliest = log.earliest(group)
+    return log.heads([group])[group], earliest
+
+
+def find(group: str, offset: int) -> Event | None:
+    """Return the event at `offset` of the log as it is now; None if it is not there."""
+    log = event_log()
+    head = log.heads([group])[group]
+    try:
+        found = log.since(group, Position(head.epoch, offset - 1), 1)
+    except Discontinuity:
+        return None
+    return found[0] if found else None
+
+
+def _moment(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, tz=UTC)

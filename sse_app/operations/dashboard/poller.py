@@ -1,0 +1,169 @@
+"""Reads what all server processes say, once a second for all dashboards of this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+from django.utils import timezone
+
+from ...models import ServerProcess
+from ...runtime.callables import in_thread
+from ...runtime.forks import at_fork
+from ...runtime.services import SharedTasks
+from .. import processes
+from .overview import Meter, Row
+
+#: For how long a read is good for everybody.
+FRESH_SECONDS: Final = 0.9
+#: For how long the processes are asked to say more, and again when half of it has gone.
+WATCH_SECONDS: Final = 10.0
+#: How long a list of streams is waited for that nobody had asked for.
+LIST_SECONDS: Final = 4.0
+STEP_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What was seen at one moment. `version` is another one when the lists of streams are."""
+
+    totals: Row
+    chart: list[tuple[float, float, float]]
+    processes: list[Row]
+    groups: list[Row]
+    opened: list[Row]
+    ended: list[Row]
+    version: int
+
+
+class Watch:
+    """Looks at the rows of all processes; used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._meter = Meter()
+        self._texts: dict[str, str] = {}
+        self._lists: dict[str, dict[str, list[Row]]] = {}
+        self._opened: list[Row] = []
+        self._ended: list[Row] = []
+        self._version = 0
+        self._looking = threading.Lock()
+        self._seen: tuple[float, Sight] | None = None
+
+    @property
+    def fresh(self) -> Sight | None:
+        """What was seen, if that was a moment ago."""
+        seen = self._seen
+        return seen[1] if seen and time.monotonic() - seen[0] < FRESH_SECONDS else None
+
+    def look(self) -> Sight:
+        """Read the rows and return what they say. Raises `django.db.Error`."""
+        with self._looking:
+            return self.fresh or self._look()
+
+    def _look(self) -> Sight:
+        began = time.monotonic()
+        rows = processes.alive(streams=True)
+        soon = timezone.now() + timedelta(seconds=WATCH_SECONDS / 2)
+        # A process that has only just begun does not know yet that somebody watches.
+        if any(row.watched_until is None or row.watched_until < soon for row in rows):
+            processes.watch(WATCH_SECONDS)
+        self._meter.take({row.name: row.report for row in rows if row.report}, time.time())
+        self._take_lists(rows)
+        sight = Sight(
+            totals=self._meter.totals(),
+            chart=list(self._meter.chart),
+            processes=[self._process(row) for row in rows],
+            groups=self._meter.groups(),
+            opened=self._opened,
+            ended=self._ended,
+            version=self._version,
+        )
+        self._seen = began, sight
+        return sight
+
+    def _take_lists(self, rows: list[ServerProcess]) -> None:
+        """Parse the lists that are others than before: each may be a megabyte."""
+        texts = {row.name: row.streams for row in rows}
+        if texts == self._texts:
+            return
+        for row in rows:
+            if row.streams != self._texts.get(row.name):
+                self._lists[row.name] = listed(row)
+        self._lists = {name: self._lists[name] for name in texts}
+        self._texts = texts
+        self._opened = [row for lists in self._lists.values() for row in lists["open"]]
+        self._ended = [row for lists in self._lists.values() for row in lists["ended"]]
+        self._version += 1
+
+    def _process(self, row: ServerProcess) -> Row:
+        report = row.report
+        return {
+            "name": row.name,
+            "host": row.host,
+            "pid": row.pid,
+            "server": report.get("server", ""),
+            "started_at": row.started_at.timestamp(),
+            "seen": round(max(0.0, (timezone.now() - row.seen_at).total_seconds()), 1),
+            "health": report.get("health", {}),
+            "open": sum(report.get("open", {}).values()),
+            "delivered": self._meter.delivered(row.name),
+            "waiting": report.get("waiting", {}),
+        }
+
+
+def listed(row: ServerProcess) -> dict[str, list[Row]]:
+    """Return the streams of a process, each with the process that has it."""
+    found: dict[str, list[Row]] = row.all_streams()
+    for kind in found.values():
+        for stream in kind:
+            stream["process"] = str(row)
+    return found
+
+
+async def sight() -> Sight:
+    """Return what there is to see, at most a second old: one read for all who ask meanwhile.
+
+    In a thread of its own, not the one that streams wait for. Raises `django.db.Error`.
+    """
+    seen = _watch.fresh
+    if seen is not None:
+        return seen
+    return await _looking.result_here(partial(in_thread, _watch.look, thread_sensitive=False))
+
+
+def all_streams() -> list[Row]:
+    """Return the rows of the streams of all processes, those that are open first.
+
+    If nobody was watching, it takes up to four seconds until all processes have said what streams
+    they have. Blocks; raises `django.db.Error`.
+    """
+    processes.watch(WATCH_SECONDS)
+    until = time.monotonic() + LIST_SECONDS
+    rows = processes.alive(streams=True)
+    while time.monotonic() < until and not all(row.streams for row in rows):
+        time.sleep(STEP_SECONDS)
+        rows = processes.alive(streams=True)
+    lists = [listed(row) for row in rows]
+    return [stream for kind in ("open", "ended") for part in lists for stream in part[kind]]
+
+
+def find_stream(id: str) -> Row | None:
+    """Return the row of a stream, open or among the last that ended; see `all_streams()`."""
+    return next((row for row in all_streams() if row["id"] == id), None)
+
+
+_watch = Watch()
+_looking = SharedTasks()
+
+
+def _begin_anew() -> None:
+    global _watch
+    _watch = Watch()
+    _looking.forget()
+
+
+at_fork(_begin_anew)

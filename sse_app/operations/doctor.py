@@ -1,0 +1,218 @@
+"""What `manage.py sse_doctor` looks at: what is wrong in this place, and how to mend it.
+
+System checks see the settings; this sees what runs: the layer and the log answer, clocks agree,
+servers were started well, and a proxy lets streams through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from channels.layers import InMemoryChannelLayer
+from django.core import checks
+from django.db import ProgrammingError, connections
+
+from ..conf import channel_layer, site_tag
+from ..eventlog import RedisEventLog, event_log
+from ..protocol.cursors import START
+from ..protocol.events import Event
+from ..runtime.callables import in_thread
+from . import processes
+from .health import GROUP, probe_layer
+
+ANSWER_SECONDS: Final = 5.0
+#: From which clocks that differ are wrong, and not only slow to answer.
+CLOCK_SECONDS: Final = 2.0
+REACH: Final = "See whether it runs, and whether this machine may reach it."
+PROCESSES: Final = Path("/proc")
+_TIMEOUT: Final = re.compile(r"\A(-t\d*|--http-timeout)(=.*)?\Z")
+
+Level = Literal["fine", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `hint` says how to mend what is not fine."""
+
+    level: Level
+    about: str
+    text: str
+    hint: str = ""
+
+
+async def examine(*, deploy: bool = False) -> AsyncIterator[Finding]:
+    """Yield what there is to say of this project and this machine, one thing after the other."""
+    wrong = False
+    for finding in await in_thread(lambda: list(_settings(deploy))):
+        wrong = wrong or finding.level == "error"
+        yield finding
+    if wrong:
+        return  # What follows would fail for the same reasons.
+    yield await _answering("channel layer", _layer())
+    yield await _answering("event log", _log())
+    yield await _answering("clock", _clock())
+    yield await _answering("site", _site())
+    for finding in await in_thread(lambda: list(_sqlite())):
+        yield finding
+    for finding in _servers():
+        yield finding
+
+
+def _settings(deploy: bool) -> Iterator[Finding]:
+    found = checks.run_checks(tags=["sse_app"], include_deployment_checks=deploy)
+    for message in found:
+        if message.is_silenced():
+            continue
+        level: Level = "error" if message.level >= checks.ERROR else "warning"
+        yield Finding(level, f"settings ({message.id})", str(message.msg), message.hint or "")
+    if not found:
+        yield Finding("fine", "settings", "SSE_APP has no mistakes.")
+
+
+async def _answering(about: str, check: Any) -> Finding:
+    """Return what a check finds; one that fails or does not end has found something too."""
+    task: asyncio.Task[Finding] = asyncio.create_task(check)
+    done, _ = await asyncio.wait([task], timeout=ANSWER_SECONDS)
+    if not done:
+        task.cancel()  # And not waited for: what it would clean up may hang too.
+        return Finding("error", about, f"It did not answer within {ANSWER_SECONDS:g} s.", REACH)
+    try:
+        return task.result()
+    except Exception as error:
+        missing = "no such table" in str(error) or isinstance(error, ProgrammingError)
+        hint = "Run manage.py migrate." if missing else REACH
+        return Finding("error", about, f"It failed: {type(error).__name__}: {error}", hint)
+
+
+async def _layer() -> Finding:
+    target = channel_layer()
+    kind = f"{type(target).__module__}.{type(target).__qualname__}"
+    text = f"{kind}: there and back in {await probe_layer() * 1000:.1f} ms."
+    if isinstance(target, InMemoryChannelLayer):
+        text += " It reaches one process only."
+    return Finding("fine", "channel layer", text)
+
+
+async def _log() -> Finding:
+    log = event_log()
+    began = time.perf_counter()
+    (*_, placed) = await log.aappend([Event.of(GROUP, "doctor", {"at": time.time()})])
+    before = (await log.aheads([GROUP]))[GROUP]._replace(offset=(placed.offset or 1) - 1)
+    read = await log.asince(GROUP, before if before.offset else START, 1)
+    took = (time.perf_counter() - began) * 1000
+    if not read or (read[0].data, read[0].offset) != (placed.data, placed.offset):
+        text = f"It took event {placed.offset} of group {GROUP!r} and gave back {read!r}."
+        return Finding("error", "event log", text, "Is it a replica, or are two logs mixed up?")
+    where = f"{type(log).__name__}" + (f" in the database {log.alias!r}" if log.alias else "")
+    return Finding("fine", "event log", f"{where}: written and read in {took:.1f} ms.")
+
+
+async def _clock() -> Finding:
+    log, now = event_log(), time.time()
+    if log.alias is not None and connections[log.alias].vendor == "postgresql":
+        there = await in_thread(_database_time, log.alias)
+    elif isinstance(log, RedisEventLog) and (told := await log.server_time()) is not None:
+        there = told
+    else:
+        return Finding("fine", "clock", "The event log uses the clock of this machine.")
+    ahead = (now + time.time()) / 2 - there
+    text = f"This machine is {abs(ahead):.2f} s {'ahead of' if ahead > 0 else 'behind'} the log's."
+    if abs(ahead) > CLOCK_SECONDS:
+        hint = "Let NTP set both: retention, grants and tickets go by these clocks."
+        return Finding("error", "clock", text, hint)
+    return Finding("fine", "clock", text)
+
+
+def _database_time(alias: str) -> float:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT extract(epoch FROM clock_timestamp())")
+        return float(cursor.fetchone()[0])
+
+
+async def _site() -> Finding:
+    """Name the site tag, and the server processes on the same database that have another one."""
+    tag, log = site_tag(), event_log()
+    others = [
+        f"{process.report['site']!r} in process {process.pid} on {process.host}"
+        for process in await in_thread(processes.alive)
+        if process.report.get("site", tag) != tag
+    ]
+    if others:
+        text = f"The tag is {tag!r} here, but {', '.join(others)}: they do not hear of each other."
+        hint = "Give all processes of a site one SECRET_KEY, SECRET_KEY_FALLBACKS and SITE_TAG."
+        return Finding("error", "site", text, hint)
+    text = f"The tag is {tag!r}; no message of a site with another tag arrives."
+    if isinstance(log, RedisEventLog):
+        text += f" The keys of the event log begin with {log.place()[0]!r}."
+    return Finding("fine", "site", text)
+
+
+def _sqlite() -> Iterator[Finding]:
+    alias = event_log().alias
+    if alias is None or connections[alias].vendor != "sqlite":
+        return
+    options = connections[alias].settings_dict.get("OPTIONS", {})
+    with connections[alias].cursor() as cursor:
+        cursor.execute("PRAGMA journal_mode")
+        mode = str(cursor.fetchone()[0])
+    if mode not in ("wal", "memory"):
+        yield Finding(
+            "warning",
+            "SQLite",
+            f"The journal mode is {mode!r}: whoever reads keeps publishers waiting.",
+            "OPTIONS = {'init_command': 'PRAGMA journal_mode=WAL', ...}",
+        )
+    if str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
+        yield Finding(
+            "warning",
+            "SQLite",
+            "Transactions begin deferred: one that writes after it has read fails at once when "
+            "another writes meanwhile.",
+            "OPTIONS = {'transaction_mode': 'IMMEDIATE', ...}",
+        )
+
+
+def _servers() -> Iterator[Finding]:
+    """Look at the command lines of the Daphne processes of this machine, where Linux shows them."""
+    found = False
+    for words in filter(_is_daphne, _command_lines()):
+        found = True
+        line = " ".join(words)
+        if any(map(_TIMEOUT.match, words)):
+            yield Finding(
+                "error", "Daphne", f"Ends every stream after a time: {line}", "Leave out -t."
+            )
+        if "--proxy-headers" in words:
+            yield Finding(
+                "warning",
+                "Daphne",
+                f"Believes the address that clients claim: {line}",
+                "Leave out --proxy-headers and set SSE_APP['TRUSTED_PROXIES'].",
+            )
+        if not any("backlog=" in word for word in words) and "--fd" not in words:
+            yield Finding(
+                "warning",
+                "Daphne",
+                f"Only 50 clients can wait to be accepted, and after a restart all come: {line}",
+                "Start it with -e tcp:port=8000:interface=127.0.0.1:backlog=4096.",
+            )
+    if not found:
+        yield Finding("fine", "Daphne", "No process of it is seen on this machine.")
+
+
+def _is_daphne(words: list[str]) -> bool:
+    return any(Path(word).name == "daphne" for word in words[:3])
+
+
+def _command_lines() -> Iterator[list[str]]:
+    for file in PROCESSES.glob("[0-9]*/cmdline"):
+        try:
+            yield file.read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+        except OSError:
+            continue  # It ended, or is not ours to see.

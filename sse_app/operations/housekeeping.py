@@ -1,0 +1,58 @@
+"""`Housekeeping`: deletes events beyond retention, and rows that have expired."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import timedelta
+from typing import Final
+
+from django.utils import timezone
+
+from ..access import tickets
+from ..conf import settings
+from ..eventlog import event_log
+from ..models import Revocation
+from ..publishing import idempotency as repeats
+from ..runtime.callables import in_thread
+from ..runtime.services import every
+
+STEP_EVENTS: Final = 500
+PAUSE_SECONDS: Final = 0.05
+
+
+class Housekeeping:
+    """A service of the hub, see `HubService`."""
+
+    name: Final = "prune"
+
+    async def start(self, hub: object) -> None:
+        """Nothing has to be prepared."""
+
+    async def run(self) -> None:
+        """Delete about every `PRUNE_INTERVAL`, until cancelled."""
+        # The interval is random, so that several processes rarely delete at the same time.
+        await every(lambda: settings().PRUNE_INTERVAL * random.uniform(0.5, 1.5), _clean)
+
+    def close(self) -> None:
+        """Nothing has to be given back."""
+
+
+def delete_expired() -> None:
+    """Delete unused tickets, answers kept for repeats, and revocations of grants now expired."""
+    tickets.forget_old()
+    repeats.forget_old()
+    expired = timezone.now() - timedelta(seconds=settings().GRANT_AGE)
+    Revocation.objects.filter(at__lt=expired).delete()
+
+
+async def _clean() -> None:
+    """Delete what has expired; of the log in steps, so that publishers never wait for long."""
+    await in_thread(delete_expired)
+    log = event_log()
+    if log.prunes_itself:
+        return
+    pruned = STEP_EVENTS
+    while pruned == STEP_EVENTS:
+        pruned = await log.aprune(STEP_EVENTS)
+        await asyncio.sleep(PAUSE_SECONDS)

@@ -1,0 +1,207 @@
+"""What this process says of itself: its health, its streams by state, its counters, its groups.
+
+The shapes are public: `ServerProcess` keeps them, and the admin and the metrics read them. Used on
+the event loop, and from other threads where a figure that is a moment old is good enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator
+from heapq import nlargest
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from ..conf import site_tag
+from ..delivery.hub import Hub, running_hubs
+from ..delivery.streams import Stream
+from ..delivery.topics import Topic
+from ..eventlog import event_log
+from ..protocol.cursors import Cursor, Position
+from ..protocol.groups import CONTROL_GROUP
+from ..runtime.forks import at_fork
+from ..runtime.telemetry import COUNTS
+from ..signals import stream_closed
+
+GROUPS: Final = 500
+ENDED: Final = 100
+#: Rows that are made before the event loop turns: two or three milliseconds.
+SLICE: Final = 200
+STATES: Final = ("live", "catching up", "lagging", "held")
+
+Row = dict[str, Any]
+
+_ended: deque[Row] = deque(maxlen=ENDED)
+_beginnings: WeakKeyDictionary[Stream, dict[str, str]] = WeakKeyDictionary()
+
+
+def report(server: str = "", *, layer: str = "ok", loop_lag: float = 0.0) -> dict[str, Any]:
+    """Return the report of this process.
+
+    `server`: such as "daphne 4.2.3", empty where nothing is served. `layer`: "ok", or what is wrong
+    with the channel layer. `loop_lag`: in seconds. Of the groups, those with the most subscribers
+    are named.
+    """
+    opened = streams()
+    return {
+        "at": time.time(),
+        "server": server,
+        "site": site_tag(),
+        "health": {
+            "hub": bool(running_hubs()),
+            "layer": layer,
+            "loop_lag": round(loop_lag, 6),
+            "draining": Hub.draining,
+        },
+        "open": _open(opened),
+        "waiting": {
+            "bytes": sum(stream.queue for stream in opened),
+            "events": sum(_lag(stream) for stream in opened),
+        },
+        "counts": counts(),
+        "groups": groups(),
+    }
+
+
+def counts() -> dict[str, float]:
+    """Return what only grows while the process lives, by name, see `Counts.flat()`.
+
+    What was published is named by its log, as in `"published.DatabaseEventLog"`, and what was in
+    none as `"published.none"`.
+    """
+    found = COUNTS.flat()
+    found[f"published.{type(event_log()).__name__}"] = found.pop("durable")
+    found["published.none"] = found.pop("passing")
+    return found
+
+
+def groups() -> dict[str, dict[str, int]]:
+    """Return the groups that are listened to, with how much they are."""
+    found = nlargest(GROUPS, _topics(), key=lambda topic: topic.readers)
+    return {
+        topic.group: {
+            "subscribers": topic.readers,
+            "published": topic.published,
+            "delivered": topic.delivered,
+        }
+        for topic in found
+    }
+
+
+def subscribers(group: str) -> int:
+    """Return how many listen to `group` in this process now."""
+    topics = (hub.topics.get(group) for hub in running_hubs())
+    return sum(topic.readers for topic in topics if topic is not None)
+
+
+def streams() -> list[Stream]:
+    """Return the streams of this process that are open."""
+    sinks = (reader.sink for hub in running_hubs() for reader in list(hub.subscriptions))
+    return [sink for sink in sinks if isinstance(sink, Stream) and sink.opened]
+
+
+async def rows() -> dict[str, list[Row]]:
+    """Return a row for each open stream, and for those that ended last; on the event loop."""
+    opened = []
+    for count, stream in enumerate(streams(), 1):
+        opened.append(row_of(stream))
+        if count % SLICE == 0:
+            await asyncio.sleep(0)
+    return {"open": opened, "ended": list(_ended)}
+
+
+def row_of(stream: Stream) -> Row:
+    """Return what there is to know of a stream, and nothing that would open another one."""
+    groups, began = stream.groups, _began(stream)
+    return {
+        "id": stream.id,
+        "user": stream.user.get_username() if stream.user.is_authenticated else "",
+        "user_key": stream.user_key,
+        "address": stream.address,
+        "groups": list(groups),
+        "events": sorted(stream.subscription.names),
+        "opened_at": stream.opened_at,
+        "state": state_of(stream),
+        "bytes": stream.bytes_sent,
+        "queue": stream.queue,
+        "lag": _lag(stream),
+        "opened": {group: began[group] for group in groups if group in began},
+        "positions": {
+            group: _text(place) for group, place in list(stream.subscription.positions.items())
+        },
+        "resets": {group: [_text(place), why] for group, (place, why) in stream.resets.items()},
+        "taken": [group for group in stream.asked if group not in groups],
+        "closed_at": None,
+        "reason": stream.close_reason or "",
+    }
+
+
+def _began(stream: Stream) -> dict[str, str]:
+    """Return where `stream` began in each group; read once, as it is asked for every second."""
+    found = _beginnings.get(stream)
+    if found is None:
+        cursor = Cursor.parse(stream.opened)
+        places = {group: cursor.get(group) if cursor else None for group in stream.asked}
+        found = {group: _text(place) for group, place in places.items() if place}
+        _beginnings[stream] = found
+    return found
+
+
+def state_of(stream: Stream) -> str:
+    """Return "closed" or one of `STATES`."""
+    subscription = stream.subscription
+    if subscription.close_reason is not None:
+        return "closed"
+    if subscription.held:
+        return "held"
+    if subscription.live:
+        return "live"
+    return "lagging" if subscription.lagging else "catching up"
+
+
+def connect_signals() -> None:
+    """Remember the streams that end; called once the apps are ready."""
+    stream_closed.connect(_remember, dispatch_uid="sse_app.operations.reports")
+
+
+async def _remember(sender: Any, stream: Stream, **kwargs: Any) -> None:
+    # Async, since a plain function would cost each stream a hop to a thread.
+    _ended.append(row_of(stream) | {"state": "closed", "closed_at": time.time()})
+
+
+def _open(opened: list[Stream]) -> dict[str, int]:
+    found = dict.fromkeys(STATES, 0)
+    for stream in opened:
+        state = state_of(stream)
+        if state in found:
+            found[state] += 1
+    return found
+
+
+def _topics() -> Iterator[Topic]:
+    for hub in running_hubs():
+        for topic in list(hub.topics.values()):
+            if topic.group != CONTROL_GROUP:
+                yield topic
+
+
+def _lag(stream: Stream) -> int:
+    """Return how many events `stream` is behind its topics, as far as offsets tell."""
+    if stream.subscription.live:
+        return 0
+    behind = 0
+    for group, place in list(stream.subscription.positions.items()):
+        topic = stream.hub.topics.get(group)
+        head = topic.position if topic else None
+        if head is not None:
+            behind += max(0, head.offset - (place.offset if place.epoch == head.epoch else 0))
+    return behind
+
+
+def _text(place: Position) -> str:
+    return f"{place.epoch}-{place.offset}"
+
+
+at_fork(_ended.clear)

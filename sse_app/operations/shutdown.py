@@ -1,0 +1,113 @@
+"""A farewell on every stream when the server stops.
+
+Servers cancel their applications at that point, or wait for responses that have no end: streams
+have to end by themselves, as soon as it is known. Daphne tells it to Twisted's triggers, public
+API, and needs it: its own shutdown fails in silence on one half-sent request. hypercorn tells it
+by an event. The others only have the signal, so theirs is handled here, and then by them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from ..delivery.hub import Hub, running_hubs
+from ..delivery.transports.daphne import is_sending
+from ..delivery.transports.servers import daphne_of, stopped_of, warn_of_options
+from ..runtime.services import spawn
+from . import processes
+
+FAREWELL_SECONDS: Final = 3.0
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+_installed: list[object] = []
+
+
+def install(send: Any) -> None:
+    """Install what suits the server that `send` is of, once per process."""
+    if _installed:
+        return
+    _installed.append(True)
+    stopped = stopped_of(send)
+    if daphne_of(send) is not None:
+        warn_of_options(send)
+        reactor: Any = sys.modules["daphne.server"].reactor
+        reactor.addSystemEventTrigger("before", "shutdown", _close_for_twisted)
+    elif stopped is not None:
+        _installed.append(spawn(_close_after, stopped))
+    elif threading.current_thread() is threading.main_thread() and _handled(signal.SIGTERM):
+        for number in filter(_handled, SIGNALS):
+            _close_on(number)
+
+
+async def lifespan(
+    receive: Callable[[], Awaitable[dict[str, Any]]],
+    send: Callable[[dict[str, Any]], Awaitable[None]],
+) -> None:
+    """Answer a server's `lifespan` scope: it ends when all streams have had their farewell."""
+    while (await receive())["type"] != "lifespan.shutdown":
+        await send({"type": "lifespan.startup.complete"})
+    close_streams()
+    await _streams_ended()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+def close_streams() -> None:
+    """Close the streams of this process, and let no other be opened. From any thread."""
+    Hub.draining = True
+    if processes.reporter is not None:
+        processes.reporter.retire()
+    for hub in running_hubs():
+        try:
+            hub.loop.call_soon_threadsafe(_close_streams_of, hub)
+        except RuntimeError:
+            pass  # The loop has closed, and the streams with it.
+
+
+def _close_streams_of(hub: Hub) -> None:
+    for subscription in list(hub.subscriptions):
+        subscription.close("shutdown")
+
+
+def _close_for_twisted() -> Any:
+    """Close all streams; Twisted waits for the `Deferred` that is returned."""
+    from twisted.internet.defer import Deferred
+
+    close_streams()
+    return Deferred.fromFuture(asyncio.ensure_future(_streams_ended()))
+
+
+async def _close_after(stopped: Callable[[], Awaitable[Any]]) -> None:
+    await stopped()
+    close_streams()
+
+
+def _handled(number: int) -> bool:
+    """Whether the server has a handler for the signal; without one it is not told either."""
+    return callable(signal.getsignal(number))
+
+
+def _close_on(number: int) -> None:
+    then: Any = signal.getsignal(number)
+
+    def handle(number: int, frame: Any) -> None:
+        close_streams()
+        then(number, frame)
+
+    signal.signal(number, handle)
+
+
+async def _streams_ended() -> None:
+    deadline = asyncio.get_running_loop().time() + FAREWELL_SECONDS
+    while is_sending() or _is_retiring() or any(hub.subscriptions for hub in running_hubs()):
+        if asyncio.get_running_loop().time() > deadline:
+            return
+        await asyncio.sleep(0.01)
+
+
+def _is_retiring() -> bool:
+    return processes.reporter is not None and processes.reporter.is_retiring

@@ -1,0 +1,46 @@
+"""What is logged of every stream, at INFO: receivers of the app's own signals.
+
+They are async, since a plain function would cost each stream a hop to a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from ..runtime.telemetry import about
+from ..signals import stream_closed, stream_opened
+
+logger = logging.getLogger("sse_app")
+
+
+def connect_signals() -> None:
+    """Log streams from now on; called once the apps are ready."""
+    stream_opened.connect(_opened, dispatch_uid="sse_app.operations.stream_log")
+    stream_closed.connect(_closed, dispatch_uid="sse_app.operations.stream_log")
+
+
+async def _opened(sender: Any, stream: Any, **kwargs: Any) -> None:
+    if logger.isEnabledFor(logging.INFO):
+        groups = ", ".join(stream.groups)
+        logger.info("Stream %s opened: %s.", stream.id, groups, extra=_about(stream))
+
+
+async def _closed(sender: Any, stream: Any, **kwargs: Any) -> None:
+    if logger.isEnabledFor(logging.INFO):
+        reason, seconds = stream.close_reason or "error", time.time() - stream.opened_at
+        logger.info(
+            "Stream %s closed after %.1f s: %s.",
+            *(stream.id, seconds, reason),
+            extra=_about(stream) | about(reason=reason, seconds=seconds, bytes=stream.bytes_sent),
+        )
+
+
+def _about(stream: Any) -> dict[str, Any]:
+    return about(
+        stream=stream.id,
+        user=stream.user_key or None,
+        address=stream.address or None,
+        groups=stream.groups,
+    )

@@ -1,0 +1,251 @@
+"""Keeping who is in a group: what this process has, its rows, and who joins and leaves.
+
+A process counts the streams of each user in memory. Once a second its reporter's thread brings the
+rows up to that in one transaction, a *pass*. Passes of all processes come one after another, as
+each begins by writing the same row: so the first row of a user in a group is one join, and the last
+is one leave. Where nobody comes or goes there is no pass.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
+
+from django.db import transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from ..conf import settings, written
+from ..delivery.hub import Hub
+from ..delivery.streams import Stream
+from ..operations import processes
+from ..protocol.events import Event
+from ..protocol.groups import RESERVED
+from ..publishing.publish import publish_events
+from ..runtime.forks import at_fork
+from ..runtime.telemetry import process_name
+from ..signals import stream_closed, stream_lost_group, stream_opened
+from . import roster as presence
+from .models import GroupMember, Presence
+
+#: How long whose process ended or died may take to come back by another. The farewell of a server
+#: that stops asks its clients to come again within ten seconds.
+RETURN_SECONDS: Final = 10.0
+#: The row that every pass writes first; no group has such a name.
+TURN: Final = f"{RESERVED}presence"
+#: Rows per statement: SQLite takes a limited number of parameters.
+BATCH: Final = 400
+
+#: A group, and a user's primary key as text.
+Key = tuple[str, str]
+_Value = TypeVar("_Value")
+
+_KEY: Final = ("group", "user_key")
+_lock = threading.Lock()
+#: One pass of this process at a time.
+_passing = threading.Lock()
+#: The groups in which a stream counts. What it listens to may be fewer by then.
+_counted: WeakKeyDictionary[Stream, set[str]] = WeakKeyDictionary()
+_streams: dict[Key, int] = {}
+_names: dict[Key, str] = {}
+#: The primary keys of this process's rows; None: to be read again.
+_rows: dict[Key, int] | None = None
+
+
+# --- what this process has ---
+
+
+def connect_signals() -> None:
+    """Follow the streams of this process; called once the apps are ready."""
+    stream_opened.connect(_opened, dispatch_uid="sse_app.presence.tracker")
+    stream_lost_group.connect(_lost, dispatch_uid="sse_app.presence.tracker")
+    stream_closed.connect(_closed, dispatch_uid="sse_app.presence.tracker")
+
+
+# Async, since a plain function would cost each stream a hop to a thread.
+async def _opened(sender: Any, stream: Stream, **kwargs: Any) -> None:
+    # Programs with a token have a name too, and are nobody to be seen.
+    if not presence.patterns() or not stream.user.is_authenticated:
+        return
+    groups = set(filter(presence.is_kept, stream.groups))
+    if not groups:
+        return
+    name = str(stream.user.get_username())[:255]
+    with _lock:
+        _counted[stream] = groups
+        for group in groups:
+            key = group, stream.user_key
+            _streams[key] = _streams.get(key, 0) + 1
+            _names[key] = name
+
+
+async def _lost(sender: Any, stream: Stream, group: str, **kwargs: Any) -> None:
+    _discount(stream, [group])
+
+
+async def _closed(sender: Any, stream: Stream, **kwargs: Any) -> None:
+    _discount(stream, list(_counted.get(stream, ())))
+
+
+def _discount(stream: Stream, groups: Collection[str]) -> None:
+    with _lock:
+        counted = _counted.get(stream, set())
+        for group in counted.intersection(groups):
+            counted.discard(group)
+            key = group, stream.user_key
+            _streams[key] -= 1
+            if not _streams[key]:
+                del _streams[key], _names[key]
+
+
+# --- passes ---
+
+
+def keep_presence() -> None:
+    """Keep the rows of this process. A duty of every server process; see `keep()`."""
+    # Those who keep no presence pay nothing for it.
+    if presence.patterns():
+        keep({process_name(), *(process.name for process in processes.alive())})
+
+
+def keep(alive: Collection[str]) -> None:
+    """Bring the rows up to what this process has; publish who joined and left.
+
+    `alive` names the processes that live: the rows of others go. Raises the database's and the
+    log's errors; nothing has changed then, and the next call does it.
+    """
+    with _passing:
+        _pass(alive)
+
+
+def _pass(alive: Collection[str]) -> None:
+    global _rows
+    if Hub.draining:
+        # Its streams end with it. What it had stays for those who come back by another process.
+        return
+    with _lock:
+        wanted = dict(_names)
+    if _rows is None or _own().count() != len(_rows):
+        # Taken for dead, it lost them to another process.
+        _rows = {(group, user): pk for group, user, pk in _own().values_list(*_KEY, "pk")}
+    if wanted.keys() == _rows.keys() and not _is_due(alive):
+        return
+    rows, _rows = _rows, None  # Whatever is raised in a pass, it is read again what there is.
+    with transaction.atomic(using=written(GroupMember).db):
+        _take_turn()
+        now = timezone.now()
+        dead = written(Presence).exclude(process__in=alive).values_list(*_KEY, "pk")
+        _remove({(group, user): pk for group, user, pk in dead}, now, RETURN_SECONDS)
+        departed = {key: pk for key, pk in rows.items() if key not in wanted}
+        _remove(departed, now, settings().PRESENCE_GRACE)
+        arrived = {key: name for key, name in wanted.items() if key not in rows}
+        added = _add(arrived)
+        joined = _admit(arrived, now)
+        left = _dismiss(now)
+        events = [*_events(presence.LEAVE, left), *_events(presence.JOIN, joined)]
+        publish_events(events, using=written(GroupMember).db)
+    _rows = {key: pk for key, pk in rows.items() if key in wanted} | added
+
+
+def _is_due(alive: Collection[str]) -> bool:
+    """Whether there is something of other processes to do."""
+    dead = written(Presence).exclude(process__in=alive)
+    return dead.exists() or written(GroupMember).filter(leaves_at__lte=timezone.now()).exists()
+
+
+def _take_turn() -> None:
+    """Wait until no other pass is under way; none begins before this one has ended."""
+    turn = written(GroupMember).filter(group=TURN)
+    # Writing comes first: SQLite can't always turn a reading transaction into a writing one.
+    if not turn.update(since=timezone.now()):
+        written(GroupMember).bulk_create(
+            [GroupMember(group=TURN, user_key="", name="", since=timezone.now())],
+            ignore_conflicts=True,
+        )
+        turn.update(since=timezone.now())
+
+
+def _remove(rows: dict[Key, int], now: datetime, grace: float) -> None:
+    """Delete presences; whoever has no other will have left after `grace` seconds."""
+    for pks in _batches(rows.values()):
+        written(Presence).filter(pk__in=pks).delete()
+    remaining = set(_found(written(Presence), rows))
+    members = written(GroupMember)
+    absent = [row.pk for key, row in _found(members, rows).items() if key not in remaining]
+    for pks in _batches(absent):
+        members.filter(pk__in=pks).update(leaves_at=now + timedelta(seconds=grace))
+
+
+def _add(arrived: Iterable[Key]) -> dict[Key, int]:
+    """Add presences of this process; return their primary keys."""
+    own = process_name()
+    made = [Presence(group=group, user_key=user, process=own) for group, user in arrived]
+    rows = written(Presence).bulk_create(made, batch_size=BATCH)
+    return {(row.group, row.user_key): row.pk for row in rows}
+
+
+def _admit(arrived: dict[Key, str], now: datetime) -> Sequence[GroupMember]:
+    """Let those who arrived be members; return those who were none."""
+    found = _found(written(GroupMember), arrived)
+    back = [row.pk for row in found.values() if row.leaves_at is not None]
+    for pks in _batches(back):
+        written(GroupMember).filter(pk__in=pks).update(leaves_at=None)
+    new = [
+        GroupMember(group=group, user_key=user, name=name, since=now)
+        for (group, user), name in arrived.items()
+        if (group, user) not in found
+    ]
+    return written(GroupMember).bulk_create(new, batch_size=BATCH)
+
+
+def _dismiss(now: datetime) -> Sequence[GroupMember]:
+    """Delete the members whose time to leave has come; return them."""
+    left = list(written(GroupMember).filter(leaves_at__lte=now))
+    for pks in _batches(row.pk for row in left):
+        written(GroupMember).filter(pk__in=pks).delete()
+    return left
+
+
+def _events(name: str, rows: Iterable[GroupMember]) -> Iterator[Event]:
+    for row in rows:
+        yield Event.of_app(row.group, name, {"user": row.user_key, "name": row.name})
+
+
+def _found(rows: QuerySet[Any], keys: Iterable[Key]) -> dict[Key, Any]:
+    """Return the rows of `keys`, by key."""
+    found: dict[Key, Any] = {}
+    for some in _batches(keys):
+        groups, users = {group for group, _ in some}, {user for _, user in some}
+        wanted = set(some)
+        for row in rows.filter(group__in=groups, user_key__in=users):
+            key = row.group, row.user_key
+            if key in wanted:
+                found[key] = row
+    return found
+
+
+def _batches(values: Iterable[_Value]) -> Iterator[list[_Value]]:
+    waiting = iter(values)
+    while batch := list(islice(waiting, BATCH)):
+        yield batch
+
+
+def _own() -> QuerySet[Presence]:
+    return written(Presence).filter(process=process_name())
+
+
+def _begin_anew() -> None:
+    """In a forked child: it is another process, and has no streams."""
+    global _rows, _lock, _passing
+    _lock, _passing = threading.Lock(), threading.Lock()
+    _streams.clear()
+    _names.clear()
+    _counted.clear()
+    _rows = None
+
+
+at_fork(_begin_anew)

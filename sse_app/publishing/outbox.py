@@ -1,0 +1,266 @@
+"""Sending on the channel layer, from anywhere: any thread, any loop, or no loop at all.
+
+Sends run on the hub's loop if this process has a hub, since an in-memory layer only wakes a
+receiver from its own loop; else on one background loop, so that plain sync code has one
+connection to Redis and not one per call. The layer carries events fast and may lose them: the
+event log is the truth, so nothing here raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.util import Finalize
+from typing import Any, Final
+
+from channels.layers import InMemoryChannelLayer
+
+from .. import signals
+from ..conf import channel_layer, settings, site_tag
+from ..eventlog import event_log
+from ..protocol.events import BATCH_TYPE, Event
+from ..protocol.groups import CONTROL_GROUP, layer_group
+from ..runtime.callables import contained
+from ..runtime.forks import at_fork
+from ..runtime.services import every, spawn
+from ..runtime.telemetry import COUNTS, about
+
+#: Beyond these the oldest are dropped, and beyond those a publisher waits.
+WAITING_EVENTS: Final = 10_000
+ROOM_EVENTS: Final = 1_000
+BATCH_EVENTS: Final = 100
+#: After events have gone: those of the next moment then share a message, here and at every reader.
+PAUSE_SECONDS: Final = 0.002
+SEND_SECONDS: Final = 2.0
+
+logger = logging.getLogger("sse_app")
+
+
+def send(events: Sequence[Event]) -> None:
+    """Hand `events` to the channel layer and to the receivers of `event_published`.
+
+    They are all durable or all not.
+
+    Returns at once, but in plain sync code waits up to two seconds for the layer: the first time,
+    when it has to connect, and while more than a thousand events wait for it. What still waits
+    when the process ends is sent then, in a child of `multiprocessing` too. A process that is
+    killed, or ends by `os._exit()`, in that instant loses the quick way for it: streams get the
+    durable events by the check of the heads, and the others are gone.
+    """
+    if not events:
+        return
+    count = len(events)  # Before the sum is read: a call may let another thread in.
+    if events[0].durable:
+        COUNTS.durable += count
+    else:
+        COUNTS.passing += count
+    outbox = _outbox()
+    outbox.put(events)
+    if _running_loop() is None:
+        outbox.wait_for_room()
+    if signals.event_published.receivers:
+        for event in events:
+            if event.group != CONTROL_GROUP:
+                signals.event_published.send_robust(sender=Event, event=event)
+
+
+def flush(seconds: float = SEND_SECONDS) -> bool:
+    """Wait until the channel layer has what was sent to it; return whether it has.
+
+    For sync code: an event loop that waits here can't send.
+    """
+    with _lock:
+        outboxes = [*_home, *([_background] if _background else [])]
+    return all(outbox.flush(seconds) for outbox in outboxes)
+
+
+class Outbox:
+    """Events on their way to the channel layer, sent in order by one task of `loop`.
+
+    `connected`: can the layer be taken to answer at once, before anything has been sent?
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, connected: bool) -> None:
+        self.loop = loop
+        self._connected = connected
+        self._waiting: deque[Event] = deque(maxlen=WAITING_EVENTS)
+        self._sending = self._timed = False
+        self._hangs = False
+        self._progress = threading.Condition()
+
+    def put(self, events: Sequence[Event]) -> None:
+        """Queue `events`, from any thread; when ten thousand wait, the oldest are dropped."""
+        with self._progress:
+            if not self._timed:
+                # One at a time is enough to see how long they are on their way.
+                self._timed = True
+                events[0].send_at(time.time())
+            waiting = len(self._waiting)
+            if waiting < WAITING_EVENTS < waiting + len(events):
+                logger.warning(
+                    "More than %d events wait for the channel layer.",
+                    WAITING_EVENTS,
+                    extra=about(events=waiting),
+                )
+            self._waiting.extend(events)
+            if self._sending:
+                return
+            self._sending = True
+        try:
+            if _running_loop() is self.loop:
+                self._start()
+            else:
+                self.loop.call_soon_threadsafe(self._start)
+        except RuntimeError:
+            # The loop was closed meanwhile; what is published next goes another way.
+            self._stopped()
+
+    def wait_for_room(self) -> None:
+        """Wait for the layer where it has to catch up; when it hangs, only one wait is in vain."""
+        with self._progress:
+            if not self._has_room() and not self._hangs:
+                self._hangs = not self._progress.wait_for(self._has_room, SEND_SECONDS)
+
+    def flush(self, seconds: float) -> bool:
+        """Wait, in another thread than the loop's, until nothing is left; return whether it is."""
+        with self._progress:
+            return self._progress.wait_for(lambda: not self._sending, seconds)
+
+    def _has_room(self) -> bool:
+        return self._connected and len(self._waiting) <= ROOM_EVENTS
+
+    def _start(self) -> None:
+        self._task = spawn(self._send_waiting)
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # All tasks are cancelled when their loop ends, even before their first step.
+        if task.cancelled() or task.exception() is not None:
+            self._stopped()
+
+    async def _send_waiting(self) -> None:
+        while batch := self._take():
+            for group, events in batch.items():
+                taken = await self._send(group, events)
+                with self._progress:
+                    self._connected = True
+                    self._hangs = self._hangs and not taken
+                    self._progress.notify_all()
+            if len(self._waiting) < BATCH_EVENTS:
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    def _take(self) -> dict[str, list[Event]]:
+        """Return the next events by group; if there are none, the next `put()` starts anew."""
+        batch: dict[str, list[Event]] = {}
+        with self._progress:
+            self._timed = False
+            for _ in range(min(BATCH_EVENTS, len(self._waiting))):
+                event = self._waiting.popleft()
+                batch.setdefault(event.group, []).append(event)
+            if not batch:
+                self._stopped()
+        return batch
+
+    def _stopped(self) -> None:
+        with self._progress:
+            self._sending = False
+            self._progress.notify_all()
+
+    async def _send(self, group: str, events: list[Event]) -> bool:
+        try:
+            target = channel_layer()
+            with contained():
+                await target.group_send(layer_group(group, site_tag()), _message(events, target))
+            return True
+        except Exception as error:
+            logger.warning(
+                "The channel layer did not take %d event(s) of group %s (%r); streams get the "
+                "durable ones from the log.",
+                len(events),
+                group,
+                error,
+                extra=about(group=group, events=len(events), error=error),
+            )
+            return False
+
+
+def _message(events: list[Event], target: Any) -> dict[str, Any]:
+    if len(events) == 1:
+        return events[0].to_message()
+    # Within one process the events can go as they are, and each is encoded once for all of it.
+    as_they_are = isinstance(target, InMemoryChannelLayer)
+    parts = events if as_they_are else [event.to_message() for event in events]
+    return {"type": BATCH_TYPE, "events": parts}
+
+
+_lock = threading.RLock()
+_home: list[Outbox] = []
+_background: Outbox | None = None
+
+
+class HubOutbox:
+    """A service of the hub, see `HubService`: what is sent in this process leaves on its loop.
+
+    It also numbers and sends what a publisher committed and did not live to number.
+    """
+
+    name: Final = "sweep"
+
+    def __init__(self) -> None:
+        self._outbox = Outbox(asyncio.get_running_loop(), connected=True)
+
+    async def start(self, hub: object) -> None:
+        """Send on the hub's loop from now on."""
+        with _lock:
+            _home.append(self._outbox)
+
+    async def run(self) -> None:
+        """Number and send every `SWEEP_INTERVAL`, until cancelled."""
+        await every(lambda: settings().SWEEP_INTERVAL, _sweep)
+
+    def close(self) -> None:
+        """Send on another loop from now on."""
+        with _lock:
+            if self._outbox in _home:
+                _home.remove(self._outbox)
+
+
+async def _sweep() -> None:
+    """Number and send what was committed, and not numbered by its publisher."""
+    send(await event_log().anumber())
+
+
+def _outbox() -> Outbox:
+    global _background
+    with _lock:
+        while _home:
+            if not _home[-1].loop.is_closed():
+                return _home[-1]
+            _home.pop()
+        if _background is None:
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="sse_app-layer", daemon=True).start()
+            _background = Outbox(loop, connected=False)
+            # At exit, also that of a multiprocessing child, where atexit has no say; not in forks.
+            Finalize(None, _background.flush, args=(SEND_SECONDS,), exitpriority=0)
+        return _background
+
+
+def _forget() -> None:
+    """In a forked child: the parent's loops do not run here."""
+    global _background, _lock
+    _lock = threading.RLock()
+    _home.clear()
+    _background = None
+
+
+at_fork(_forget)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    # get_running_loop() raises if there is none, which takes ten times as long.
+    return asyncio._get_running_loop()

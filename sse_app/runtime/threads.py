@@ -1,0 +1,154 @@
+"""`Threads`: calls of functions that may hang, in a bounded number of threads of their own.
+
+Python's executors are waited for when the process ends, and so is asyncio's. Nothing waits for
+these threads: a function that hangs blocks its own thread only, not the end of the process and no
+other function.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from functools import partial
+from typing import Any, Final
+
+from django.db import close_old_connections, connections
+
+from .callables import contained
+from .telemetry import about
+
+NAME: Final = "sse_app-state"
+
+logger = logging.getLogger("sse_app")
+
+
+class ThreadsBusy(Exception):
+    """Raised where a call gets no thread."""
+
+
+class _Call:
+    """One call; its outcome goes to the loop that waits for it, if that still runs."""
+
+    def __init__(self, key: str, function: Callable[[], Any]) -> None:
+        self.key = key
+        self.began = 0.0
+        self._function = function
+        self._loop = asyncio.get_running_loop()
+        self.outcome: asyncio.Future[Any] = self._loop.create_future()
+
+    def run(self) -> None:
+        """Call the function, in a thread."""
+        try:
+            with contained():
+                settle = partial(self.outcome.set_result, self._function())
+        except Exception as error:
+            settle = partial(self.outcome.set_exception, error)
+        try:
+            self._loop.call_soon_threadsafe(self._settle, settle)
+        except RuntimeError:
+            pass  # The loop has closed.
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        if not self.outcome.done():
+            settle()
+
+
+class Threads:
+    """At most `most` daemon threads at once, that end when nothing is left to do.
+
+    For any number of event loops. A thread has an empty context, and closes what it opened to
+    databases.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin without any thread, as in a forked child."""
+        self._lock = threading.Lock()
+        self._running: set[_Call] = set()
+        self._waiting: deque[_Call] = deque()
+
+    async def call(
+        self, key: str, seconds: float, function: Callable[..., Any], *args: object
+    ) -> Any:
+        """Return what `function` returns in a thread, or raise what it raises, see `contained`.
+
+        Raises `ThreadsBusy` if no thread is free within `seconds`; at once if an earlier call
+        with this `key` has taken longer than that, or if every thread has. A caller that is
+        cancelled leaves at once; the function can't be stopped.
+        """
+        call = _Call(key, partial(function, *args))
+        self._submit(call, seconds)
+        try:
+            await asyncio.wait([call.outcome], timeout=seconds)
+            if self._withdraw(call):
+                raise ThreadsBusy(f"None of {self._most} threads was free for {seconds:g} s.")
+            return await call.outcome
+        finally:
+            self._withdraw(call)
+            call.outcome.cancel()
+
+    def _submit(self, call: _Call, seconds: float) -> None:
+        with self._lock:
+            call.began = time.monotonic()
+            hanging = [one.key for one in self._running if call.began - one.began > seconds]
+            if call.key in hanging:
+                raise ThreadsBusy(f"An earlier call has taken more than {seconds:g} s.")
+            if len(hanging) >= self._most:
+                raise ThreadsBusy(f"All {self._most} threads have taken more than {seconds:g} s.")
+            if len(self._running) >= self._most:
+                self._waiting.append(call)
+                return
+            self._running.add(call)
+        try:
+            self._start(call)
+        except RuntimeError as error:  # The system has no more threads.
+            with self._lock:
+                self._running.discard(call)
+            raise ThreadsBusy(f"No thread can be started: {error}.") from error
+
+    def _start(self, call: _Call) -> None:
+        work = Context().run
+        threading.Thread(target=work, args=(self._work, call), name=NAME, daemon=True).start()
+
+    def _withdraw(self, call: _Call) -> bool:
+        """Take back a call that has not begun; return whether there was one."""
+        with self._lock:
+            if call not in self._waiting:
+                return False
+            self._waiting.remove(call)
+            return True
+
+    def _work(self, call: _Call) -> None:
+        following: _Call | None = call
+        while following is not None:
+            following.run()
+            _close(close_old_connections)
+            following = self._next(following)
+        _close(connections.close_all)
+
+    def _next(self, ended: _Call) -> _Call | None:
+        with self._lock:
+            self._running.discard(ended)
+            if not self._waiting:
+                return None
+            call = self._waiting.popleft()
+            call.began = time.monotonic()
+            self._running.add(call)
+            return call
+
+
+def _close(close: Callable[[], None]) -> None:
+    try:
+        close()
+    except Exception as error:
+        logger.warning(
+            "A connection to a database can't be closed: %r", error, extra=about(error=error)
+        )

@@ -1,0 +1,109 @@
+"""The endpoints by which a page gets what opens a stream: a fresh grant, or a ticket."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+
+from ..access import authorization, tickets
+from ..access.grants import BadGrant, Grant, revoked_of, seal_of
+from ..access.posts import posted_by_pages
+from ..access.refusals import Refused
+from ..access.sessions import name_of
+from ..conf import settings
+from ..protocol.groups import validate_group
+from .bodies import demand, json_response, read_object, to_json
+from .throttle import slow_down
+
+_FORBIDDEN = "Not permitted."
+
+
+@posted_by_pages
+def renew(request: HttpRequest) -> HttpResponse:
+    """Give a fresh grant for `{"grant": "…"}`, expired or not, as `{"grant", "url"}`.
+
+    The page that had it may be long gone, so the policy is asked for each of its groups again:
+    403 where it refuses one, or where the grant was made for somebody else.
+    """
+    slow_down(request)
+    grant = _grant_of(read_object(request), request)
+    _ask_policy(request, grant.groups)
+    fresh = Grant.to(request.user, grant.groups).sign()
+    return json_response(200, to_json({"grant": fresh, "url": _url("grant", fresh)}))
+
+
+@posted_by_pages
+def ticket(request: HttpRequest) -> HttpResponse:
+    """Give a stream's URL that opens once, within 30 s, without a cookie.
+
+    The answer is `{"url", "expires_in"}`. The body names what the page may listen to:
+    `{"groups": […]}`, `{"grant": "…"}` or both. 403 for what is not permitted, 400 for an invalid
+    or missing name.
+    """
+    slow_down(request)
+    body = read_object(request)
+    grant = _valid_grant(body, request) if "grant" in body else None
+    granted = grant.groups if grant else ()
+    asked = _groups_of(body)
+    groups = list(dict.fromkeys([*asked, *granted]))
+    if not groups or len(groups) > settings().MAX_GROUPS:
+        raise Refused(400, f'Name 1 to {settings().MAX_GROUPS} groups: {{"groups": ["orders"]}}.')
+    own = [group for group in asked if group not in granted]
+    _ask_policy(request, own)
+    reader = tickets.owner_of(authorization.known(request.user))
+    if reader is None:
+        raise Refused(403, "A ticket is for a user with a row in the database, or for nobody.")
+    signed_in = reader.is_authenticated
+    text = tickets.issue(
+        reader,
+        own,
+        grant=grant.sign() if grant else "",
+        seal=seal_of(reader) if signed_in else "",
+        session_key=name_of(_session_key(request)) if signed_in else "",
+    )
+    seconds = int(tickets.LIFETIME.total_seconds())
+    return json_response(200, to_json({"url": _url("ticket", text), "expires_in": seconds}))
+
+
+def _session_key(request: HttpRequest) -> str:
+    # A user of another middleware's, as by a header, may have no session.
+    return getattr(getattr(request, "session", None), "session_key", None) or ""
+
+
+def _groups_of(body: dict[str, Any]) -> list[str]:
+    groups = body.get("groups", [])
+    if not isinstance(groups, list):
+        raise Refused(400, f'"groups" must be a JSON array of names, not {type(groups).__name__}.')
+    try:
+        return [validate_group(group) for group in groups]
+    except ValueError as error:
+        raise Refused(400, str(error)) from error
+
+
+def _grant_of(body: dict[str, Any], request: HttpRequest) -> Grant:
+    try:
+        grant = Grant.read(str(body.get("grant")))
+    except BadGrant as error:
+        raise Refused(403, _FORBIDDEN) from error
+    if not grant.fits(authorization.known(request.user)):
+        raise Refused(403, _FORBIDDEN)
+    return grant
+
+
+def _valid_grant(body: dict[str, Any], request: HttpRequest) -> Grant:
+    """Return the body's grant if it holds; one that is over is for `renew()`."""
+    grant = _grant_of(body, request)
+    if grant.is_over() or revoked_of([grant]) or not grant.still_right(request.user):
+        raise Refused(403, "The grant is over: renew it.")
+    return grant
+
+
+def _ask_policy(request: HttpRequest, groups: Any) -> None:
+    demand(lambda: authorization.may_listen_from_sync(request.user, groups, request))
+
+
+def _url(key: str, value: str) -> str:
+    return f"{reverse('sse_app:stream')}?{urlencode({key: value})}"

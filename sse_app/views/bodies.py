@@ -1,0 +1,126 @@
+"""What the endpoints are sent and answer: a JSON object within limits, and JSON back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from functools import wraps
+from itertools import accumulate
+from typing import Any, Final
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.http import HttpRequest, HttpResponse
+
+from ..access.refusals import Refused
+from ..conf import settings
+from ..protocol.events import to_text
+from ..runtime.telemetry import about
+
+logger = logging.getLogger("sse_app")
+
+#: Beyond what any event needs, and far below where a parser or an encoder runs out of stack.
+MAX_DEPTH: Final = 32
+#: Seconds after which what was not possible may be.
+RETRY_AFTER: Final = 5
+
+# Possessive, and with an optional closing quote: without both, the cost of a body of quotes would
+# be the square of its length.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+#: One level deeper, or one back, as signed bytes.
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[{]}"))
+
+
+def answers_refusals(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Decorate a sync view so that a `Refused` raised in it is its answer."""
+
+    @wraps(view)
+    def answering(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)
+        except Refused as refused:
+            return _answer(refused)
+
+    return answering
+
+
+def _answer(refused: Refused) -> HttpResponse:
+    answer = json_response(refused.status, to_json({"error": refused.message}))
+    for name, value in refused.headers.items():
+        answer[name] = value
+    return answer
+
+
+def away() -> Refused:
+    """Return the refusal of what may be possible in a moment."""
+    return Refused(503, "Not possible right now.", {"Retry-After": str(RETRY_AFTER)})
+
+
+def demand(permitted: Callable[[], bool]) -> None:
+    """Raise `Refused`: 403 unless `permitted()`, 503 where the policy behind it fails."""
+    try:
+        answer = permitted()
+    except Exception as error:
+        logger.exception("The policy that decides failed.", extra=about(error=error))
+        raise away() from error
+    if not answer:
+        raise Refused(403, "Not permitted.")
+
+
+def to_json(value: object) -> str:
+    """Return `value` as ASCII JSON by Django's encoder; raises `TypeError` for what it can't be."""
+    return json.dumps(value, cls=DjangoJSONEncoder)
+
+
+def json_response(status: int, text: str) -> HttpResponse:
+    """Return a response with `text`, which is JSON already."""
+    return HttpResponse(text, status=status, content_type="application/json")
+
+
+def read_object(request: HttpRequest) -> dict[str, Any]:
+    """Return the JSON object in the body of `request`.
+
+    Raises `Refused`: 415 for another content type, 413 beyond `MAX_BODY_BYTES`, 400 for what is
+    no JSON object, nests deeper than `MAX_DEPTH`, or has what UTF-8 and JSON can't hold (lone
+    surrogates, NaN, infinity).
+    """
+    if request.content_type != "application/json":
+        raise Refused(415, f"Content-Type is {request.content_type!r}, not 'application/json'.")
+    try:
+        sent = _read(request)
+        text = sent.decode("utf-8-sig")
+        _refuse_depth(sent)
+        body = json.loads(text)
+        to_text(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"The body is not usable JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise Refused(400, f"The body must be a JSON object, not {type(body).__name__}.")
+    return body
+
+
+def _read(request: HttpRequest) -> bytes:
+    most = settings().MAX_BODY_BYTES
+    try:
+        length = int(request.headers.get("Content-Length") or 0)
+    except ValueError as error:
+        raise Refused(400, "Content-Length is not a number.") from error
+    # The length said is not the length sent, so both are checked.
+    body = b"" if length > most else request.read(most + 1)
+    if length > most or len(body) > most:
+        raise Refused(413, f"The body is longer than {most} bytes.")
+    return body
+
+
+def _refuse_depth(sent: bytes) -> None:
+    """Raise `ValueError` for JSON that nests deeper than `MAX_DEPTH`, before `json` parses it.
+
+    The bound of `json` itself is not safe: in Python 3.13 it is 10,000 levels, and 3,000 to 8,000
+    levels overflow a thread's stack of 0.5 to 1 MiB (musl has 1 MiB), which ends the process.
+    No loop here runs in Python: a body of brackets would hold the interpreter for long.
+    """
+    steps = _STRING.sub(b"", sent).translate(_STEPS, _NO_BRACKETS)
+    if max(accumulate(memoryview(steps).cast("b")), default=0) > MAX_DEPTH:
+        raise ValueError(f"it nests deeper than {MAX_DEPTH} levels.")

@@ -1,0 +1,110 @@
+"""How fast one speaker may ask: `SPEAK_RATE` and `SPEAK_BURST`, per process."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from django.http import HttpRequest
+
+from ..access.addresses import SITE_SHARE, address_of
+from ..access.refusals import Refused
+from ..conf import settings
+
+MOST_BUCKETS: Final = 10_000
+
+
+class TokenBuckets:
+    """A bucket of tokens for each name; a full one is as good as none and is forgotten.
+
+    Safe to use from any thread. `clock` returns seconds and never goes back. Beyond `most`
+    buckets the one longest untouched is forgotten, which is in its owner's favour.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, most: int = MOST_BUCKETS
+    ) -> None:
+        self._clock = clock
+        self._most = most
+        self._lock = threading.Lock()
+        # Name to the tokens left, when that was and its share; the longest untouched first.
+        self._left: OrderedDict[str, tuple[float, float, float]] = OrderedDict()
+
+    def take(self, shares: Mapping[str, float], *, rate: float, burst: float) -> float:
+        """Take a token of each name and return 0; if one has none, return the seconds until it has.
+
+        A bucket holds at most `burst` tokens, one at least, and gets `rate` of them a second; that
+        of a name in `shares` is so many times as large and as fast.
+        """
+        burst = max(burst, 1)
+        with self._lock:
+            now = self._clock()
+            left = {
+                name: self._tokens(name, now, rate, burst, share) for name, share in shares.items()
+            }
+            wait = max((1 - left[name]) / (rate * share) for name, share in shares.items())
+            if wait > 0:
+                return wait
+            for name, share in shares.items():
+                self._left[name] = (left[name] - 1, now, share)
+                self._left.move_to_end(name)
+            self._forget_full(2 * len(shares), now, rate, burst)
+        return 0.0
+
+    def clear(self) -> None:
+        """Forget every bucket."""
+        with self._lock:
+            self._left.clear()
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def _tokens(self, name: str, now: float, rate: float, burst: float, share: float) -> float:
+        left, at, _ = self._left.get(name, (burst * share, now, share))
+        return min(burst * share, left + (now - at) * rate * share)
+
+    def _forget_full(self, looks: int, now: float, rate: float, burst: float) -> None:
+        # Two looks for each bucket that a call may add keep up with any number of names.
+        for _ in range(looks):
+            oldest, (_left, _at, share) = next(iter(self._left.items()))
+            full = self._tokens(oldest, now, rate, burst, share) >= burst * share
+            if not full and len(self._left) <= self._most:
+                return
+            del self._left[oldest]
+
+
+speaking: Final = TokenBuckets()
+
+
+def slow_down(request: HttpRequest) -> None:
+    """Raise `Refused` 429 with `Retry-After` for who asks too fast.
+
+    To be called before the body is read, and for what will be refused too: asking costs as much
+    as speaking.
+    """
+    wait = speaking.take(_shares(request), rate=settings().SPEAK_RATE, burst=settings().SPEAK_BURST)
+    if wait > 0:
+        raise Refused(
+            429,
+            f"Too fast: {settings().SPEAK_RATE:g} messages per second are possible, "
+            f"{settings().SPEAK_BURST:g} at once.",
+            {"Retry-After": str(math.ceil(wait))},
+        )
+
+
+def _shares(request: HttpRequest) -> dict[str, int]:
+    """Return the buckets of a request, each with its multiple of one speaker's rate."""
+    if request.user.is_authenticated:
+        return {f"user {request.user.pk}": 1}
+    addresses = address_of(request).shares
+    session = getattr(request, "session", None)
+    # A forged session key has no data behind it, and must not be a bucket of its own.
+    if session is None or not session.session_key or not list(session.keys()):
+        return {f"address {key}": share for key, share in addresses.items()}
+    # A client that drops its cookie gets another session, but keeps its address.
+    sessions = {f"sessions at {key}": share * SITE_SHARE for key, share in addresses.items()}
+    return {f"session {session.session_key}": 1, **sessions}
