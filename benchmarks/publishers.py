@@ -48,12 +48,12 @@ def from_sync_code(work: Callable[[int], None]) -> Callable[[int], dict[str, Any
     """Measure `work` until all of it is with the log and the channel layer."""
 
     def measure(count: int) -> dict[str, Any]:
-        from sse_app.publishing import outbox as layer
+        from sse_app.publishing import outbox
 
         before = head()
         began = time.perf_counter()
         work(count)
-        assert layer.flush(30), "the channel layer did not take everything"
+        assert outbox.flush(30), "the channel layer did not take everything"
         return {"seconds": time.perf_counter() - began, "logged": head() - before}
 
     return measure

@@ -39,7 +39,7 @@ MIB = 1024 * 1024
 BULK = """
 from statistics import median
 from time import perf_counter
-from sse_app.publishing import outbox as layer
+from sse_app.publishing import outbox
 from sse_app.changes import suppress_changes
 from tests.shop.models import Order
 
@@ -54,7 +54,7 @@ for _ in range(7):
     with suppress_changes():
         plain.append(seconds())
     published.append(seconds())
-    assert layer.flush(30)  # What still leaves would slow the next round.
+    assert outbox.flush(30)  # What still leaves would slow the next round.
 result = median(published) / median(plain)
 """
 

@@ -17,25 +17,27 @@ class SseAppConfig(AppConfig):
         """Register checks, services, duties and receivers of signals; prepare a loaded Daphne."""
         from .access import (
             control_group,
+            disconnect,
             revalidation,
         )
-        from .access import disconnect as revocation
-        from .broadcasts import sending as broadcasts
-        from .checks import deployment as deploy_checks  # noqa: F401
-        from .checks import settings as checks  # noqa: F401
+        from .broadcasts import sending
+        from .checks import (
+            deployment,  # noqa: F401
+            settings,  # noqa: F401
+        )
         from .delivery import hub
         from .delivery.transports import daphne_requests
         from .operations import (
             housekeeping,
             processes,
             reports,
+            stream_log,
         )
-        from .operations import stream_log as stream_logs
-        from .presence import tracker as attendance
-        from .publishing import outbox as layer
+        from .presence import tracker
+        from .publishing import outbox
 
         for service in (
-            layer.HubOutbox,
+            outbox.HubOutbox,
             housekeeping.Housekeeping,
             control_group.ControlGroup,
             revalidation.Revalidator,
@@ -43,9 +45,9 @@ class SseAppConfig(AppConfig):
             hub.register_service(service)
         daphne_requests.install()
         reports.connect_signals()
-        stream_logs.connect_signals()
-        revocation.connect_signals()
-        attendance.connect_signals()
-        for duty in (broadcasts.send_due, broadcasts.tally, attendance.keep_presence):
+        stream_log.connect_signals()
+        disconnect.connect_signals()
+        tracker.connect_signals()
+        for duty in (sending.send_due, sending.tally, tracker.keep_presence):
             if duty not in processes.duties:  # A test that overrides INSTALLED_APPS comes again.
                 processes.duties.append(duty)

@@ -5,18 +5,16 @@ from __future__ import annotations
 from django.urls import path
 
 from .operations import health
-from .views import access as passes
-from .views import metrics as scrapes
-from .views import send as views
+from .views import access, metrics, send
 
 app_name = "sse_app"
 
 urlpatterns = [
-    path("", views.stream, name="stream"),
-    path("renew/", passes.renew, name="renew"),
-    path("ticket/", passes.ticket, name="ticket"),
-    path("send/", views.send, name="send"),
-    path("publish/", views.publish, name="publish"),
+    path("", send.stream, name="stream"),
+    path("renew/", access.renew, name="renew"),
+    path("ticket/", access.ticket, name="ticket"),
+    path("send/", send.send, name="send"),
+    path("publish/", send.publish, name="publish"),
     path("health/", health.health, name="health"),
-    path("metrics/", scrapes.metrics, name="metrics"),
+    path("metrics/", metrics.metrics, name="metrics"),
 ]

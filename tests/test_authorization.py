@@ -19,7 +19,7 @@ from sse_app.consumers import EventStreamConsumer
 from sse_app.operations.dashboard.admin import LiveStreamsAdmin
 from sse_app.publishing.inbox import Message
 from sse_app.testing import stream
-from sse_app.views import metrics as scrapes
+from sse_app.views import metrics
 
 from . import policies
 from .conftest import Daphne
@@ -180,7 +180,7 @@ def test_a_permission_that_is_a_coroutine_is_none(log: pytest.LogCaptureFixture)
     request = RequestFactory().get("/events/metrics/")
     request.user = Permissive()  # type: ignore[assignment]
     assert not has_permission(request.user, "sse_app.end_streams")
-    assert not scrapes._is_permitted(request)
+    assert not metrics._is_permitted(request)
     assert "Permissive.has_perm returned an object of the type builtins.coroutine" in log.text
 
 
@@ -194,7 +194,7 @@ def test_a_staff_flag_that_is_a_method_is_none() -> None:
 
     request = RequestFactory().get("/events/metrics/")
     request.user = Methods()  # type: ignore[assignment]
-    assert not scrapes._is_permitted(request)
+    assert not metrics._is_permitted(request)
 
 
 @pytest.mark.filterwarnings("ignore:coroutine")

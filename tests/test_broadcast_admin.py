@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from sse_app import publish
 from sse_app.admin import PERMISSION
-from sse_app.broadcasts import sending as broadcasts
+from sse_app.broadcasts import sending
 from sse_app.models import Broadcast, BroadcastCount
 from sse_app.operations import processes
 from sse_app.protocol.events import Event
@@ -169,7 +169,7 @@ def test_a_scheduled_one_waits_for_its_time(sender: Client, seen: list[Event]) -
     assert LogEntry.objects.get().get_change_message().startswith("Scheduled for ")
     assert "is scheduled for" in said(sender)
     Broadcast.objects.update(send_at=timezone.now())
-    broadcasts.send_due()
+    sending.send_due()
     assert len(seen) == 1
 
 
@@ -412,7 +412,7 @@ def test_what_is_scheduled_can_be_cancelled(sender: Client, seen: list[Event]) -
     entry = LogEntry.objects.get(action_flag=CHANGE)
     assert (entry.object_id, entry.change_message) == (str(scheduled.pk), "Cancelled.")
     Broadcast.objects.filter(pk=scheduled.pk).update(send_at=timezone.now())
-    broadcasts.send_due()
+    sending.send_due()
     assert seen == []
 
 

@@ -19,7 +19,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from sse_app import publish
-from sse_app.broadcasts import sending as broadcasts
+from sse_app.broadcasts import sending
 from sse_app.broadcasts.models import MOST_GROUPS
 from sse_app.delivery.hub import get_hub
 from sse_app.delivery.subscriber import subscribe
@@ -70,7 +70,7 @@ def test_one_event_per_group_leaves_and_its_places_are_kept(log: str, seen: list
     publish("orders", "n", "before")
     seen.clear()
     row = made(groups=["orders", "news"], event="closing", body="at five")
-    assert broadcasts.send(row.pk)
+    assert sending.send(row.pk)
     told = {(event.group, event.name, event.data) for event in seen}
     assert told == {("orders", "closing", "at five"), ("news", "closing", "at five")}
     row.refresh_from_db()
@@ -83,16 +83,16 @@ def test_one_event_per_group_leaves_and_its_places_are_kept(log: str, seen: list
 
 def test_it_is_sent_once(log: str, seen: list[Event]) -> None:
     row = made()
-    assert [broadcasts.send(row.pk) for _ in range(3)] == [True, False, False]
+    assert [sending.send(row.pk) for _ in range(3)] == [True, False, False]
     assert len(seen) == 1
 
 
 @pytest.mark.parametrize("state", ["sent", "cancelled", "failed"])
 def test_only_what_is_scheduled_is_sent(seen: list[Event], state: str) -> None:
     row = made(state=state, send_at=ago())
-    assert not broadcasts.send(row.pk)
-    broadcasts.send_due()
-    assert not broadcasts.cancel(row.pk)
+    assert not sending.send(row.pk)
+    sending.send_due()
+    assert not sending.cancel(row.pk)
     assert seen == []
 
 
@@ -104,7 +104,7 @@ def test_of_many_who_are_there_first_one_sends(seen: list[Event]) -> None:
     def run() -> None:
         together.wait()
         for _ in range(3):
-            broadcasts.send_due()
+            sending.send_due()
         connections.close_all()
 
     threads = [threading.Thread(target=run) for _ in range(4)]
@@ -119,7 +119,7 @@ def test_of_many_who_are_there_first_one_sends(seen: list[Event]) -> None:
 def test_state_and_event_are_one_transaction(seen: list[Event]) -> None:
     row = made()
     with transaction.atomic():
-        assert broadcasts.send(row.pk)
+        assert sending.send(row.pk)
         transaction.set_rollback(True)
     row.refresh_from_db()
     assert (row.state, row.places, seen) == ("scheduled", [], [])
@@ -131,7 +131,7 @@ def test_state_and_event_are_one_transaction(seen: list[Event]) -> None:
 def test_with_another_log_too_nothing_leaves_before_the_commit(seen: list[Event]) -> None:
     row = made()
     with transaction.atomic():
-        broadcasts.send(row.pk)
+        sending.send(row.pk)
         assert seen == []
     assert len(seen) == 1
     row.refresh_from_db()
@@ -141,7 +141,7 @@ def test_with_another_log_too_nothing_leaves_before_the_commit(seen: list[Event]
 def test_a_waiting_event_of_somebody_else_comes_first(seen: list[Event]) -> None:
     """It was committed before and only its numbering was missing."""
     event_log().stage([Event.of("orders", "n", "first")])
-    broadcasts.send(made(body="second").pk)
+    sending.send(made(body="second").pk)
     assert [(event.data, event.offset) for event in seen] == [("first", 1), ("second", 2)]
     assert Broadcast.objects.get().places[0][2] == 2
 
@@ -150,13 +150,13 @@ def test_what_can_not_be_sent_fails_and_blocks_no_other(seen: list[Event]) -> No
     bad = made(kind="template", body="{{ now }}", send_at=ago(9))
     huge = made(body="x" * 100_000, send_at=ago(8))
     good = made(body="good", send_at=ago(7))
-    assert broadcasts.send_due() is None
+    assert sending.send_due() is None
     assert [event.data for event in seen] == ["good"]
     for row, said in ((bad, "“template” can't be sent"), (huge, "MAX_EVENT_BYTES"), (good, "")):
         row.refresh_from_db()
         assert said in row.error
         assert row.state == ("failed" if said else "sent")
-    broadcasts.send_due()
+    sending.send_due()
     assert len(seen) == 1
 
 
@@ -166,12 +166,12 @@ def test_a_log_that_is_away_fails_it_and_says_so(
     away = {"BACKEND": "sse_app.eventlog.RedisEventLog", "URL": "redis://127.0.0.1:1/0"}
     row = made(send_at=ago())
     with override_settings(SSE_APP={"EVENT_LOG": away}):
-        broadcasts.send_due()
+        sending.send_due()
     row.refresh_from_db()
     assert row.state == "failed"
     assert "127.0.0.1:1" in row.error
     assert "is lost" in caplog.text
-    broadcasts.send_due()
+    sending.send_due()
     assert seen == []
 
 
@@ -184,11 +184,11 @@ def test_a_database_that_gives_up_leaves_it_scheduled(
         raise OperationalError("database is locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(broadcasts, "publish_numbered", give_up)
-        broadcasts.send_due()
+        patch.setattr(sending, "publish_numbered", give_up)
+        sending.send_due()
     row.refresh_from_db()
     assert row.state == "scheduled"
-    broadcasts.send_due()
+    sending.send_due()
     assert len(seen) == 1
 
 
@@ -200,8 +200,8 @@ def test_any_other_error_fails_it_so_that_it_is_not_tried_for_ever(
     def fail(events: Any) -> Any:
         raise TypeError("on purpose\0")
 
-    monkeypatch.setattr(broadcasts, "publish_numbered", fail)
-    broadcasts.send_due()
+    monkeypatch.setattr(sending, "publish_numbered", fail)
+    sending.send_due()
     row.refresh_from_db()
     assert (row.state, row.error, row.sent_at) == ("failed", "on purpose", None)
 
@@ -214,12 +214,12 @@ def test_what_is_due_is_sent_and_the_next_one_named(
 ) -> None:
     now = timezone.now()
     monkeypatch.setattr(timezone, "now", lambda: now)
-    assert broadcasts.send_due() is None
+    assert sending.send_due() is None
     made(body="later", send_at=ahead(60))
     made(body="soon", send_at=ahead(5))
     made(body="due", send_at=ago())
     made(body="now")
-    seconds = broadcasts.send_due()
+    seconds = sending.send_due()
     assert sorted(event.data for event in seen) == ["due", "now"]
     assert seconds == 5
 
@@ -227,34 +227,34 @@ def test_what_is_due_is_sent_and_the_next_one_named(
 def test_when_many_are_due_the_next_call_is_due_at_once(
     seen: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broadcasts, "MOST_AT_ONCE", 3)
+    monkeypatch.setattr(sending, "MOST_AT_ONCE", 3)
     for n in range(5):
         made(body=str(n), send_at=ago(9 - n))
-    assert broadcasts.send_due() == 0.0
+    assert sending.send_due() == 0.0
     assert [event.data for event in seen] == ["0", "1", "2"]
-    assert broadcasts.send_due() is None
+    assert sending.send_due() is None
     assert len(seen) == 5
 
 
 def test_looking_for_what_is_due_is_one_query(django_assert_num_queries: Any) -> None:
     made(send_at=ahead())
     with django_assert_num_queries(1):
-        broadcasts.send_due()
+        sending.send_due()
 
 
 def test_a_scheduled_broadcast_outlives_who_composed_it(seen: list[Event]) -> None:
     ann = User.objects.create_user("ann")
     made(sent_by=ann, send_at=ago())
     ann.delete()
-    broadcasts.send_due()
+    sending.send_due()
     assert [event.data for event in seen] == ["hi"]
 
 
 def test_what_is_cancelled_is_not_sent(seen: list[Event]) -> None:
     row = made(send_at=ago())
-    assert broadcasts.cancel(row.pk)
-    assert not broadcasts.cancel(row.pk)
-    broadcasts.send_due()
+    assert sending.cancel(row.pk)
+    assert not sending.cancel(row.pk)
+    sending.send_due()
     assert seen == []
 
 
@@ -303,48 +303,48 @@ def test_a_group_that_is_named_twice_gets_it_once() -> None:
 async def test_the_count_is_that_of_deliveries_here(seen: list[Event]) -> None:
     async with subscribe("orders") as one, subscribe("orders", "news") as two:
         row = await in_thread(made)(groups=["orders", "news"])
-        await in_thread(broadcasts.send)(row.pk)
+        await in_thread(sending.send)(row.pk)
         await anext(one), await anext(two), await anext(two)
-        await in_thread(broadcasts.tally)()
+        await in_thread(sending.tally)()
         count = await BroadcastCount.objects.aget()
         assert (count.broadcast_id, count.streams) == (row.pk, 3)
         assert count.process == process_name()
         # A topic forgets when its last reader leaves; what was counted stays.
-    await in_thread(broadcasts.tally)()
+    await in_thread(sending.tally)()
     assert (await BroadcastCount.objects.aget()).streams == 3
 
 
 async def test_a_count_only_grows_and_is_written_when_it_does(seen: list[Event]) -> None:
     async with subscribe("orders"):
         row = await in_thread(made)()
-        await in_thread(broadcasts.send)(row.pk)
+        await in_thread(sending.send)(row.pk)
         place = Position(*(await Broadcast.objects.aget()).places[0][1:])
         await get_hub().heal("orders")
         topic = get_hub().topics["orders"]
         for reached, counted in ((7, 7), (5, 7), (6, 7), (9, 9)):
             topic._reached[place] = reached
-            await in_thread(broadcasts.tally)()
+            await in_thread(sending.tally)()
             count = await BroadcastCount.objects.aget()
             assert count.streams == counted
             last = count.counted_at
-        await in_thread(broadcasts.tally)()
+        await in_thread(sending.tally)()
         assert (await BroadcastCount.objects.aget()).counted_at == last
 
 
 def test_old_broadcasts_are_not_counted_any_more() -> None:
-    made(state="sent", sent_at=ago(broadcasts.COUNT_SECONDS + 1), places=[["orders", "abc", 1]])
-    broadcasts._counts[12345] = {}
-    broadcasts.tally()
-    assert broadcasts._counts == {}
+    made(state="sent", sent_at=ago(sending.COUNT_SECONDS + 1), places=[["orders", "abc", 1]])
+    sending._counts[12345] = {}
+    sending.tally()
+    assert sending._counts == {}
 
 
 def test_a_forked_process_has_counted_nothing() -> None:
-    broadcasts._counts[1] = {("orders", Position("abc", 1)): 5}
+    sending._counts[1] = {("orders", Position("abc", 1)): 5}
     child = os.fork()
     if child == 0:
-        os._exit(bool(broadcasts._counts))
+        os._exit(bool(sending._counts))
     assert os.waitpid(child, 0)[1] == 0
-    broadcasts._counts.clear()
+    sending._counts.clear()
 
 
 # --- the groups that are known ---
@@ -356,22 +356,22 @@ def test_known_groups_are_those_of_the_log_first_those_that_begin_so(log: str) -
         for group in ("order.2", "order.1", "my.order", "news"):
             publish(group, "n", "")
         made(groups=["orderly", "other"])
-        known = broadcasts.known_groups("order", 20)
+        known = sending.known_groups("order", 20)
         assert known == ["order.1", "order.2", "orderly", "orders", "my.order", "preorder"]
-        assert broadcasts.known_groups("order", 2) == ["order.1", "order.2"]
-        assert broadcasts.known_groups("%", 20) == []
-        assert "news" in broadcasts.known_groups("", 20)
+        assert sending.known_groups("order", 2) == ["order.1", "order.2"]
+        assert sending.known_groups("%", 20) == []
+        assert "news" in sending.known_groups("", 20)
 
 
 def test_the_apps_own_groups_are_not_among_them(seen: list[Event]) -> None:
     publishing.publish_events([Event(group="sse.control", name="n")])
-    assert broadcasts.known_groups("sse", 20) == []
+    assert sending.known_groups("sse", 20) == []
 
 
 def test_a_log_that_is_away_knows_none_and_the_others_are_known() -> None:
     away = {"BACKEND": "sse_app.eventlog.RedisEventLog", "URL": "redis://127.0.0.1:1/0"}
     with override_settings(SSE_APP={"EVENT_LOG": away, "PUBLIC_GROUPS": ["orders"]}):
-        assert broadcasts.known_groups("o", 20) == ["orders"]
+        assert sending.known_groups("o", 20) == ["orders"]
 
 
 # --- the migration ---
@@ -435,6 +435,6 @@ def test_a_scheduled_template_fails_and_a_sent_one_stays(
         assert (stays.state, stays.kind, stays.body, stays.error) == ("sent", "template", "{{", "")
     # A process of the earlier release, which still runs beside this one, schedules another.
     old.objects.create(**scheduled, kind="template", body="{{ now }}", send_at=ago())
-    broadcasts.send_due()
+    sending.send_due()
     assert seen == []
     assert Broadcast.objects.filter(state="failed").count() == 3

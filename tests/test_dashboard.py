@@ -148,7 +148,7 @@ async def test_the_feed_says_farewell_when_it_is_old_or_the_server_stops(daphne:
     boss = await Visitor(daphne, "boss").sign_in()
     run(
         daphne,
-        "from sse_app.operations.dashboard import stream as dashboard\ndashboard.LIFE_SECONDS = 2",
+        "from sse_app.operations.dashboard import stream\nstream.LIFE_SECONDS = 2",
     )
     async with boss.read(FEED) as feed:
         (*_, last) = await feed.until_end()
@@ -181,13 +181,13 @@ async def test_many_dashboards_share_each_look(daphne: Daphne) -> None:
     boss = await Visitor(daphne, "boss").sign_in()
     run(
         daphne,
-        "from sse_app.operations.dashboard import poller as watching\n"
-        "watching.FRESH_SECONDS = 3600\n"
-        "looked, look = [], watching.Watch._look\n"
+        "from sse_app.operations.dashboard import poller\n"
+        "poller.FRESH_SECONDS = 3600\n"
+        "looked, look = [], poller.Watch._look\n"
         "def counted(self):\n"
         "    looked.append(1)\n"
         "    return look(self)\n"
-        "watching.Watch._look, watching.looked = counted, looked\n",
+        "poller.Watch._look, poller.looked = counted, looked\n",
     )
 
     async def watch() -> int:
@@ -200,8 +200,7 @@ async def test_many_dashboards_share_each_look(daphne: Daphne) -> None:
     looked = await asyncio.to_thread(
         run,
         daphne,
-        "from sse_app.operations.dashboard import poller as watching\n"
-        "result = len(watching.looked)",
+        "from sse_app.operations.dashboard import poller\nresult = len(poller.looked)",
     )
     assert looked == 1
 

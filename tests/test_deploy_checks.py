@@ -16,7 +16,7 @@ from django.core.checks import run_checks
 from django.core.management import call_command
 from django.db import connections
 
-from sse_app.checks import deployment as deploy_checks
+from sse_app.checks import deployment
 from sse_app.checks.deployment import check_deployment
 from sse_app.conf import site_tag
 from sse_app.delivery.transports import servers
@@ -204,7 +204,7 @@ def test_a_package_with_known_holes_is_named_with_its_floor(
             raise PackageNotFoundError(name)
         return installed
 
-    monkeypatch.setattr(deploy_checks, "version", installed_version)
+    monkeypatch.setattr(deployment, "version", installed_version)
     if floor is None:
         assert found() == {}
     else:
@@ -224,7 +224,7 @@ def test_a_site_on_another_server_needs_no_daphne(monkeypatch: pytest.MonkeyPatc
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(deploy_checks, "version", missing)
+    monkeypatch.setattr(deployment, "version", missing)
     assert found() == {}
 
 

@@ -13,7 +13,7 @@ from channels.layers import InMemoryChannelLayer, channel_layers
 
 from sse_app import publish
 from sse_app.conf import site_tag
-from sse_app.delivery import subscriptions as latest
+from sse_app.delivery import subscriptions
 from sse_app.delivery.hub import Hub, get_hub, running_hubs
 from sse_app.delivery.log_reader import SharedReads
 from sse_app.delivery.sinks import Sink
@@ -392,7 +392,7 @@ async def test_a_reader_that_lags_keeps_so_many_latest_events_and_no_more() -> N
     for reader in (slow, quick):
         await reader.sink.until("both are live")
     slow.sink.open.clear()
-    most = latest.LATEST_EVENTS
+    most = subscriptions.LATEST_EVENTS
     for n in range(most + 50):
         publish("g", "n", str(n), durable=False, key=str(n))
     await quick.sink.until(str(most + 49))

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import redis
 
-from sse_app.access import limits_redis as shared_limits
+from sse_app.access import limits_redis
 from sse_app.access.addresses import Address, client_address
 from sse_app.access.limits import Full, Limit, Limits, Places
 from sse_app.access.limits_redis import SharedCounts, shared_counts
@@ -322,7 +322,7 @@ async def takes(counts: SharedCounts, limits: Mapping[str, int]) -> None:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for Redis as long as it takes: on a loaded machine it may answer late."""
-    monkeypatch.setattr(shared_limits, "PATIENCE_SECONDS", PATIENCE)
+    monkeypatch.setattr(limits_redis, "PATIENCE_SECONDS", PATIENCE)
 
 
 @pytest.fixture
@@ -371,7 +371,7 @@ async def test_of_many_at_once_as_many_are_taken_as_there_are_places(members: Me
 async def test_when_everybody_comes_at_once_no_round_trip_is_long(
     members: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_limits, "RENEW_SECONDS", 3600)
+    monkeypatch.setattr(limits_redis, "RENEW_SECONDS", 3600)
     counts = members()
     real, lengths = counts._send, []
 
@@ -383,7 +383,7 @@ async def test_when_everybody_comes_at_once_no_round_trip_is_long(
     async with asyncio.timeout(PATIENCE):
         full = await asyncio.gather(*(counts.take({"user:1": 1200}) for _ in range(1300)))
     assert full.count("user:1") == 100
-    assert max(lengths) <= shared_limits.ASKED_AT_ONCE + 1
+    assert max(lengths) <= limits_redis.ASKED_AT_ONCE + 1
 
 
 async def test_nothing_is_left_in_redis_when_all_is_given_back(members: Members) -> None:
@@ -463,8 +463,8 @@ async def test_a_request_that_is_cancelled_before_it_hears_the_answer_holds_noth
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_limits, "LEASE_SECONDS", 0.3)
-    monkeypatch.setattr(shared_limits, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(limits_redis, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(limits_redis, "RENEW_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("quick")
@@ -496,7 +496,7 @@ async def test_a_process_that_stood_still_for_longer_than_its_lease_is_counted_a
     for _ in range(3):
         await stopped.take(THREE)
     with monkeypatch.context() as still:
-        still.setattr(shared_limits, "RENEW_SECONDS", 3600)
+        still.setattr(limits_redis, "RENEW_SECONDS", 3600)
         stopped._wake.set()
         await until(lambda: "leases" not in members.stored())
     assert await stopped.take({"user:2": 9}) is None
@@ -506,7 +506,7 @@ async def test_a_process_that_stood_still_for_longer_than_its_lease_is_counted_a
 async def test_a_redis_that_lost_everything_is_told_again_at_once(
     members: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_limits, "RENEW_SECONDS", 3600)
+    monkeypatch.setattr(limits_redis, "RENEW_SECONDS", 3600)
     counts, other = members(), members()
     for _ in range(3):
         await counts.take(THREE)
@@ -569,7 +569,7 @@ async def test_without_redis_and_with_nothing_held_nothing_is_tried_until_somebo
     server.kill()
     members = Members(server.url)
     counts = members()
-    monkeypatch.setattr(shared_limits, "RENEW_SECONDS", 3600)
+    monkeypatch.setattr(limits_redis, "RENEW_SECONDS", 3600)
     for _ in range(3):
         assert await counts.take(THREE) is None
         counts.give_back(THREE.keys())
@@ -610,8 +610,8 @@ async def test_what_comes_and_goes_while_redis_is_told_again_is_told_too(
 async def test_a_redis_that_hangs_holds_nobody_up_and_what_it_does_late_counts_nothing(
     server: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_limits, "RENEW_SECONDS", 0.05)
-    monkeypatch.setattr(shared_limits, "LEASE_SECONDS", 3600)
+    monkeypatch.setattr(limits_redis, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(limits_redis, "LEASE_SECONDS", 3600)
     members = Members(server.url, socket_timeout=None)
     counts, other = members(), members()
     assert await counts.take(THREE) is None
@@ -633,7 +633,7 @@ async def test_a_redis_that_hangs_holds_nobody_up_and_what_it_does_late_counts_n
 async def test_who_comes_while_others_wait_for_a_redis_that_hangs_waits_no_longer_than_they(
     server: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_limits, "RENEW_SECONDS", 3600)
+    monkeypatch.setattr(limits_redis, "RENEW_SECONDS", 3600)
     counts = Members(server.url)()
     assert server.process is not None
     server.process.send_signal(signal.SIGSTOP)
@@ -658,7 +658,7 @@ async def test_a_connection_that_breaks_is_no_reason_to_ask_twice() -> None:
     async with await asyncio.start_server(break_off, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         host = {"address": f"redis://127.0.0.1:{port}", "retry_on_timeout": True}
-        connect = partial(shared_limits._connect, [host])
+        connect = partial(limits_redis._connect, [host])
         counts = SharedCounts("test", connect)
         assert await counts.take(THREE) is None
         assert counts.alone

@@ -239,8 +239,8 @@ def redis_server(tmp_path: Path) -> Iterator[Valkey]:
 
 
 QUICK = """
-from sse_app.access import limits_redis as shared_limits
-shared_limits.LEASE_SECONDS, shared_limits.RENEW_SECONDS = 1.0, 0.1
+from sse_app.access import limits_redis
+limits_redis.LEASE_SECONDS, limits_redis.RENEW_SECONDS = 1.0, 0.1
 """
 
 

@@ -139,9 +139,9 @@ WITHOUT: dict[str, tuple[list[str], str, str]] = {
         """
         from unittest.mock import patch
         from django.test import RequestFactory
-        from sse_app.views import metrics as scrapes
+        from sse_app.views import metrics
         with patch.object(scrapes, "_is_permitted", return_value=True):
-            print(scrapes.metrics(RequestFactory().get("/")).content.decode())
+            print(metrics.metrics(RequestFactory().get("/")).content.decode())
         """,
         "metrics",
     ),

@@ -18,8 +18,7 @@ from sse_app.access.tokens import create_token
 from sse_app.models import AccessToken, Broadcast, HandledMessage
 from sse_app.protocol.events import Event
 from sse_app.publishing.inbox import Message
-from sse_app.views import access as passes
-from sse_app.views import send as views
+from sse_app.views import access, send
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -226,12 +225,12 @@ def test_a_ticket_is_for_a_user_with_a_row_or_for_nobody(whose: str | None, stat
     )
     request.user = TokenUser(pk) if whose else None  # type: ignore[assignment]
     request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined]
-    assert passes.ticket(request).status_code == status
+    assert access.ticket(request).status_code == status
 
 
 def test_a_request_without_the_address_of_its_peer_is_no_500(handled: list[Message]) -> None:
     """As a WSGI server on a Unix socket makes them."""
-    for path, view in (("send", views.send), ("ticket", passes.ticket), ("renew", passes.renew)):
+    for path, view in (("send", send.send), ("ticket", access.ticket), ("renew", access.renew)):
         body = bodies()[f"/events/{path}/"]
         request = RequestFactory().post("/", body, content_type="application/json")
         request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined]

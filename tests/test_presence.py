@@ -21,7 +21,7 @@ from sse_app import presence
 from sse_app.checks.settings import check_settings
 from sse_app.delivery.hub import Hub
 from sse_app.models import GroupMember, Presence
-from sse_app.presence import tracker as attendance
+from sse_app.presence import tracker
 from sse_app.protocol.events import Event
 from sse_app.runtime.telemetry import process_name
 
@@ -33,16 +33,16 @@ ROOM = "chat.room"
 @pytest.fixture(autouse=True)
 def kept() -> Iterator[None]:
     with override_settings(SSE_APP={"PRESENCE_GROUPS": ["chat.*"]}):
-        attendance._begin_anew()
+        tracker._begin_anew()
         yield
-        attendance._begin_anew()
+        tracker._begin_anew()
 
 
 def there(*users: str, group: str = ROOM) -> None:
     """Let this process have streams of these users, and write it."""
-    attendance._names.clear()
-    attendance._names.update({(group, user): f"name of {user}" for user in users})
-    attendance.keep({process_name()})
+    tracker._names.clear()
+    tracker._names.update({(group, user): f"name of {user}" for user in users})
+    tracker.keep({process_name()})
 
 
 def told(seen: list[Event]) -> list[tuple[str, Any]]:
@@ -51,15 +51,15 @@ def told(seen: list[Event]) -> list[tuple[str, Any]]:
 
 def test_a_process_does_one_pass_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     began = threading.Event()
-    other = threading.Thread(target=attendance.keep, args=[[]])
+    other = threading.Thread(target=tracker.keep, args=[[]])
 
     def passing(alive: Collection[str]) -> None:
-        monkeypatch.setattr(attendance, "_pass", lambda alive: began.set())
+        monkeypatch.setattr(tracker, "_pass", lambda alive: began.set())
         other.start()
         assert not began.wait(0.2), "two passes at once"
 
-    monkeypatch.setattr(attendance, "_pass", passing)
-    attendance.keep([])
+    monkeypatch.setattr(tracker, "_pass", passing)
+    tracker.keep([])
     other.join()
     assert began.is_set()
 
@@ -109,14 +109,14 @@ def test_patterns_are_checked(given: Any) -> None:
 
 def test_without_patterns_nothing_is_asked_of_the_database() -> None:
     with override_settings(SSE_APP={}), CaptureQueriesContext(connection) as queries:
-        attendance.keep_presence()
+        tracker.keep_presence()
     assert len(queries) == 0
 
 
 def test_where_nobody_comes_or_goes_little_is_asked_and_nothing_is_written() -> None:
     there("1")
     with CaptureQueriesContext(connection) as queries:
-        attendance.keep_presence()
+        tracker.keep_presence()
     assert len(queries) == 4
     assert all(query["sql"].startswith("SELECT") for query in queries)
 
@@ -143,7 +143,7 @@ def test_what_fails_changes_nothing_and_is_done_by_the_next_pass(
 ) -> None:
     there("1")
     with monkeypatch.context() as broken:
-        broken.setattr(attendance, "publish_events", lambda *given, **named: 1 / 0)
+        broken.setattr(tracker, "publish_events", lambda *given, **named: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             there("1", "2")
     assert [member.user for member in presence.members(ROOM)] == ["1"]
@@ -176,11 +176,11 @@ def test_a_pass_whose_commit_was_done_and_not_answered_is_known_to_the_next(
 def test_a_process_that_died_while_nobody_lived_is_found_by_the_next(seen: list[Event]) -> None:
     there("1", "2")
     Presence.objects.update(process="dead")
-    attendance._begin_anew()
+    tracker._begin_anew()
     there("1")
     due = GroupMember.objects.get(user_key="2").leaves_at
     assert due is not None
-    assert 0 < (due - timezone.now()).total_seconds() <= attendance.RETURN_SECONDS
+    assert 0 < (due - timezone.now()).total_seconds() <= tracker.RETURN_SECONDS
     assert told(seen) == [("presence.join", "1"), ("presence.join", "2")]
     GroupMember.objects.filter(user_key="2").update(leaves_at=timezone.now())
     there("1")

@@ -15,7 +15,7 @@ import pytest
 from sse_app.conf import Settings
 from sse_app.operations import processes
 from sse_app.operations.reporter import TICK_SECONDS
-from sse_app.presence import tracker as attendance
+from sse_app.presence import tracker
 
 from .conftest import Daphne, Server, StreamReader, eventually
 from .sleepers import run
@@ -56,11 +56,11 @@ def hasten(server: Server) -> None:
     """Let those be dead who were not seen for three seconds, and those gone who don't return."""
     run(
         server,
-        "from sse_app.presence import tracker as attendance; "
+        "from sse_app.presence import tracker; "
         "from sse_app.operations import processes; from sse_app.operations import reporter\n"
         "reporter.REPORT_SECONDS = 0.5\n"
         "processes.ALIVE_SECONDS = 3\n"
-        "attendance.RETURN_SECONDS = 2",
+        "tracker.RETURN_SECONDS = 2",
     )
 
 
@@ -178,7 +178,7 @@ async def test_who_was_with_a_killed_process_is_gone_once(
 
 def test_the_ages_as_shipped_make_it_less_than_thirty_seconds() -> None:
     # A pass late to find it dead, and one late to find that it did not return.
-    latest = processes.ALIVE_SECONDS + attendance.RETURN_SECONDS + 2 * TICK_SECONDS
+    latest = processes.ALIVE_SECONDS + tracker.RETURN_SECONDS + 2 * TICK_SECONDS
     assert latest < 30
     assert Settings().RETRY[1] < Settings().PRESENCE_GRACE, "so a reconnection is no leave"
 
@@ -241,19 +241,19 @@ async def test_a_process_that_was_taken_for_dead_says_again_who_is_there(
 HAMMER = """
 import random, time
 from django.db import OperationalError
-from sse_app.presence import tracker as attendance; from sse_app.operations import processes
+from sse_app.presence import tracker; from sse_app.operations import processes
 processes.duties.clear()
 draw = random.Random({seed})
 for turn in range({turns} + 1):
     users = draw.sample(range(8), 4) if turn < {turns} else []
-    with attendance._lock:
-        attendance._names.clear()
-        attendance._names.update({{({room!r}, str(user)): f"u{{user}}" for user in users}})
-    attendance.keep({{process.name for process in processes.alive()}})
+    with tracker._lock:
+        tracker._names.clear()
+        tracker._names.update({{({room!r}, str(user)): f"u{{user}}" for user in users}})
+    tracker.keep({{process.name for process in processes.alive()}})
 """
 KEEP = """
-from sse_app.presence import tracker as attendance; from sse_app.operations import processes
-attendance.keep({process.name for process in processes.alive()})
+from sse_app.presence import tracker; from sse_app.operations import processes
+tracker.keep({process.name for process in processes.alive()})
 """
 
 

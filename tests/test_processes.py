@@ -19,12 +19,12 @@ from django.utils import timezone
 
 from sse_app.access.admission import Access
 from sse_app.asgi import guard
-from sse_app.broadcasts import sending as broadcasts
+from sse_app.broadcasts import sending
 from sse_app.conf import site_tag
 from sse_app.delivery.hub import get_hub
 from sse_app.models import ServerProcess
 from sse_app.operations import processes, reporter, reports
-from sse_app.presence import tracker as attendance
+from sse_app.presence import tracker
 from sse_app.runtime.telemetry import process_name
 
 from .conftest import Daphne, Server, eventually
@@ -443,7 +443,7 @@ def test_a_forked_child_is_another_process() -> None:
 
 def test_the_duties_of_a_process_are_registered_once() -> None:
     apps.get_app_config("sse_app").ready()
-    expected = [broadcasts.send_due, broadcasts.tally, attendance.keep_presence]
+    expected = [sending.send_due, sending.tally, tracker.keep_presence]
     assert processes.duties == expected
 
 

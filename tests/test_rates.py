@@ -13,7 +13,7 @@ from django.test import Client, override_settings
 
 from sse_app import off, on
 from sse_app.publishing.inbox import Message
-from sse_app.views import throttle as rates
+from sse_app.views import throttle
 from sse_app.views.throttle import TokenBuckets
 
 EVENT = "test.rate"
@@ -122,7 +122,7 @@ def handled(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Mess
     """What reached the handler, on the test's clock."""
     got: list[Message] = []
     handler = on(EVENT)(got.append)
-    monkeypatch.setattr(rates, "speaking", TokenBuckets(clock))
+    monkeypatch.setattr(throttle, "speaking", TokenBuckets(clock))
     with override_settings(SSE_APP={"PUBLIC_GROUPS": ["orders"], "MAY_SPEAK": f"{__name__}.all_"}):
         yield got
     off(EVENT, handler)

@@ -21,7 +21,7 @@ from django.utils import timezone
 from sse_app import off, on, publish
 from sse_app.eventlog import event_log
 from sse_app.models import HandledMessage
-from sse_app.publishing import idempotency as repeats
+from sse_app.publishing import idempotency
 from sse_app.publishing.idempotency import STEP_ROWS, Answer, forget_old, once
 from sse_app.publishing.inbox import Message
 
@@ -295,7 +295,7 @@ def test_a_database_that_gives_up_waiting_is_503_and_nothing_acted(
         raise OperationalError("database is locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(repeats, "_claim", locked)
+        patch.setattr(idempotency, "_claim", locked)
         answer = speak(ann)
     assert (answer.status_code, int(answer["Retry-After"]) > 0, acts) == (503, True, [])
     assert not replayed(speak(ann))
@@ -327,14 +327,14 @@ def test_the_key_is_written_before_anything_is_read(monkeypatch: pytest.MonkeyPa
     """Where transactions begin deferred, Django's default on SQLite, it could not be after."""
     connections["default"].ensure_connection()
     monkeypatch.setattr(connections["default"], "transaction_mode", None)
-    real = repeats._claim
+    real = idempotency._claim
 
     def meanwhile(rows: QuerySet[HandledMessage], key: str) -> bool:
         now = timezone.now()
         together(lambda: HandledMessage.objects.create(digest="another", created_at=now))
         return real(rows, key)
 
-    monkeypatch.setattr(repeats, "_claim", meanwhile)
+    monkeypatch.setattr(idempotency, "_claim", meanwhile)
     assert once("key", "body", lambda: Answer(200, "1")) == Answer(200, "1")
 
 
@@ -345,13 +345,13 @@ class Meeting:
         self.alias = alias
         self.acts: list[int] = []
         self.arrived = threading.Semaphore(0)
-        real = repeats.once
+        real = idempotency.once
 
         def arriving(*args: Any) -> Answer:
             self.arrived.release()
             return real(*args)
 
-        monkeypatch.setattr(repeats, "once", arriving)
+        monkeypatch.setattr(idempotency, "once", arriving)
 
     def act(self) -> int:
         self.acts.append(threading.get_ident())
@@ -410,7 +410,7 @@ def test_a_key_that_is_taken_and_whose_answer_cannot_be_seen_is_given_up(
     alias: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the caller's transaction reads from a snapshot older than the answer."""
-    monkeypatch.setattr(repeats, "_claim", lambda rows, key: False)
+    monkeypatch.setattr(idempotency, "_claim", lambda rows, key: False)
     with pytest.raises(OperationalError):
         once("k", "b", lambda: Answer(200, "1"))
 
@@ -460,7 +460,7 @@ def test_a_key_forgotten_while_somebody_asks_is_free(
     alias: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once("k", "b", lambda: Answer(200, "1"))
-    real = repeats._claim
+    real = idempotency._claim
 
     def claim(rows: QuerySet[HandledMessage], key: str) -> bool:
         claimed = real(rows, key)
@@ -468,5 +468,5 @@ def test_a_key_forgotten_while_somebody_asks_is_free(
             rows.all().delete()
         return claimed
 
-    monkeypatch.setattr(repeats, "_claim", claim)
+    monkeypatch.setattr(idempotency, "_claim", claim)
     assert once("k", "b", lambda: Answer(200, "2")) == Answer(200, "2")

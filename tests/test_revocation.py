@@ -17,8 +17,7 @@ from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
 from sse_app.access import disconnect as revocation
-from sse_app.access import readers
-from sse_app.access import revocations as control
+from sse_app.access import readers, revocations
 from sse_app.access.control_group import ControlSink
 from sse_app.access.readers import Reader
 from sse_app.eventlog import event_log
@@ -175,7 +174,7 @@ def test_a_change_of_groups_tells_of_the_users_it_is_about() -> None:
         before = event_log().heads([CONTROL_GROUP])[CONTROL_GROUP]
         change(*args)
         events = event_log().since(CONTROL_GROUP, before, 100)
-        revoked = [control.Revocation.of(event) for event in events]
+        revoked = [revocations.Revocation.of(event) for event in events]
         assert all(revocation.review for revocation in revoked)
         return {revocation.user for revocation in revoked}
 
@@ -448,21 +447,21 @@ def test_whom_to_disconnect_must_be_said() -> None:
 def test_what_is_no_revocation_is_logged_and_skipped(
     fields: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ControlSink().show(Event.of_app(CONTROL_GROUP, control.CONTROL_EVENT, fields), "", b"")
+    ControlSink().show(Event.of_app(CONTROL_GROUP, revocations.CONTROL_EVENT, fields), "", b"")
     assert "Skipped a malformed control event" in caplog.text
 
 
 async def test_a_stream_in_doubt_is_held_before_anything_is_asked(listening: Reader) -> None:
-    readers.apply(control.Revocation(user="2", review=True))
+    readers.apply(revocations.Revocation(user="2", review=True))
     assert not listening.held
-    readers.apply(control.Revocation(user="1", review=True))
+    readers.apply(revocations.Revocation(user="1", review=True))
     assert listening.held, "and not only in the loop's next turn"
 
 
 async def test_a_revoked_stream_is_cut_before_the_loop_turns(listening: Reader) -> None:
-    readers.apply(control.Revocation(user="2"))
+    readers.apply(revocations.Revocation(user="2"))
     assert listening.stream.close_reason is None
-    readers.apply(control.Revocation(user="1"))
+    readers.apply(revocations.Revocation(user="1"))
     assert listening.stream.close_reason == "auth"
 
 

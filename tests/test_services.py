@@ -18,8 +18,7 @@ from django.core.asgi import get_asgi_application
 from django.test import AsyncClient, Client
 
 from sse_app import publish, snapshot
-from sse_app.access import readers, revalidation
-from sse_app.access import revocations as control
+from sse_app.access import readers, revalidation, revocations
 from sse_app.access.control_group import ControlGroup, read_so_far
 from sse_app.access.revalidation import Revalidator
 from sse_app.asgi import event_stream_application
@@ -32,7 +31,7 @@ from sse_app.operations import health
 from sse_app.protocol.cursors import Position
 from sse_app.protocol.events import Event
 from sse_app.protocol.groups import CONTROL_GROUP, layer_group
-from sse_app.publishing import outbox as layer
+from sse_app.publishing import outbox
 from sse_app.runtime import services
 from sse_app.runtime.services import Service, SharedTasks, spawn
 from sse_app.runtime.telemetry import COUNTS
@@ -213,10 +212,10 @@ async def test_health_names_the_service_of_a_hub_that_is_down(
 async def test_a_control_listener_that_ends_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    applied: list[control.Revocation] = []
+    applied: list[revocations.Revocation] = []
     failing = True
 
-    def apply(revocation: control.Revocation) -> None:
+    def apply(revocation: revocations.Revocation) -> None:
         nonlocal failing
         if failing:
             failing = False
@@ -226,7 +225,7 @@ async def test_a_control_listener_that_ends_goes_on_where_it_was(
     monkeypatch.setattr(readers, "apply", apply)
     reader = await Reader().start("g")
     for user in ("1", "2"):
-        layer.send(await told(user))
+        outbox.send(await told(user))
         await until(lambda: not failing)
     await until(lambda: applied)
     assert [revocation.user for revocation in applied] == ["2"]
@@ -234,7 +233,7 @@ async def test_a_control_listener_that_ends_goes_on_where_it_was(
 
 
 async def told(user: str) -> list[Event]:
-    return await event_log().aappend([control.Revocation(user=user).to_event()])
+    return await event_log().aappend([revocations.Revocation(user=user).to_event()])
 
 
 async def test_streams_that_were_held_when_the_revalidator_ended_are_looked_at(
@@ -550,7 +549,7 @@ async def test_only_without_a_hub_the_control_group_is_looked_up(
     assert [r.user for r in await control_group.missed(before)] == ["1", "2"]
     assert await control_group.missed(await read_so_far()) == []
     lost = Position("other", 1)
-    assert await control_group.missed(lost) == [control.Revocation(review=True)]
+    assert await control_group.missed(lost) == [revocations.Revocation(review=True)]
     await reader.stop()
 
 

@@ -16,7 +16,7 @@ from sse_app.access.revocations import Revocation
 from sse_app.eventlog import event_log
 from sse_app.models import Revocation as RevocationRow
 from sse_app.models import ServerProcess
-from sse_app.operations.dashboard import poller as watching
+from sse_app.operations.dashboard import poller
 from sse_app.operations.dashboard.admin import END, READ, SEND
 from sse_app.protocol.cursors import START
 from sse_app.protocol.events import Event
@@ -352,19 +352,19 @@ def test_an_older_process_understands_what_does_not_name_a_stream() -> None:
 def test_a_look_at_the_rows_parses_a_list_only_when_it_is_another(
     monkeypatch: pytest.MonkeyPatch, django_assert_max_num_queries: Any
 ) -> None:
-    watch, parsed = watching.Watch(), []
+    watch, parsed = poller.Watch(), []
     watch.look()
     with django_assert_max_num_queries(0):
         assert watch.look() is watch.fresh, "who comes a moment later sees the same"
-    monkeypatch.setattr(watching, "FRESH_SECONDS", 0.0)
-    watch = watching.Watch()
-    listed = watching.listed
+    monkeypatch.setattr(poller, "FRESH_SECONDS", 0.0)
+    watch = poller.Watch()
+    listed = poller.listed
 
     def parse(row: ServerProcess) -> Any:
         parsed.append(row.name)
         return listed(row)
 
-    monkeypatch.setattr(watching, "listed", parse)
+    monkeypatch.setattr(poller, "listed", parse)
     first = watch.look()
     assert ServerProcess.objects.get().watched_until is not None
     assert [row["id"] for row in first.opened] == [STREAM]

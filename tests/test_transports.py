@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sse_app.delivery.transports import asgi as transports
+from sse_app.delivery.transports import asgi
 from sse_app.delivery.transports.asgi import AsgiTransport
 
 from .patience import PATIENCE
@@ -80,7 +80,7 @@ async def test_an_end_that_nobody_takes_is_given_up_and_the_connection_dropped(
     async def hangs(message: Any) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(transports, "END_SECONDS", 0.01)
+    monkeypatch.setattr(asgi, "END_SECONDS", 0.01)
     dropped = asyncio.Event()
     for write in (True, False):
         dropped.clear()

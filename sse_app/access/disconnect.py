@@ -23,7 +23,7 @@ from django.utils import timezone
 from ..conf import written
 from ..models import AccessToken, Revocation
 from ..protocol.groups import validate_group
-from ..publishing import publish as publishing
+from ..publishing import publish
 from ..runtime.telemetry import about
 from . import readers
 from . import revocations as control
@@ -193,6 +193,6 @@ def _follow(*revocations: control.Revocation, using: str | None) -> None:
 def _revoke(*revocations: control.Revocation, using: str | None) -> None:
     if not revocations:
         return
-    publishing.publish_events([one.to_event() for one in revocations], using=using)
+    publish.publish_events([one.to_event() for one in revocations], using=using)
     for revocation in revocations:
         transaction.on_commit(partial(readers.apply, revocation), using=using)

@@ -28,7 +28,7 @@ from ..access.authorization import has_permission
 from ..access.posts import guard_posts
 from ..conf import written
 from ..operations import processes
-from . import sending as broadcasts
+from . import sending
 from .forms import BroadcastForm
 from .models import Broadcast
 
@@ -167,7 +167,7 @@ class BroadcastAdmin(admin.ModelAdmin):
         if not self.has_send_permission(request):
             raise PermissionDenied
         text = request.GET.get("q", "")[:80]
-        return JsonResponse({"groups": broadcasts.known_groups(text, MOST_NAMES)})
+        return JsonResponse({"groups": sending.known_groups(text, MOST_NAMES)})
 
     def add_view(
         self,
@@ -234,7 +234,7 @@ class BroadcastAdmin(admin.ModelAdmin):
             self.message_user(request, _("That was confirmed before."), messages.WARNING)
             return False
         if composed.send_at is None:
-            transaction.on_commit(partial(broadcasts.attempt, composed.pk), using=rows.db)
+            transaction.on_commit(partial(sending.attempt, composed.pk), using=rows.db)
             composed.refresh_from_db()
         self.message_user(request, *_outcome(composed))
         return True
@@ -248,7 +248,7 @@ class BroadcastAdmin(admin.ModelAdmin):
         selected = list(queryset)
         for broadcast in selected:
             with transaction.atomic(using=written(Broadcast).db):
-                if broadcasts.cancel(broadcast.pk):
+                if sending.cancel(broadcast.pk):
                     self.log_change(request, broadcast, "Cancelled.")
                     cancelled += 1
         said = ngettext("%d broadcast was cancelled.", "%d broadcasts were cancelled.", cancelled)

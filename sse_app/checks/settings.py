@@ -15,9 +15,8 @@ from django.utils.module_loading import import_string
 
 from ..access import addresses, authorization, origins
 from ..conf import channel_layer, settings, site_tag
-from ..eventlog import database, event_log
-from ..eventlog import retention as retained
-from ..presence import roster as presence
+from ..eventlog import database, event_log, retention
+from ..presence import roster
 from ..protocol.groups import validate_pattern
 
 
@@ -34,7 +33,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 def _values() -> Iterator[CheckMessage]:
     for key, patterns in (
         ("PUBLIC_GROUPS", authorization.public_patterns),
-        ("PRESENCE_GROUPS", presence.patterns),
+        ("PRESENCE_GROUPS", roster.patterns),
     ):
         try:
             for pattern in patterns():
@@ -67,7 +66,7 @@ def _retained() -> Iterator[CheckMessage]:
     if not _is_positive(settings().RETENTION_EVENTS):
         return  # Said above; there is no bound to compare with.
     try:
-        retained.retained_patterns()
+        retention.retained_patterns()
     except ImproperlyConfigured as error:
         yield Error(str(error), id="sse_app.E012")
 

@@ -13,7 +13,7 @@ from ..access import tickets
 from ..conf import settings
 from ..eventlog import event_log
 from ..models import Revocation
-from ..publishing import idempotency as repeats
+from ..publishing import idempotency
 from ..runtime.callables import in_thread
 from ..runtime.services import every
 
@@ -41,7 +41,7 @@ class Housekeeping:
 def delete_expired() -> None:
     """Delete unused tickets, answers kept for repeats, and revocations of grants now expired."""
     tickets.forget_old()
-    repeats.forget_old()
+    idempotency.forget_old()
     expired = timezone.now() - timedelta(seconds=settings().GRANT_AGE)
     Revocation.objects.filter(at__lt=expired).delete()
 

@@ -29,7 +29,7 @@ from ..publishing.publish import publish_events
 from ..runtime.forks import at_fork
 from ..runtime.telemetry import process_name
 from ..signals import stream_closed, stream_lost_group, stream_opened
-from . import roster as presence
+from . import roster
 from .models import GroupMember, Presence
 
 #: How long whose process ended or died may take to come back by another. The farewell of a server
@@ -69,9 +69,9 @@ def connect_signals() -> None:
 # Async, since a plain function would cost each stream a hop to a thread.
 async def _opened(sender: Any, stream: Stream, **kwargs: Any) -> None:
     # Programs with a token have a name too, and are nobody to be seen.
-    if not presence.patterns() or not stream.user.is_authenticated:
+    if not roster.patterns() or not stream.user.is_authenticated:
         return
-    groups = set(filter(presence.is_kept, stream.groups))
+    groups = set(filter(roster.is_kept, stream.groups))
     if not groups:
         return
     name = str(stream.user.get_username())[:255]
@@ -108,7 +108,7 @@ def _discount(stream: Stream, groups: Collection[str]) -> None:
 def keep_presence() -> None:
     """Keep the rows of this process. A duty of every server process; see `keep()`."""
     # Those who keep no presence pay nothing for it.
-    if presence.patterns():
+    if roster.patterns():
         keep({process_name(), *(process.name for process in processes.alive())})
 
 
@@ -146,7 +146,7 @@ def _pass(alive: Collection[str]) -> None:
         added = _add(arrived)
         joined = _admit(arrived, now)
         left = _dismiss(now)
-        events = [*_events(presence.LEAVE, left), *_events(presence.JOIN, joined)]
+        events = [*_events(roster.LEAVE, left), *_events(roster.JOIN, joined)]
         publish_events(events, using=written(GroupMember).db)
     _rows = {key: pk for key, pk in rows.items() if key in wanted} | added
 

@@ -14,7 +14,7 @@ from ..conf import settings
 from ..protocol.events import validate_published
 from ..protocol.replies import Reply
 from ..runtime.callables import call_from_sync
-from . import publish as publishing
+from . import publish
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -105,7 +105,7 @@ def reply(
     ).limited(settings().MAX_EVENT_BYTES)
     if not made.stream:
         return False
-    publishing.publish_events([made.to_event()], using=using, immediate=immediate)
+    publish.publish_events([made.to_event()], using=using, immediate=immediate)
     return True
 
 

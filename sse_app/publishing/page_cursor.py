@@ -10,7 +10,7 @@ from django.db import connections
 from ..eventlog import event_log
 from ..protocol.cursors import START, encode_cursor
 from ..protocol.groups import validate_group
-from . import outbox as layer
+from . import outbox
 
 
 def cursor(*groups: str) -> str:
@@ -27,7 +27,7 @@ def cursor(*groups: str) -> str:
     log = event_log()
     if log.alias is not None and not connections[log.alias].in_atomic_block:
         # What has been committed is on the page, so it must stand before the page's position.
-        layer.send(log.number(names))
+        outbox.send(log.number(names))
     now, heads = time.time(), log.heads(names)
     if START in heads.values():
         now = max(now, log.began())  # It begins now, if nothing else has ever asked.

@@ -13,7 +13,7 @@ from ..conf import settings
 from ..eventlog import event_log
 from ..protocol.events import Event
 from ..runtime.telemetry import COUNTS, about
-from . import outbox as layer
+from . import outbox
 
 logger = logging.getLogger("sse_app")
 
@@ -107,7 +107,7 @@ def publish_numbered(events: list[Event]) -> list[Event]:
     """
     log = event_log()
     placed = log.append(events)
-    transaction.on_commit(lambda: layer.send(placed), using=log.alias, robust=True)
+    transaction.on_commit(lambda: outbox.send(placed), using=log.alias, robust=True)
     return placed[-len(events) :]
 
 
@@ -163,12 +163,12 @@ def _publish(events: list[Event], *, using: str | None, immediate: bool) -> list
 
 def _publish_now(events: list[Event]) -> list[Event]:
     if not events[0].durable:
-        layer.send(events)
+        outbox.send(events)
         return events
     began = perf_counter()
     placed = event_log().append(events)
     COUNTS.publish_seconds.observe(perf_counter() - began)
-    layer.send(placed)
+    outbox.send(placed)
     return placed[-len(events) :]
 
 
@@ -186,7 +186,7 @@ def _number(groups: Iterable[str]) -> None:
             extra=about(groups=groups),
         )
     else:
-        layer.send(placed)
+        outbox.send(placed)
 
 
 def _publish_after_commit(events: list[Event]) -> None:

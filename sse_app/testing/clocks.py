@@ -9,11 +9,10 @@ from typing import Any, Final
 from ..access import readers
 from ..delivery import cohorts, hub, streams
 from ..delivery.hub import tick_interval
-from ..delivery.transports import asgi as transports
-from ..delivery.transports import daphne as daphne_transport
+from ..delivery.transports import asgi, daphne
 
 #: The modules that look at the time of a stream.
-MODULES: Final = (hub, streams, readers, cohorts, transports, daphne_transport)
+MODULES: Final = (hub, streams, readers, cohorts, asgi, daphne)
 #: Turns of the event loop in which transports write what a tick gave them, or they seem stalled.
 TURNS: Final = 10
 

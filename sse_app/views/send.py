@@ -20,8 +20,7 @@ from ..models import AccessToken
 from ..protocol.events import Event, validate_published
 from ..protocol.groups import validate_group
 from ..protocol.replies import stream_of, validate_tab
-from ..publishing import idempotency as repeats
-from ..publishing import inbox
+from ..publishing import idempotency, inbox
 from ..publishing import publish as publishing
 from ..runtime.telemetry import about
 from .bodies import answers_refusals, away, demand, json_response, read_object, to_json
@@ -103,9 +102,9 @@ def _speaks_beside(user: Any, body: dict[str, Any]) -> tuple[str, str]:
     return stream_of(connection, str(user.pk) if user.is_authenticated else ""), tab
 
 
-def _act(message: inbox.Message) -> repeats.Answer:
+def _act(message: inbox.Message) -> idempotency.Answer:
     try:
-        return repeats.Answer(200, to_json(inbox.receive(message)))
+        return idempotency.Answer(200, to_json(inbox.receive(message)))
     except ValidationError as error:
         said = error.message_dict if hasattr(error, "error_dict") else error.messages
         raise Refused(422, said) from error
@@ -113,22 +112,22 @@ def _act(message: inbox.Message) -> repeats.Answer:
         raise Refused(403, "Not permitted.") from error
 
 
-def _act_once(message: inbox.Message, key: str) -> repeats.Answer:
+def _act_once(message: inbox.Message, key: str) -> idempotency.Answer:
     try:
-        repeats.validate_key(key)
+        idempotency.validate_key(key)
     except ValueError as error:
         raise Refused(400, str(error)) from error
     began = False
 
-    def act() -> repeats.Answer:
+    def act() -> idempotency.Answer:
         nonlocal began
         began = True
         return _act(message)
 
-    digest = repeats.digest_of(_speaker(message), key, message.group, message.event)
+    digest = idempotency.digest_of(_speaker(message), key, message.group, message.event)
     try:
-        return repeats.once(digest, repeats.digest_of(message.data), act)
-    except repeats.OtherBody as error:
+        return idempotency.once(digest, idempotency.digest_of(message.data), act)
+    except idempotency.OtherBody as error:
         raise Refused(422, "This Idempotency-Key belongs to a message with other data.") from error
     except OperationalError as error:
         if began:

@@ -36,7 +36,7 @@ MUTATIONS = (
     Mutation(
         "What the page shows has been committed, and may not have been numbered yet.",
         "sse_app/publishing/page_cursor.py",
-        "        layer.send(log.number(names))\n",
+        "        outbox.send(log.number(names))\n",
         "        pass\n",
         ["test_publishing.py::test_cursor_stands_after_what_is_committed_but_not_yet_numbered"],
     ),

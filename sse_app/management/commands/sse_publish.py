@@ -10,7 +10,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from sse_app.management.examples import CommandWithExamples
 from sse_app.protocol.events import Event
-from sse_app.publishing import outbox as layer
+from sse_app.publishing import outbox
 from sse_app.publishing.publish import publish
 
 
@@ -61,7 +61,7 @@ examples:
                 self._publish_one(options)
         except (TypeError, ValueError) as error:
             raise CommandError(str(error)) from error
-        if not layer.flush():
+        if not outbox.flush():
             raise CommandError(
                 "The channel layer did not take it in time. Streams get what is durable from the "
                 "event log; what is not is lost."

@@ -33,7 +33,7 @@ from ...publishing.publish import publish
 from ...responses import EventStreamResponse
 from ...runtime.callables import in_thread
 from . import history as group_history
-from . import poller as watching
+from . import poller
 from .explain import Question, Verdict, explain, to_position
 from .overview import SORTS, STATES, Choice
 from .stream import feed
@@ -149,7 +149,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         return JsonResponse({"said": _("Name a stream or a user.")}, status=400)
 
     def _end_stream(self, request: HttpRequest, id: str) -> HttpResponse:
-        row = watching.find_stream(id)
+        row = poller.find_stream(id)
         if row is None or row["state"] == "closed":
             return JsonResponse({"said": _("This stream has ended already.")}, status=404)
         end_stream(id)
@@ -207,7 +207,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         self._demand(request)
         asked = {key: request.GET.get(key, "").strip() for key in _ASKED}
         verdict, error = None, ""
-        streams = watching.all_streams()
+        streams = poller.all_streams()
         row = next((row for row in streams if row["id"] == asked["stream"]), None)
         if asked["stream"] and asked["group"] and asked["offset"]:
             named = has_permission(request.user, READ)

@@ -22,7 +22,7 @@ from ...delivery.hub import Hub
 from ...responses import Close
 from ...runtime.callables import in_thread
 from ...runtime.telemetry import about
-from . import poller as watching
+from . import poller
 from .overview import MOST_GROUPS, Choice, Row
 
 TICK_SECONDS: Final = 1.0
@@ -49,7 +49,7 @@ async def feed(request: HttpRequest, permits: Permits) -> AsyncIterator[tuple[st
             if not await _still(request, permits):
                 yield Close("auth")
                 return
-            items = await asyncio.to_thread(feeding.items, await watching.sight(), choice)
+            items = await asyncio.to_thread(feeding.items, await poller.sight(), choice)
         except Exception as error:
             logger.warning(
                 "What the dashboard shows can't be read: %r", error, extra=about(error=error)
@@ -68,7 +68,7 @@ class Feeding:
         self._version = -1
         self._begun = False
 
-    def items(self, sight: watching.Sight, choice: Choice) -> list[tuple[str, Any]]:
+    def items(self, sight: poller.Sight, choice: Choice) -> list[tuple[str, Any]]:
         """Return the events that say `sight`."""
         items: list[tuple[str, Any]] = []
         if not self._begun:
