@@ -158,4 +158,4 @@ EXAMPLES ?= 2000
 LOG ?=
 
 fuzz: $(INSTALLED)
-	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/test_stateful.py $(if $(LOG),-k $(LOG))
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/eventlog/test_stateful.py $(if $(LOG),-k $(LOG))

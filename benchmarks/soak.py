@@ -25,15 +25,15 @@ from urllib.parse import quote
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
-from tests import postgres
-from tests.chromium import CHROMIUM, FLAGS
-from tests.conftest import Daphne, Server
-from tests.hostility import fixed_list
-from tests.sleepers import connect, flood, run
-from tests.tabs import Tabs, publish
-from tests.test_broadcast_live import Staff
-from tests.test_hostile import Target
-from tests.test_other_servers import Granian, Hypercorn, Uvicorn, documented
+from tests.support import postgres
+from tests.support.chromium import CHROMIUM, FLAGS
+from tests.support.hostility import fixed_list
+from tests.support.other_servers import Granian, Hypercorn, Uvicorn, documented
+from tests.support.servers import Daphne, Server
+from tests.support.sleepers import connect, flood, run
+from tests.support.staff import Staff
+from tests.support.tabs import Tabs, publish
+from tests.support.targets import Target
 
 MIB = 1024 * 1024
 BULK = """

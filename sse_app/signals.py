@@ -26,7 +26,7 @@ class Signal(dispatch.Signal):
 
     # A private method, as Django has no public place between finding the receivers and calling
     # them. `connect()` can't wrap a receiver: a signal keeps it weakly, and `disconnect()` finds
-    # it by identity. tests/test_callables.py fails if Django renames the method.
+    # it by identity. tests/runtime/test_callables.py fails if Django renames the method.
     def _live_receivers(self, sender: Any) -> tuple[list[Any], list[Any]]:
         found: Any = super()
         receivers, async_receivers = found._live_receivers(sender)

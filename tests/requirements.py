@@ -1,6 +1,6 @@
 """The text of `requirements.txt`, from `pyproject.toml`, which older versions of pip can't install.
 
-`make requirements` writes the file, and `tests/test_package.py` compares it.
+`make requirements` writes the file, and `tests/doors/test_package.py` compares it.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import pytest
 
-from .chromium import CHROMIUM
 from .clients import NODE_MODULES
+from .support.chromium import CHROMIUM
 
 #: Each test with one of these marks is slow as well.
 SLOW_TOO: Final = frozenset({"matrix", "project", "proxy"})

@@ -27,7 +27,7 @@ if path := os.environ.get("TEST_LOGGING_BY"):
 if layer := os.environ.get("TEST_LAYER"):
     CHANNEL_LAYERS["default"]["BACKEND"] = layer
 if _chaos := os.environ.get("TEST_CHAOS_LAYER"):
-    CHANNEL_LAYERS["default"]["BACKEND"] = "tests.layers.ChaosLayer"
+    CHANNEL_LAYERS["default"]["BACKEND"] = "tests.support.layers.ChaosLayer"
     CHANNEL_LAYERS["default"]["CONFIG"] |= json.loads(_chaos)
 
 

@@ -90,7 +90,7 @@ def main() -> int:
                 reports.append(asyncio.run(run(plan, Path(folder))))
     finally:
         if "postgresql" in given.log:
-            from .. import postgres  # Late: importing it starts the server.
+            from ..support import postgres  # Late: importing it starts the server.
 
             postgres.stop()
     print(table(reports))

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..parser import Parsed, Parser
+from ..support.parser import Parsed, Parser
 
 #: A stream that sends not even its heartbeat for so long hangs.
 SILENCE_SECONDS: Final = 30.0

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ..conftest import ROOT, empty_database
-from ..valkeys import Valkey
+from ..support.servers import ROOT, empty_database
+from ..support.valkeys import Valkey
 
 LOGS: Final = ("sqlite", "postgresql", "redis")
 PATIENCE: Final = 30.0
@@ -30,7 +30,7 @@ def database(log: str, folder: Path) -> Iterator[dict[str, str]]:
     if log != "postgresql":
         yield {"DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}"}
         return
-    from .. import postgres  # noqa: F401 - importing it starts the server
+    from ..support import postgres  # noqa: F401 - importing it starts the server
 
     with empty_database() as name:
         yield {"TEST_POSTGRES_NAME": name, "DATABASE_URL": ""}

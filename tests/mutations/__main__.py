@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from . import ROOT, Mutation, mutations
+from ..mutations import ROOT, Mutation, mutations
 
 #: Longer than a test waits for what does not come, and than all those of one mutation do.
 TEST_SECONDS: Final = 90

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import Mutation
+from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
@@ -10,49 +10,53 @@ MUTATIONS = (
         "sse_app/eventlog/database.py",
         '\'WHERE "offset" IS NULL AND "group" IN {_in(groups)} ORDER BY "id"\'',
         '\'WHERE "offset" IS NULL AND 1 = 0 AND "group" IN {_in(groups)} ORDER BY "id"\'',
-        ["test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
+        ["eventlog/test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
     ),
     Mutation(
         "PostgreSQL appends in one statement, which has to look whether an event waits.",
         "sse_app/eventlog/database_postgresql.py",
         'SELECT 1 FROM {events} w WHERE w."offset" IS NULL AND w."group" IN ({names})',
         'SELECT 1 FROM {events} w WHERE w."offset" = -1 AND w."group" IN ({names})',
-        ["test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
+        ["eventlog/test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
     ),
     Mutation(
         "What a transaction published is numbered once it has committed.",
         "sse_app/publishing/publish.py",
         "        transaction.on_commit(lambda: _number(groups), using=log.alias, robust=True)\n",
         "",
-        ["test_publishing.py::test_a_committed_event_leaves_after_its_commit_with_a_place"],
+        [
+            "publishing/test_publishing.py::test_a_committed_event_leaves_after_its_commit_with_a_place"
+        ],
     ),
     Mutation(
         "A publisher may die between its commit and the numbering.",
         "sse_app/publishing/outbox.py",
         "every(lambda: settings().SWEEP_INTERVAL, _sweep)",
         "every(lambda: 600.0, _sweep)",
-        ["test_resume.py::test_a_publisher_that_died_before_numbering_is_swept_up"],
+        ["delivery/test_resume.py::test_a_publisher_that_died_before_numbering_is_swept_up"],
     ),
     Mutation(
         "What the page shows has been committed, and may not have been numbered yet.",
         "sse_app/publishing/page_cursor.py",
         "        outbox.send(log.number(names))\n",
         "        pass\n",
-        ["test_publishing.py::test_cursor_stands_after_what_is_committed_but_not_yet_numbered"],
+        [
+            "publishing/test_publishing.py::test_cursor_stands_after_what_is_committed_but_not_yet_numbered"
+        ],
     ),
     Mutation(
         "A commit whose answer was lost may have been done, and would be done twice.",
         "sse_app/eventlog/database.py",
         'return state in ("40001", "40P01") or "locked" in str(error)',
         "return True",
-        ["test_publishing.py::test_a_commit_whose_answer_was_lost_is_not_repeated"],
+        ["publishing/test_publishing.py::test_a_commit_whose_answer_was_lost_is_not_repeated"],
     ),
     Mutation(
         "A database gives up one of two transactions that wait for each other.",
         "sse_app/eventlog/database.py",
         "for attempt in range(1, ATTEMPTS):",
         "for attempt in range(0):",
-        ["test_eventlog.py::test_a_pass_that_the_database_gave_up_is_done_again"],
+        ["eventlog/test_eventlog.py::test_a_pass_that_the_database_gave_up_is_done_again"],
     ),
     Mutation(
         "What retention has deleted leaves a gap, and what comes after it looks like the next.",
@@ -60,119 +64,125 @@ MUTATIONS = (
         "        if not rows or rows[0][0] != after.offset + 1:\n"
         '            raise Discontinuity("trimmed", head)\n',
         "",
-        ["test_eventlog.py::test_a_position_before_what_is_left_is_refused"],
+        ["eventlog/test_eventlog.py::test_a_position_before_what_is_left_is_refused"],
     ),
     Mutation(
         "A log that was put back from a copy gives out its offsets again.",
         "sse_app/eventlog/contract.py",
         "    if after.offset > head.offset:\n",
         "    if False:\n",
-        ["test_eventlog.py::test_a_position_after_the_head_is_refused"],
+        ["eventlog/test_eventlog.py::test_a_position_after_the_head_is_refused"],
     ),
     Mutation(
         "A log that was lost counts from one again, under another name.",
         "sse_app/eventlog/contract.py",
         "    if after != START and after.epoch != head.epoch:\n",
         "    if False:\n",
-        ["test_eventlog.py::test_a_position_of_another_epoch_is_refused"],
+        ["eventlog/test_eventlog.py::test_a_position_of_another_epoch_is_refused"],
     ),
     Mutation(
         "A head that went back means another log, and not silence until it has caught up.",
         "sse_app/delivery/healing.py",
         '            if lost.reason == "future":\n',
         "            if False:\n",
-        ["test_resume.py::test_a_restored_older_log_is_a_new_epoch_and_no_deafness"],
+        ["delivery/test_resume.py::test_a_restored_older_log_is_a_new_epoch_and_no_deafness"],
     ),
     Mutation(
         "An older log that has caught up again differs by its events only.",
         "sse_app/delivery/topics.py",
         "                self.contradiction = event\n",
         "                pass\n",
-        ["test_hub.py::test_an_older_log_that_has_caught_up_again_is_found_by_its_first_new_event"],
+        [
+            "delivery/test_hub.py::test_an_older_log_that_has_caught_up_again_is_found_by_its_first_new_event"
+        ],
     ),
     Mutation(
         "What the layer says of an event may be a lie.",
         "sse_app/delivery/healing.py",
         "if stands and topic.contradicts(stands[0]):",
         "if stands:",
-        ["test_hub.py::test_a_message_that_lies_about_an_event_changes_nothing"],
+        ["delivery/test_hub.py::test_a_message_that_lies_about_an_event_changes_nothing"],
     ),
     Mutation(
         "Who saw a group empty before all retention may have missed everything.",
         "sse_app/delivery/replay.py",
         " or time.time() - seen > settings().RETENTION_SECONDS:\n",
         ":\n",
-        ["test_healing.py::test_who_saw_a_group_empty_goes_on_from_its_beginning_within_retention"],
+        [
+            "delivery/test_healing.py::test_who_saw_a_group_empty_goes_on_from_its_beginning_within_retention"
+        ],
     ),
     Mutation(
         "Who saw a group empty in another log may have missed that one's events.",
         "sse_app/delivery/replay.py",
         "    if seen < int(began):\n",
         "    if False:\n",
-        ["test_healing.py::test_who_saw_a_group_empty_in_another_log_is_told"],
+        ["delivery/test_healing.py::test_who_saw_a_group_empty_in_another_log_is_told"],
     ),
     Mutation(
         "A log begins with the first who asks, so that comes before anybody sees a group empty.",
         "sse_app/delivery/replay.py",
         "    began = await feed.began() if START in now.values() else 0.0\n",
         "    began = 0.0\n",
-        ["test_redis_log.py::test_the_log_begins_with_the_first_who_asks"],
+        ["eventlog/test_redis_log.py::test_the_log_begins_with_the_first_who_asks"],
     ),
     Mutation(
         "A page that is rendered is told that a group is empty, too: the log begins with it.",
         "sse_app/publishing/page_cursor.py",
         "        now = max(now, log.began())  # It begins now, if nothing else has ever asked.\n",
         "        pass\n",
-        ["test_publishing.py::test_cursor_sees_no_group_empty_before_the_log_began"],
+        ["publishing/test_publishing.py::test_cursor_sees_no_group_empty_before_the_log_began"],
     ),
     Mutation(
         "A head that goes with its events lets a group begin anew under the eyes of its readers.",
         "sse_app/eventlog/database_pruning.py",
         "_forget_idle(alias, now - age * HEAD_LIVES)",
         "_forget_idle(alias, now - age)",
-        ["test_eventlog.py::test_an_idle_groups_head_outlives_its_events"],
+        ["eventlog/test_eventlog.py::test_an_idle_groups_head_outlives_its_events"],
     ),
     Mutation(
         "A deferred transaction that turns into a writing one fails at once, whatever the timeout.",
         "project/settings.py",
         '            "transaction_mode": "IMMEDIATE",\n',
         "",
-        ["test_deploy_checks.py::test_the_demos_own_database_is_as_it_should_be"],
+        ["doors/test_deploy_checks.py::test_the_demos_own_database_is_as_it_should_be"],
     ),
     Mutation(
         "Without WAL, readers and writers of a SQLite file wait for each other.",
         "project/settings.py",
         "PRAGMA journal_mode=WAL; ",
         "",
-        ["test_deploy_checks.py::test_the_demos_own_database_is_as_it_should_be"],
+        ["doors/test_deploy_checks.py::test_the_demos_own_database_is_as_it_should_be"],
     ),
     Mutation(
         "A project's SQLite begins deferred, as that is Django's default.",
         "sse_app/checks/deployment.py",
         "    _sqlite,\n",
         "",
-        ["test_deploy_checks.py::test_sqlite_that_begins_deferred_is_named"],
+        ["doors/test_deploy_checks.py::test_sqlite_that_begins_deferred_is_named"],
     ),
     Mutation(
         "SQLite refuses to turn a transaction that has read into one that writes.",
         "sse_app/publishing/idempotency.py",
         "            if _claim(rows, key):\n",
         "            if not rows.filter(digest=key).exists() and _claim(rows, key):\n",
-        ["test_repeats.py::test_the_key_is_written_before_anything_is_read"],
+        ["publishing/test_idempotency.py::test_the_key_is_written_before_anything_is_read"],
     ),
     Mutation(
         "Another process's commits to a SQLite file are announced to nobody.",
         "sse_app/eventlog/database.py",
         'return watch_file(self._connection.settings_dict["NAME"], changed)',
         "return None",
-        ["test_stream.py::test_on_sqlite_another_process_publishes_without_waiting_for_the_check"],
+        [
+            "delivery/test_stream.py::test_on_sqlite_another_process_publishes_without_waiting_for_the_check"
+        ],
     ),
     Mutation(
         "redis-py sends a command again whose answer was lost, and it would be done twice.",
         "sse_app/eventlog/redis_clients.py",
         '{**UNLIMITED, **self._options, "retry": Retry(NoBackoff(), 0)}',
         "{**UNLIMITED, **self._options}",
-        ["test_redis_log.py::test_a_lost_answer_is_not_asked_for_again"],
+        ["eventlog/test_redis_log.py::test_a_lost_answer_is_not_asked_for_again"],
     ),
     Mutation(
         "The client for event loops sends a command again, too.",
@@ -181,35 +191,37 @@ MUTATIONS = (
         "        from redis.backoff import NoBackoff\n\n"
         '        options = {**self._options, "retry": Retry(NoBackoff(), 0)}\n',
         "        options = dict(self._options)\n",
-        ["test_redis_log.py::test_a_lost_answer_is_not_asked_for_again_on_an_event_loop"],
+        ["eventlog/test_redis_log.py::test_a_lost_answer_is_not_asked_for_again_on_an_event_loop"],
     ),
     Mutation(
         "A connection of redis-py's is no other process's, nor another loop's.",
         "sse_app/eventlog/redis_clients.py",
         "        client = self._of_loop.get(loop)\n",
         "        client = next(iter(self._of_loop.values()), None)\n",
-        ["test_redis_log.py::test_each_event_loop_has_connections_of_its_own"],
+        ["eventlog/test_redis_log.py::test_each_event_loop_has_connections_of_its_own"],
     ),
     Mutation(
         "redis-py's pools refuse a command that finds no connection free.",
         "sse_app/eventlog/redis_clients.py",
         "asyncio.Semaphore(connections)",
         "asyncio.Semaphore(10_000)",
-        ["test_redis_log.py::test_more_commands_than_connections_wait_for_one"],
+        ["eventlog/test_redis_log.py::test_more_commands_than_connections_wait_for_one"],
     ),
     Mutation(
         "An URL or the options may allow fewer connections than the log would use.",
         "sse_app/eventlog/redis_clients.py",
         "min(CONNECTIONS, pool.max_connections)",
         "CONNECTIONS",
-        ["test_redis_log.py::test_fewer_connections_where_the_settings_allow_fewer"],
+        ["eventlog/test_redis_log.py::test_fewer_connections_where_the_settings_allow_fewer"],
     ),
     Mutation(
         "redis-py allows a hundred connections for all threads together.",
         "sse_app/eventlog/redis_clients.py",
         "**UNLIMITED, ",
         "",
-        ["test_redis_log.py::test_more_threads_than_redis_py_allows_connections_append_at_once"],
+        [
+            "eventlog/test_redis_log.py::test_more_threads_than_redis_py_allows_connections_append_at_once"
+        ],
     ),
     Mutation(
         "The last stream closes the client of its loop, on which others publish or begin.",
@@ -217,9 +229,9 @@ MUTATIONS = (
         "        if self._retired and not self._borrowers:\n",
         "        if self._retired:\n",
         [
-            "test_redis_log.py::test_commands_in_flight_keep_their_connections_when_the_log_is_"
+            "eventlog/test_redis_log.py::test_commands_in_flight_keep_their_connections_when_the_log_is_"
             "closed",
-            "test_starts.py::test_the_last_reader_may_leave_at_any_moment_while_a_new_one_comes",
+            "delivery/test_starts.py::test_the_last_reader_may_leave_at_any_moment_while_a_new_one_comes",
         ],
     ),
     Mutation(
@@ -227,14 +239,14 @@ MUTATIONS = (
         "sse_app/eventlog/redis_scripts.py",
         "  redis.call('DEL', KEYS[2])\n",
         "",
-        ["test_redis_log.py::test_without_its_head_a_group_begins_anew"],
+        ["eventlog/test_redis_log.py::test_without_its_head_a_group_begins_anew"],
     ),
     Mutation(
         "Anybody may write into a stream of Redis.",
         "sse_app/eventlog/redis.py",
         "        if event is None or event.offset != after.offset + 1 + len(events):\n",
         "        if event is None:\n",
-        ["test_redis_log.py::test_without_its_events_a_group_is_trimmed"],
+        ["eventlog/test_redis_log.py::test_without_its_events_a_group_is_trimmed"],
     ),
     Mutation(
         "A broadcast that an older process composed as a template would go out as it was typed.",
@@ -242,8 +254,8 @@ MUTATIONS = (
         "    if kind == TEXT:\n        return to_text(body)\n    raise ValueError(",
         "    return to_text(body)\n    raise ValueError(",
         [
-            "test_composition.py::test_any_other_kind_is_refused_with_its_name",
-            "test_broadcasts.py::test_a_scheduled_template_fails_and_a_sent_one_stays",
+            "broadcasts/test_composition.py::test_any_other_kind_is_refused_with_its_name",
+            "broadcasts/test_broadcasts.py::test_a_scheduled_template_fails_and_a_sent_one_stays",
         ],
     ),
     Mutation(
@@ -251,55 +263,55 @@ MUTATIONS = (
         "sse_app/migrations/0008_no_templates.py",
         'rows.filter(state="scheduled", kind="template").update(state="failed", error=ERROR)',
         "rows.none()",
-        ["test_broadcasts.py::test_a_scheduled_template_fails_and_a_sent_one_stays"],
+        ["broadcasts/test_broadcasts.py::test_a_scheduled_template_fails_and_a_sent_one_stays"],
     ),
     Mutation(
         "One click of an administrator selects a whole table.",
         "sse_app/admin.py",
         "if len(objects) > MOST_SELECTED:",
         "if not objects:",
-        ["test_admin.py::test_a_selection_of_a_whole_table_is_refused"],
+        ["doors/test_admin.py::test_a_selection_of_a_whole_table_is_refused"],
     ),
     Mutation(
         "An event that fits no more would be a new row that fails, or an error page.",
         "sse_app/broadcasts/admin.py",
         "                row.events()\n",
         "                pass\n",
-        ["test_broadcast_admin.py::test_what_can_not_be_sent_any_more_is_not_repeated"],
+        ["broadcasts/test_broadcast_admin.py::test_what_can_not_be_sent_any_more_is_not_repeated"],
     ),
     Mutation(
         "Django sends no signal of bulk_create().",
         "sse_app/changes/bulk.py",
         "                self._publish_created(made)\n",
         "                pass\n",
-        ["test_bulk_changes.py::test_bulk_create_publishes_what_single_saves_do"],
+        ["changes/test_bulk.py::test_bulk_create_publishes_what_single_saves_do"],
     ),
     Mutation(
         "Django sends no signal of update().",
         "sse_app/changes/bulk.py",
         "            self._publish_rows(keys, before)\n",
         "            pass\n",
-        ["test_bulk_changes.py::test_update_publishes_the_rows_it_changed_with_old_and_new_values"],
+        ["changes/test_bulk.py::test_update_publishes_the_rows_it_changed_with_old_and_new_values"],
     ),
     Mutation(
         "Django sends no signal of bulk_update().",
         "sse_app/changes/bulk.py",
         "            self._publish_rows([row.pk for row in found], before)\n",
         "            pass\n",
-        ["test_bulk_changes.py::test_bulk_update_publishes_the_rows_that_changed"],
+        ["changes/test_bulk.py::test_bulk_update_publishes_the_rows_that_changed"],
     ),
     Mutation(
         "A change of a many-to-many field is no change of the row.",
         "sse_app/changes/many_to_many.py",
         "    m2m_changed.connect(changed, sender=through, weak=False)\n",
         "",
-        ["test_m2m_changes.py::test_added_and_removed_rows_are_published"],
+        ["changes/test_many_to_many.py::test_added_and_removed_rows_are_published"],
     ),
     Mutation(
         "In autocommit Django sends post_save outside any transaction.",
         "sse_app/changes/decorator.py",
         '_wrap(model, "save", lambda using: transaction.atomic(using=using))',
         '_wrap(model, "save", lambda using: __import__("contextlib").nullcontext())',
-        ["test_changes.py::test_row_and_event_are_one_transaction_in_autocommit"],
+        ["changes/test_changes.py::test_row_and_event_are_one_transaction_in_autocommit"],
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import Mutation
+from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
@@ -10,35 +10,35 @@ MUTATIONS = (
         "sse_app/consumers.py",
         "    async def __call__(\n",
         "    async def called(\n",
-        ["test_asgi.py::test_fixed_groups_are_open_to_whoever_reaches_the_consumer"],
+        ["doors/test_asgi.py::test_fixed_groups_are_open_to_whoever_reaches_the_consumer"],
     ),
     Mutation(
         "Work in a thread leaves a database connection open there, which idle streams would hold.",
         "sse_app/runtime/callables.py",
         "= database_sync_to_async(",
         "= __import__('asgiref.sync').sync.sync_to_async(",
-        ["test_postgresql.py::test_idle_streams_hold_no_database_connection"],
+        ["eventlog/test_postgresql.py::test_idle_streams_hold_no_database_connection"],
     ),
     Mutation(
         "An event encoded for each of its readers costs more than all the rest.",
         "sse_app/delivery/subscriptions.py",
         "known = told.get(self.kind)",
         "known = None",
-        ["test_hub.py::test_an_event_is_encoded_once_for_all_readers_of_a_kind"],
+        ["delivery/test_hub.py::test_an_event_is_encoded_once_for_all_readers_of_a_kind"],
     ),
     Mutation(
         "The in-memory layer wakes a receiver from its own event loop only.",
         "sse_app/publishing/outbox.py",
         "if _running_loop() is self.loop:",
         "if True:",
-        ["test_hub.py::test_a_plain_thread_publishes_by_way_of_the_hubs_loop"],
+        ["delivery/test_hub.py::test_a_plain_thread_publishes_by_way_of_the_hubs_loop"],
     ),
     Mutation(
         "A loop of its own for sending would not wake the receiver where streams are served.",
         "sse_app/publishing/outbox.py",
         "            if not _home[-1].loop.is_closed():",
         "            if False:",
-        ["test_hub.py::test_what_a_thread_publishes_is_sent_on_the_hubs_loop"],
+        ["delivery/test_hub.py::test_what_a_thread_publishes_is_sent_on_the_hubs_loop"],
     ),
     Mutation(
         "A layer drops the message that is one too many: the next one shows the gap.",
@@ -49,14 +49,14 @@ MUTATIONS = (
             self._healer.soon(event.group)
 """,
         "        topic.offer(event)\n",
-        ["test_hub.py::test_a_jump_is_healed_without_waiting_for_the_check"],
+        ["delivery/test_hub.py::test_a_jump_is_healed_without_waiting_for_the_check"],
     ),
     Mutation(
         "Behind the last message there is no gap: only the heads of the log show that it is lost.",
         "sse_app/delivery/hub.py",
         '            "check": lambda: every(check_interval, self.check),\n',
         "",
-        ["test_postgresql.py::test_the_log_carries_events_between_processes_by_the_check"],
+        ["eventlog/test_postgresql.py::test_the_log_carries_events_between_processes_by_the_check"],
     ),
     Mutation(
         "A reader that joins before the control group is read misses a revocation.",
@@ -65,7 +65,7 @@ MUTATIONS = (
                 await self._starting.result("services", self._start_services)
 """,
         "                self._starting.result('services', self._start_services).close()\n",
-        ["test_services.py::test_no_reader_joins_a_hub_before_its_services_have_started"],
+        ["runtime/test_services.py::test_no_reader_joins_a_hub_before_its_services_have_started"],
     ),
     Mutation(
         "A service that could not start is missing for as long as the hub lives.",
@@ -80,7 +80,7 @@ MUTATIONS = (
             await service.start(self)
 """,
         [
-            "test_services.py::"
+            "runtime/test_services.py::"
             "test_a_service_that_can_not_start_fails_the_join_and_is_started_by_the_next"
         ],
     ),
@@ -89,35 +89,37 @@ MUTATIONS = (
         "sse_app/delivery/hub.py",
         "        if self._closed:\n            raise RuntimeError(",
         "        if False:\n            raise RuntimeError(",
-        ["test_services.py::test_a_hub_that_has_closed_takes_nobody_in"],
+        ["runtime/test_services.py::test_a_hub_that_has_closed_takes_nobody_in"],
     ),
     Mutation(
         "A closed hub has closed its services, so none may start there.",
         "sse_app/delivery/hub.py",
         "while self._unstarted and not self._closed:",
         "while self._unstarted:",
-        ["test_services.py::test_a_hub_that_has_closed_takes_nobody_in"],
+        ["runtime/test_services.py::test_a_hub_that_has_closed_takes_nobody_in"],
     ),
     Mutation(
         "What a service took for a hub is given back with the hub.",
         "sse_app/delivery/hub.py",
         "            service.close()\n",
         "            pass\n",
-        ["test_services.py::test_no_reader_joins_a_hub_before_its_services_have_started"],
+        ["runtime/test_services.py::test_no_reader_joins_a_hub_before_its_services_have_started"],
     ),
     Mutation(
         "A hub may be closed while it has readers, and its groups would stay on the layer.",
         "sse_app/delivery/hub.py",
         "joined = [*left, *self.topics]",
         "joined = left",
-        ["test_services.py::test_a_hub_that_is_closed_leaves_its_groups_on_the_layer"],
+        ["runtime/test_services.py::test_a_hub_that_is_closed_leaves_its_groups_on_the_layer"],
     ),
     Mutation(
         "Where Redis is slow or far, the layer's messages overtake each other.",
         "sse_app/delivery/topics.py",
         "elif self.position is not None and follows(place, self.position):",
         "elif self.position is not None and not self._is_repeat(place):",
-        ["test_cohorts.py::test_what_the_layer_reorders_and_doubles_is_put_right_for_members"],
+        [
+            "delivery/test_cohorts.py::test_what_the_layer_reorders_and_doubles_is_put_right_for_members"
+        ],
     ),
     Mutation(
         "A layer may deliver a message twice, and the log gives again what the layer brought.",
@@ -126,28 +128,30 @@ MUTATIONS = (
         "        elif self._is_repeat(place):\n"
         "            self._fan_out(event, place)\n"
         "            if self.contradicts(event):",
-        ["test_cohorts.py::test_what_the_layer_reorders_and_doubles_is_put_right_for_members"],
+        [
+            "delivery/test_cohorts.py::test_what_the_layer_reorders_and_doubles_is_put_right_for_members"
+        ],
     ),
     Mutation(
         "receive() raises when Redis goes, and who does not ask again is deaf.",
         "sse_app/delivery/mailbox.py",
         "                delay = min(delay * 2, RETRY_SECONDS[1])\n",
         "                return\n",
-        ["test_hub.py::test_a_receive_loop_that_fails_begins_again_and_misses_nothing"],
+        ["delivery/test_hub.py::test_a_receive_loop_that_fails_begins_again_and_misses_nothing"],
     ),
     Mutation(
         "What was sent meanwhile is lost without a word.",
         "sse_app/delivery/mailbox.py",
         "                await self._reopened()\n",
         "",
-        ["test_hub.py::test_a_receive_loop_that_fails_begins_again_and_misses_nothing"],
+        ["delivery/test_hub.py::test_a_receive_loop_that_fails_begins_again_and_misses_nothing"],
     ),
     Mutation(
         "A new channel is a member of no group.",
         "sse_app/delivery/mailbox.py",
         "                self._tried.set()\n                await self.join_all()\n",
         "                self._tried.set()\n",
-        ["test_hub.py::test_a_receive_loop_that_fails_begins_again_and_misses_nothing"],
+        ["delivery/test_hub.py::test_a_receive_loop_that_fails_begins_again_and_misses_nothing"],
     ),
     Mutation(
         "What anybody may put on the layer can't be read as a message of the app's.",
@@ -155,8 +159,8 @@ MUTATIONS = (
         "except (TypeError, ValueError, AttributeError) as error:",
         "except ZeroDivisionError as error:",
         [
-            "test_hub.py::test_a_malformed_message_is_skipped_and_the_next_one_arrives",
-            "test_injection.py::test_what_is_no_message_of_the_apps_is_logged_skipped_and_never_"
+            "delivery/test_hub.py::test_a_malformed_message_is_skipped_and_the_next_one_arrives",
+            "servers/test_injection.py::test_what_is_no_message_of_the_apps_is_logged_skipped_and_never_"
             "unpickled",
         ],
     ),
@@ -165,91 +169,101 @@ MUTATIONS = (
         "sse_app/delivery/mailbox.py",
         "await asyncio.wait([task], timeout=WAIT_SECONDS)",
         "await asyncio.wait([task])",
-        ["test_hub.py::test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_later"],
+        [
+            "delivery/test_hub.py::test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_later"
+        ],
     ),
     Mutation(
         "Membership of a group lapses after a day.",
         "sse_app/delivery/hub.py",
         "every(lambda: REJOIN_SECONDS, rejoin)",
         "every(lambda: 86400.0, rejoin)",
-        ["test_hub.py::test_groups_are_joined_again_before_their_membership_lapses"],
+        ["delivery/test_hub.py::test_groups_are_joined_again_before_their_membership_lapses"],
     ),
     Mutation(
         "async_to_sync() makes a loop, and with Redis a connection, for every publish.",
         "sse_app/publishing/outbox.py",
         "        if _background is None:\n",
         "        if True:\n",
-        ["test_layer.py::test_two_hundred_publishes_from_sync_code_use_one_connection"],
+        ["publishing/test_outbox.py::test_two_hundred_publishes_from_sync_code_use_one_connection"],
     ),
     Mutation(
         "In a forked child the parent's loop does not run.",
         "sse_app/publishing/outbox.py",
         "at_fork(_forget)\n",
         "",
-        ["test_layer.py::test_after_a_fork_parent_and_child_deliver_by_a_connection_each"],
+        [
+            "publishing/test_outbox.py::test_after_a_fork_parent_and_child_deliver_by_a_connection_each"
+        ],
     ),
     Mutation(
         "Two sites on one Redis give groups the same names, also the one that ends streams.",
         "sse_app/protocol/groups.py",
         "{GROUP_PREFIX}{tag}.{name}",
         "{GROUP_PREFIX}{name}",
-        ["test_sites.py::test_events_counts_disconnects_and_presence_stay_apart"],
+        ["servers/test_sites.py::test_events_counts_disconnects_and_presence_stay_apart"],
     ),
     Mutation(
         "Two sites on one Redis give groups of the log the same keys.",
         "sse_app/eventlog/redis.py",
         'prefix = f"sse_app.{site_tag()}"',
         'prefix = "sse_app"',
-        ["test_sites.py::test_the_keys_of_log_and_limits_have_the_tag_unless_a_prefix_is_given"],
+        [
+            "servers/test_sites.py::test_the_keys_of_log_and_limits_have_the_tag_unless_a_prefix_is_given"
+        ],
     ),
     Mutation(
         "User 1 of one site is not user 1 of the other, and has limits of its own.",
         "sse_app/access/limits_redis.py",
         ".sse_app.{site_tag()}",
         ".sse_app",
-        ["test_sites.py::test_the_keys_of_log_and_limits_have_the_tag_unless_a_prefix_is_given"],
+        [
+            "servers/test_sites.py::test_the_keys_of_log_and_limits_have_the_tag_unless_a_prefix_is_given"
+        ],
     ),
     Mutation(
         "While SECRET_KEY is rotated, some processes have the new key and some the old one.",
         "sse_app/conf.py",
         "*django_settings.SECRET_KEY_FALLBACKS][-1]",
         "*django_settings.SECRET_KEY_FALLBACKS][0]",
-        ["test_sites.py::test_the_tag_is_of_the_oldest_secret_key"],
+        ["servers/test_sites.py::test_the_tag_is_of_the_oldest_secret_key"],
     ),
     Mutation(
         "A worker with another SECRET_KEY publishes to nobody, and nothing fails.",
         "sse_app/operations/doctor.py",
         '        if process.report.get("site", tag) != tag\n',
         "        if False\n",
-        ["test_sites.py::test_the_doctor_names_the_tag_and_processes_that_have_another"],
+        ["servers/test_sites.py::test_the_doctor_names_the_tag_and_processes_that_have_another"],
     ),
     Mutation(
         "When the last fallback key is removed, the tag changes.",
         "sse_app/checks/deployment.py",
         "    if settings().SITE_TAG is not None or not fallbacks:\n        return\n",
         "    if True:\n        return\n",
-        ["test_deploy_checks.py::test_a_site_tag_that_goes_with_a_fallback_key_is_named"],
+        ["doors/test_deploy_checks.py::test_a_site_tag_that_goes_with_a_fallback_key_is_named"],
     ),
     Mutation(
         "A command that ends would take what still waits for the layer with it.",
         "sse_app/publishing/outbox.py",
         "            Finalize(None, _background.flush, args=(SEND_SECONDS,), exitpriority=0)\n",
         "",
-        ["test_layer.py::test_what_waits_when_a_process_ends_is_sent"],
+        ["publishing/test_outbox.py::test_what_waits_when_a_process_ends_is_sent"],
     ),
     Mutation(
         "A layer that takes nothing must not cost memory without end.",
         "sse_app/publishing/outbox.py",
         "deque(maxlen=WAITING_EVENTS)",
         "deque()",
-        ["test_layer.py::test_a_layer_that_hangs_from_the_start_costs_one_wait_and_bounded_memory"],
+        [
+            "publishing/test_outbox.py::test_a_layer_that_hangs_from_the_start_costs_one_wait_and_bounded_memory"
+        ],
     ),
     Mutation(
         "A publisher that is quicker than the layer would lose what is too much for it.",
         "sse_app/publishing/outbox.py",
         "        outbox.wait_for_room()\n",
         "        pass\n",
-        ["test_layer.py::test_a_layer_that_hangs_for_a_while_costs_one_wait_each_time"],
+        ["publishing/test_outbox.py::test_a_layer_that_hangs_for_a_while_costs_one_wait_each_time"],
     ),
     Mutation(
         "What fails in the layer is in the log, so no publisher is to hear of it.",
@@ -258,7 +272,7 @@ MUTATIONS = (
         '                "The channel layer did not take',
         "        except ZeroDivisionError as error:\n            logger.warning(\n"
         '                "The channel layer did not take',
-        ["test_layer.py::test_what_fails_in_the_layer_reaches_no_publisher"],
+        ["publishing/test_outbox.py::test_what_fails_in_the_layer_reaches_no_publisher"],
     ),
     Mutation(
         "A task of the hub that has died must not leave its streams waiting for ever.",
@@ -266,8 +280,8 @@ MUTATIONS = (
         "        self._after(pause, self._again, cause)\n",
         "",
         [
-            "test_services.py::test_a_service_begins_again_whatever_ended_it",
-            "test_services.py::test_health_names_the_service_of_a_hub_that_is_down",
+            "runtime/test_services.py::test_a_service_begins_again_whatever_ended_it",
+            "runtime/test_services.py::test_health_names_the_service_of_a_hub_that_is_down",
         ],
     ),
     Mutation(
@@ -276,7 +290,7 @@ MUTATIONS = (
         "min(self._pause * 2, PAUSE_SECONDS[1])",
         "self._pause",
         [
-            "test_services.py::test_one_that_ends_each_time_is_down_all_the_while_and_said_once_a_pause"
+            "runtime/test_services.py::test_one_that_ends_each_time_is_down_all_the_while_and_said_once_a_pause"
         ],
     ),
     Mutation(
@@ -285,7 +299,7 @@ MUTATIONS = (
         "        self._after(self._pause, self._settled)\n",
         "        self._settled()\n",
         [
-            "test_services.py::test_one_that_ends_each_time_is_down_all_the_while_and_said_once_a_pause"
+            "runtime/test_services.py::test_one_that_ends_each_time_is_down_all_the_while_and_said_once_a_pause"
         ],
     ),
     Mutation(
@@ -294,7 +308,7 @@ MUTATIONS = (
         "                task.cancel()\n",
         "                pass\n",
         [
-            "test_services.py::"
+            "runtime/test_services.py::"
             "test_a_service_in_which_a_policy_catches_the_cancellation_ends_all_the_same"
         ],
     ),
@@ -304,8 +318,8 @@ MUTATIONS = (
         "            del self._running[key]\n",
         "            pass\n",
         [
-            "test_services.py::test_no_event_loop_is_kept_once_it_has_closed",
-            "test_services.py::"
+            "runtime/test_services.py::test_no_event_loop_is_kept_once_it_has_closed",
+            "runtime/test_services.py::"
             "test_a_task_is_shared_until_it_ends_and_outlives_a_caller_who_leaves",
         ],
     ),
@@ -314,42 +328,42 @@ MUTATIONS = (
         "sse_app/runtime/services.py",
         "create_task(run(), context=Context())",
         "create_task(run())",
-        ["test_services.py::test_nothing_of_the_first_visitor_stays_with_the_hub"],
+        ["runtime/test_services.py::test_nothing_of_the_first_visitor_stays_with_the_hub"],
     ),
     Mutation(
         "A load balancer must not send clients to a process that looks after none of their rights.",
         "sse_app/operations/health.py",
         "not Hub.draining and not down and",
         "not Hub.draining and",
-        ["test_services.py::test_health_names_the_service_of_a_hub_that_is_down"],
+        ["runtime/test_services.py::test_health_names_the_service_of_a_hub_that_is_down"],
     ),
     Mutation(
         "The first reader of a group may leave while it starts, and others wait for the same.",
         "sse_app/delivery/starts.py",
         "await asyncio.shield(start)",
         "await start",
-        ["test_hub.py::test_readers_who_wait_for_the_same_start_outlive_the_first_one"],
+        ["delivery/test_hub.py::test_readers_who_wait_for_the_same_start_outlive_the_first_one"],
     ),
     Mutation(
         "Each read needs a connection, and redis-py refuses the 101st at once.",
         "sse_app/delivery/starts.py",
         "        if len(self._new) == 1:\n",
         "        self._new = [group]\n        if True:\n",
-        ["test_starts.py::test_groups_that_start_in_one_turn_are_read_by_one_call"],
+        ["delivery/test_starts.py::test_groups_that_start_in_one_turn_are_read_by_one_call"],
     ),
     Mutation(
         "One read of all groups that start may hold up the log and the event loop.",
         "sse_app/delivery/starts.py",
         "groups, self._joined = self._joined[:PORTION], self._joined[PORTION:]",
         "groups, self._joined = self._joined, []",
-        ["test_starts.py::test_very_many_groups_are_read_in_portions"],
+        ["delivery/test_starts.py::test_very_many_groups_are_read_in_portions"],
     ),
     Mutation(
         "A client that is sent away stays away for 15 to 60 s, and most failures pass at once.",
         "sse_app/delivery/starts.py",
         "            if loop.time() + pause > until:\n                raise\n",
         "            raise\n",
-        ["test_starts.py::test_a_read_that_fails_for_a_moment_sends_nobody_away"],
+        ["delivery/test_starts.py::test_a_read_that_fails_for_a_moment_sends_nobody_away"],
     ),
     Mutation(
         "asyncio logs a traceback for each failure that no reader awaited.",
@@ -357,7 +371,7 @@ MUTATIONS = (
         "                start.exception()",
         "                pass",
         [
-            "test_starts.py::test_where_the_log_stays_away_each_start_fails_and_no_failure_is_left_"
+            "delivery/test_starts.py::test_where_the_log_stays_away_each_start_fails_and_no_failure_is_left_"
             "unseen"
         ],
     ),
@@ -366,7 +380,9 @@ MUTATIONS = (
         "sse_app/delivery/starts.py",
         "                    with contained():\n                        heads = ",
         "                    if True:\n                        heads = ",
-        ["test_starts.py::test_whatever_a_log_raises_fails_the_start_and_the_next_one_reads_again"],
+        [
+            "delivery/test_starts.py::test_whatever_a_log_raises_fails_the_start_and_the_next_one_reads_again"
+        ],
     ),
     Mutation(
         "A foreign log may leave a group out of its answer, and the group's readers would wait.",
@@ -384,28 +400,30 @@ MUTATIONS = (
                     for group in groups:
                         self._place(group, heads[group])
 """,
-        ["test_starts.py::test_a_log_that_leaves_a_group_out_fails_its_start"],
+        ["delivery/test_starts.py::test_a_log_that_leaves_a_group_out_fails_its_start"],
     ),
     Mutation(
         "A join that waited for its turn may be for readers that have left by then.",
         "sse_app/delivery/mailbox.py",
         'is_due = (group in self._groups()) == (name == "group_add")',
         "is_due = True",
-        ["test_starts.py::test_joins_that_waited_until_their_readers_had_left_are_not_made"],
+        [
+            "delivery/test_starts.py::test_joins_that_waited_until_their_readers_had_left_are_not_made"
+        ],
     ),
     Mutation(
         "channels_redis' core layer takes a connection for each join, and refuses the 101st.",
         "sse_app/delivery/mailbox.py",
         "asyncio.Semaphore(CALLS)",
         "asyncio.Semaphore(10_000)",
-        ["test_starts.py::test_hundreds_of_groups_at_once_are_all_joined_on_the_layer"],
+        ["delivery/test_starts.py::test_hundreds_of_groups_at_once_are_all_joined_on_the_layer"],
     ),
     Mutation(
         "A command whose caller is cancelled may leave its answer to the connection's next user.",
         "sse_app/runtime/services.py",
         "return await asyncio.shield(task)",
         "return await task",
-        ["test_hub.py::test_a_reader_that_leaves_takes_the_read_from_no_other"],
+        ["delivery/test_hub.py::test_a_reader_that_leaves_takes_the_read_from_no_other"],
     ),
     Mutation(
         "The last to leave a group may be followed at once by somebody who comes.",
@@ -414,7 +432,7 @@ MUTATIONS = (
         "before.\n"
         '            await self._call("group_add", group)\n',
         "",
-        ["test_hub.py::test_a_group_that_is_left_slowly_and_joined_again_stays_joined"],
+        ["delivery/test_hub.py::test_a_group_that_is_left_slowly_and_joined_again_stays_joined"],
     ),
     Mutation(
         "One reader that fails would take the event from those after it.",
@@ -422,6 +440,6 @@ MUTATIONS = (
         "            try:\n                reached += subscription.offer(event, place, told)\n"
         "            except Exception:\n                _end(subscription)\n",
         "            reached += subscription.offer(event, place, told)\n",
-        ["test_hub.py::test_a_reader_that_fails_is_closed_alone"],
+        ["delivery/test_hub.py::test_a_reader_that_fails_is_closed_alone"],
     ),
 )

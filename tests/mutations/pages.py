@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import Mutation
+from ..mutations import Mutation
 
 SCRIPT = "sse_app/static/sse_app/sse.js"
 
@@ -12,7 +12,9 @@ MUTATIONS = (
         SCRIPT,
         "    if (ids && !ids.includes(this.id)) return;\n",
         "",
-        ["test_script_tabs.py::test_of_the_tabs_that_share_a_stream_only_the_one_that_spoke_hears"],
+        [
+            "browser/test_script_tabs.py::test_of_the_tabs_that_share_a_stream_only_the_one_that_spoke_hears"
+        ],
     ),
     Mutation(
         "Browsers open six HTTP/1.1 connections to a host over all tabs.",
@@ -20,7 +22,7 @@ MUTATIONS = (
         'this.#path = shares && origin === location.origin ? BETWEEN_TABS + pathname : "";',
         'this.#path = "";',
         [
-            "test_script_tabs.py::"
+            "browser/test_script_tabs.py::"
             "test_ten_tabs_are_one_connection_and_all_live_on_when_the_leader_closes"
         ],
     ),
@@ -29,28 +31,28 @@ MUTATIONS = (
         SCRIPT,
         "    this.#timer = setTimeout(() => this.#abort.abort(), ms);\n",
         "",
-        ["test_script_network.py::test_a_server_that_falls_silent_is_noticed"],
+        ["browser/test_script_network.py::test_a_server_that_falls_silent_is_noticed"],
     ),
     Mutation(
         "An EventSource gives up for good after an answer that is no stream.",
         SCRIPT,
         "return status !== 200 && !passes(status);",
         "return status !== 200;",
-        ["test_script_network.py::test_answers_that_are_no_stream_are_tried_again"],
+        ["browser/test_script_network.py::test_answers_that_are_no_stream_are_tried_again"],
     ),
     Mutation(
         "After a logout a page that comes back would be refused for ever.",
         SCRIPT,
         "const over = /^(auth|end)$/.test(reason);",
         "const over = /^(end)$/.test(reason);",
-        ["test_script_network.py::test_a_logout_closes_the_streams_of_all_tabs"],
+        ["browser/test_script_network.py::test_a_logout_closes_the_streams_of_all_tabs"],
     ),
     Mutation(
         "Pages of another user would get what the server refuses theirs.",
         SCRIPT,
         "      if (user !== this.#user) {\n",
         '      if (user !== this.#user && t === "lead") {\n',
-        ["test_script_users.py::test_a_session_that_changed_without_a_word_is_not_shared"],
+        ["browser/test_script_users.py::test_a_session_that_changed_without_a_word_is_not_shared"],
     ),
     Mutation(
         "The server knows whose connection it is, and a page may be old.",
@@ -58,8 +60,8 @@ MUTATIONS = (
         "    if (whose !== this.#user) return this.#dismiss({ whose });\n",
         "",
         [
-            "test_script_users.py::test_a_page_from_a_cache_is_whose_session_it_is",
-            "test_script_users.py::"
+            "browser/test_script_users.py::test_a_page_from_a_cache_is_whose_session_it_is",
+            "browser/test_script_users.py::"
             "test_pages_that_do_not_say_whose_they_are_share_once_the_server_has_said_it",
         ],
     ),
@@ -69,7 +71,7 @@ MUTATIONS = (
         'if (t === "lead" && user !== undefined && this.#leads) this.#open();',
         "",
         [
-            "test_script_users.py::"
+            "browser/test_script_users.py::"
             "test_a_stranger_who_signs_in_keeps_every_event_and_comes_to_share_with_the_new_page"
         ],
     ),
@@ -79,7 +81,7 @@ MUTATIONS = (
         "!lost || groups.some((group) => lost.includes(group))",
         "true",
         [
-            "test_script_users.py::"
+            "browser/test_script_users.py::"
             "test_of_a_shared_connection_only_the_pages_of_the_lost_groups_are_closed"
         ],
     ),
@@ -89,7 +91,7 @@ MUTATIONS = (
         "    this.served = [];\n",
         "",
         [
-            "test_script_users.py::"
+            "browser/test_script_users.py::"
             "test_a_restored_page_takes_nothing_before_the_leader_knows_where_it_stands"
         ],
     ),
@@ -98,14 +100,16 @@ MUTATIONS = (
         SCRIPT,
         "...(url.origin === location.origin && {",
         "...(true && {",
-        ["test_script_requests.py::test_the_token_and_the_cookies_are_for_the_own_origin_only"],
+        [
+            "browser/test_script_requests.py::test_the_token_and_the_cookies_are_for_the_own_origin_only"
+        ],
     ),
     Mutation(
         "A redirect that keeps the body takes the message and the token to another site.",
         SCRIPT,
         'body, redirect: "manual", signal',
         "body, signal",
-        ["test_script_requests.py::test_a_message_has_no_answer_but_the_apps"],
+        ["browser/test_script_requests.py::test_a_message_has_no_answer_but_the_apps"],
     ),
     Mutation(
         "A page of a portal is no answer, and no grant.",
@@ -113,8 +117,8 @@ MUTATIONS = (
         "status === 200 && type.startsWith(JSON_TYPE)",
         "status === 200",
         [
-            "test_script_requests.py::test_a_message_has_no_answer_but_the_apps",
-            "test_script_requests.py::test_a_grant_is_renewed_by_the_app_and_by_nothing_else",
+            "browser/test_script_requests.py::test_a_message_has_no_answer_but_the_apps",
+            "browser/test_script_requests.py::test_a_grant_is_renewed_by_the_app_and_by_nothing_else",
         ],
     ),
     Mutation(
@@ -122,7 +126,9 @@ MUTATIONS = (
         SCRIPT,
         "  if (response.redirected) return reloadPage();",
         "  //",
-        ["test_script_requests.py::test_a_login_page_is_no_part_of_the_page_that_is_loaded_again"],
+        [
+            "browser/test_script_requests.py::test_a_login_page_is_no_part_of_the_page_that_is_loaded_again"
+        ],
     ),
     Mutation(
         "A tab that joins the others' connection may stand elsewhere than they.",
@@ -130,7 +136,7 @@ MUTATIONS = (
         "if (own && (name === RESET ? id === own : covers(id, own))) return;",
         "",
         [
-            "test_script_tabs.py::"
+            "browser/test_script_tabs.py::"
             "test_a_tab_that_was_rendered_earlier_gets_what_came_since_and_the_others_no_repeat"
         ],
     ),
@@ -139,7 +145,9 @@ MUTATIONS = (
         SCRIPT,
         "      else this.#compete(true);\n",
         "",
-        ["test_script_tabs.py::test_a_leader_that_hangs_is_replaced_and_loses_nothing_itself"],
+        [
+            "browser/test_script_tabs.py::test_a_leader_that_hangs_is_replaced_and_loses_nothing_itself"
+        ],
     ),
     Mutation(
         "A page in the back/forward cache keeps others waiting.",
@@ -147,7 +155,7 @@ MUTATIONS = (
         'when("pageshow resume", () => pools.forEach((pool) => pool.start()));\n',
         "",
         [
-            "test_script_network.py::"
+            "browser/test_script_network.py::"
             "test_a_page_restored_from_the_back_forward_cache_goes_on_where_it_was"
         ],
     ),

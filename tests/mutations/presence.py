@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import Mutation
+from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
@@ -10,28 +10,30 @@ MUTATIONS = (
         "sse_app/presence/tracker.py",
         "        _remove({(group, user): pk for group, user, pk in dead}, now, RETURN_SECONDS)\n",
         "",
-        ["test_presence_live.py::test_who_was_with_a_killed_process_is_gone_once"],
+        ["presence/test_presence_live.py::test_who_was_with_a_killed_process_is_gone_once"],
     ),
     Mutation(
         "Where nobody comes or goes, somebody must still see that another process died.",
         "sse_app/presence/tracker.py",
         "return dead.exists() or written(GroupMember)",
         "return written(GroupMember)",
-        ["test_presence_live.py::test_who_was_with_a_killed_process_is_gone_once"],
+        ["presence/test_presence_live.py::test_who_was_with_a_killed_process_is_gone_once"],
     ),
     Mutation(
         "A process that was killed keeps its row, which tells nothing but its age.",
         "sse_app/operations/processes.py",
         "rows = all_rows().filter(seen_at__gte=since)\n",
         "rows = all_rows()\n",
-        ["test_processes.py::test_a_process_that_was_killed_is_gone_when_its_age_says_so"],
+        [
+            "operations/test_processes.py::test_a_process_that_was_killed_is_gone_when_its_age_says_so"
+        ],
     ),
     Mutation(
         "Each override of INSTALLED_APPS would add the duties once more.",
         "sse_app/apps.py",
         "            if duty not in processes.duties:",
         "            if True:",
-        ["test_processes.py::test_the_duties_of_a_process_are_registered_once"],
+        ["operations/test_processes.py::test_the_duties_of_a_process_are_registered_once"],
     ),
     Mutation(
         "Two processes that look at the same time would both tell of a join or a leave.",
@@ -39,7 +41,7 @@ MUTATIONS = (
         "        _take_turn()\n",
         "",
         [
-            "test_presence_live.py::"
+            "presence/test_presence_live.py::"
             "test_processes_that_write_at_the_same_time_tell_each_join_and_leave_once"
         ],
     ),
@@ -49,14 +51,16 @@ MUTATIONS = (
         "    if Hub.draining:\n        # Its streams end with it. What it had stays for those who "
         "come back by another process.\n        return\n",
         "",
-        ["test_presence.py::test_a_process_that_stops_says_nothing_of_those_it_had"],
+        ["presence/test_presence.py::test_a_process_that_stops_says_nothing_of_those_it_had"],
     ),
     Mutation(
         "A process that was taken for dead has lost its rows to another.",
         "sse_app/presence/tracker.py",
         "if _rows is None or _own().count() != len(_rows):",
         "if _rows is None:",
-        ["test_presence_live.py::test_a_process_that_was_taken_for_dead_says_again_who_is_there"],
+        [
+            "presence/test_presence_live.py::test_a_process_that_was_taken_for_dead_says_again_who_is_there"
+        ],
     ),
     Mutation(
         "A pass that raised may have been done all the same, when only its commit had no answer.",
@@ -64,7 +68,7 @@ MUTATIONS = (
         "rows, _rows = _rows, None",
         "rows = _rows",
         [
-            "test_presence.py::test_a_pass_whose_commit_was_done_and_not_answered_is_known_to_the_next"
+            "presence/test_presence.py::test_a_pass_whose_commit_was_done_and_not_answered_is_known_to_the_next"
         ],
     ),
     Mutation(
@@ -72,6 +76,6 @@ MUTATIONS = (
         "sse_app/presence/tracker.py",
         "        written(GroupMember).filter(pk__in=pks).update(leaves_at=None)\n",
         "        pass\n",
-        ["test_presence_live.py::test_who_comes_back_in_time_has_not_left"],
+        ["presence/test_presence_live.py::test_who_comes_back_in_time_has_not_left"],
     ),
 )

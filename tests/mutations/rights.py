@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import Mutation
+from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
@@ -11,8 +11,8 @@ MUTATIONS = (
         'return Signer(salt=f"sse_app.connection {user}")',
         'return Signer(salt="sse_app.connection")',
         [
-            "test_replies.py::test_a_connection_id_is_the_users_own",
-            "test_replies.py::test_nobody_can_have_a_reply_sent_to_somebody_else",
+            "publishing/test_replies.py::test_a_connection_id_is_the_users_own",
+            "publishing/test_replies.py::test_nobody_can_have_a_reply_sent_to_somebody_else",
         ],
     ),
     Mutation(
@@ -21,8 +21,8 @@ MUTATIONS = (
         "cls.of_app(validate_group(group), validate_published(name), data, **fields)",
         "cls.of_app(group, validate_published(name), data, **fields)",
         [
-            "test_publishing.py::test_an_invalid_or_reserved_group_or_event_is_refused_and_shown",
-            "test_events.py::test_the_control_group_is_the_apps_own",
+            "publishing/test_publishing.py::test_an_invalid_or_reserved_group_or_event_is_refused_and_shown",
+            "protocol/test_events.py::test_the_control_group_is_the_apps_own",
         ],
     ),
     Mutation(
@@ -31,8 +31,8 @@ MUTATIONS = (
         "cls.of_app(validate_group(group), validate_published(name), data, **fields)",
         "cls.of_app(validate_group(group), validate_name(name), data, **fields)",
         [
-            "test_publishing.py::test_an_invalid_or_reserved_group_or_event_is_refused_and_shown",
-            "test_stream_admin.py::test_an_event_that_can_not_be_published_is_not_sent_again",
+            "publishing/test_publishing.py::test_an_invalid_or_reserved_group_or_event_is_refused_and_shown",
+            "doors/test_stream_admin.py::test_an_event_that_can_not_be_published_is_not_sent_again",
         ],
     ),
     Mutation(
@@ -41,8 +41,8 @@ MUTATIONS = (
         'validate_published(body.get("event"))',
         'body.get("event")',
         [
-            "test_inbox.py::test_a_body_that_is_no_message_is_400",
-            "test_publish_view.py::test_no_token_publishes_what_the_app_alone_publishes",
+            "publishing/test_inbox.py::test_a_body_that_is_no_message_is_400",
+            "views/test_publish_view.py::test_no_token_publishes_what_the_app_alone_publishes",
         ],
     ),
     Mutation(
@@ -51,8 +51,8 @@ MUTATIONS = (
         "        return _signer(user).unsign(connection)\n",
         '        return connection.partition(":")[0]\n',
         [
-            "test_replies.py::test_a_connection_id_is_the_users_own",
-            "test_replies.py::test_nobody_can_have_a_reply_sent_to_somebody_else",
+            "publishing/test_replies.py::test_a_connection_id_is_the_users_own",
+            "publishing/test_replies.py::test_nobody_can_have_a_reply_sent_to_somebody_else",
         ],
     ),
     Mutation(
@@ -60,14 +60,14 @@ MUTATIONS = (
         "sse_app/views/send.py",
         '        tab = validate_tab(tab) if tab != "" else ""\n',
         '        tab = str(tab or "")\n',
-        ["test_replies.py::test_a_tab_is_named_on_the_wire_and_must_be_a_name"],
+        ["publishing/test_replies.py::test_a_tab_is_named_on_the_wire_and_must_be_a_name"],
     ),
     Mutation(
         "Whoever can put a message on the layer could put a line into a stream by it.",
         "sse_app/protocol/replies.py",
         "if not isinstance(reply.stream, str) or (reply.tab and not validate_tab(reply.tab)):",
         "if not isinstance(reply.stream, str):",
-        ["test_replies.py::test_a_malformed_reply_is_logged_and_skipped"],
+        ["publishing/test_replies.py::test_a_malformed_reply_is_logged_and_skipped"],
     ),
     Mutation(
         "A reply goes to the stream that spoke, and not to all that hear of it.",
@@ -75,14 +75,14 @@ MUTATIONS = (
         "    if reader is not None and reader.loop is asyncio.get_running_loop():\n"
         "        reader.stream.take(reply)\n",
         "    for reader in readers():\n        reader.stream.take(reply)\n",
-        ["test_replies.py::test_a_reply_goes_to_the_stream_that_spoke_and_to_no_other"],
+        ["publishing/test_replies.py::test_a_reply_goes_to_the_stream_that_spoke_and_to_no_other"],
     ),
     Mutation(
         "Each hub of a process hears of a reply, and a stream is touched on its own loop only.",
         "sse_app/access/readers.py",
         "if reader is not None and reader.loop is asyncio.get_running_loop():",
         "if reader is not None:",
-        ["test_replies.py::test_a_reply_is_taken_on_the_loop_of_its_stream"],
+        ["publishing/test_replies.py::test_a_reply_is_taken_on_the_loop_of_its_stream"],
     ),
     Mutation(
         "Ids are random, and two streams could have the same.",
@@ -90,84 +90,88 @@ MUTATIONS = (
         "        if _readers.setdefault(reader.id, reader) is not reader:\n"
         "            return False\n",
         "        _readers[reader.id] = reader\n",
-        ["test_replies.py::test_two_streams_never_have_one_id"],
+        ["publishing/test_replies.py::test_two_streams_never_have_one_id"],
     ),
     Mutation(
         "A reader that lags keeps the latest per key, and replies are about different things.",
         "sse_app/protocol/replies.py",
         'return "reply", self.tab, self.name, self.key or ""',
         'return "reply",',
-        ["test_replies.py::test_a_reader_that_lags_gets_the_latest_per_key_and_tab"],
+        ["publishing/test_replies.py::test_a_reader_that_lags_gets_the_latest_per_key_and_tab"],
     ),
     Mutation(
         "On the way, too, only the latest event per key is kept.",
         "sse_app/protocol/replies.py",
         "durable=False, key=own)",
         "durable=False)",
-        ["test_replies.py::test_no_reply_takes_the_place_of_another_on_the_way"],
+        ["publishing/test_replies.py::test_no_reply_takes_the_place_of_another_on_the_way"],
     ),
     Mutation(
         "A revocation of one user must not cost as much as all streams of the process.",
         "sse_app/access/readers.py",
         "            found = list(_by_user.get(revocation.user, ()))\n",
         "            found = list(_readers.values())\n",
-        ["test_readers.py::test_a_revocation_looks_only_at_the_readers_that_it_names"],
+        ["access/test_readers.py::test_a_revocation_looks_only_at_the_readers_that_it_names"],
     ),
     Mutation(
         "The same for the end of one session.",
         "sse_app/access/readers.py",
         "            found = list(_by_session.get(revocation.session, ()))\n",
         "            found = list(_readers.values())\n",
-        ["test_readers.py::test_a_revocation_looks_only_at_the_readers_that_it_names"],
+        ["access/test_readers.py::test_a_revocation_looks_only_at_the_readers_that_it_names"],
     ),
     Mutation(
         "The index would keep every reader that ever was.",
         "sse_app/access/readers.py",
         "            if not index[key]:\n                del index[key]\n",
         "",
-        ["test_readers.py::test_of_a_reader_that_left_nothing_is_kept"],
+        ["access/test_readers.py::test_of_a_reader_that_left_nothing_is_kept"],
     ),
     Mutation(
         "To find the held readers among all costs as much as all streams of the process.",
         "sse_app/access/revalidation.py",
         "            if not await self.round(held_readers(self._loop)):\n",
         "            if not await self.round([one for one in self._mine() if one.held]):\n",
-        ["test_readers.py::test_a_reader_in_doubt_is_asked_for_and_nobody_else_is_looked_at"],
+        [
+            "access/test_readers.py::test_a_reader_in_doubt_is_asked_for_and_nobody_else_is_looked_at"
+        ],
     ),
     Mutation(
         "A reader that is no longer held would be asked for each time another one is.",
         "sse_app/access/readers.py",
         "        _held.difference_update([reader for reader in _held if not reader.held])\n",
         "",
-        ["test_readers.py::test_a_reader_in_doubt_is_asked_for_and_nobody_else_is_looked_at"],
+        [
+            "access/test_readers.py::test_a_reader_in_doubt_is_asked_for_and_nobody_else_is_looked_at"
+        ],
     ),
     Mutation(
         "A thread of the parent may have held the lock when it forked, and holds it for ever.",
         "sse_app/access/readers.py",
         "at_fork(_forget)\n",
         "",
-        ["test_readers.py::test_a_forked_child_has_no_readers_and_a_free_lock"],
+        ["access/test_readers.py::test_a_forked_child_has_no_readers_and_a_free_lock"],
     ),
     Mutation(
         "Who is revoked shows nothing more before anything else has been asked.",
         "sse_app/access/readers.py",
         "            self.stream.cut(reason, groups)\n",
         "            pass\n",
-        ["test_revocation.py::test_a_revoked_stream_is_cut_before_the_loop_turns"],
+        ["access/test_revocation.py::test_a_revoked_stream_is_cut_before_the_loop_turns"],
     ),
     Mutation(
         "What is in doubt waits until it has been asked.",
         "sse_app/access/readers.py",
         "            self.stream.subscription.hold()\n",
         "            pass\n",
-        ["test_revocation.py::test_a_stream_in_doubt_is_held_before_anything_is_asked"],
+        ["access/test_revocation.py::test_a_stream_in_doubt_is_held_before_anything_is_asked"],
     ),
     Mutation(
         "One that is held is offered nothing.",
         "sse_app/delivery/subscriptions.py",
         "if self.live and (self.held or not self.sink.ready or not self._is_next(place, event)):",
         "if self.live and (not self.sink.ready or not self._is_next(place, event)):",
-        ["test_cohorts.py::test_a_held_or_cut_member_is_offered_nothing_more"],
+        ["delivery/test_cohorts.py::test_a_held_or_cut_member_is_offered_nothing_more"],
     ),
     Mutation(
         "One that is held would read on from the log.",
@@ -175,7 +179,7 @@ MUTATIONS = (
         "            if self.held:\n                await self._wake.next()\n"
         "                continue\n",
         "",
-        ["test_cohorts.py::test_a_held_or_cut_member_is_offered_nothing_more"],
+        ["delivery/test_cohorts.py::test_a_held_or_cut_member_is_offered_nothing_more"],
     ),
     Mutation(
         "One that is written to with others is not held by them.",
@@ -183,7 +187,7 @@ MUTATIONS = (
         "            self.held = next(_holds)\n        if (cohort := self.cohort) is not None:\n"
         "            cohort.doubt(self)\n",
         "            self.held = next(_holds)\n",
-        ["test_cohorts.py::test_a_held_or_cut_member_is_offered_nothing_more"],
+        ["delivery/test_cohorts.py::test_a_held_or_cut_member_is_offered_nothing_more"],
     ),
     Mutation(
         "Another thread may hold one just as it joins the others.",
@@ -191,14 +195,14 @@ MUTATIONS = (
         "        if subscription.held or subscription.close_reason is not None:\n"
         "            self.doubt(subscription)\n",
         "",
-        ["test_cohorts.py::test_one_that_is_held_while_it_joins_is_offered_nothing"],
+        ["delivery/test_cohorts.py::test_one_that_is_held_while_it_joins_is_offered_nothing"],
     ),
     Mutation(
         "One that was held again while it was looked at is not to go on.",
         "sse_app/delivery/subscriptions.py",
         "            if self.held != held:\n                return\n",
         "",
-        ["test_hub.py::test_one_that_was_held_again_meanwhile_is_not_released"],
+        ["delivery/test_hub.py::test_one_that_was_held_again_meanwhile_is_not_released"],
     ),
     Mutation(
         "What permitted a stream when it was asked may be over when it opens.",
@@ -206,7 +210,7 @@ MUTATIONS = (
         "            if not readers.enter(reader, since):\n",
         "            if not readers.enter(reader, readers.mark()):\n",
         [
-            "test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_"
+            "access/test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_"
             "meanwhile"
         ],
     ),
@@ -216,7 +220,7 @@ MUTATIONS = (
         "        if not readers.tell(reader, missed):\n",
         "        if False:\n",
         [
-            "test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile"
+            "access/test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile"
         ],
     ),
     Mutation(
@@ -224,42 +228,44 @@ MUTATIONS = (
         "sse_app/access/control_group.py",
         "                return [Revocation(review=True)]\n",
         "                return []\n",
-        ["test_services.py::test_only_without_a_hub_the_control_group_is_looked_up"],
+        ["runtime/test_services.py::test_only_without_a_hub_the_control_group_is_looked_up"],
     ),
     Mutation(
         "A place in the control group that the hub knows must cost no read and no wait.",
         "sse_app/access/control_group.py",
         "    position = hub.service(ControlGroup).position if hub is not None else None\n",
         "    position = None\n",
-        ["test_services.py::test_only_without_a_hub_the_control_group_is_looked_up"],
+        ["runtime/test_services.py::test_only_without_a_hub_the_control_group_is_looked_up"],
     ),
     Mutation(
         "A policy that raises CancelledError or SystemExit would end the task that asked it.",
         "sse_app/runtime/callables.py",
         '        raise CallbackFailed(f"The project\'s code raised {error!r}.") from error\n',
         "        return\n",
-        ["test_callables.py::test_what_is_no_exception_becomes_one"],
+        ["runtime/test_callables.py::test_what_is_no_exception_becomes_one"],
     ),
     Mutation(
         "A stream whose server stops is cancelled, and no policy has failed.",
         "sse_app/runtime/callables.py",
         "self._task.cancelling() > self._cancelled",
         "False",
-        ["test_callables.py::test_a_task_that_is_cancelled_from_outside_is_cancelled"],
+        ["runtime/test_callables.py::test_a_task_that_is_cancelled_from_outside_is_cancelled"],
     ),
     Mutation(
         "Django passes on what a receiver raises that is no Exception, SystemExit for one.",
         "sse_app/signals.py",
         "return [*map(containing, receivers)], [*map(containing_async, async_receivers)]",
         "return receivers, async_receivers",
-        ["test_callables.py::test_a_receiver_of_a_signal_takes_nothing_from_the_others"],
+        ["runtime/test_callables.py::test_a_receiver_of_a_signal_takes_nothing_from_the_others"],
     ),
     Mutation(
         "Streams that were held when the revalidator ended wait for its next look.",
         "sse_app/access/revalidation.py",
         "            self._wake.set()  # Held when the last run ended, or since.\n",
         "            pass\n",
-        ["test_services.py::test_streams_that_were_held_when_the_revalidator_ended_are_looked_at"],
+        [
+            "runtime/test_services.py::test_streams_that_were_held_when_the_revalidator_ended_are_looked_at"
+        ],
     ),
     Mutation(
         "What permitted a stream when it was asked may be in doubt when it opens.",
@@ -267,7 +273,7 @@ MUTATIONS = (
         "    for told in missed:\n        reader.revoke(told)\n",
         "",
         [
-            "test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_"
+            "access/test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_"
             "meanwhile"
         ],
     ),
@@ -277,7 +283,7 @@ MUTATIONS = (
         "return Event.of_app(CONTROL_GROUP, CONTROL_EVENT, fields)",
         "return Event.of_app(CONTROL_GROUP, CONTROL_EVENT, fields, durable=False)",
         [
-            "test_revocation.py::test_another_process_follows_each_revocation_with_the_next_check_"
+            "access/test_revocation.py::test_another_process_follows_each_revocation_with_the_next_check_"
             "of_the_log"
         ],
     ),
@@ -286,7 +292,7 @@ MUTATIONS = (
         "sse_app/access/control_group.py",
         "        readers.apply(Revocation(review=True))\n",
         "",
-        ["test_revocation.py::test_who_may_have_missed_revocations_looks_at_everybody"],
+        ["access/test_revocation.py::test_who_may_have_missed_revocations_looks_at_everybody"],
     ),
     Mutation(
         "login() leaves the streams of the session before open, and they are another user's.",
@@ -294,9 +300,9 @@ MUTATIONS = (
         "    user_logged_in.connect(_logged_in",
         "    user_logged_out.connect(_logged_in",
         [
-            "test_revocation.py::"
+            "access/test_revocation.py::"
             "test_a_login_over_another_users_session_ends_her_streams_in_every_process",
-            "test_revocation.py::test_the_stream_of_a_stranger_who_signs_in_comes_back_at_once",
+            "access/test_revocation.py::test_the_stream_of_a_stranger_who_signs_in_comes_back_at_once",
         ],
     ),
     Mutation(
@@ -304,14 +310,16 @@ MUTATIONS = (
         "sse_app/access/disconnect.py",
         "    if key and session is not None and key != session.session_key:\n",
         "    if key and session is not None:\n",
-        ["test_revocation.py::test_a_second_login_of_the_same_user_ends_nothing"],
+        ["access/test_revocation.py::test_a_second_login_of_the_same_user_ends_nothing"],
     ),
     Mutation(
         "A stranger's session ends with a login, too.",
         "sse_app/access/admission.py",
         "        return Access(user, (), session_key=key)\n",
         "        return Access(user, ())\n",
-        ["test_revocation.py::test_the_stream_of_a_stranger_who_signs_in_comes_back_at_once"],
+        [
+            "access/test_revocation.py::test_the_stream_of_a_stranger_who_signs_in_comes_back_at_once"
+        ],
     ),
     Mutation(
         "A logout takes nothing from what anybody may hear.",
@@ -319,7 +327,7 @@ MUTATIONS = (
         'return ("auth", private) if needs_user or self.access.token_key else ("session", ())',
         'return ("auth", private)',
         [
-            "test_revocation.py::"
+            "access/test_revocation.py::"
             "test_what_anybody_may_hear_comes_back_at_once_when_its_user_has_gone"
         ],
     ),
@@ -329,9 +337,9 @@ MUTATIONS = (
         'return ("auth", private)',
         'return ("auth", ())',
         [
-            "test_revocation.py::"
+            "access/test_revocation.py::"
             "test_what_anybody_may_hear_comes_back_at_once_when_its_user_has_gone",
-            "test_script_users.py::"
+            "browser/test_script_users.py::"
             "test_of_a_shared_connection_only_the_pages_of_the_lost_groups_are_closed",
         ],
     ),
@@ -340,21 +348,21 @@ MUTATIONS = (
         "sse_app/access/revalidation.py",
         "                await self.round(self._mine())\n",
         "",
-        ["test_revocation.py::test_what_only_the_database_knows_is_found_by_asking"],
+        ["access/test_revocation.py::test_what_only_the_database_knows_is_found_by_asking"],
     ),
     Mutation(
         "A session that has ended ends its streams.",
         "sse_app/access/revalidation.py",
         "gone = bool(session) and session not in sessions",
         "gone = False",
-        ["test_revocation.py::test_what_only_the_database_knows_is_found_by_asking"],
+        ["access/test_revocation.py::test_what_only_the_database_knows_is_found_by_asking"],
     ),
     Mutation(
         "A policy that failed has decided nothing, so it is asked again.",
         "sse_app/access/readers.py",
         "            self._told, self._settles_at = self._told or told, settles_at\n",
         "",
-        ["test_fingerprints.py::test_a_policy_that_fails_is_asked_again_for_the_same"],
+        ["access/test_fingerprints.py::test_a_policy_that_fails_is_asked_again_for_the_same"],
     ),
     Mutation(
         "A signal may tell of a change while a policy is asked that fails then.",
@@ -362,7 +370,7 @@ MUTATIONS = (
         "self._told, self._settles_at = self._told or told, settles_at",
         "self._told, self._settles_at = told, settles_at",
         [
-            "test_fingerprints.py::"
+            "access/test_fingerprints.py::"
             "test_a_signal_during_a_policy_that_fails_is_followed_in_the_next_round"
         ],
     ),
@@ -372,9 +380,9 @@ MUTATIONS = (
         "        if not (changed or told or settles_at):\n",
         "        if not (changed or settles_at):\n",
         [
-            "test_fingerprints.py::"
+            "access/test_fingerprints.py::"
             "test_what_a_signal_told_is_asked_though_the_fingerprint_is_the_same",
-            "test_fingerprints.py::"
+            "access/test_fingerprints.py::"
             "test_over_a_real_server_what_the_fingerprint_does_not_show_is_asked_when_told",
         ],
     ),
@@ -384,9 +392,9 @@ MUTATIONS = (
         "        asked = set(self.stream.groups) - access.granted\n",
         "        asked = set(self.stream.groups)\n",
         [
-            "test_fingerprints.py::"
+            "access/test_fingerprints.py::"
             "test_what_a_page_granted_is_asked_only_once_the_rights_are_others",
-            "test_fingerprints.py::"
+            "access/test_fingerprints.py::"
             "test_over_a_real_server_what_the_fingerprint_does_not_show_is_asked_when_told",
         ],
     ),
@@ -395,63 +403,67 @@ MUTATIONS = (
         "sse_app/access/readers.py",
         "            self._settles_at = _lag_ends()\n",
         "            self._settles_at = 0.0\n",
-        ["test_fingerprints.py::test_with_a_router_a_policy_is_asked_until_a_replica_can_not_lag"],
+        [
+            "access/test_fingerprints.py::test_with_a_router_a_policy_is_asked_until_a_replica_can_not_lag"
+        ],
     ),
     Mutation(
         "The policy that opened a stream may have read from a replica that lags.",
         "sse_app/access/readers.py",
         "        self._settles_at = _lag_ends()\n        stream",
         "        self._settles_at = 0.0\n        stream",
-        ["test_fingerprints.py::test_over_a_real_server_a_replica_that_lags_keeps_no_right_alive"],
+        [
+            "access/test_fingerprints.py::test_over_a_real_server_a_replica_that_lags_keeps_no_right_alive"
+        ],
     ),
     Mutation(
         "Two sets of keys can have one sum.",
         "sse_app/access/fingerprints.py",
         "        rights = (*map(str, flags), _digest(repr((member, sorted(through)))))\n",
         "        rights = (str(sum(int(key) for _, key in member)), str(len(through)))\n",
-        ["test_fingerprints.py::test_other_groups_are_other_rights_whatever_their_sums"],
+        ["access/test_fingerprints.py::test_other_groups_are_other_rights_whatever_their_sums"],
     ),
     Mutation(
         "What a group is permitted changes the rights of its members.",
         "sse_app/access/fingerprints.py",
         "_digest(repr((member, sorted(through))))",
         "_digest(repr(member))",
-        ["test_fingerprints.py::test_a_right_counts_by_what_gives_it"],
+        ["access/test_fingerprints.py::test_a_right_counts_by_what_gives_it"],
     ),
     Mutation(
         "One strange key of a middleware's user would end the streams of all users.",
         "sse_app/access/fingerprints.py",
         "        with suppress(ValueError, TypeError, ValidationError):\n",
         "        with suppress(KeyError):\n",
-        ["test_fingerprints.py::test_a_key_that_can_be_no_key_hides_nobody_else"],
+        ["access/test_fingerprints.py::test_a_key_that_can_be_no_key_hides_nobody_else"],
     ),
     Mutation(
         "Projects have roles of their own, with rights of their own.",
         "sse_app/access/disconnect.py",
         "        if rights is not None:\n            through",
         "        if rights is None:\n            through",
-        ["test_revocation.py::test_a_change_of_groups_tells_of_the_users_it_is_about"],
+        ["access/test_revocation.py::test_a_change_of_groups_tells_of_the_users_it_is_about"],
     ),
     Mutation(
         "A change of one user's groups would ask everybody's policy.",
         "sse_app/access/disconnect.py",
         '        users = pk_set if len(pk_set) <= MOST_NAMED else ("",)\n',
         "        pass\n",
-        ["test_revocation.py::test_a_change_of_groups_tells_of_the_users_it_is_about"],
+        ["access/test_revocation.py::test_a_change_of_groups_tells_of_the_users_it_is_about"],
     ),
     Mutation(
         "A stranger has no key, and the text for that is somebody's or everybody's.",
         "sse_app/access/disconnect.py",
         "    if found is None or isinstance(found, bool) or not 0 < len(key) <= MOST_KEY:\n",
         "    if False:\n",
-        ["test_revocation.py::test_what_is_no_user_is_not_disconnected_for_one"],
+        ["access/test_revocation.py::test_what_is_no_user_is_not_disconnected_for_one"],
     ),
     Mutation(
         "The key of a group or token is also the key of some user.",
         "sse_app/access/disconnect.py",
         "    if isinstance(user, models.Model) and not isinstance(user, get_user_model()):\n",
         "    if False:\n",
-        ["test_revocation.py::test_what_is_no_user_is_not_disconnected_for_one"],
+        ["access/test_revocation.py::test_what_is_no_user_is_not_disconnected_for_one"],
     ),
     Mutation(
         "While the database is away nobody's right can be taken for granted for ever.",
@@ -459,7 +471,7 @@ MUTATIONS = (
         "        if self._failures >= FAILED_ROUNDS:\n",
         "        if False:\n",
         [
-            "test_revocation.py::test_a_database_that_is_away_for_three_rounds_ends_what_it_can_"
+            "access/test_revocation.py::test_a_database_that_is_away_for_three_rounds_ends_what_it_can_"
             "not_answer_for"
         ],
     ),
@@ -468,14 +480,16 @@ MUTATIONS = (
         "sse_app/access/admission.py",
         '    if revoked:\n        raise Over("expired")\n',
         "",
-        ["test_revocation.py::test_pages_rendered_before_a_disconnect_open_nothing_again"],
+        ["access/test_revocation.py::test_pages_rendered_before_a_disconnect_open_nothing_again"],
     ),
     Mutation(
         "A page that was rendered before a right was lost would open a stream again.",
         "sse_app/access/admission.py",
         "if not grant.user or (access.fingerprint and grant.rights == access.fingerprint.seal):",
         "if True:",
-        ["test_revocation.py::test_a_page_rendered_before_a_right_was_lost_opens_nothing_again"],
+        [
+            "access/test_revocation.py::test_a_page_rendered_before_a_right_was_lost_opens_nothing_again"
+        ],
     ),
     Mutation(
         "The page of one user in another's hands.",
@@ -483,21 +497,21 @@ MUTATIONS = (
         "    if not all(grant.fits(access.user) for grant in grants):\n"
         "        raise Refused(403, FORBIDDEN)\n",
         "",
-        ["test_access.py::test_a_signed_page_is_for_the_one_it_was_rendered_for"],
+        ["access/test_admission.py::test_a_signed_page_is_for_the_one_it_was_rendered_for"],
     ),
     Mutation(
         "A ticket that is used twice at the same time opens one stream.",
         "sse_app/access/tickets.py",
         "return ticket if deleted == 1 and in_time else None",
         "return ticket if in_time else None",
-        ["test_access.py::test_of_two_who_use_a_ticket_at_once_one_gets_the_stream"],
+        ["access/test_admission.py::test_of_two_who_use_a_ticket_at_once_one_gets_the_stream"],
     ),
     Mutation(
         "Nothing that nobody granted is heard.",
         "sse_app/access/authorization.py",
         "        if decide is None:\n            return False\n",
         "        if decide is None:\n            return True\n",
-        ["test_asgi.py::test_what_nobody_granted_is_refused"],
+        ["doors/test_asgi.py::test_what_nobody_granted_is_refused"],
     ),
     Mutation(
         "Nearly every object is true, also a coroutine that nobody awaited.",
@@ -505,10 +519,10 @@ MUTATIONS = (
         "    return answer is True\n",
         "    return bool(answer)\n",
         [
-            "test_authorization.py::test_what_is_true_and_is_not_true_is_refused_and_told_once",
-            "test_authorization.py::test_a_consumer_of_a_projects_own_grants_by_true",
-            "test_authorization.py::test_a_permission_that_is_a_coroutine_is_none",
-            "test_authorization.py::test_an_admin_site_whose_answer_is_a_coroutine_shows_no_dashboard",
+            "access/test_authorization.py::test_what_is_true_and_is_not_true_is_refused_and_told_once",
+            "access/test_authorization.py::test_a_consumer_of_a_projects_own_grants_by_true",
+            "access/test_authorization.py::test_a_permission_that_is_a_coroutine_is_none",
+            "access/test_authorization.py::test_an_admin_site_whose_answer_is_a_coroutine_shows_no_dashboard",
         ],
     ),
     Mutation(
@@ -516,7 +530,9 @@ MUTATIONS = (
         "sse_app/access/authorization.py",
         "        _faulty.add(by)\n",
         "",
-        ["test_authorization.py::test_what_is_true_and_is_not_true_is_refused_and_told_once"],
+        [
+            "access/test_authorization.py::test_what_is_true_and_is_not_true_is_refused_and_told_once"
+        ],
     ),
     Mutation(
         "Behind a plain decorator nobody sees that a policy is async.",
@@ -524,8 +540,8 @@ MUTATIONS = (
         "        return await settled(result)\n",
         "        return (await result) if _is_async(function) else result\n",
         [
-            "test_authorization.py::test_what_a_policy_comes_to_is_awaited",
-            "test_authorization.py::"
+            "access/test_authorization.py::test_what_a_policy_comes_to_is_awaited",
+            "access/test_authorization.py::"
             "test_over_a_real_server_a_decorated_policy_decides_and_a_truthy_one_does_not",
         ],
     ),
@@ -535,8 +551,8 @@ MUTATIONS = (
         "    return async_to_sync(settled)(result) if inspect.isawaitable(result) else result\n",
         "    return result\n",
         [
-            "test_authorization.py::test_who_may_speak_is_decided_likewise",
-            "test_authorization.py::test_a_handler_behind_a_plain_decorator_is_awaited",
+            "access/test_authorization.py::test_who_may_speak_is_decided_likewise",
+            "access/test_authorization.py::test_a_handler_behind_a_plain_decorator_is_awaited",
         ],
     ),
     Mutation(
@@ -545,9 +561,9 @@ MUTATIONS = (
         "            return not isinstance(error, _NOT_FOR_LOOPS)\n",
         "            return True\n",
         [
-            "test_authorization.py::"
+            "access/test_authorization.py::"
             "test_a_policy_that_finds_nothing_by_next_is_an_error_and_no_silence",
-            "test_snapshots.py::test_what_can_not_be_sent_is_a_failure",
+            "delivery/test_snapshots.py::test_what_can_not_be_sent_is_a_failure",
         ],
     ),
     Mutation(
@@ -555,14 +571,14 @@ MUTATIONS = (
         "sse_app/views/metrics.py",
         "user.is_staff is True",
         "bool(user.is_staff)",
-        ["test_authorization.py::test_a_staff_flag_that_is_a_method_is_none"],
+        ["access/test_authorization.py::test_a_staff_flag_that_is_a_method_is_none"],
     ),
     Mutation(
         "A policy that fails in a view would be a 500.",
         "sse_app/views/bodies.py",
         "        raise away() from error\n",
         "        raise\n",
-        ["test_authorization.py::test_a_policy_that_fails_is_no_500"],
+        ["access/test_authorization.py::test_a_policy_that_fails_is_no_500"],
     ),
     Mutation(
         "Some authentication backends sign in inactive users.",
@@ -570,8 +586,8 @@ MUTATIONS = (
         'return user if signed_in and getattr(user, "is_active", True) else AnonymousUser()',
         "return user if signed_in else AnonymousUser()",
         [
-            "test_authorization.py::test_an_inactive_user_is_a_stranger_to_policies",
-            "test_access.py::test_an_inactive_user_whom_a_backend_signs_in_is_shown_nothing",
+            "access/test_authorization.py::test_an_inactive_user_is_a_stranger_to_policies",
+            "access/test_admission.py::test_an_inactive_user_whom_a_backend_signs_in_is_shown_nothing",
         ],
     ),
     Mutation(
@@ -579,14 +595,18 @@ MUTATIONS = (
         "sse_app/access/admission.py",
         "        if fingerprint is not None and fingerprint.active and ",
         "        if fingerprint is None or ",
-        ["test_foreign_users.py::test_a_user_of_an_asgi_middleware_needs_a_row_and_to_be_active"],
+        [
+            "access/test_foreign_users.py::test_a_user_of_an_asgi_middleware_needs_a_row_and_to_be_active"
+        ],
     ),
     Mutation(
         "A session may have been found right by a replica's old password.",
         "sse_app/access/admission.py",
         " and fingerprint.has_password_of(user):",
         ":",
-        ["test_foreign_users.py::test_a_user_whose_password_is_another_by_now_is_a_stranger"],
+        [
+            "access/test_foreign_users.py::test_a_user_whose_password_is_another_by_now_is_a_stranger"
+        ],
     ),
     Mutation(
         "Whose grant is for everybody, everybody can open: so only a stranger gets one.",
@@ -594,7 +614,7 @@ MUTATIONS = (
         "        if user is None or user.is_authenticated is False:\n",
         "        if user is None or user.is_authenticated is not True:\n",
         [
-            "test_foreign_users.py::"
+            "access/test_foreign_users.py::"
             "test_a_user_who_can_not_be_told_from_a_stranger_gets_no_grant_for_everybody"
         ],
     ),
@@ -604,8 +624,8 @@ MUTATIONS = (
         '    stranger = getattr(user, "is_authenticated", False) is False\n',
         "    stranger = type(user) is not user.__class__ or user.is_authenticated is False\n",
         [
-            "test_foreign_users.py::test_a_lazy_user_is_looked_at_whoever_made_it",
-            "test_foreign_users.py::test_the_page_of_a_user_by_a_token_is_for_that_user",
+            "access/test_foreign_users.py::test_a_lazy_user_is_looked_at_whoever_made_it",
+            "access/test_foreign_users.py::test_the_page_of_a_user_by_a_token_is_for_that_user",
         ],
     ),
     Mutation(
@@ -613,7 +633,7 @@ MUTATIONS = (
         "sse_app/access/grants.py",
         "        session.accessed = accessed\n",
         "        pass\n",
-        ["test_access.py::test_a_page_for_strangers_makes_no_session_and_can_be_cached"],
+        ["access/test_admission.py::test_a_page_for_strangers_makes_no_session_and_can_be_cached"],
     ),
     Mutation(
         "The header is other packages' too: a JWT there is none of ours.",
@@ -621,8 +641,8 @@ MUTATIONS = (
         "(?-i:(sse_\\S*))",
         "(\\S+)",
         [
-            "test_tokens.py::test_a_bearer_token_is_in_the_authorization_header",
-            "test_foreign_users.py::test_a_foreign_authorization_header_opens_and_closes_nothing",
+            "access/test_tokens.py::test_a_bearer_token_is_in_the_authorization_header",
+            "access/test_foreign_users.py::test_a_foreign_authorization_header_opens_and_closes_nothing",
         ],
     ),
     Mutation(
@@ -630,7 +650,7 @@ MUTATIONS = (
         "sse_app/access/tokens.py",
         '    return ",".join(sorted(found)) if found else None\n',
         "    return next(iter(found), None)\n",
-        ["test_tokens.py::test_a_bearer_token_is_in_the_authorization_header"],
+        ["access/test_tokens.py::test_a_bearer_token_is_in_the_authorization_header"],
     ),
     Mutation(
         "Django's get_user() moves and ends sessions, and a stream can't send the new cookie.",
@@ -639,8 +659,8 @@ MUTATIONS = (
         "    return get_user(SimpleNamespace(session=copy)), copy.moves  ",
         "    return get_user(SimpleNamespace(session=session)), False  ",
         [
-            "test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated",
-            "test_sessions.py::test_a_dashboard_changes_no_session_while_it_asks_again",
+            "access/test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated",
+            "access/test_sessions.py::test_a_dashboard_changes_no_session_while_it_asks_again",
         ],
     ),
     Mutation(
@@ -648,14 +668,14 @@ MUTATIONS = (
         "sse_app/access/sessions.py",
         "    session.load = load_only\n",
         "",
-        ["test_sessions.py::test_a_session_that_has_expired_is_not_deleted_by_a_stream"],
+        ["access/test_sessions.py::test_a_session_that_has_expired_is_not_deleted_by_a_stream"],
     ),
     Mutation(
         "A policy that ends a session on purpose must not be made to believe that it did.",
         "sse_app/access/sessions.py",
         "            del session.delete, session.create\n",
         "            pass\n",
-        ["test_sessions.py::test_a_policy_may_still_change_a_session_on_purpose"],
+        ["access/test_sessions.py::test_a_policy_may_still_change_a_session_on_purpose"],
     ),
     Mutation(
         "A policy that hangs for one stream keeps all others from being looked at.",
@@ -663,7 +683,7 @@ MUTATIONS = (
         "async with asyncio.timeout(ASK_SECONDS):",
         "async with asyncio.timeout(None):",
         [
-            "test_fingerprints.py::"
+            "access/test_fingerprints.py::"
             "test_a_policy_that_hangs_is_no_answer_and_the_other_streams_are_looked_at"
         ],
     ),
@@ -672,21 +692,21 @@ MUTATIONS = (
         "sse_app/views/access.py",
         "    reader = tickets.owner_of(authorization.known(request.user))\n",
         "    reader = authorization.known(request.user)\n",
-        ["test_posts.py::test_a_ticket_is_for_a_user_with_a_row_or_for_nobody"],
+        ["access/test_posts.py::test_a_ticket_is_for_a_user_with_a_row_or_for_nobody"],
     ),
     Mutation(
         "A session that Django moves is no logout.",
         "sse_app/access/revalidation.py",
         "                elif gone and reader.access.session_moves:\n",
         "                elif False:\n",
-        ["test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated"],
+        ["access/test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated"],
     ),
     Mutation(
         "A logout may be what moves the session, and its streams have the key of before.",
         "sse_app/access/disconnect.py",
         "for each in (key, came) if each}",
         "for each in (key,) if each}",
-        ["test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated"],
+        ["access/test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated"],
     ),
     Mutation(
         "Where sessions are kept in cookies, the key is the session.",
@@ -694,8 +714,8 @@ MUTATIONS = (
         "    if key and issubclass(_store(), CookieStore):\n",
         "    if False:\n",
         [
-            "test_sessions.py::test_what_names_a_session_in_a_cookie_is_no_session",
-            "test_access.py::test_a_ticket_of_a_session_in_a_cookie_keeps_no_session",
+            "access/test_sessions.py::test_what_names_a_session_in_a_cookie_is_no_session",
+            "access/test_admission.py::test_a_ticket_of_a_session_in_a_cookie_keeps_no_session",
         ],
     ),
     Mutation(
@@ -703,27 +723,29 @@ MUTATIONS = (
         "sse_app/access/sessions.py",
         "    if issubclass(store, CookieStore):\n",
         "    if store is CookieStore:\n",
-        ["test_sessions.py::test_what_names_a_session_in_a_cookie_is_no_session"],
+        ["access/test_sessions.py::test_what_names_a_session_in_a_cookie_is_no_session"],
     ),
     Mutation(
         "A ticket's row would give the session to whoever reads the database.",
         "sse_app/access/tickets.py",
         "        session_key=_sealed(text, session_key.encode()).hex(),\n",
         "        session_key=session_key.encode().hex(),\n",
-        ["test_access.py::test_a_tickets_row_opens_no_session_and_its_text_tells_which_it_is"],
+        [
+            "access/test_admission.py::test_a_tickets_row_opens_no_session_and_its_text_tells_which_it_is"
+        ],
     ),
     Mutation(
         "A grant is taken back by what concerns it, and by nothing that is older.",
         "sse_app/access/grants.py",
         'return later and row.user in ("", self.user) and row.group in ("", *self.groups)',
         "return later",
-        ["test_access.py::test_each_of_several_grants_is_taken_back_by_what_concerns_it"],
+        ["access/test_admission.py::test_each_of_several_grants_is_taken_back_by_what_concerns_it"],
     ),
     Mutation(
         "The name of an event is for those who may read events.",
         "sse_app/operations/dashboard/admin.py",
         " if named and epoch == head.epoch else None",
         " if epoch == head.epoch else None",
-        ["test_stream_admin.py::test_only_who_may_read_events_is_told_the_name_of_one"],
+        ["doors/test_stream_admin.py::test_only_who_may_read_events_is_told_the_name_of_one"],
     ),
 )

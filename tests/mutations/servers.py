@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import Mutation
+from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
@@ -11,8 +11,8 @@ MUTATIONS = (
         "if not (busy or self._started):",
         "if True:",
         [
-            "test_asgi.py::test_an_exception_after_the_start_ends_the_response_and_escapes_nobody",
-            "test_stream.py::test_an_exception_inside_a_stream_leaves_the_server_healthy",
+            "doors/test_asgi.py::test_an_exception_after_the_start_ends_the_response_and_escapes_nobody",
+            "delivery/test_stream.py::test_an_exception_inside_a_stream_leaves_the_server_healthy",
         ],
     ),
     Mutation(
@@ -20,7 +20,9 @@ MUTATIONS = (
         "sse_app/asgi.py",
         "if self._started and not self._ended:",
         "if False:",
-        ["test_asgi.py::test_an_exception_after_the_start_ends_the_response_and_escapes_nobody"],
+        [
+            "doors/test_asgi.py::test_an_exception_after_the_start_ends_the_response_and_escapes_nobody"
+        ],
     ),
     Mutation(
         "An exception of a stream that serves already would leave the application, too.",
@@ -30,21 +32,23 @@ MUTATIONS = (
             logger.exception("An exception ended a stream.", extra=about(error=error))
 """,
         "",
-        ["test_asgi.py::test_an_exception_of_a_stream_that_serves_already_escapes_nobody"],
+        ["doors/test_asgi.py::test_an_exception_of_a_stream_that_serves_already_escapes_nobody"],
     ),
     Mutation(
         "An end that the client does not take would be waited for.",
         "sse_app/asgi.py",
         "async with asyncio.timeout(END_SECONDS):",
         "if True:",
-        ["test_asgi.py::test_an_end_that_nobody_takes_is_not_waited_for"],
+        ["doors/test_asgi.py::test_an_end_that_nobody_takes_is_not_waited_for"],
     ),
     Mutation(
         "One half-sent request lets Daphne stop without telling any application.",
         "sse_app/operations/shutdown.py",
         'reactor.addSystemEventTrigger("before", "shutdown", _close_for_twisted)',
         "pass",
-        ["test_stream.py::test_sigterm_says_farewell_to_all_in_spite_of_a_half_sent_request"],
+        [
+            "delivery/test_stream.py::test_sigterm_says_farewell_to_all_in_spite_of_a_half_sent_request"
+        ],
     ),
     Mutation(
         "Other servers than Daphne tell the stop to whoever handles the signal, or to nobody.",
@@ -52,7 +56,7 @@ MUTATIONS = (
         "            _close_on(number)",
         "            pass",
         [
-            "test_other_servers.py::"
+            "servers/test_other_servers.py::"
             "test_a_server_that_stops_says_farewell_and_clients_go_on_from_there"
         ],
     ),
@@ -62,7 +66,7 @@ MUTATIONS = (
         "            with contained():\n                seconds = duty()\n",
         "            seconds = duty()\n",
         [
-            "test_processes.py::test_what_is_told_to_come_soon_comes_at_once_and_a_duty_that_fails_"
+            "operations/test_processes.py::test_what_is_told_to_come_soon_comes_at_once_and_a_duty_that_fails_"
             "is_told_once"
         ],
     ),
@@ -72,7 +76,7 @@ MUTATIONS = (
         "_installed.append(spawn(_close_after, stopped))",
         "pass",
         [
-            "test_other_servers.py::"
+            "servers/test_other_servers.py::"
             "test_a_server_that_stops_says_farewell_and_clients_go_on_from_there"
         ],
     ),
@@ -81,14 +85,18 @@ MUTATIONS = (
         "sse_app/delivery/transports/daphne.py",
         "self._request.registerProducer(self, True)",
         "pass",
-        ["test_slow_readers.py::test_readers_that_never_read_cost_little_and_delay_nobody"],
+        [
+            "delivery/test_slow_readers.py::test_readers_that_never_read_cost_little_and_delay_nobody"
+        ],
     ),
     Mutation(
         "The send() of other servers does not tell how much waits for a reader.",
         "sse_app/delivery/transports/asgi.py",
         "return len(self._waiting) < limits.QUEUE_EVENTS and self._bytes < limits.QUEUE_BYTES",
         "return limits is not None",
-        ["test_other_servers.py::test_readers_that_never_read_cost_little_and_delay_nobody"],
+        [
+            "servers/test_other_servers.py::test_readers_that_never_read_cost_little_and_delay_nobody"
+        ],
     ),
     Mutation(
         "What the server has buffered stays until the reader takes it, unless the connection goes.",
@@ -96,7 +104,7 @@ MUTATIONS = (
         "            abort(self._request)\n",
         "            pass\n",
         [
-            "test_slow_readers.py::"
+            "delivery/test_slow_readers.py::"
             "test_a_reader_that_takes_nothing_is_not_waited_for_when_its_stream_ends"
         ],
     ),
@@ -105,105 +113,115 @@ MUTATIONS = (
         "sse_app/delivery/transports/asgi.py",
         "                self._abort()\n",
         "                pass\n",
-        ["test_other_servers.py::test_a_reader_that_takes_nothing_for_too_long_is_let_go"],
+        ["servers/test_other_servers.py::test_a_reader_that_takes_nothing_for_too_long_is_let_go"],
     ),
     Mutation(
         "The kernel keeps megabytes for a reader, and one that vanished for a quarter of an hour.",
         "sse_app/delivery/transports/daphne.py",
         "        bound(self._socket)\n",
         "",
-        ["test_slow_readers.py::test_the_kernel_keeps_little_and_gives_up_on_who_is_gone"],
+        ["delivery/test_slow_readers.py::test_the_kernel_keeps_little_and_gives_up_on_who_is_gone"],
     ),
     Mutation(
         "Middleware wraps send(), so only the outermost wrapper finds the way to Daphne's request.",
         "sse_app/asgi.py",
         "REQUEST: servers.daphne_request(self._send),",
         "REQUEST: None,",
-        ["test_slow_readers.py::test_the_kernel_keeps_little_and_gives_up_on_who_is_gone"],
+        ["delivery/test_slow_readers.py::test_the_kernel_keeps_little_and_gives_up_on_who_is_gone"],
     ),
     Mutation(
         "A Daphne whose request is another one some day is to be written to by plain send().",
         "sse_app/delivery/transports/servers.py",
         "return request if all(hasattr(request, name) for name in needed) else None",
         "return request",
-        ["test_deploy_checks.py::test_a_daphne_whose_request_is_another_one_is_written_to_by_send"],
+        [
+            "doors/test_deploy_checks.py::test_a_daphne_whose_request_is_another_one_is_written_to_by_send"
+        ],
     ),
     Mutation(
         "Bytes that go past Twisted would overtake those that it has buffered.",
         "sse_app/delivery/transports/daphne.py",
         "if tcp is None or _buffers(tcp):",
         "if tcp is None:",
-        ["test_slow_readers.py::test_readers_that_never_read_cost_little_and_delay_nobody"],
+        [
+            "delivery/test_slow_readers.py::test_readers_that_never_read_cost_little_and_delay_nobody"
+        ],
     ),
     Mutation(
         "Bytes that go past Twisted would go in the clear under TLS.",
         "sse_app/delivery/transports/daphne.py",
         "return tcp if plain and chunked and isinstance(tcp.getHandle(), socket.socket) else None",
         "return getattr(tcp, 'transport', tcp) if chunked else None",
-        ["test_other_ways.py::test_over_tls_a_stream_is_heard_left_and_resumed"],
+        ["servers/test_other_ways.py::test_over_tls_a_stream_is_heard_left_and_resumed"],
     ),
     Mutation(
         "HTTP/1.0 and HTTP/2 frame a body in other ways than HTTP/1.1.",
         "sse_app/delivery/transports/daphne.py",
         'getattr(request, "chunked", 0) == 1 and not hasattr(request, "stream_id")',
         "True",
-        ["test_slow_readers.py::test_a_client_that_knows_no_chunks_is_served_by_the_ordinary_way"],
+        [
+            "delivery/test_slow_readers.py::test_a_client_that_knows_no_chunks_is_served_by_the_ordinary_way"
+        ],
     ),
     Mutation(
         "Twisted arms and disarms its writer for every write, which costs more than the write.",
         "sse_app/delivery/transports/daphne.py",
         "self._tcp = plain_tcp(self._request)",
         "self._tcp = None",
-        ["test_cohorts.py::test_streams_on_daphne_are_written_to_as_one_and_a_sleeper_is_not"],
+        [
+            "delivery/test_cohorts.py::test_streams_on_daphne_are_written_to_as_one_and_a_sleeper_is_not"
+        ],
     ),
     Mutation(
         "Each write costs a system call, so those of one turn of the event loop go as one.",
         "sse_app/delivery/transports/daphne.py",
         "if self._size > FLUSH_BYTES:",
         "if self._size:",
-        ["test_slow_readers.py::test_what_is_published_in_one_turn_leaves_in_one_write"],
+        ["delivery/test_slow_readers.py::test_what_is_published_in_one_turn_leaves_in_one_write"],
     ),
     Mutation(
         "Daphne notices after ten seconds, by force, that the client of whoever asks nobody left.",
         "sse_app/delivery/transports/daphne.py",
         "        self._request.notifyFinish().addBoth(self._gone)\n",
         "",
-        ["test_stream.py::test_a_disconnect_is_noticed_at_once"],
+        ["delivery/test_stream.py::test_a_disconnect_is_noticed_at_once"],
     ),
     Mutation(
         "Under TLS, too, the disconnect of a client is told late to whoever does not ask.",
         "sse_app/delivery/transports/daphne.py",
         "            self._watch()\n",
         "",
-        ["test_other_ways.py::test_over_tls_a_stream_is_heard_left_and_resumed"],
+        ["servers/test_other_ways.py::test_over_tls_a_stream_is_heard_left_and_resumed"],
     ),
     Mutation(
         "Other servers tell that a client left to whoever receives.",
         "sse_app/delivery/transports/asgi.py",
         "        self._watch()\n",
         "        pass\n",
-        ["test_other_servers.py::test_a_disconnect_is_noticed"],
+        ["servers/test_other_servers.py::test_a_disconnect_is_noticed"],
     ),
     Mutation(
         "A client that went on sending and then left is noticed by the next write only.",
         "sse_app/delivery/streams.py",
         "            self._write(self._heartbeat())\n",
         "            pass\n",
-        ["test_stream.py::test_a_client_that_goes_on_sending_and_leaves_is_noticed"],
+        ["delivery/test_stream.py::test_a_client_that_goes_on_sending_and_leaves_is_noticed"],
     ),
     Mutation(
         "With Daphne's backlog of fifty, most of a crowd that comes back at once is not let in.",
         "docs/deploy.md",
         ":interface=127.0.0.1:backlog=4096",
         ":interface=127.0.0.1",
-        ["test_deploy.py::test_a_crowd_that_comes_at_once_is_let_in"],
+        ["servers/test_deploy.py::test_a_crowd_that_comes_at_once_is_let_in"],
     ),
     Mutation(
         "HTTP/2 and proxies close what is silent for a minute.",
         "sse_app/conf.py",
         "HEARTBEAT: float = 15.0",
         "HEARTBEAT: float = 90.0",
-        ["test_docs.py::test_every_setting_is_documented_once_with_its_default_and_no_other_is"],
+        [
+            "handbook/test_docs.py::test_every_setting_is_documented_once_with_its_default_and_no_other_is"
+        ],
     ),
     Mutation(
         "Any --http-timeout ends streams, and no check sees the command line of a server.",
@@ -211,7 +229,7 @@ MUTATIONS = (
         "    if timeout:\n",
         "    if False:\n",
         [
-            "test_deploy_checks.py::test_a_daphne_with_options_that_hurt_streams_says_so_once",
+            "doors/test_deploy_checks.py::test_a_daphne_with_options_that_hurt_streams_says_so_once",
         ],
     ),
     Mutation(
@@ -219,42 +237,42 @@ MUTATIONS = (
         "sse_app/checks/deployment.py",
         "    _http_timeout,\n",
         "",
-        ["test_deploy_checks.py::test_a_start_command_with_a_timeout_is_named"],
+        ["doors/test_deploy_checks.py::test_a_start_command_with_a_timeout_is_named"],
     ),
     Mutation(
         "Daphne sends the later chunks of a body to a HEAD request, too.",
         "sse_app/consumers.py",
         'if request.method != "GET":',
         'if request.method == "OPTIONS":',
-        ["test_stream.py::test_head_is_answered_by_the_head_alone_and_ends"],
+        ["delivery/test_stream.py::test_head_is_answered_by_the_head_alone_and_ends"],
     ),
     Mutation(
         "The stream of an ordinary view would begin for a HEAD request, too, and never end.",
         "sse_app/responses.py",
         "            iterable = _nothing()  # Nobody reads it, and it might never end.\n",
         "            pass\n",
-        ["test_responses.py::test_nothing_is_begun_for_a_head_request"],
+        ["doors/test_responses.py::test_nothing_is_begun_for_a_head_request"],
     ),
     Mutation(
         "Daphne's access log prints query strings, and there are tickets in them.",
         "sse_app/asgi.py",
         "        request.uri = _SECRET.sub(_HIDDEN, uri)\n",
         "        pass\n",
-        ["test_access.py::test_tickets_and_grants_stay_out_of_the_access_log"],
+        ["access/test_admission.py::test_tickets_and_grants_stay_out_of_the_access_log"],
     ),
     Mutation(
         "The access logs of other servers print the query string that is in the scope.",
         "sse_app/asgi.py",
         'scope["query_string"] = _SECRET.sub(_HIDDEN, query)',
         "pass",
-        ["test_other_servers.py::test_what_opens_a_stream_is_not_in_the_access_log"],
+        ["servers/test_other_servers.py::test_what_opens_a_stream_is_not_in_the_access_log"],
     ),
     Mutation(
         "Any client chooses the mount point of a site on Daphne, by a header.",
         "sse_app/delivery/transports/daphne_requests.py",
         "        request.requestHeaders.removeHeader(ROOT_PATH)\n",
         "",
-        ["test_daphne_requests.py::test_no_visitor_chooses_the_mount_point_of_the_site"],
+        ["delivery/test_daphne_requests.py::test_no_visitor_chooses_the_mount_point_of_the_site"],
     ),
     Mutation(
         "A Daphne that was imported late has believed the header of its first requests.",
@@ -262,7 +280,7 @@ MUTATIONS = (
         "        daphne_requests.correct(scope, send)\n",
         "",
         [
-            "test_daphne_requests.py::"
+            "delivery/test_daphne_requests.py::"
             "test_a_request_that_came_before_daphne_was_prepared_is_corrected"
         ],
     ),
@@ -271,7 +289,9 @@ MUTATIONS = (
         "sse_app/apps.py",
         "        daphne_requests.install()\n",
         "",
-        ["test_daphne_requests.py::test_what_a_broken_form_is_answered_is_the_views_business"],
+        [
+            "delivery/test_daphne_requests.py::test_what_a_broken_form_is_answered_is_the_views_business"
+        ],
     ),
     Mutation(
         "A later Daphne may receive requests in a way that must not be replaced.",
@@ -279,7 +299,7 @@ MUTATIONS = (
         "if kind.requestReceived is not module.http.Request.requestReceived:",
         "if False:",
         [
-            "test_daphne_requests.py::"
+            "delivery/test_daphne_requests.py::"
             "test_a_daphne_that_receives_in_another_way_is_left_as_it_is_and_named"
         ],
     ),
@@ -288,76 +308,78 @@ MUTATIONS = (
         "sse_app/delivery/transports/daphne.py",
         "        self._request.content.close()\n",
         "",
-        ["test_daphne_requests.py::test_a_body_that_came_with_a_stream_is_not_kept"],
+        ["delivery/test_daphne_requests.py::test_a_body_that_came_with_a_stream_is_not_kept"],
     ),
     Mutation(
         "Daphne puts a body into a queue that nobody reads while a stream is open.",
         "sse_app/delivery/transports/daphne.py",
         "            queue.get_nowait()\n",
         "            break\n",
-        ["test_daphne_requests.py::test_a_body_that_came_with_a_stream_is_not_kept"],
+        ["delivery/test_daphne_requests.py::test_a_body_that_came_with_a_stream_is_not_kept"],
     ),
     Mutation(
         "Django looks for views below FORCE_SCRIPT_NAME, so the stream must be looked for there.",
         "sse_app/asgi.py",
         "removeprefix(get_script_prefix(scope))",
         'removeprefix(scope.get("root_path", ""))',
-        ["test_asgi.py::test_the_stream_is_found_below_the_script_name_of_the_settings"],
+        ["doors/test_asgi.py::test_the_stream_is_found_below_the_script_name_of_the_settings"],
     ),
     Mutation(
         "nginx passes on every header of a client that it is not told to remove.",
         "docs/deploy.md",
         '    proxy_set_header Daphne-Root-Path "";\n',
         "",
-        ["test_deploy.py::test_no_client_sends_a_mount_point_through_the_proxy"],
+        ["servers/test_deploy.py::test_no_client_sends_a_mount_point_through_the_proxy"],
     ),
     Mutation(
         "Caddy has no limit for bodies of its own.",
         "docs/deploy.md",
         "\t\tmax_size 1MB\n",
         "\t\tmax_size 1GB\n",
-        ["test_deploy.py::test_the_proxy_refuses_what_is_too_long_for_daphne_to_hold"],
+        ["servers/test_deploy.py::test_the_proxy_refuses_what_is_too_long_for_daphne_to_hold"],
     ),
     Mutation(
         "A replica may still have a right that has ended.",
         "sse_app/conf.py",
         ".using(router.db_for_write(model))",
         ".all()",
-        ["test_settings.py::test_rows_are_read_where_they_are_written_and_not_from_a_replica"],
+        [
+            "doors/test_settings.py::test_rows_are_read_where_they_are_written_and_not_from_a_replica"
+        ],
     ),
     Mutation(
         "A relative STATIC_URL gets the script prefix of the first request of a process.",
         "sse_app/checks/deployment.py",
         "    _relative_urls,\n",
         "",
-        ["test_deploy_checks.py::test_a_relative_url_of_files_is_named"],
+        ["doors/test_deploy_checks.py::test_a_relative_url_of_files_is_named"],
     ),
     Mutation(
         "A parser that recurses ends the process where the stack of its thread is small.",
         "sse_app/views/bodies.py",
         "        _refuse_depth(sent)\n",
         "",
-        ["test_bodies.py::test_depth_is_refused_before_anything_recurses"],
+        ["views/test_bodies.py::test_depth_is_refused_before_anything_recurses"],
     ),
     Mutation(
         "requirements.txt and pyproject.toml are edited by people who know one of them.",
         "requirements.txt",
         "redis>=5\n",
         "",
-        ["test_package.py::test_the_requirements_are_those_of_the_project"],
+        ["doors/test_package.py::test_the_requirements_are_those_of_the_project"],
     ),
     Mutation(
         "Daphne before 4.2.2 has known security holes.",
         "pyproject.toml",
         '"daphne>=4.2.2,<5"',
         '"daphne<5"',
-        ["test_package.py::test_no_package_with_known_holes_is_installed_with_the_app"],
+        ["doors/test_package.py::test_no_package_with_known_holes_is_installed_with_the_app"],
     ),
     Mutation(
         "An old Django, Daphne or Twisted may be installed by another way.",
         "sse_app/checks/deployment.py",
         "    _versions,\n",
         "",
-        ["test_deploy_checks.py::test_a_package_with_known_holes_is_named_with_its_floor"],
+        ["doors/test_deploy_checks.py::test_a_package_with_known_holes_is_named_with_its_floor"],
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import Mutation
+from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
@@ -11,56 +11,60 @@ MUTATIONS = (
         "            state = State(group, place, await source.read(group))\n",
         "            block = await source.read(group)\n"
         "            state = State(group, self._served(group) or START, block)\n",
-        ["test_snapshots.py::test_a_thousand_who_ask_at_once_and_in_the_next_moment_read_it_once"],
+        [
+            "delivery/test_snapshots.py::test_a_thousand_who_ask_at_once_and_in_the_next_moment_read_it_once"
+        ],
     ),
     Mutation(
         "A kept state of a log that was lost says nothing of what comes.",
         "sse_app/delivery/snapshots.py",
         "if group in self._kept and self._goes_on(self._kept[group][0]):",
         "if group in self._kept:",
-        ["test_snapshots.py::test_the_state_of_an_empty_group_is_not_kept_once_it_has_a_log"],
+        [
+            "delivery/test_snapshots.py::test_the_state_of_an_empty_group_is_not_kept_once_it_has_a_log"
+        ],
     ),
     Mutation(
         "A state from before a reset would be followed by another reset.",
         "sse_app/delivery/snapshots.py",
         "kept.offset <= position.offset",
         "kept.offset == position.offset",
-        ["test_snapshots.py::test_a_reset_reader_gets_no_state_from_before_its_reset"],
+        ["delivery/test_snapshots.py::test_a_reset_reader_gets_no_state_from_before_its_reset"],
     ),
     Mutation(
         "States of many groups must not fill the memory.",
         "sse_app/delivery/snapshots.py",
         "        while self._bytes > KEPT_BYTES:\n            self._drop(next(iter(self._kept)))\n",
         "",
-        ["test_snapshots.py::test_what_is_kept_has_a_bound_and_the_oldest_go_first"],
+        ["delivery/test_snapshots.py::test_what_is_kept_has_a_bound_and_the_oldest_go_first"],
     ),
     Mutation(
         "Python waits for the threads of its executors when the process ends.",
         "sse_app/runtime/threads.py",
         "name=NAME, daemon=True",
         "name=NAME, daemon=False",
-        ["test_threads.py::test_a_program_ends_while_a_function_hangs"],
+        ["runtime/test_threads.py::test_a_program_ends_while_a_function_hangs"],
     ),
     Mutation(
         "Groups whose function hangs must not take a thread for each client that comes.",
         "sse_app/runtime/threads.py",
         "            if call.key in hanging:\n",
         "            if False:\n",
-        ["test_threads.py::test_what_hangs_is_waited_for_by_nobody_who_comes_later"],
+        ["runtime/test_threads.py::test_what_hangs_is_waited_for_by_nobody_who_comes_later"],
     ),
     Mutation(
         "Where all threads hang, the next client must not wait for one of them.",
         "sse_app/runtime/threads.py",
         "            if len(hanging) >= self._most:\n",
         "            if False:\n",
-        ["test_threads.py::test_what_hangs_is_waited_for_by_nobody_who_comes_later"],
+        ["runtime/test_threads.py::test_what_hangs_is_waited_for_by_nobody_who_comes_later"],
     ),
     Mutation(
         "A thread that ends leaves its connections to databases open.",
         "sse_app/runtime/threads.py",
         "        _close(connections.close_all)\n",
         "",
-        ["test_threads.py::test_connections_that_it_opened_are_closed"],
+        ["runtime/test_threads.py::test_connections_that_it_opened_are_closed"],
     ),
     Mutation(
         "A function that hangs must not hold the states of other functions.",
@@ -68,7 +72,7 @@ MUTATIONS = (
         "field(default_factory=lambda: Threads(READS_AT_ONCE), compare=False)",
         "field(default=Threads(READS_AT_ONCE), compare=False)",
         [
-            "test_snapshots.py::test_a_function_that_hangs_holds_neither_others_nor_the_end_of_the_process"
+            "delivery/test_snapshots.py::test_a_function_that_hangs_holds_neither_others_nor_the_end_of_the_process"
         ],
     ),
     Mutation(
@@ -76,21 +80,27 @@ MUTATIONS = (
         "sse_app/delivery/snapshots.py",
         "timeout=max(0.0, until - now)",
         "timeout=most",
-        ["test_snapshots.py::test_a_reader_that_comes_late_waits_no_longer_than_the_first"],
+        [
+            "delivery/test_snapshots.py::test_a_reader_that_comes_late_waits_no_longer_than_the_first"
+        ],
     ),
     Mutation(
         "A stream that is disconnected, or whose client leaves, must not wait for a state.",
         "sse_app/delivery/subscriptions.py",
         "        self._wake.set()\n        self._interrupt()\n",
         "        self._wake.set()\n",
-        ["test_snapshots.py::test_who_is_disconnected_or_leaves_does_not_wait_for_the_state"],
+        [
+            "delivery/test_snapshots.py::test_who_is_disconnected_or_leaves_does_not_wait_for_the_state"
+        ],
     ),
     Mutation(
         "A group that is taken must not hold the others until its state is read.",
         "sse_app/delivery/subscriptions.py",
         "        self._latest = without_group(self._latest, group)\n        self._interrupt()\n",
         "        self._latest = without_group(self._latest, group)\n",
-        ["test_snapshots.py::test_a_group_that_is_taken_while_its_state_is_read_is_not_shown"],
+        [
+            "delivery/test_snapshots.py::test_a_group_that_is_taken_while_its_state_is_read_is_not_shown"
+        ],
     ),
     Mutation(
         "Past events may be trimmed between finding their place and showing them.",
@@ -98,7 +108,7 @@ MUTATIONS = (
         "return Beginning(place, events=await feed.read(group, place))",
         "return Beginning(place)",
         [
-            "test_snapshots.py::test_a_past_event_that_is_trimmed_before_it_is_shown_is_shown_all_the_same"
+            "delivery/test_snapshots.py::test_a_past_event_that_is_trimmed_before_it_is_shown_is_shown_all_the_same"
         ],
     ),
     Mutation(
@@ -107,7 +117,7 @@ MUTATIONS = (
         "TRIES: Final = 3",
         "TRIES: Final = 1",
         [
-            "test_snapshots.py::test_a_past_event_that_is_trimmed_before_it_is_read_makes_way_for_the_next"
+            "delivery/test_snapshots.py::test_a_past_event_that_is_trimmed_before_it_is_read_makes_way_for_the_next"
         ],
     ),
     Mutation(
@@ -115,41 +125,45 @@ MUTATIONS = (
         "sse_app/protocol/groups.py",
         "    return pattern == name, len(pattern",
         "    return False, len(pattern",
-        ["test_snapshots.py::test_the_best_pattern_gives_the_state_whatever_the_order"],
+        ["delivery/test_snapshots.py::test_the_best_pattern_gives_the_state_whatever_the_order"],
     ),
     Mutation(
         "Where RETENTION_SECONDS is longer than Unix time, a lost place would be taken for good.",
         "sse_app/delivery/replay.py",
         "seen == LOST.offset or ",
         "",
-        ["test_snapshots.py::test_a_place_that_is_lost_is_refused_however_long_events_are_kept"],
+        [
+            "delivery/test_snapshots.py::test_a_place_that_is_lost_is_refused_however_long_events_are_kept"
+        ],
     ),
     Mutation(
         "As many as are kept at all are trimmed before a new stream has read them.",
         "sse_app/eventlog/retention.py",
         "settings().RETENTION_EVENTS // 2",
         "settings().RETENTION_EVENTS",
-        ["test_settings.py::test_a_wrong_value_is_named"],
+        ["doors/test_settings.py::test_a_wrong_value_is_named"],
     ),
     Mutation(
         "daphne runs no system checks.",
         "sse_app/asgi.py",
         "    retained_patterns()\n",
         "",
-        ["test_asgi.py::test_what_can_not_be_retained_is_said_when_the_server_starts"],
+        ["doors/test_asgi.py::test_what_can_not_be_retained_is_said_when_the_server_starts"],
     ),
     Mutation(
         "A key without an expiry stays for ever once its pattern is gone.",
         "sse_app/eventlog/redis_scripts.py",
         "if least == 0 and redis.call('PTTL', KEYS[1]) == -1 then",
         "if false then",
-        ["test_redis_log.py::test_a_retained_group_never_expires_until_it_is_retained_no_longer"],
+        [
+            "eventlog/test_redis_log.py::test_a_retained_group_never_expires_until_it_is_retained_no_longer"
+        ],
     ),
     Mutation(
         "A URL that was escaped for HTML lacks what its `&amp;` was for.",
         "sse_app/access/admission.py",
         "        if escaped is not None:\n",
         "        if False:\n",
-        ["test_stream.py::test_bad_requests_get_a_clear_answer"],
+        ["delivery/test_stream.py::test_bad_requests_get_a_clear_answer"],
     ),
 )

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from tests.parser import Parser
+from tests.support.parser import Parser
 
 HTTP_ERROR = 22  # what curl exits with for 4xx and 5xx, with --fail
 

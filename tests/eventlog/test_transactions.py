@@ -1,0 +1,190 @@
+"""What leaves with which transaction: views in one, tests in one, several databases, processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+from django.test import Client, TestCase, override_settings
+
+from sse_app import Event, cursor, publish
+from sse_app.eventlog import event_log
+from sse_app.models import StoredEvent
+from sse_app.protocol.cursors import encode_cursor
+from sse_app.testing import capture_events
+
+from ..selection import first_then_slow
+from ..support.servers import Daphne
+
+POSTGRESQL = {"EVENT_LOG": {"BACKEND": "sse_app.eventlog.DatabaseEventLog", "ALIAS": "postgresql"}}
+
+
+# --- a view in a transaction ---
+
+
+@pytest.fixture
+def atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("atomic_requests")
+@pytest.mark.parametrize("fails", [False, True])
+def test_with_atomic_requests_an_event_leaves_only_if_the_view_succeeds(
+    seen: list[Event], fails: bool
+) -> None:
+    client = Client(raise_request_exception=False)
+    form = {"group": "orders", "event": "n", "data": "x"}
+    if fails:
+        form["fail"] = "1"
+    answer = client.post("/test/publish/", form)
+    assert answer.status_code == (500 if fails else 200)
+    assert [event.data for event in seen] == ([] if fails else ["x"])
+    assert StoredEvent.objects.count() == (0 if fails else 1)
+
+
+class InATestCase(TestCase):
+    """Django's own test case, whose transaction never commits."""
+
+    def test_what_is_published_is_captured_with_its_place(self) -> None:
+        with capture_events() as events:
+            publish("g", "n", "1")
+            publish("g", "n", "2")
+        assert [(e.data, e.offset) for e in events] == [("1", 1), ("2", 2)]
+        assert cursor("g") == encode_cursor(event_log().heads(["g"]), 0)
+
+    def test_nothing_is_left_of_the_test_before(self) -> None:
+        assert not StoredEvent.objects.exists()
+
+    def test_what_is_rolled_back_is_not_captured(self) -> None:
+        with capture_events() as events:
+            with transaction.atomic():
+                publish("g", "n", "never")
+                transaction.set_rollback(True)
+            publish("g", "n", "after")
+        assert [event.data for event in events] == ["after"]
+
+
+@override_settings(SSE_APP=POSTGRESQL)
+class InATestCaseWithALogOfItsOwn(TestCase):
+    """Two databases, and the transaction of neither commits."""
+
+    databases = ("default", "postgresql")
+
+    def test_what_is_published_is_captured_with_its_place(self) -> None:
+        with capture_events() as events:
+            publish("g", "n", "1")
+        assert [(event.data, event.offset) for event in events] == [("1", 1)]
+
+
+# --- a log in a database of its own ---
+
+
+@pytest.fixture
+def own_database() -> Any:
+    with override_settings(SSE_APP=POSTGRESQL):
+        yield
+
+
+both = pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
+
+
+@both
+@pytest.mark.usefixtures("own_database")
+def test_a_log_of_its_own_waits_for_the_default_database(seen: list[Event]) -> None:
+    with transaction.atomic():
+        publish("g", "n", "1")
+        assert seen == []
+        assert not StoredEvent.objects.using("postgresql").exists()
+    with transaction.atomic():
+        publish("g", "n", "never")
+        transaction.set_rollback(True)
+    publish("g", "n", "2")
+    assert [(event.data, event.offset) for event in seen] == [("1", 1), ("2", 2)]
+
+
+@both
+@pytest.mark.usefixtures("own_database")
+def test_a_log_of_its_own_still_joins_the_transaction_of_its_database(seen: list[Event]) -> None:
+    with transaction.atomic(using="postgresql"):
+        publish("g", "n", "never")
+        transaction.set_rollback(True, using="postgresql")
+    with transaction.atomic(using="postgresql"):
+        publish("g", "n", "1")
+        assert seen == []
+        assert StoredEvent.objects.using("postgresql").count() == 1
+    assert [event.data for event in seen] == ["1"]
+
+
+@both
+@pytest.mark.usefixtures("own_database")
+def test_with_both_in_a_transaction_an_event_leaves_only_if_both_commit(seen: list[Event]) -> None:
+    with transaction.atomic(using="postgresql"):
+        with transaction.atomic():
+            publish("g", "n", "1")
+        assert seen == []
+        with transaction.atomic():
+            publish("g", "n", "never")
+            transaction.set_rollback(True)
+    assert [event.data for event in seen] == ["1"]
+    with transaction.atomic(using="postgresql"):
+        with transaction.atomic():
+            publish("g", "n", "never")
+        transaction.set_rollback(True, using="postgresql")
+    assert [event.data for event in seen] == ["1"]
+
+
+# --- many publishers ---
+
+TEN_THREADS = """
+import threading
+from django.db import connections, transaction
+from sse_app import publish
+
+def run(thread):
+    for n in range({events}):
+        if n % 2:
+            publish("orders", "n", f"{name} {{thread}} {{n}}")
+        else:
+            with transaction.atomic():
+                publish("orders", "n", f"{name} {{thread}} {{n}}")
+    connections.close_all()
+
+threads = [threading.Thread(target=run, args=[thread]) for thread in range(10)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.parametrize("kind", first_then_slow(["postgresql", "sqlite"]))
+async def test_two_processes_of_ten_threads_leave_one_order_for_all(
+    make_daphne: Callable[..., Daphne], request: pytest.FixtureRequest, valkey: str, kind: str
+) -> None:
+    environment = {"REDIS_URL": valkey}
+    if kind == "postgresql":
+        environment["TEST_POSTGRES_NAME"] = request.getfixturevalue("database")
+    events, names = 10, ("one", "two")
+    servers = [make_daphne(environment), make_daphne(environment)]
+    async with (
+        servers[0].stream("group=orders") as first,
+        servers[0].stream("group=orders") as second,
+        servers[1].stream("group=orders") as third,
+    ):
+        streams = (first, second, third)
+        for stream in streams:
+            await stream.next()
+        code = [TEN_THREADS.format(name=name, events=events) for name in names]
+        runs = [asyncio.to_thread(server.shell, c) for server, c in zip(servers, code, strict=True)]
+        count = len(names) * 10 * events
+        _, _, *received = await asyncio.gather(*runs, *(stream.take(count) for stream in streams))
+    offsets = [int(event.id.rsplit("-", 1)[1]) for event in received[0]]
+    assert offsets == list(range(1, count + 1))
+    told = [[event.data for event in stream] for stream in received]
+    assert told[0] == told[1] == told[2]
+    for name in names:
+        for thread in range(10):
+            mine = [data for data in told[0] if data.startswith(f"{name} {thread} ")]
+            assert mine == [f"{name} {thread} {n}" for n in range(events)]

@@ -1,0 +1,134 @@
+"""`GET health/`: what a load balancer is told."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from django.test import AsyncClient
+
+from sse_app.delivery.hub import Hub
+from sse_app.operations import health
+
+from ..support.patience import PATIENCE
+from ..support.servers import Daphne, eventually
+from ..support.sleepers import run
+from ..support.valkeys import Valkey
+
+FINE = {"ready": True, "log": "ok", "layer": "ok"}
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Valkey]:
+    server = Valkey(tmp_path / "valkey")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_kept", None)
+
+
+def ask(daphne: Daphne, expected: int) -> dict[str, object]:
+    answer = httpx.get(f"{daphne.url}/events/health/", timeout=PATIENCE)
+    assert answer.status_code == expected, answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    found: dict[str, object] = answer.json()
+    return found
+
+
+def test_a_process_whose_log_and_layer_answer_is_ready(daphne: Daphne) -> None:
+    assert ask(daphne, 200) == FINE
+    assert httpx.head(f"{daphne.url}/events/health/").status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["layer", "log"])
+def test_one_that_lost_its_redis_is_not_and_is_again(
+    make_daphne: Callable[..., Daphne], redis: Valkey, what: str
+) -> None:
+    log = {"BACKEND": "sse_app.eventlog.RedisEventLog", "URL": redis.url}
+    options = {"EVENT_LOG": log} if what == "log" else {}
+    daphne = make_daphne({} if options else {"REDIS_URL": redis.url}, **options)
+    assert ask(daphne, 200) == FINE
+    redis.kill()
+    found = lasting(daphne, 503)
+    assert found == {**FINE, "ready": False, what: found[what]}
+    assert found[what] in ("ConnectionError", "timeout")
+    redis.start()
+    assert lasting(daphne, 200) == FINE
+
+
+@pytest.mark.slow
+def test_probing_leaves_nothing_behind(make_daphne: Callable[..., Daphne], redis: Valkey) -> None:
+    daphne = make_daphne({"REDIS_URL": redis.url})
+    run(daphne, "from sse_app.operations import health\nhealth.KEPT_SECONDS = -1\nresult = None")
+    for _ in range(5):
+        assert ask(daphne, 200) == FINE
+    left = (
+        "from channels.layers import get_channel_layer\n"
+        "result = sum(len(of.channels) for of in get_channel_layer()._layers.values())"
+    )
+    assert run(daphne, left) == 0
+    with redis.client() as client:
+        assert client.pubsub_channels() == []
+
+
+@pytest.mark.slow
+def test_one_whose_redis_hangs_is_told_in_time(
+    make_daphne: Callable[..., Daphne], redis: Valkey
+) -> None:
+    daphne = make_daphne({"REDIS_URL": redis.url})
+    assert ask(daphne, 200) == FINE
+    assert redis.process
+    redis.process.send_signal(signal.SIGSTOP)
+    try:
+        assert lasting(daphne, 503)["layer"] == "timeout"
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+
+
+def lasting(daphne: Daphne, expected: int) -> dict[str, object]:
+    """Ask until the answer is the expected one: what is known is kept for a second."""
+
+    def found() -> dict[str, object] | None:
+        answer = httpx.get(f"{daphne.url}/events/health/", timeout=PATIENCE)
+        return answer.json() if answer.status_code == expected else None
+
+    return dict(eventually(found, f"it does not answer {expected}"))
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_one_that_is_stopping_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch, async_client: AsyncClient
+) -> None:
+    monkeypatch.setattr(Hub, "draining", True)
+    answer = await async_client.get("/events/health/")
+    assert (answer.status_code, answer.json()) == (503, {**FINE, "ready": False, "stopping": True})
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_whoever_asks_nothing_is_probed_twice_in_a_second(
+    monkeypatch: pytest.MonkeyPatch, async_client: AsyncClient
+) -> None:
+    probed = 0
+    real = health.probe_log
+
+    async def counted() -> None:
+        nonlocal probed
+        probed += 1
+        await real()
+
+    monkeypatch.setattr(health, "probe_log", counted)
+    monkeypatch.setattr(health, "KEPT_SECONDS", 600)
+    for _ in range(3):
+        assert (await async_client.get("/events/health/")).status_code == 200
+    assert probed == 1
+    monkeypatch.setattr(health, "KEPT_SECONDS", -1)
+    await async_client.get("/events/health/")
+    assert probed == 2
