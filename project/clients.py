@@ -7,7 +7,7 @@ from typing import Final
 
 from django.conf import settings
 
-PAGE: Final = "docs/clients.md"
+PAGE: Final = "docs/delivery/clients.md"
 _ROW: Final = re.compile(r"^\| ((?:browser |npm |PyPI )?`[^|]*) \|(.*)\|$", re.MULTILINE)
 
 

@@ -35,7 +35,7 @@ from .server import Server, Surroundings
 from .tables import tables
 
 ROUNDS: Final = 5
-PLOT: Final = ROOT / "docs" / "performance.png"
+PLOT: Final = ROOT / "docs" / "delivery" / "performance.png"
 PACKAGES: Final = (
     *("Django", "channels", "channels-redis", "daphne", "Twisted", "uvicorn", "uvloop"),
     *("httptools", "starlette", "sse-starlette", "django-eventstream"),
@@ -56,7 +56,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--phase", action="append", choices=names, metavar="|".join(names))
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures of all rounds")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="of a whole run by default docs/performance.png"
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="of a whole run by default docs/delivery/performance.png",
     )
     given = parser.parse_args()
     whole = not (given.quick or given.only or given.phase)

@@ -201,7 +201,7 @@ def test_the_lists_fit_a_phone(open_list: Callable[[str], Page], path: str) -> N
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
-GUIDE = Path(__file__).parent.parent.parent / "docs" / "fragments.md"
+GUIDE = Path(__file__).parent.parent.parent / "docs" / "publishing" / "fragments.md"
 
 
 @pytest.mark.npm

@@ -1,7 +1,7 @@
 """Twelve clients of other people, each with a driver, and what is known of its limits.
 
-`docs/clients.md` says the same to users; `tests/servers/test_clients.py` finds out whether it is
-so.
+`docs/delivery/clients.md` says the same to users; `tests/servers/test_clients.py` finds out whether
+it is so.
 """
 
 from __future__ import annotations

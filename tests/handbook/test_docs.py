@@ -19,7 +19,7 @@ from sse_app.protocol.control import CLOSE_RETRY
 from ..clients import CLIENTS, FOLDER
 
 ROOT = Path(sse_app.__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -50,7 +50,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_every_setting_is_documented_once_with_its_default_and_no_other_is() -> None:
-    guide = (ROOT / "docs" / "guide.md").read_text()
+    guide = (ROOT / "docs" / "reference" / "guide.md").read_text()
     section = guide.split("\n## Settings\n")[1].split("\n## ")[0]
     rows = SETTING.findall(section)
     assert len(rows) == section.count("\n| `"), "a row that is not | `KEY` | `default` |"
@@ -94,19 +94,20 @@ def test_every_link_inside_the_repository_leads_somewhere(page: Path) -> None:
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     index = (ROOT / "docs" / "index.md").read_text()
     trees = re.findall(r"^:::\{toctree\}\n(.*?)^:::$", index, re.MULTILINE | re.DOTALL)
-    listed = re.findall(r"^(?:.+ <)?([\w-]+)>?$", "\n".join(trees), re.MULTILINE)
-    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").glob("*.rst")]
-    assert sorted([*listed, "index"]) == sorted(page.stem for page in pages)
+    listed = re.findall(r"^(?:.+ <)?([\w/-]+)>?$", "\n".join(trees), re.MULTILINE)
+    docs = ROOT / "docs"
+    pages = [page.relative_to(docs) for kind in ("md", "rst") for page in docs.rglob(f"*.{kind}")]
+    assert sorted([*listed, "index"]) == sorted(page.with_suffix("").as_posix() for page in pages)
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    reference = (ROOT / "docs" / "reference.rst").read_text()
+    reference = (ROOT / "docs" / "reference" / "reference.rst").read_text()
     shown = set(re.findall(r":: sse_app\.(\w+)$", reference, re.MULTILINE))
     assert set(sse_app.__all__) - shown == set()
 
 
 def test_every_command_is_in_the_reference() -> None:
-    reference = (ROOT / "docs" / "reference.rst").read_text()
+    reference = (ROOT / "docs" / "reference" / "reference.rst").read_text()
     commands = {file.stem for file in (ROOT / "sse_app/management/commands").glob("sse_*.py")}
     assert set(re.findall(r"manage-command:: (\w+)", reference)) == commands
 
@@ -114,13 +115,13 @@ def test_every_command_is_in_the_reference() -> None:
 def test_every_check_is_documented_and_no_other_is() -> None:
     code = "\n".join(file.read_text() for file in (ROOT / "sse_app" / "checks").glob("*.py"))
     documented = re.findall(
-        r"^\| `(\S+)` \|", (ROOT / "docs" / "checks.md").read_text(), re.MULTILINE
+        r"^\| `(\S+)` \|", (ROOT / "docs" / "operations" / "checks.md").read_text(), re.MULTILINE
     )
     assert documented == sorted(set(re.findall(r"\bsse_app\.[EW]\d+", code)))
 
 
 def test_every_test_and_module_that_proves_something_is_there() -> None:
-    security = (ROOT / "docs" / "security.md").read_text()
+    security = (ROOT / "docs" / "access" / "security.md").read_text()
     proofs = TEST.findall(security)
     assert proofs
     for file, name in proofs:
@@ -142,13 +143,13 @@ def test_every_reason_that_the_code_gives_is_documented() -> None:
 
 
 def reasons(event: str) -> set[str]:
-    guide = (ROOT / "docs" / "guide.md").read_text()
+    guide = (ROOT / "docs" / "reference" / "guide.md").read_text()
     table = guide.split(f"| `{event}` | why |")[1].split("\n\n")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     return set(re.findall(r"`(\w+)`", " ".join(cells)))
 
 
-CLIENT_PAGE = (ROOT / "docs" / "clients.md").read_text()
+CLIENT_PAGE = (ROOT / "docs" / "delivery" / "clients.md").read_text()
 
 
 def test_the_table_of_clients_says_what_the_tests_of_each_client_find() -> None:

@@ -1,7 +1,8 @@
 """Python in the documentation is run, with what a page takes for granted; or it says why not.
 
 A block that can't run has a comment right above it: `<!-- not run: needs a Redis -->`. README's
-quick start is run by test_newcomer.py, and the clients of docs/clients.md by test_clients.py.
+quick start is run by test_newcomer.py, and the clients of docs/delivery/clients.md by
+test_clients.py.
 """
 
 from __future__ import annotations

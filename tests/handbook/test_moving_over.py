@@ -16,7 +16,7 @@ from ..support.patience import PATIENCE
 
 pytestmark = pytest.mark.project
 
-PAGE = (ROOT / "docs" / "from-django-eventstream.md").read_text()
+PAGE = (ROOT / "docs" / "start" / "from-django-eventstream.md").read_text()
 ROWS = [line.split(" | ", 1) for line in PAGE.splitlines() if line.startswith("| `")]
 BLOCK = re.compile(r"^```python\n# after: ([\w/.]+)(.*?)\n(.*?)^```$", re.M | re.S)
 

@@ -21,7 +21,7 @@ BLOCK = re.compile(r"^```(?:python|html)\n(?:# |<!-- )(\S+?\.\w+)(.*?)\n(.*?)^``
 
 def write(folder: Path) -> None:
     """The files as they are at the tutorial's end, without Redis."""
-    for name, remark, text in BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text()):
+    for name, remark, text in BLOCK.findall((ROOT / "docs" / "start" / "tutorial.md").read_text()):
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         if remark == ": add at the end":

@@ -209,7 +209,7 @@ MUTATIONS = (
     ),
     Mutation(
         "With Daphne's backlog of fifty, most of a crowd that comes back at once is not let in.",
-        "docs/deploy.md",
+        "docs/operations/deploy.md",
         ":interface=127.0.0.1:backlog=4096",
         ":interface=127.0.0.1",
         ["servers/test_deploy.py::test_a_crowd_that_comes_at_once_is_let_in"],
@@ -326,14 +326,14 @@ MUTATIONS = (
     ),
     Mutation(
         "nginx passes on every header of a client that it is not told to remove.",
-        "docs/deploy.md",
+        "docs/operations/deploy.md",
         '    proxy_set_header Daphne-Root-Path "";\n',
         "",
         ["servers/test_deploy.py::test_no_client_sends_a_mount_point_through_the_proxy"],
     ),
     Mutation(
         "Caddy has no limit for bodies of its own.",
-        "docs/deploy.md",
+        "docs/operations/deploy.md",
         "\t\tmax_size 1MB\n",
         "\t\tmax_size 1GB\n",
         ["servers/test_deploy.py::test_the_proxy_refuses_what_is_too_long_for_daphne_to_hold"],

@@ -21,7 +21,7 @@ from sse_app.runtime.telemetry import about, process_name
 from ..support.servers import ROOT, Daphne, eventually
 from ..support.sleepers import run
 
-PAGE = ROOT / "docs" / "operating.md"
+PAGE = ROOT / "docs" / "operations" / "operating.md"
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 
 

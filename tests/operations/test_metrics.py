@@ -342,7 +342,10 @@ def test_what_another_version_reports_harms_nobody() -> None:
 
 def test_the_documented_metrics_are_those_there_are() -> None:
     section = (
-        (ROOT / "docs" / "operating.md").read_text().split("\n## Metrics")[1].split("\n## ")[0]
+        (ROOT / "docs" / "operations" / "operating.md")
+        .read_text()
+        .split("\n## Metrics")[1]
+        .split("\n## ")[0]
     )
     rows = re.findall(r"^\| `(sse_app_\w+)` \| (\w+) \| (.*?) \| .+ \|$", section, re.MULTILINE)
     documented = {name: (kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels in rows}
@@ -359,7 +362,7 @@ def queried(metric: Metric) -> set[str]:
 
 
 def test_the_dashboard_shows_every_metric_and_no_other() -> None:
-    dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    dashboard = json.loads((ROOT / "docs" / "operations" / "grafana.json").read_text())
     assert dashboard["schemaVersion"] >= 42
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
@@ -381,7 +384,7 @@ def test_the_dashboard_shows_every_metric_and_no_other() -> None:
 
 
 def test_no_two_panels_lie_on_each_other() -> None:
-    dashboard = json.loads((ROOT / "docs" / "grafana.json").read_text())
+    dashboard = json.loads((ROOT / "docs" / "operations" / "grafana.json").read_text())
     taken: set[tuple[int, int]] = set()
     for panel in dashboard["panels"]:
         at = panel["gridPos"]

@@ -227,7 +227,7 @@ def test_the_libraries_of_others_are_those_that_their_page_names() -> None:
         for folder, kind in (("templates", "*.html"), ("project/static/project", "*.js"))
         for file in (ROOT / folder).glob(kind)
     )
-    guide = (ROOT / "docs" / "fragments.md").read_text()
+    guide = (ROOT / "docs" / "publishing" / "fragments.md").read_text()
     for name, package, version, licence, checksum in found:
         assert hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() == checksum, name
         assert version in name
@@ -240,7 +240,7 @@ def test_the_example_for_datastar_keeps_a_value_with_line_breaks_in_its_element(
     settings: Any, seen: list[Event]
 ) -> None:
     """And says the same as Datastar's own SDK: mode, selector, then the elements, line by line."""
-    guide = (ROOT / "docs" / "fragments.md").read_text().split("\n## Datastar\n")[1]
+    guide = (ROOT / "docs" / "publishing" / "fragments.md").read_text().split("\n## Datastar\n")[1]
     names: dict[str, Any] = {}
     exec(re.search(r"```python\n(.*?)```", guide, re.DOTALL)[1], names)  # type: ignore[index]
     order = Order(pk=1, customer="Ada", item="Lamp\nmode remove\nselector body", total=1)

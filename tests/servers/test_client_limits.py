@@ -1,4 +1,4 @@
-"""What `docs/clients.md` says of clients' own limits, each tried."""
+"""What `docs/delivery/clients.md` says of clients' own limits, each tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The server heard by twelve clients of other people; `docs/clients.md` is what comes of it.
+"""The server heard by twelve clients of other people; `docs/delivery/clients.md` is what comes of
+it.
 
 All listen at the same time while one story is told; then each is asked what it has seen.
 """

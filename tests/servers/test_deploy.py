@@ -1,4 +1,6 @@
-"""The configurations of `docs/deploy.md`, run: nginx and Caddy before two Daphne processes."""
+"""The configurations of `docs/operations/deploy.md`, run: nginx and Caddy before two Daphne
+processes.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ KINDS: list[type[Server]] = [Uvicorn, Hypercorn, Granian]
 
 def documented(kind: type[Server]) -> list[str]:
     """The options of the guide's command."""
-    guide = (ROOT / "docs" / "guide.md").read_text()
+    guide = (ROOT / "docs" / "reference" / "guide.md").read_text()
     section = guide.split("\n## Other servers\n")[1].split("\n## ")[0]
     (command,) = re.findall(rf"^{kind.module} .+$", section, re.MULTILINE)
     return shlex.split(command)[1:-1]

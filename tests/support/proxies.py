@@ -1,4 +1,6 @@
-"""nginx and Caddy as `docs/deploy.md` configures them, in front of Daphne processes of a test."""
+"""nginx and Caddy as `docs/operations/deploy.md` configures them, in front of Daphne processes of a
+test.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from .patience import PATIENCE
 from .servers import ROOT, Daphne, eventually
 from .valkeys import free_port
 
-DEPLOY = ROOT / "docs" / "deploy.md"
+DEPLOY = ROOT / "docs" / "operations" / "deploy.md"
 UPSTREAMS = ("127.0.0.1:8001", "127.0.0.1:8002")
 
 

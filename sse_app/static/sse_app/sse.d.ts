@@ -1,4 +1,4 @@
-/** The page's end of a stream of events; see docs/page.md. */
+/** The page's end of a stream of events; see docs/delivery/page.md. */
 
 /** "offline": the browser says that there is no network. "closed" is for good. */
 export type State = "connecting" | "open" | "reconnecting" | "offline" | "closed";
