@@ -21,7 +21,7 @@ from .eventlog.retention import retained_patterns
 from .operations import processes, shutdown
 from .protocol.control import busy_block
 from .runtime.callables import contained
-from .runtime.telemetry import COUNTS, about, count
+from .runtime.telemetry import COUNTS, count, log_fields
 
 logger = logging.getLogger("sse_app")
 
@@ -89,7 +89,7 @@ def event_stream_application(
 
 def is_stream(scope: Scope) -> bool:
     """Whether the request is for the route `sse_app:stream`."""
-    from .views.send import stream
+    from .views.stream import stream
 
     path = scope["path"].removeprefix(get_script_prefix(scope))
     for candidate in (path,) if path.endswith("/") else (path, f"{path}/"):
@@ -152,7 +152,9 @@ class Response:
             if not (busy or self._started):
                 raise
             logger.exception(
-                "An exception ended the response to %s.", scope["path"], extra=about(error=error)
+                "An exception ended the response to %s.",
+                scope["path"],
+                extra=log_fields(error=error),
             )
             if not self._started:
                 count(COUNTS.refused, "error")
@@ -177,7 +179,7 @@ class Response:
             if self._stream is not None:
                 await self._stream.run()
         except Exception as error:
-            logger.exception("An exception ended a stream.", extra=about(error=error))
+            logger.exception("An exception ended a stream.", extra=log_fields(error=error))
         finally:
             if self._started and not self._ended:
                 try:
@@ -185,7 +187,7 @@ class Response:
                         await self._sending(dict(END))
                 except Exception as error:
                     logger.debug(
-                        "The response could not be ended: %r", error, extra=about(error=error)
+                        "The response could not be ended: %r", error, extra=log_fields(error=error)
                     )
 
     def _take_over(self, stream: Stream) -> None:

@@ -37,7 +37,7 @@ from .protocol.cursors import Position
 from .protocol.groups import validate_group
 from .protocol.headers import CONTENT_TYPE, NO_CACHE
 from .runtime.callables import settled
-from .runtime.telemetry import COUNTS, about, count
+from .runtime.telemetry import COUNTS, count, log_fields
 
 logger = logging.getLogger("sse_app")
 
@@ -195,7 +195,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
             logger.warning(
                 "The event log did not answer: %r",
                 error,
-                extra=about(stream=stream.id, groups=stream.groups, error=error),
+                extra=log_fields(stream=stream.id, groups=stream.groups, error=error),
             )
             raise Busy("log") from error
         if not readers.tell(reader, missed):
@@ -237,7 +237,7 @@ async def _heard_so_far() -> Position:
     try:
         return await read_so_far()
     except Exception as error:
-        logger.warning("The event log did not answer: %r", error, extra=about(error=error))
+        logger.warning("The event log did not answer: %r", error, extra=log_fields(error=error))
         raise Busy("log") from error
 
 

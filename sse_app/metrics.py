@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector as AnyCollector
 
 from .operations import processes, reports
 from .operations.metric_definitions import ENDS, METRICS, Metric, Report, Sample
-from .runtime.telemetry import about, process_name
+from .runtime.telemetry import log_fields, process_name
 
 logger = logging.getLogger("sse_app")
 
@@ -65,7 +65,9 @@ def _reports() -> Iterator[tuple[str, Report]]:
         readable = True
     except Error as error:
         logger.warning(
-            "What the other processes report can't be read: %r", error, extra=about(error=error)
+            "What the other processes report can't be read: %r",
+            error,
+            extra=log_fields(error=error),
         )
         others, readable = [], False
     own = {"host": socket.gethostname(), "pid": os.getpid(), "others_up": readable}

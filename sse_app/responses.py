@@ -17,7 +17,7 @@ from .protocol.control import farewell
 from .protocol.events import HEARTBEAT, encode_control, to_text, validate_id, validate_name
 from .protocol.headers import CONTENT_TYPE, NO_CACHE, last_event_id
 from .runtime.callables import contained
-from .runtime.telemetry import about
+from .runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
 
@@ -113,7 +113,9 @@ async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
     except StopAsyncIteration:
         yield farewell("end", id, retry=settings().RETRY)
     except Exception:
-        logger.exception("An event stream's iterable failed; the stream ends here.", extra=about())
+        logger.exception(
+            "An event stream's iterable failed; the stream ends here.", extra=log_fields()
+        )
         yield farewell("error", id, retry=settings().RETRY)
     finally:
         if coming is not None:

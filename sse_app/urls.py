@@ -5,16 +5,16 @@ from __future__ import annotations
 from django.urls import path
 
 from .operations import health
-from .views import access, metrics, send
+from .views import access, metrics, publish, send, stream
 
 app_name = "sse_app"
 
 urlpatterns = [
-    path("", send.stream, name="stream"),
+    path("", stream.stream, name="stream"),
     path("renew/", access.renew, name="renew"),
     path("ticket/", access.ticket, name="ticket"),
     path("send/", send.send, name="send"),
-    path("publish/", send.publish, name="publish"),
+    path("publish/", publish.publish, name="publish"),
     path("health/", health.health, name="health"),
     path("metrics/", metrics.metrics, name="metrics"),
 ]

@@ -19,7 +19,7 @@ from django.http import HttpRequest
 
 from ..conf import settings
 from ..protocol.headers import header
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 
 #: The entry of `TRUSTED_PROXIES` for peers without an address: those on a Unix socket.
 UNIX: Final = "unix"
@@ -200,7 +200,7 @@ def _warn_of_unreadable(name: str) -> None:
         "A trusted proxy sent a request without an address in %s: such requests are counted as "
         "the proxy's own. SSE_APP['PROXY_HEADER'] says which header it sets.",
         name,
-        extra=about(),
+        extra=log_fields(),
     )
 
 

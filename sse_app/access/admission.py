@@ -19,14 +19,14 @@ from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
 
 from ..conf import settings, written
-from ..models import Ticket
 from ..protocol.events import validate_name
 from ..protocol.groups import validate_group
 from ..runtime.callables import contained, in_thread
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 from .authorization import known
 from .fingerprints import Fingerprint, read_fingerprints
 from .grants import BadGrant, Grant, has_seal, revoked_of
+from .models import Ticket
 from .refusals import Refused
 from .sessions import live_sessions, name_of, session_of, user_of
 from .tickets import redeem
@@ -171,7 +171,7 @@ async def _identify(request: ASGIRequest) -> Access:
     try:
         access: Access = await in_thread(_load_user, request)
     except Exception as error:
-        logger.warning("The session store did not answer: %r", error, extra=about(error=error))
+        logger.warning("The session store did not answer: %r", error, extra=log_fields(error=error))
         raise Busy("store") from error
     request.user = access.user
     return access
@@ -216,7 +216,7 @@ async def _use(grants: Collection[Grant], access: Access) -> None:
         revoked = await in_thread(revoked_of, grants)
     except Exception as error:
         logger.warning(
-            "Whether a grant was revoked can't be read: %r", error, extra=about(error=error)
+            "Whether a grant was revoked can't be read: %r", error, extra=log_fields(error=error)
         )
         raise Busy("grant") from error
     if revoked:
@@ -232,7 +232,9 @@ async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
     try:
         token = await averify_token(text)
     except Exception as error:
-        logger.warning("An access token can't be looked up: %r", error, extra=about(error=error))
+        logger.warning(
+            "An access token can't be looked up: %r", error, extra=log_fields(error=error)
+        )
         raise Busy("token") from error
     if token is None or not all(token.may_listen(group) for group in groups):
         raise Refused(403, FORBIDDEN)
@@ -252,7 +254,7 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     try:
         found = await in_thread(_redeem, request.GET["ticket"])
     except Exception as error:
-        logger.warning("A ticket can't be looked up: %r", error, extra=about(error=error))
+        logger.warning("A ticket can't be looked up: %r", error, extra=log_fields(error=error))
         raise Busy("ticket") from error
     if found is None:
         raise Over("expired")
@@ -286,7 +288,9 @@ async def _decide(access: Access, policy: Policy, request: ASGIRequest) -> None:
         with contained():
             allowed = not open_groups or await policy(access.user, open_groups, request)
     except Exception as error:
-        logger.exception("The policy that decides who may listen failed.", extra=about(error=error))
+        logger.exception(
+            "The policy that decides who may listen failed.", extra=log_fields(error=error)
+        )
         raise Busy("policy") from error
     if not allowed:
         logger.info(
@@ -294,6 +298,6 @@ async def _decide(access: Access, policy: Policy, request: ASGIRequest) -> None:
             "page with {%% sse_url %%}, or let SSE_APP['MAY_LISTEN'] permit them.",
             access.user,
             ", ".join(open_groups),
-            extra=about(user=access.user_key or None, groups=open_groups),
+            extra=log_fields(user=access.user_key or None, groups=open_groups),
         )
         raise Refused(403, FORBIDDEN)

@@ -16,7 +16,7 @@ from django.utils.module_loading import import_string
 from ..conf import settings
 from ..protocol.groups import matches
 from ..runtime.callables import call, call_from_sync
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
 
@@ -39,7 +39,7 @@ def is_true(by: str, answer: object) -> bool:
             by,
             kind.__module__,
             kind.__qualname__,
-            extra=about(),
+            extra=log_fields(),
         )
     return answer is True
 

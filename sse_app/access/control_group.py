@@ -19,7 +19,7 @@ from ..protocol.groups import CONTROL_GROUP
 from ..protocol.replies import REPLY_EVENT, Reply
 from ..runtime.forks import at_fork
 from ..runtime.services import SharedTasks
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 from . import readers
 from .revocations import Revocation, revocation_of, skip
 
@@ -49,7 +49,7 @@ class ControlSink(Sink):
         logger.warning(
             "Revocations may have been missed (%s): everybody is looked at.",
             reason,
-            extra=about(reason=reason),
+            extra=log_fields(reason=reason),
         )
         readers.apply(Revocation(review=True))
 

@@ -21,13 +21,13 @@ from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.utils import timezone
 
 from ..conf import written
-from ..models import AccessToken, Revocation
 from ..protocol.groups import validate_group
 from ..publishing import publish
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 from . import readers
 from . import revocations as control
 from .fingerprints import many_to_many
+from .models import AccessToken, Revocation
 from .sessions import name_of, session_digest
 from .tokens import token_key
 
@@ -184,7 +184,7 @@ def _follow(*revocations: control.Revocation, using: str | None) -> None:
         logger.exception(
             "Other processes learn of %s only by their next round.",
             ", ".join(map(str, revocations)),
-            extra=about(user=revocations[0].user or None, group=revocations[0].group or None),
+            extra=log_fields(user=revocations[0].user or None, group=revocations[0].group or None),
         )
         for revocation in revocations:
             readers.apply(revocation)

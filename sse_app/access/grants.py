@@ -21,9 +21,9 @@ from django.http import HttpRequest
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from ..conf import settings, written
-from ..models import Revocation
 from ..protocol.groups import validate_group
 from .fingerprints import read_fingerprints
+from .models import Revocation
 
 SALT: Final = "sse_app.grant"
 

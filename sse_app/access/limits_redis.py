@@ -31,7 +31,7 @@ from ..eventlog import RedisEventLog, event_log
 from ..runtime.callables import contained
 from ..runtime.forks import at_fork
 from ..runtime.services import spawn
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
 
@@ -218,7 +218,7 @@ class SharedCounts:
             logger.warning(
                 "Redis does not count streams (%r): until it does, this process counts alone.",
                 error,
-                extra=about(error=error),
+                extra=log_fields(error=error),
             )
         self._retry_at = time.monotonic() + RENEW_SECONDS
         self._former, self._member = self._member or self._former, ""
@@ -229,7 +229,7 @@ class SharedCounts:
 
     def _find(self) -> None:
         if self.alone:
-            logger.info("Redis counts the streams of all processes again.", extra=about())
+            logger.info("Redis counts the streams of all processes again.", extra=log_fields())
             self._retry_at = 0.0
 
     async def _leave(self) -> None:

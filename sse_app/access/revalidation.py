@@ -15,11 +15,11 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Final
 
-from .. import models
 from ..conf import settings, written
 from ..runtime.callables import contained, in_thread
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 from .fingerprints import Fingerprint, read_fingerprints
+from .models import Revocation as RevocationRow
 from .readers import Reader, asking, concerned, held_readers, readers
 from .revocations import Revocation
 from .sessions import live_sessions
@@ -125,7 +125,7 @@ class Revalidator:
             except Exception:
                 logger.exception(
                     "Whether a stream may go on could not be decided; it waits.",
-                    extra=about(user=reader.user_key or None, groups=reader.stream.groups),
+                    extra=log_fields(user=reader.user_key or None, groups=reader.stream.groups),
                 )
                 return False
         reader.release(mark)
@@ -137,7 +137,7 @@ class Revalidator:
             "Who may still listen can't be read (%d times now): %r",
             self._failures,
             error,
-            extra=about(error=error),
+            extra=log_fields(error=error),
         )
         if self._failures >= FAILED_ROUNDS:
             for reader in self._mine():
@@ -158,7 +158,7 @@ def _read(
     tokens = read_token_fingerprints(users)
     people = {key for key in users if not is_token_key(key)}
     # What `disconnect()` wrote down: its word to the processes may have been lost with the log.
-    rows = written(models.Revocation)
+    rows = written(RevocationRow)
     recent = rows.filter(at__gt=datetime.fromtimestamp(since, tz=UTC))
     revoked = [(Revocation(user=row.user, group=row.group), row.at.timestamp()) for row in recent]
     return {**read_fingerprints(people), **tokens}, live_sessions(sessions), revoked

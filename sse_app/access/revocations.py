@@ -13,7 +13,7 @@ from typing import Final, Self
 from ..protocol.events import Event
 from ..protocol.groups import CONTROL_GROUP, validate_group
 from ..protocol.replies import REPLY_EVENT
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 
 CONTROL_EVENT: Final = "revoked"
 
@@ -67,4 +67,4 @@ def revocation_of(event: Event) -> Revocation | None:
 
 def skip(error: Exception) -> None:
     """Log that a control event can't be read, and why."""
-    logger.error("Skipped a malformed control event: %s", error, extra=about(error=error))
+    logger.error("Skipped a malformed control event: %s", error, extra=log_fields(error=error))

@@ -16,7 +16,7 @@ from django.contrib.auth import get_user_model
 from django.utils import timezone
 
 from ..conf import written
-from ..models import Ticket
+from .models import Ticket
 
 LIFETIME: Final = timedelta(seconds=30)
 

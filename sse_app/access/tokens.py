@@ -19,10 +19,10 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
 from ..conf import written
-from ..models import AccessToken
 from ..protocol.groups import validate_pattern
 from ..runtime.callables import in_thread
 from .fingerprints import Fingerprint
+from .models import AccessToken
 
 SECRET_BYTES: Final = 32
 

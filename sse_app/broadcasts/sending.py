@@ -25,7 +25,7 @@ from ..protocol.events import Event
 from ..protocol.groups import RESERVED
 from ..publishing.publish import publish_events, publish_numbered
 from ..runtime.forks import at_fork
-from ..runtime.telemetry import about, process_name
+from ..runtime.telemetry import log_fields, process_name
 from .models import Broadcast, BroadcastCount
 
 #: How long after it was sent a process still counts: streams that lag or come back get it late.
@@ -81,14 +81,14 @@ def attempt(pk: int) -> bool:
         except PASSING:
             raise
         except Exception as error:
-            logger.exception("Broadcast %s can't be sent.", pk, extra=about(error=error))
+            logger.exception("Broadcast %s can't be sent.", pk, extra=log_fields(error=error))
             _fail(pk, Broadcast.State.SCHEDULED, error)
     except PASSING:
         logger.warning(
             "Broadcast %s waits: the database gave it up.",
             pk,
             exc_info=True,
-            extra=about(reason="database"),
+            extra=log_fields(reason="database"),
         )
     return False
 
@@ -123,7 +123,7 @@ def _publish_late(pk: int, events: list[Event]) -> None:
         logger.exception(
             "Broadcast %s is lost: the event log did not take it.",
             pk,
-            extra=about(groups=[event.group for event in events], error=error),
+            extra=log_fields(groups=[event.group for event in events], error=error),
         )
         _fail(pk, Broadcast.State.SENT, error)
     else:
@@ -193,7 +193,9 @@ def known_groups(text: str, most: int) -> list[str]:
         found.update(event_log().known(text, RECENT))
     except Exception as error:
         logger.warning(
-            "The event log does not say which groups it has: %r", error, extra=about(error=error)
+            "The event log does not say which groups it has: %r",
+            error,
+            extra=log_fields(error=error),
         )
     fitting = (group for group in found if text in group and not group.startswith(RESERVED))
     return sorted(fitting, key=lambda group: (not group.startswith(text), group))[:most]

@@ -16,7 +16,7 @@ from ..eventlog import Discontinuity, event_log
 from ..protocol.cursors import Position
 from ..protocol.events import Event
 from ..runtime.services import spawn
-from ..runtime.telemetry import COUNTS, about
+from ..runtime.telemetry import COUNTS, log_fields
 from .log_reader import PAGE_EVENTS, SharedReads
 from .topics import DELIVERIES, Topic
 
@@ -87,7 +87,7 @@ class Healer:
                 "The event log can't be read to heal group %s: %r",
                 group,
                 error,
-                extra=about(group=group, error=error),
+                extra=log_fields(group=group, error=error),
             )
 
     async def _read_on(self, topic: Topic) -> bool:
@@ -130,7 +130,7 @@ class Healer:
             logger.error(
                 "The log of group %s is an older one than it was; it got a new epoch.",
                 topic.group,
-                extra=about(group=topic.group),
+                extra=log_fields(group=topic.group),
             )
         heads = await log.aheads([topic.group])
         self._restart(topic, Discontinuity("epoch", heads[topic.group]))

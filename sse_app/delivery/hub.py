@@ -21,7 +21,7 @@ from ..eventlog import event_log
 from ..protocol.events import Event
 from ..runtime.forks import at_fork
 from ..runtime.services import Services, SharedTasks, Work, every, logged
-from ..runtime.telemetry import COUNTS, about
+from ..runtime.telemetry import COUNTS, log_fields
 from .feed import Feed
 from .healing import GRACE_SECONDS
 from .mailbox import Mailbox
@@ -202,7 +202,9 @@ class Hub(Feed):
             try:
                 ticker(now)
             except Exception:
-                logger.exception("A stream's tick failed; the others have theirs.", extra=about())
+                logger.exception(
+                    "A stream's tick failed; the others have theirs.", extra=log_fields()
+                )
 
     def _on_log_changed(self) -> None:
         try:

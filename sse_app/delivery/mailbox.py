@@ -16,7 +16,7 @@ from ..conf import channel_layer, site_tag
 from ..protocol.events import BATCH_TYPE, MESSAGE_TYPE, Event
 from ..protocol.groups import layer_group
 from ..runtime.services import spawn
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 from .topics import DELIVERIES
 
 RETRY_SECONDS: Final = (0.2, 5.0)
@@ -76,7 +76,7 @@ class Mailbox:
                     "log, next try in %.1f s.",
                     error,
                     delay,
-                    extra=about(error=error),
+                    extra=log_fields(error=error),
                 )
                 await asyncio.sleep(random.uniform(delay / 2, delay))
                 delay = min(delay * 2, RETRY_SECONDS[1])
@@ -134,7 +134,7 @@ class Mailbox:
                 name,
                 group,
                 error,
-                extra=about(group=group, error=error),
+                extra=log_fields(group=group, error=error),
             )
 
     async def _open(self, message: Any) -> None:
@@ -145,7 +145,7 @@ class Mailbox:
             logger.warning(
                 "Skipped a malformed message on the channel layer: %s",
                 error,
-                extra=about(error=error),
+                extra=log_fields(error=error),
             )
             return
         for event in events:
@@ -172,7 +172,7 @@ async def _next(channel: str | None) -> Any:
             logger.warning(
                 "Skipped a message that is none of the channel layer's: %r",
                 error,
-                extra=about(error=error),
+                extra=log_fields(error=error),
             )
 
 

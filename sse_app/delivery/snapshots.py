@@ -22,7 +22,7 @@ from ..protocol.groups import best_match, validate_pattern
 from ..runtime.callables import contained
 from ..runtime.forks import at_fork
 from ..runtime.services import spawn
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 from ..runtime.threads import Threads
 
 SNAPSHOT: Final = "sse.snapshot"
@@ -257,7 +257,9 @@ class SharedSnapshots:
             state = State(group, place, await source.read(group))
         except Exception as error:
             logger.exception(
-                "The snapshot of group %s failed.", group, extra=about(group=group, error=error)
+                "The snapshot of group %s failed.",
+                group,
+                extra=log_fields(group=group, error=error),
             )
             raise SnapshotFailed(f"The snapshot of group {group!r} failed: {error!r}") from error
         if source.seconds:

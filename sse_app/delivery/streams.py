@@ -17,7 +17,7 @@ from ..protocol.control import UNHEARD, Sharing, farewell, greeting
 from ..protocol.cursors import Position
 from ..protocol.events import HEARTBEAT, Event, encode_control
 from ..protocol.replies import Reply, connection_id, user_digest
-from ..runtime.telemetry import COUNTS, about, count
+from ..runtime.telemetry import COUNTS, count, log_fields
 from .cohorts import gather
 from .hub import Hub
 from .replay import Start
@@ -114,7 +114,7 @@ class Stream(Sink):
             logger.warning(
                 "What a stream needs did not answer, so it ends: %r",
                 error,
-                extra=about(stream=self.id, groups=self.groups, error=error),
+                extra=log_fields(stream=self.id, groups=self.groups, error=error),
             )
             if isinstance(error, SnapshotFailed):
                 self.close("snapshot")  # The client must not believe that it knows the state.

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from ..eventlog.contract import Discontinuity, Reason
 from ..protocol.cursors import Position, encode_cursor
 from ..protocol.events import Event
-from ..runtime.telemetry import COUNTS, about
+from ..runtime.telemetry import COUNTS, log_fields
 from .cohorts import Cohort, gather
 from .feed import Feed
 from .notify import Wake
@@ -354,6 +354,6 @@ async def run_patiently(subscription: Subscription, feed: Feed) -> str:
             logger.warning(
                 "The event log can't be read: %r",
                 error,
-                extra=about(groups=subscription.groups, error=error),
+                extra=log_fields(groups=subscription.groups, error=error),
             )
             await asyncio.sleep(PATIENCE_SECONDS)

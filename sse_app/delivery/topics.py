@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from ..eventlog.contract import Reason
 from ..protocol.cursors import START, Position
 from ..protocol.events import Event
-from ..runtime.telemetry import COUNTS, about
+from ..runtime.telemetry import COUNTS, log_fields
 
 #: What streams have in common that get the same bytes: their groups, and whether each event is
 #: labelled with its group.
@@ -265,6 +265,6 @@ class Topic:
 def _end(subscription: Listener) -> None:
     """One reader's failure is its own: the others must not miss the event for it."""
     logger.exception(
-        "A subscription failed and is closed.", extra=about(groups=subscription.groups)
+        "A subscription failed and is closed.", extra=log_fields(groups=subscription.groups)
     )
     subscription.close("error")

@@ -98,7 +98,7 @@ class DatabaseEventLog(EventLog):
         return await in_thread(self.heads, groups)
 
     def known(self, text: str, limit: int) -> list[str]:
-        from ..models import GroupHead
+        from .models import GroupHead
 
         heads = GroupHead.objects.using(self.alias).filter(group__contains=text)
         return list(heads.order_by("group").values_list("group", flat=True)[:limit])
@@ -113,7 +113,7 @@ class DatabaseEventLog(EventLog):
         return await in_thread(self.earliest, group)
 
     def times(self, group: str, after: int, limit: int) -> dict[int, float]:
-        from ..models import StoredEvent
+        from .models import StoredEvent
 
         events = StoredEvent.objects.using(self.alias).filter(group=group, offset__gt=after)
         rows = events.order_by("offset").values_list("offset", "created_at")[:limit]
@@ -122,7 +122,7 @@ class DatabaseEventLog(EventLog):
     # --- keeping ---
 
     def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
-        from ..models import GroupHead
+        from .models import GroupHead
 
         with transaction.atomic(using=self.alias):
             heads = GroupHead.objects.using(self.alias).select_for_update().order_by("group")
@@ -262,13 +262,13 @@ class DatabaseEventLog(EventLog):
 
     @cached_property
     def _events(self) -> str:
-        from ..models import StoredEvent
+        from .models import StoredEvent
 
         return str(self._connection.ops.quote_name(StoredEvent._meta.db_table))
 
     @cached_property
     def _heads(self) -> str:
-        from ..models import GroupHead
+        from .models import GroupHead
 
         return str(self._connection.ops.quote_name(GroupHead._meta.db_table))
 

@@ -17,8 +17,8 @@ from django.db.models import F, OuterRef, Q, Subquery
 from django.utils import timezone
 
 from ..conf import settings
-from ..models import GroupHead, StoredEvent
 from .contract import HEAD_LIVES
+from .models import GroupHead, StoredEvent
 from .retention import retained
 
 STEP_ROWS: Final = 500

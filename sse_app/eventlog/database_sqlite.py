@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 
 POLL_SECONDS: Final = 0.05
 
@@ -51,5 +51,8 @@ def _poll(name: str, changed: Callable[[], None], stop: threading.Event) -> None
     except sqlite3.Error:
         # Only quickness is lost: the periodic check of the heads goes on.
         logger.warning(
-            "The SQLite file %s can't be watched for commits.", name, exc_info=True, extra=about()
+            "The SQLite file %s can't be watched for commits.",
+            name,
+            exc_info=True,
+            extra=log_fields(),
         )

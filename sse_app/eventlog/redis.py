@@ -25,7 +25,7 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import settings, site_tag
 from ..protocol.cursors import START, Position, new_epoch
 from ..protocol.events import Event
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 from .contract import HEAD_LIVES, Discontinuity, EventLog, goes_on
 from .redis_clients import RedisClients
 from .redis_scripts import APPEND, BEGAN, PRUNE, READ, RENEW
@@ -260,7 +260,7 @@ def _event(group: str, epoch: str, id: bytes, fields: Sequence[bytes]) -> Event 
             id,
             group,
             error,
-            extra=about(group=group, error=error),
+            extra=log_fields(group=group, error=error),
         )
         return None
 

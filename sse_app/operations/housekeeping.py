@@ -10,9 +10,9 @@ from typing import Final
 from django.utils import timezone
 
 from ..access import tickets
+from ..access.models import Revocation
 from ..conf import settings
 from ..eventlog import event_log
-from ..models import Revocation
 from ..publishing import idempotency
 from ..runtime.callables import in_thread
 from ..runtime.services import every

@@ -17,10 +17,10 @@ from django.utils import timezone
 
 from ..delivery.hub import Hub
 from ..delivery.transports.servers import name_of
-from ..models import ServerProcess
 from ..runtime.forks import at_fork
 from ..runtime.telemetry import process_name
 from . import reports
+from .models import ServerProcess
 from .reporter import Duty, Reporter, all_rows
 
 #: Not seen for so long, a process is taken for dead.

@@ -16,11 +16,11 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from ..conf import written
-from ..models import ServerProcess
 from ..runtime.callables import contained, in_thread
 from ..runtime.services import spawn
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 from . import health, reports
+from .models import ServerProcess
 
 TICK_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 5.0
@@ -192,7 +192,7 @@ class Reporter:
         """Log a failure, once until it has gone."""
         if key not in self._failing:
             self._failing.add(key)
-            logger.warning(text, error, exc_info=True, extra=about(reason=key, error=error))
+            logger.warning(text, error, exc_info=True, extra=log_fields(reason=key, error=error))
 
     async def _retire(self) -> None:
         try:
@@ -208,7 +208,7 @@ class Reporter:
             logger.warning(
                 "The row of this server process stays until others delete it: %r",
                 error,
-                extra=about(error=error),
+                extra=log_fields(error=error),
             )
 
 

@@ -9,7 +9,7 @@ import logging
 import time
 from typing import Any
 
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 from ..signals import stream_closed, stream_opened
 
 logger = logging.getLogger("sse_app")
@@ -33,12 +33,13 @@ async def _closed(sender: Any, stream: Any, **kwargs: Any) -> None:
         logger.info(
             "Stream %s closed after %.1f s: %s.",
             *(stream.id, seconds, reason),
-            extra=_about(stream) | about(reason=reason, seconds=seconds, bytes=stream.bytes_sent),
+            extra=_about(stream)
+            | log_fields(reason=reason, seconds=seconds, bytes=stream.bytes_sent),
         )
 
 
 def _about(stream: Any) -> dict[str, Any]:
-    return about(
+    return log_fields(
         stream=stream.id,
         user=stream.user_key or None,
         address=stream.address or None,

@@ -20,7 +20,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from ..conf import written
-from ..models import HandledMessage
+from .models import HandledMessage
 
 KEPT: Final = timedelta(hours=24)
 ATTEMPTS: Final = 3

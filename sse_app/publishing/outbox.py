@@ -27,7 +27,7 @@ from ..protocol.groups import CONTROL_GROUP, layer_group
 from ..runtime.callables import contained
 from ..runtime.forks import at_fork
 from ..runtime.services import every, spawn
-from ..runtime.telemetry import COUNTS, about
+from ..runtime.telemetry import COUNTS, log_fields
 
 #: Beyond these the oldest are dropped, and beyond those a publisher waits.
 WAITING_EVENTS: Final = 10_000
@@ -104,7 +104,7 @@ class Outbox:
                 logger.warning(
                     "More than %d events wait for the channel layer.",
                     WAITING_EVENTS,
-                    extra=about(events=waiting),
+                    extra=log_fields(events=waiting),
                 )
             self._waiting.extend(events)
             if self._sending:
@@ -183,7 +183,7 @@ class Outbox:
                 len(events),
                 group,
                 error,
-                extra=about(group=group, events=len(events), error=error),
+                extra=log_fields(group=group, events=len(events), error=error),
             )
             return False
 

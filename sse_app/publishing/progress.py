@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Self
 from ..conf import settings
 from ..protocol.events import Event
 from ..protocol.groups import validate_group
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 from .publish import apublish, publish
 
 #: The event's name, and the key of those that are not durable.
@@ -162,7 +162,7 @@ class Progress:
             self.group,
             failure,
             exc_info=failure,
-            extra=about(group=self.group, error=failure),
+            extra=log_fields(group=self.group, error=failure),
         )
 
 

@@ -12,7 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from ..conf import settings
 from ..eventlog import event_log
 from ..protocol.events import Event
-from ..runtime.telemetry import COUNTS, about
+from ..runtime.telemetry import COUNTS, log_fields
 from . import outbox
 
 logger = logging.getLogger("sse_app")
@@ -183,7 +183,7 @@ def _number(groups: Iterable[str]) -> None:
             "Committed events of %s wait for the next sweep: they could not be numbered now.",
             ", ".join(sorted(groups)),
             exc_info=True,
-            extra=about(groups=groups),
+            extra=log_fields(groups=groups),
         )
     else:
         outbox.send(placed)
@@ -201,5 +201,5 @@ def _publish_after_commit(events: list[Event]) -> None:
         logger.exception(
             "Lost %d event(s) of a committed transaction: the event log did not take them.",
             len(events),
-            extra=about(groups={event.group for event in events}, events=len(events)),
+            extra=log_fields(groups={event.group for event in events}, events=len(events)),
         )

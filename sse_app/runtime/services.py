@@ -16,7 +16,7 @@ from contextvars import Context
 from typing import Any, Final, ParamSpec, TypeVar
 
 from .callables import contained
-from .telemetry import COUNTS, about, count
+from .telemetry import COUNTS, count, log_fields
 
 #: Until a service begins again: the first time, and at most. The pause doubles between.
 PAUSE_SECONDS: Final = (0.5, 30.0)
@@ -58,7 +58,7 @@ async def logged(work: Callable[[], Awaitable[None]]) -> None:
             await work()
     except Exception:
         logger.warning(
-            "The hub's %s failed; it is tried again.", work, exc_info=True, extra=about()
+            "The hub's %s failed; it is tried again.", work, exc_info=True, extra=log_fields()
         )
 
 
@@ -172,7 +172,7 @@ class Service:
             self.name,
             cause,
             exc_info=cause,
-            extra=about(reason=self.name, error=cause),
+            extra=log_fields(reason=self.name, error=cause),
         )
 
 

@@ -1,6 +1,6 @@
 """Telemetry of this process: its name, the fields of its log records, and its counters.
 
-`about()` returns attributes of a log record, so any JSON formatter writes them. None
+`log_fields()` returns attributes of a log record, so any JSON formatter writes them. None
 of them opens anything: no grant, token, session key or query string is ever among them.
 
 Counting costs a hundredth of a microsecond, whether or not the numbers are read. What is counted
@@ -33,7 +33,7 @@ def _rename() -> None:
 at_fork(_rename)
 
 
-def about(
+def log_fields(
     *,
     stream: str | None = None,
     user: str | None = None,

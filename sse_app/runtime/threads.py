@@ -20,7 +20,7 @@ from typing import Any, Final
 from django.db import close_old_connections, connections
 
 from .callables import contained
-from .telemetry import about
+from .telemetry import log_fields
 
 NAME: Final = "sse_app-state"
 
@@ -150,5 +150,5 @@ def _close(close: Callable[[], None]) -> None:
         close()
     except Exception as error:
         logger.warning(
-            "A connection to a database can't be closed: %r", error, extra=about(error=error)
+            "A connection to a database can't be closed: %r", error, extra=log_fields(error=error)
         )

@@ -10,12 +10,11 @@ from django.urls import reverse
 
 from ..access import authorization, tickets
 from ..access.grants import BadGrant, Grant, revoked_of, seal_of
-from ..access.posts import posted_by_pages
 from ..access.refusals import Refused
 from ..access.sessions import name_of
 from ..conf import settings
 from ..protocol.groups import validate_group
-from .bodies import demand, json_response, read_object, to_json
+from .bodies import demand, json_response, posted_by_pages, read_object, to_json
 from .throttle import slow_down
 
 _FORBIDDEN = "Not permitted."

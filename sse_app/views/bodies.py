@@ -10,13 +10,18 @@ from functools import wraps
 from itertools import accumulate
 from typing import Any, Final
 
+from django.contrib.auth.models import AnonymousUser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.http import require_POST
 
+from ..access.posts import refuse_other_sites
 from ..access.refusals import Refused
 from ..conf import settings
-from ..protocol.events import to_text
-from ..runtime.telemetry import about
+from ..protocol.events import to_text, validate_published
+from ..protocol.groups import validate_group
+from ..runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
 
@@ -63,10 +68,29 @@ def demand(permitted: Callable[[], bool]) -> None:
     try:
         answer = permitted()
     except Exception as error:
-        logger.exception("The policy that decides failed.", extra=about(error=error))
+        logger.exception("The policy that decides failed.", extra=log_fields(error=error))
         raise away() from error
     if not answer:
         raise Refused(403, "Not permitted.")
+
+
+def posted_by_pages(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Decorate a sync view that pages POST to: a refused request gets its answer as JSON.
+
+    Where the project has no authentication middleware, or one that sets no user, the request gets
+    an `AnonymousUser`.
+    """
+    checked = csrf_protect(require_POST(answers_refusals(view)))
+
+    @answers_refusals
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        refuse_other_sites(request)
+        if not hasattr(getattr(request, "user", None), "is_authenticated"):
+            request.user = AnonymousUser()
+        return checked(request, *args, **kwargs)
+
+    return guarded
 
 
 def to_json(value: object) -> str:
@@ -99,6 +123,17 @@ def read_object(request: HttpRequest) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise Refused(400, f"The body must be a JSON object, not {type(body).__name__}.")
     return body
+
+
+def read_addressed(request: HttpRequest) -> tuple[str, str, dict[str, Any]]:
+    """Return the group, the event and the whole body; raises `Refused`, see `read_object()`."""
+    body = read_object(request)
+    try:
+        return validate_group(body.get("group")), validate_published(body.get("event")), body
+    except ValueError as error:
+        raise Refused(
+            400, f'The body must be JSON like {{"group": …, "event": …, "data": …}}: {error}'
+        ) from error
 
 
 def _read(request: HttpRequest) -> bytes:

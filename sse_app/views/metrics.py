@@ -14,7 +14,7 @@ from django.views.decorators.http import require_safe
 from ..access import tokens
 from ..access.addresses import may_read_metrics
 from ..access.authorization import has_permission
-from ..runtime.telemetry import about
+from ..runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
 
@@ -32,7 +32,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     try:
         permitted = _is_permitted(request)
     except Error:
-        logger.exception("Who asks for the metrics can't be looked up.", extra=about())
+        logger.exception("Who asks for the metrics can't be looked up.", extra=log_fields())
         return _text(503, _("Not possible right now."))
     if not permitted:
         return _text(403, _("Not permitted."))

@@ -1,51 +1,23 @@
-"""The HTTP endpoints beside the stream itself."""
+"""`send/`: what pages send up."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Any
 
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import Error, OperationalError, transaction
+from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
-from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.debug import sensitive_variables
-from django.views.decorators.http import require_POST
 
-from ..access import authorization, tokens
-from ..access.posts import posted_by_pages
+from ..access import authorization
 from ..access.refusals import Refused
-from ..conf import settings
-from ..models import AccessToken
-from ..protocol.events import Event, validate_published
-from ..protocol.groups import validate_group
 from ..protocol.replies import stream_of, validate_tab
 from ..publishing import idempotency, inbox
-from ..publishing import publish as publishing
-from ..runtime.telemetry import about
-from .bodies import answers_refusals, away, demand, json_response, read_object, to_json
+from ..runtime.telemetry import log_fields
+from .bodies import away, demand, json_response, posted_by_pages, read_addressed, to_json
 from .throttle import slow_down
 
 logger = logging.getLogger("sse_app")
-
-MAX_KEY: Final = 128
-
-_NOT_WIRED = (
-    "This URL is served by sse_app's consumer, and Django's own handler has been asked for it. "
-    "Wrap the application in asgi.py, and serve that with an ASGI server such as daphne:\n\n"
-    "    from sse_app.asgi import event_stream_application\n"
-    "    application = event_stream_application(get_asgi_application())\n\n"
-    "If it is: 'runserver' serves it only with \"daphne\" first in INSTALLED_APPS.\n"
-)
-
-
-def stream(request: HttpRequest) -> HttpResponse:
-    """Say what is missing in `asgi.py`: the consumer serves this route, and no view can."""
-    logger.error(_NOT_WIRED, extra=about())
-    return HttpResponse(_NOT_WIRED, status=501, content_type="text/plain; charset=utf-8")
-
-
-# --- pages ---
 
 
 @posted_by_pages
@@ -64,7 +36,7 @@ def send(request: HttpRequest) -> HttpResponse:
     was done is kept: after an error a repeat acts.
     """
     slow_down(request)
-    group, event, body = _addressed(request)
+    group, event, body = read_addressed(request)
     demand(lambda: authorization.may_speak(request.user, group, event, request))
     if not inbox.has_handler(event):
         raise Refused(404, f"No handler for the event {event!r}; register it with @on().")
@@ -77,16 +49,6 @@ def send(request: HttpRequest) -> HttpResponse:
     if answer.replayed:
         response["Idempotency-Replayed"] = "true"
     return response
-
-
-def _addressed(request: HttpRequest) -> tuple[str, str, dict[str, Any]]:
-    body = read_object(request)
-    try:
-        return validate_group(body.get("group")), validate_published(body.get("event")), body
-    except ValueError as error:
-        raise Refused(
-            400, f'The body must be JSON like {{"group": …, "event": …, "data": …}}: {error}'
-        ) from error
 
 
 def _speaks_beside(user: Any, body: dict[str, Any]) -> tuple[str, str]:
@@ -133,7 +95,7 @@ def _act_once(message: inbox.Message, key: str) -> idempotency.Answer:
         if began:
             raise
         logger.warning(
-            "An idempotency key could not be looked up: %r", error, extra=about(error=error)
+            "An idempotency key could not be looked up: %r", error, extra=log_fields(error=error)
         )
         raise away() from error
 
@@ -152,64 +114,3 @@ def _speaker(message: inbox.Message) -> str:
             "make the client with Client(enforce_csrf_checks=True).",
         )
     return f"csrf {secret}"
-
-
-# --- programs ---
-
-
-@csrf_exempt
-@require_POST
-@transaction.non_atomic_requests  # the answer carries the offset, which a transaction would delay
-@answers_refusals
-def publish(request: HttpRequest) -> HttpResponse:
-    """Publish one event for a program with a bearer token; answer 202 with its offset.
-
-    The body is `{"group", "event", "data"}` and, if wanted, `"durable": false` and `"key"`, as
-    for `publish()`. 401 is no live token, 403 a group or event it may not publish, 400 no such
-    body, 413 a body or event too long, 415 not JSON, 503 the event log is away, with
-    `Retry-After`; what was sent may have been published then.
-    """
-    token = _token_of(request)
-    group, event, body = _addressed(request)
-    if not token.may_publish(group, event):
-        raise Refused(403, f"This token may not publish {event!r} to {group!r}.")
-    options = _options(body)
-    data = body.get("data", "")
-    try:
-        Event.of(group, event, data).limited(settings().MAX_EVENT_BYTES)
-    except ValueError as error:
-        raise Refused(413, str(error)) from error
-    try:
-        published = publishing.publish(group, event, data, **options)
-    except Exception as error:
-        logger.exception(
-            "The event log did not take an event of a program.",
-            extra=about(group=group, event=event, error=error),
-        )
-        raise away() from error
-    return json_response(202, to_json({"group": group, "event": event, "offset": published.offset}))
-
-
-@sensitive_variables()
-def _token_of(request: HttpRequest) -> AccessToken:
-    text = tokens.bearer_of(request)
-    try:
-        token = None if text is None else tokens.verify_token(text)
-    except Error as error:
-        logger.exception(
-            "The database that keeps the access tokens did not answer.", extra=about(error=error)
-        )
-        raise away() from error
-    if token is None:
-        # One answer for all, so that it doesn't tell an expired token from a wrong one.
-        raise Refused(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
-    return token
-
-
-def _options(body: dict[str, Any]) -> dict[str, Any]:
-    durable, key = body.get("durable", True), body.get("key")
-    if not isinstance(durable, bool):
-        raise Refused(400, f'"durable" must be true or false in JSON, not {durable!r}.')
-    if key is not None and not (isinstance(key, str) and len(key) <= MAX_KEY):
-        raise Refused(400, f'"key" must be a JSON string of at most {MAX_KEY} characters.')
-    return {"durable": durable, "key": key}

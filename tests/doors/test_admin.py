@@ -13,9 +13,9 @@ from django.db.models.signals import pre_save
 from django.test import Client
 
 from project.models import Order
-from sse_app import admin
 from sse_app.access.tokens import create_token, verify_token
 from sse_app.admin import PERMISSION, BroadcastActionMixin
+from sse_app.broadcasts import action
 from sse_app.models import AccessToken
 from sse_app.protocol.events import Event
 
@@ -89,7 +89,7 @@ def test_what_can_not_be_published_is_said_and_none_is_sent(
 def test_a_selection_of_a_whole_table_is_refused(
     seen: list[Event], orders: list[Order], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin, "MOST_SELECTED", 2)
+    monkeypatch.setattr(action, "MOST_SELECTED", 2)
     client = staff(PERMISSION, "project.view_order")
     assert act(client, *orders).status_code == 302
     assert b"at most 2 rows" in client.get(ORDERS).content

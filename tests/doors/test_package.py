@@ -140,7 +140,7 @@ WITHOUT: dict[str, tuple[list[str], str, str]] = {
         from unittest.mock import patch
         from django.test import RequestFactory
         from sse_app.views import metrics
-        with patch.object(scrapes, "_is_permitted", return_value=True):
+        with patch.object(metrics, "_is_permitted", return_value=True):
             print(metrics.metrics(RequestFactory().get("/")).content.decode())
         """,
         "metrics",

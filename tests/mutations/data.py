@@ -267,7 +267,7 @@ MUTATIONS = (
     ),
     Mutation(
         "One click of an administrator selects a whole table.",
-        "sse_app/admin.py",
+        "sse_app/broadcasts/action.py",
         "if len(objects) > MOST_SELECTED:",
         "if not objects:",
         ["doors/test_admin.py::test_a_selection_of_a_whole_table_is_refused"],

@@ -37,7 +37,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A page that sends a reserved name up is told, before a handler fails on it.",
-        "sse_app/views/send.py",
+        "sse_app/views/bodies.py",
         'validate_published(body.get("event"))',
         'body.get("event")',
         [

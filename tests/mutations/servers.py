@@ -29,7 +29,7 @@ MUTATIONS = (
         "sse_app/asgi.py",
         """\
         except Exception as error:
-            logger.exception("An exception ended a stream.", extra=about(error=error))
+            logger.exception("An exception ended a stream.", extra=log_fields(error=error))
 """,
         "",
         ["doors/test_asgi.py::test_an_exception_of_a_stream_that_serves_already_escapes_nobody"],

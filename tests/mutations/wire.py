@@ -229,8 +229,8 @@ MUTATIONS = (
     ),
     Mutation(
         "Another site's page may know a CSRF token that leaked, and the browser says whose it is.",
-        "sse_app/access/posts.py",
-        "        _check(request)\n        if not hasattr",
+        "sse_app/views/bodies.py",
+        "        refuse_other_sites(request)\n        if not hasattr",
         "        if not hasattr",
         ["access/test_posts.py::test_what_another_sites_page_posts_is_403_before_its_body_is_read"],
     ),
@@ -250,7 +250,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A project may have no authentication middleware, and its pages speak as strangers.",
-        "sse_app/access/posts.py",
+        "sse_app/views/bodies.py",
         "            request.user = AnonymousUser()\n",
         "            pass\n",
         ["access/test_posts.py::test_without_any_middleware_nothing_is_500"],
@@ -298,14 +298,14 @@ MUTATIONS = (
     ),
     Mutation(
         "A project may have left out Django's CSRF middleware.",
-        "sse_app/access/posts.py",
+        "sse_app/views/bodies.py",
         "csrf_protect(require_POST(answers_refusals(view)))",
         "require_POST(answers_refusals(view))",
         ["publishing/test_inbox.py::test_csrf_is_checked_also_without_djangos_middleware"],
     ),
     Mutation(
         "A view that is asked for the stream can only say what is missing in asgi.py.",
-        "sse_app/views/send.py",
+        "sse_app/views/stream.py",
         "return HttpResponse(_NOT_WIRED, status=501",
         "return HttpResponse(_NOT_WIRED, status=200",
         [

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import sse_app
-from sse_app.runtime.telemetry import about, process_name
+from sse_app.runtime.telemetry import log_fields, process_name
 
 from ..support.servers import ROOT, Daphne, eventually
 from ..support.sleepers import run
@@ -111,7 +111,7 @@ def test_every_record_of_the_app_has_fields() -> None:
             owner = node.func.value
             if isinstance(owner, ast.Name) and owner.id == "logger" and node.func.attr in LEVELS:
                 given = [keyword.value for keyword in node.keywords if keyword.arg == "extra"]
-                assert given, f"{path.name}:{node.lineno} has no extra=about(…)"
+                assert given, f"{path.name}:{node.lineno} has no extra=log_fields(…)"
                 assert "about(" in ast.unparse(given[0])
                 found += 1
     assert found > 40
@@ -121,7 +121,7 @@ def test_the_documented_fields_are_those_there_are() -> None:
     section = PAGE.read_text().split("\n## Logs\n")[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     documented = set(re.findall(r"`(sse_\w+)`", " ".join(rows)))
-    fields = {f"sse_{name}" for name in inspect.signature(about).parameters}
+    fields = {f"sse_{name}" for name in inspect.signature(log_fields).parameters}
     assert documented == fields | {"sse_process"}
 
 
@@ -142,7 +142,7 @@ def test_fields_are_what_a_formatter_can_write() -> None:
         logger.warning(
             "It failed: %r",
             ValueError("x"),
-            extra=about(
+            extra=log_fields(
                 stream="a1",
                 user="1",
                 groups={"b", "a"},

@@ -28,6 +28,7 @@ NO_EXCEPTIONS = [
 ]
 
 
+@pytest.mark.django_db  # The thread may have a connection of an earlier test, which is looked at.
 @pytest.mark.parametrize("error", [*NO_EXCEPTIONS, StopIteration()], ids=repr)
 async def test_what_is_no_exception_becomes_one(error: BaseException) -> None:
     def fail() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from ...conf import settings
-from ...runtime.telemetry import COUNTS, about
+from ...runtime.telemetry import COUNTS, log_fields
 
 #: What one body message holds at the most, so that a slow reader is seen to take some of it.
 SEND_BYTES: Final = 64 * 1024
@@ -161,7 +161,9 @@ class AsgiTransport(Transport):
                 if not self._broken:
                     await self._send(dict(END))
         except Exception as error:
-            logger.debug("The response could not be ended: %r", error, extra=about(error=error))
+            logger.debug(
+                "The response could not be ended: %r", error, extra=log_fields(error=error)
+            )
             self._break()
         except asyncio.CancelledError:
             self._break()

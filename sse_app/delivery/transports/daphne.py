@@ -15,7 +15,7 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from ...conf import settings
-from ...runtime.telemetry import COUNTS, about
+from ...runtime.telemetry import COUNTS, log_fields
 from ..notify import Wake
 from .asgi import END, END_SECONDS, Direct, Receive, Send, Transport
 from .chunked import FLUSH_BYTES, flushes_of
@@ -99,7 +99,9 @@ class DaphneTransport(Transport):
         try:
             self._write(chunk)
         except Exception as error:
-            logger.debug("A stream could not be written to: %r", error, extra=about(error=error))
+            logger.debug(
+                "A stream could not be written to: %r", error, extra=log_fields(error=error)
+            )
             self._break()
 
     def _write(self, chunk: bytes) -> None:
@@ -171,7 +173,9 @@ class DaphneTransport(Transport):
                 _ending.add(self._tcp)
         except Exception as error:
             self._broken = True
-            logger.debug("The response could not be ended: %r", error, extra=about(error=error))
+            logger.debug(
+                "The response could not be ended: %r", error, extra=log_fields(error=error)
+            )
 
     def check(self, now: float) -> None:
         if self._paused_at and now - self._paused_at > settings().STALL_SECONDS:

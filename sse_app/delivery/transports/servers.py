@@ -12,7 +12,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from ...runtime.telemetry import about
+from ...runtime.telemetry import log_fields
 
 #: From hypercorn's `send` to its connection it is three steps.
 STEPS: Final = 3
@@ -119,4 +119,4 @@ def warn(option: str, text: str) -> None:
     """Log `text` once per process."""
     if option not in _warned:
         _warned.add(option)
-        logger.warning(text, extra=about(reason=option))
+        logger.warning(text, extra=log_fields(reason=option))

@@ -7,10 +7,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from sse_app.access.models import AccessToken
 from sse_app.access.tokens import create_token, revoke_token
 from sse_app.conf import written
 from sse_app.management.examples import CommandWithExamples
-from sse_app.models import AccessToken
 
 
 class Command(CommandWithExamples):

@@ -27,11 +27,11 @@ from django.views.decorators.http import require_GET, require_POST
 from ...access.authorization import has_permission, is_true, method_of
 from ...access.disconnect import disconnect, end_stream
 from ...access.posts import guard_posts
-from ...models import ServerProcess
 from ...protocol.groups import validate_group
 from ...publishing.publish import publish
 from ...responses import EventStreamResponse
 from ...runtime.callables import in_thread
+from ..models import ServerProcess
 from . import history as group_history
 from . import poller
 from .explain import Question, Verdict, explain, to_position

@@ -11,11 +11,11 @@ from typing import Final
 
 from django.utils import timezone
 
-from ...models import ServerProcess
 from ...runtime.callables import in_thread
 from ...runtime.forks import at_fork
 from ...runtime.services import SharedTasks
 from .. import processes
+from ..models import ServerProcess
 from .overview import Meter, Row
 
 #: For how long a read is good for everybody.

@@ -21,7 +21,7 @@ from ...access.sessions import session_by, user_of
 from ...delivery.hub import Hub
 from ...responses import Close
 from ...runtime.callables import in_thread
-from ...runtime.telemetry import about
+from ...runtime.telemetry import log_fields
 from . import poller
 from .overview import MOST_GROUPS, Choice, Row
 
@@ -52,7 +52,7 @@ async def feed(request: HttpRequest, permits: Permits) -> AsyncIterator[tuple[st
             items = await asyncio.to_thread(feeding.items, await poller.sight(), choice)
         except Exception as error:
             logger.warning(
-                "What the dashboard shows can't be read: %r", error, extra=about(error=error)
+                "What the dashboard shows can't be read: %r", error, extra=log_fields(error=error)
             )
             items = [("away", {})]
         for item in items:

@@ -1,0 +1,54 @@
+"""Rows of the database log: the events, and where each group's log stands."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class GroupHead(models.Model):
+    """Where a group's log is: its epoch and the offset of its last event."""
+
+    group = models.CharField(max_length=80, primary_key=True)
+    epoch = models.CharField(max_length=16)
+    offset = models.BigIntegerField(default=0)
+    changed_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = _("group head")
+        verbose_name_plural = _("group heads")
+
+    def __str__(self) -> str:
+        return f"{self.group} {self.epoch}-{self.offset}"
+
+
+class StoredEvent(models.Model):
+    """A durable event. `offset` is unset from the insert until its numbering after commit.
+
+    The primary key is never a cursor: a lower one can commit after a higher one was read.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    group = models.CharField(max_length=80)
+    offset = models.BigIntegerField(null=True)
+    name = models.CharField(max_length=64)
+    # UTF-8 bytes and not text, because PostgreSQL's text can't hold NUL.
+    data = models.BinaryField()
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = _("stored event")
+        verbose_name_plural = _("stored events")
+        constraints = [
+            models.UniqueConstraint(fields=["group", "offset"], name="sse_app_group_offset")
+        ]
+        indexes = [
+            models.Index(
+                fields=["group", "id"],
+                name="sse_app_waiting",
+                condition=models.Q(offset__isnull=True),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.group} {self.offset} {self.name}"

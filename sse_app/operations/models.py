@@ -1,0 +1,49 @@
+"""Rows of server processes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class ServerProcess(models.Model):
+    """A server process and what it last said of itself; written by that process alone.
+
+    `report` and the rows in `streams` are as `sse_app.operations.reports` makes them. `streams` is
+    JSON text, and empty unless somebody has asked for it until `watched_until`: it may be a
+    megabyte.
+    """
+
+    name = models.CharField(_("name"), max_length=32, primary_key=True)
+    host = models.CharField(_("host"), max_length=255)
+    pid = models.PositiveIntegerField(_("process id"))
+    started_at = models.DateTimeField(_("started at"))
+    seen_at = models.DateTimeField(_("seen at"), db_index=True)
+    watched_until = models.DateTimeField(null=True, editable=False)
+    report = models.JSONField(_("report"), default=dict)
+    streams = models.TextField(blank=True, editable=False)
+
+    class Meta:
+        verbose_name = _("server process")
+        verbose_name_plural = _("live streams")
+        ordering = ["host", "pid"]
+        default_permissions = ("view",)
+        permissions = [
+            ("end_streams", _("Can end streams")),
+            ("read_events", _("Can read the events of groups")),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.pid}"
+
+    def all_streams(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the rows of its streams, `"open"` and `"ended"`; none unless it is watched.
+
+        One query if the row was read without them, as `processes.alive()` does.
+        """
+        found: dict[str, list[dict[str, Any]]]
+        found = json.loads(self.streams) if self.streams else {"open": [], "ended": []}
+        return found
