@@ -43,6 +43,16 @@ class Reader:
     given back when the stream ends.
     """
 
+    __slots__ = (
+        "_places",
+        "_revoked",
+        "_settles_at",
+        "_told",
+        "access",
+        "session_digest",
+        "stream",
+    )
+
     def __init__(self, stream: Stream, access: Access, places: Places) -> None:
         self.stream = stream
         self.access = access
@@ -187,10 +197,49 @@ def _lag_ends() -> float:
 
 # --- the readers of this process ---
 
+
+class Index:
+    """Readers by a key that several may share. Most keys have one reader, which needs no set."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Reader | set[Reader]] = {}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._found
+
+    def get(self, key: str) -> list[Reader]:
+        """Return the readers with this `key`."""
+        found = self._found.get(key, ())
+        return [found] if isinstance(found, Reader) else list(found)
+
+    def add(self, key: str, reader: Reader) -> None:
+        """Let `key` find `reader` too."""
+        found = self._found.setdefault(key, reader)
+        if isinstance(found, set):
+            found.add(reader)
+        elif found is not reader:
+            self._found[key] = {found, reader}
+
+    def discard(self, key: str, reader: Reader) -> None:
+        """Let `key`, which finds `reader`, find it no more."""
+        found = self._found[key]
+        if isinstance(found, set):
+            found.discard(reader)
+        if not found or found is reader:
+            del self._found[key]
+
+    def clear(self) -> None:
+        """Find nothing."""
+        self._found.clear()
+
+
 _lock = threading.Lock()
 _readers: dict[str, Reader] = {}
-_by_user: dict[str, set[Reader]] = {}
-_by_session: dict[str, set[Reader]] = {}
+_by_user = Index()
+_by_session = Index()
 #: The readers that were held since the last call of `held_readers()`, or still are.
 _held: set[Reader] = set()
 _recent: deque[Revocation] = deque(maxlen=RECENT)
@@ -215,7 +264,7 @@ def enter(reader: Reader, since: int) -> bool:
         if _readers.setdefault(reader.id, reader) is not reader:
             return False
         for index, key in _indexed(reader):
-            index.setdefault(key, set()).add(reader)
+            index.add(key, reader)
         missed = _count - since
         recent = list(islice(reversed(_recent), missed))
     return len(recent) == missed and tell(reader, recent)
@@ -239,12 +288,10 @@ def leave(reader: Reader) -> None:
         del _readers[reader.id]
         _held.discard(reader)
         for index, key in _indexed(reader):
-            index[key].discard(reader)
-            if not index[key]:
-                del index[key]
+            index.discard(key, reader)
 
 
-def _indexed(reader: Reader) -> Iterator[tuple[dict[str, set[Reader]], str]]:
+def _indexed(reader: Reader) -> Iterator[tuple[Index, str]]:
     """Yield each index that has `reader`, with its key there."""
     if reader.user_key:
         yield _by_user, reader.user_key
@@ -264,9 +311,9 @@ def concerned(revocation: Revocation) -> list[Reader]:
         if revocation.stream:
             found = [_readers[revocation.stream]] if revocation.stream in _readers else []
         elif revocation.user:
-            found = list(_by_user.get(revocation.user, ()))
+            found = _by_user.get(revocation.user)
         elif revocation.session:
-            found = list(_by_session.get(revocation.session, ()))
+            found = _by_session.get(revocation.session)
         else:
             found = list(_readers.values())
     return [reader for reader in found if reader.is_concerned(revocation)]

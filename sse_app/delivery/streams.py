@@ -70,7 +70,7 @@ class Stream(Sink):
         self.opened_at = time.time()
         self.hub = hub
         self._transport = transport
-        self._at_end: list[Callable[[], None]] = []
+        self._at_end: tuple[Callable[[], None], ...] = ()
         #: The groups that `sse.close` is about; if empty, it is about all groups.
         self._closed_groups: Collection[str] = ()
         #: Where each group was reset to that was, and why.
@@ -135,7 +135,7 @@ class Stream(Sink):
                     self._write(farewell(reason, id, lost, retry=settings().RETRY))
                 await self._transport.finish()
         finally:
-            callbacks, self._at_end = self._at_end, []
+            callbacks, self._at_end = self._at_end, ()
             for callback in callbacks:
                 callback()
             await self.hub.leave(self.subscription)
@@ -180,7 +180,7 @@ class Stream(Sink):
 
     def at_end(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when the stream has ended, on its loop."""
-        self._at_end.append(callback)
+        self._at_end += (callback,)
 
     def close(self, reason: str, groups: Collection[str] = ()) -> None:
         """End the stream; the first reason counts. `groups`: see `cut()`."""

@@ -83,8 +83,14 @@ def test_a_key_that_can_be_no_key_hides_nobody_else(ann: User) -> None:
 # --- asked again ---
 
 
-def reader(asked: list[Any], permitted: Callable[[str], bool], **access: Any) -> Any:
+class LosingReader(Reader):
     """A reader with `lost`: the groups that its stream has lost."""
+
+    lost: list[str]
+
+
+def reader(asked: list[Any], permitted: Callable[[str], bool], **access: Any) -> LosingReader:
+    """A reader of a stream that only notes what it loses."""
 
     async def policy(user: Any, groups: Any, request: Any) -> bool:
         asked.append(tuple(groups))
@@ -97,7 +103,7 @@ def reader(asked: list[Any], permitted: Callable[[str], bool], **access: Any) ->
     before = Fingerprint(True, "p", ("0",))
     made = Access(AnonymousUser(), ("a", "b"), policy, fingerprint=before, **access)
     stream = SimpleNamespace(groups=("a", "b"), lose=lose, at_end=lambda callback: None)
-    found: Any = Reader(stream, made, Places(LIMITS))  # type: ignore[arg-type]
+    found = LosingReader(stream, made, Places(LIMITS))  # type: ignore[arg-type]
     found._settles_at, found.lost = 0.0, lost
     return found
 

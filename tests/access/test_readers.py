@@ -120,7 +120,9 @@ async def test_of_a_reader_that_left_nothing_is_kept(entered: list[Reader]) -> N
         await reader.stream.end()
         reader.revoke(Revocation(review=True))  # As `apply()` in a thread may just have found it.
     assert readers.readers() == []
-    assert (readers._by_user, readers._by_session, readers._held) == ({}, {}, set())
+    assert not readers._by_user
+    assert not readers._by_session
+    assert not readers._held
 
 
 async def test_who_entered_too_late_to_be_told_of_everything_is_not_opened() -> None:
