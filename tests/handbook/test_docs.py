@@ -120,15 +120,36 @@ def test_every_check_is_documented_and_no_other_is() -> None:
     assert documented == sorted(set(re.findall(r"\bsse_app\.[EW]\d+", code)))
 
 
-def test_every_test_and_module_that_proves_something_is_there() -> None:
+def test_every_test_that_proves_something_is_there() -> None:
     security = (ROOT / "docs" / "access" / "security.md").read_text()
     proofs = TEST.findall(security)
     assert proofs
     for file, name in proofs:
         code = (ROOT / "tests" / file).read_text()
         assert re.search(rf"^(async )?def {name}\(", code, re.MULTILINE), name
-    for module in re.findall(r"`([a-z_/]+\.py)`", security):
-        assert module == "manage.py" or (ROOT / "sse_app" / module).exists(), module
+
+
+def test_every_module_that_a_page_or_a_picture_names_is_there() -> None:
+    """A path begins at the root or in `sse_app/`; a name alone may be in any of its folders."""
+    files = [file.relative_to(ROOT).as_posix() for file in (ROOT / "sse_app").rglob("*.py")]
+    there = {*files, *(file.removeprefix("sse_app/") for file in files), "manage.py", "conftest.py"}
+    there |= {Path(file).name for file in files}
+    pages = [ROOT / "CONTRIBUTING.md", *PAGES, *(ROOT / "docs").rglob("*.svg")]
+    missing = {
+        f"{page.name}: {module}"
+        for page in pages
+        if page.name != "CHANGELOG.md"
+        for module in re.findall(r"[`>]([\w/]+\.py)[`<]", page.read_text())
+        if module not in there and not ("/" in module and (ROOT / module).exists())
+    }
+    assert missing == set()
+
+
+def test_the_glossary_is_in_order_and_has_the_words_of_the_design() -> None:
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs/glossary.md").read_text(), re.M)
+    assert words == sorted(words)
+    design = "position cursor group event offset epoch grant ticket token hub topic subscription"
+    assert {*design.split(), "stream", "cohort", "reader"} <= {*words}
 
 
 def test_every_reason_that_the_code_gives_is_documented() -> None:
