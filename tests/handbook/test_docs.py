@@ -145,6 +145,14 @@ def test_every_module_that_a_page_or_a_picture_names_is_there() -> None:
     assert missing == set()
 
 
+def test_every_wing_is_in_the_table_of_contributing() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("| floor | wing |")[1].split("\n\n")[0]
+    cells = " ".join(row.split("|")[2] for row in table.splitlines()[2:])
+    wings = {path.parent.name for path in (ROOT / "sse_app").glob("*/__init__.py")}
+    others = {"management", "migrations", "templatetags", "testing"}
+    assert {*re.findall(r"`(\w+)`", cells)} == wings - others | {"conf"}
+
+
 def test_the_glossary_is_in_order_and_has_the_words_of_the_design() -> None:
     words = re.findall(r"^\| \*\*(.+?)\*\* \|", (ROOT / "docs/glossary.md").read_text(), re.M)
     assert words == sorted(words)
