@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -104,6 +105,18 @@ def test_every_public_name_is_in_the_reference() -> None:
     reference = (ROOT / "docs" / "reference" / "reference.rst").read_text()
     shown = set(re.findall(r":: sse_app\.(\w+)$", reference, re.MULTILINE))
     assert set(sse_app.__all__) - shown == set()
+
+
+def test_the_reference_shows_names_of_its_public_modules_only() -> None:
+    reference = (ROOT / "docs" / "reference" / "reference.rst").read_text()
+    table = reference.split("\nmodule ")[1].split("\n\n")[0]
+    modules = {*re.findall(r"``(sse_app[\w.]*)``", table)}
+    shown = re.findall(r"^\.\. auto(?!module)\w+:: (.+)\.(\w+)$", reference, re.MULTILINE)
+    tags = "sse_app.templatetags.sse"  # `{% load sse %}` imports it.
+    private = {name for module, name in shown if module not in modules | {tags}}
+    assert private == {"Subscriber", "Message"}, "the two types that only the app makes"
+    for module in modules:
+        import_module(module)
 
 
 def test_every_command_is_in_the_reference() -> None:
