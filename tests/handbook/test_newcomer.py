@@ -63,7 +63,7 @@ def test_the_readme_says_how_many_lines_it_takes() -> None:
     first = sum(step.lines for step in STEPS[:PAGE] if step.file)
     page = sum(step.lines for step in STEPS[PAGE:])
     assert first <= 15
-    said = f"{NUMBERS[first]} lines of yours to the first live event, {NUMBERS[page]} more for"
+    said = f"{NUMBERS[first]} lines of code to the first live event, {NUMBERS[page]} more for"
     assert f"{said} a page" in " ".join(SECTION.split())
 
 
