@@ -28,7 +28,7 @@ LEAST_MEMBERS: Final = 8
 
 
 class Member(Listener, Protocol):
-    """A reader that a cohort may write for. The cohort sets `cohort`, `seat` and `positions`."""
+    """A reader that a cohort may write for. The cohort sets `cohort`, `index` and `positions`."""
 
     #: The reader's groups, and whether each event is labelled with its group.
     kind: Kind
@@ -41,10 +41,10 @@ class Member(Listener, Protocol):
     close_reason: str | None
     cohort: Cohort | None
     #: The index among the cohort's members.
-    seat: int
+    index: int
 
 
-def gather(subscription: Member, topics: Mapping[str, Topic]) -> None:
+def join_cohort(subscription: Member, topics: Mapping[str, Topic]) -> None:
     """Take `subscription` into the cohort of its groups if it can be written to as the others."""
     if subscription.cohort is not None or not subscription.live or subscription.names:
         return
@@ -62,7 +62,7 @@ def gather(subscription: Member, topics: Mapping[str, Topic]) -> None:
 
 
 class Cohort:
-    """Used on its loop only, but for `doubt()`. It lives while it has members.
+    """Used on its loop only, but for `suspect()`. It lives while it has members.
 
     What is offered within one turn of the loop leaves at its end, in slices, so that thousands of
     members delay nothing else for long.
@@ -82,7 +82,7 @@ class Cohort:
         self._topics = topics
         self._members: list[Member] = []
         self._sends: list[Direct] = []
-        self._doubted: set[Member] = set()
+        self._suspects: set[Member] = set()
         self._pending: list[bytes] = []
         self._size = 0
         self._round: _Round | None = None
@@ -96,30 +96,30 @@ class Cohort:
         self.flush()
         for topic in self._topics:
             topic.subscriptions.discard(subscription)
-        subscription.cohort, subscription.seat = self, len(self._members)
+        subscription.cohort, subscription.index = self, len(self._members)
         subscription.positions = self.positions
         self._members.append(subscription)
         self._sends.append(send)
-        subscription.sink.gathered(self.bytes)
+        subscription.sink.joined_cohort(self.bytes)
         # Another thread may have held or cut it before it could see that it has a cohort.
         if subscription.held or subscription.close_reason is not None:
-            self.doubt(subscription)
+            self.suspect(subscription)
 
-    def doubt(self, subscription: Member) -> None:
+    def suspect(self, subscription: Member) -> None:
         """Offer nothing more to a member, who leaves before. From any thread."""
-        self._doubted.add(subscription)
+        self._suspects.add(subscription)
 
-    def settle(self) -> None:
+    def drop_suspects(self) -> None:
         """Let go who was doubted."""
-        while self._doubted:
-            self.leave(self._doubted.pop())
+        while self._suspects:
+            self.leave(self._suspects.pop())
 
     def leave(self, subscription: Member) -> None:
         """Serve a member alone from now on; what it was offered until now it gets first."""
         if self._round is not None:
             self._send(sys.maxsize)
         if subscription.cohort is self:
-            self._part(subscription, b"")
+            self._remove(subscription, b"")
 
     def dissolve(self) -> None:
         """Serve all members alone from now on."""
@@ -127,11 +127,11 @@ class Cohort:
         for subscription in list(self._members):
             self.leave(subscription)
 
-    def offer(self, event: Event, place: Position | None) -> int:
+    def offer(self, event: Event, position: Position | None) -> int:
         """Take the next event of a topic, once settled; return how many members get it."""
         id = ""
-        if place is not None:
-            self.positions[event.group] = place
+        if position is not None:
+            self.positions[event.group] = position
             id = encode_cursor(self.positions, time.time())
         block = event.encode(id, labelled=self._kind[1])
         self._pending.append(block)
@@ -170,27 +170,27 @@ class Cohort:
             self.written_at = time.monotonic()
             self._round = _Round(chunk, self._members, self._sends)
         current = self._round
-        behind = current.go_on(most)
+        behind = current.send_next(most)
         if current.done:
             self._round = None
         for subscription, rest in behind:
             if subscription.cohort is self:
-                self._part(subscription, rest)
+                self._remove(subscription, rest)
 
-    def _part(self, subscription: Member, rest: bytes | None) -> None:
+    def _remove(self, subscription: Member, rest: bytes | None) -> None:
         """Take a member out; `rest` is what it did not take, None if its connection is broken."""
         last, send = self._members.pop(), self._sends.pop()
         if last is not subscription:
-            self._members[subscription.seat], self._sends[subscription.seat] = last, send
-            last.seat = subscription.seat
+            self._members[subscription.index], self._sends[subscription.index] = last, send
+            last.index = subscription.index
         for topic in self._topics:
             topic.subscriptions.add(subscription)
             if not self._members:
                 topic.cohorts.pop(self._kind, None)
-        self._doubted.discard(subscription)
+        self._suspects.discard(subscription)
         subscription.cohort = None
         subscription.positions = dict(self.positions)
-        subscription.sink.parted(self.bytes, self.written_at, rest, b"".join(self._pending))
+        subscription.sink.left_cohort(self.bytes, self.written_at, rest, b"".join(self._pending))
 
 
 class _Round:
@@ -208,20 +208,20 @@ class _Round:
         """Whether everybody had its turn."""
         return self._at >= len(self._sends)
 
-    def go_on(self, most: int) -> list[tuple[Member, bytes | None]]:
-        """Send to the next `most`; return who did not take all, and the rest as for `_part()`."""
+    def send_next(self, most: int) -> list[tuple[Member, bytes | None]]:
+        """Send to the next `most`; return who did not take all, and the rest as for `_remove()`."""
         framed, size = self._framed, len(self._framed)
         behind: list[tuple[Member, bytes | None]] = []
         sends = self._sends[self._at : self._at + most]
-        for place, send in enumerate(sends, self._at):
+        for index, send in enumerate(sends, self._at):
             try:
                 sent = send(framed)
             except BlockingIOError:
                 sent = 0
             except OSError:
-                behind.append((self._members[place], None))
+                behind.append((self._members[index], None))
                 continue
             if sent != size:
-                behind.append((self._members[place], framed[sent:]))
+                behind.append((self._members[index], framed[sent:]))
         self._at += len(sends)
         return behind

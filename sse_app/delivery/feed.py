@@ -7,7 +7,7 @@ import asyncio
 from ..protocol.cursors import Position
 from ..protocol.events import Event
 from .healing import Healer
-from .log_reader import PAGE_EVENTS, SharedReads
+from .log_reader import PAGE_EVENTS, LogReader
 from .snapshots import SharedSnapshots
 from .topics import Topic
 
@@ -21,8 +21,8 @@ class Feed:
 
     def __init__(self) -> None:
         self.topics: dict[str, Topic] = {}
-        self._reads = SharedReads()
-        self._healer = Healer(self.topics, self._reads)
+        self._log_reader = LogReader()
+        self._healer = Healer(self.topics, self._log_reader)
         self.snapshots = SharedSnapshots(self.topics)
 
     def position(self, group: str) -> Position:
@@ -31,10 +31,10 @@ class Feed:
         assert position is not None, f"{group} was not joined"
         return position
 
-    def reached(self, group: str, place: Position) -> int:
-        """Return how many readers here got the event at `place` so far, 0 if long ago."""
+    def reached(self, group: str, position: Position) -> int:
+        """Return how many readers here got the event at `position` so far, 0 if long ago."""
         topic = self.topics.get(group)
-        return topic.reached(place) if topic else 0
+        return topic.reached(position) if topic else 0
 
     async def read(self, group: str, after: Position) -> list[Event]:
         """Return the next page after `after`, from memory or by one read shared by all readers.
@@ -45,17 +45,17 @@ class Feed:
         recent = topic.recent(after, PAGE_EVENTS)
         if recent:
             return recent
-        events = await self._reads.page(group, after)
+        events = await self._log_reader.page(group, after)
         topic.remember_earlier(events)
         return events
 
     async def earliest(self, group: str) -> Position:
         """Return the position before the first event that the log still has."""
-        return await self._reads.earliest(group)
+        return await self._log_reader.earliest(group)
 
     async def began(self) -> float:
         """Return the Unix time since which the log is the same, see `EventLog.began()`."""
-        return await self._reads.began()
+        return await self._log_reader.began()
 
     async def heal(self, group: str) -> None:
         """Bring the topic up to the log's head."""

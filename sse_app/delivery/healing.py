@@ -17,7 +17,7 @@ from ..protocol.cursors import Position
 from ..protocol.events import Event
 from ..runtime.services import spawn
 from ..runtime.telemetry import COUNTS, log_fields
-from .log_reader import PAGE_EVENTS, SharedReads
+from .log_reader import PAGE_EVENTS, LogReader
 from .topics import DELIVERIES, Topic
 
 #: How long a gap may fill by itself before the log is read: messages overtake each other.
@@ -29,9 +29,9 @@ logger = logging.getLogger("sse_app")
 class Healer:
     """Heals `topics`, of which it sees additions and removals; used on the hub's own loop only."""
 
-    def __init__(self, topics: Mapping[str, Topic], reads: SharedReads) -> None:
+    def __init__(self, topics: Mapping[str, Topic], log_reader: LogReader) -> None:
         self._topics = topics
-        self._reads = reads
+        self._log_reader = log_reader
         self._healing: dict[str, asyncio.Task[None]] = {}
         self._checking = asyncio.Lock()
 
@@ -78,7 +78,7 @@ class Healer:
         try:
             while (topic := self._topics.get(group)) is not None and topic.position is not None:
                 if topic.contradiction is not None:
-                    await self._settle(topic, topic.contradiction)
+                    await self._check_contradiction(topic, topic.contradiction)
                 if not await self._read_on(topic):
                     return
         except Exception as error:
@@ -102,26 +102,26 @@ class Healer:
             else:
                 self._restart(topic, lost)
             return False
-        at_once = max(1, DELIVERIES // (topic.readers or 1))
-        for start in range(0, len(events), at_once):
-            topic.advance(events[start : start + at_once])
+        per_turn = max(1, DELIVERIES // (topic.readers or 1))
+        for start in range(0, len(events), per_turn):
+            topic.advance(events[start : start + per_turn])
             await asyncio.sleep(0)
         if len(events) < PAGE_EVENTS:
             topic.forget_ahead(ahead)
             return topic.has_gap
         return True
 
-    async def _settle(self, topic: Topic, event: Event) -> None:
-        """Ask the log whether it is `event` that stands where another was delivered."""
+    async def _check_contradiction(self, topic: Topic, event: Event) -> None:
+        """Ask the log whether it is `event` that found where another was delivered."""
         topic.contradiction = None
         assert event.epoch is not None
         assert event.offset is not None
         before = Position(event.epoch, event.offset - 1)
         try:
-            stands = (await event_log().asince(topic.group, before, 1))[:1]
+            found = (await event_log().asince(topic.group, before, 1))[:1]
         except Discontinuity:
             return  # Reading on finds out why.
-        if stands and topic.contradicts(stands[0]):
+        if found and topic.contradicts(found[0]):
             await self._renew(topic, event.epoch)
 
     async def _renew(self, topic: Topic, epoch: str) -> None:
@@ -136,5 +136,5 @@ class Healer:
         self._restart(topic, Discontinuity("epoch", heads[topic.group]))
 
     def _restart(self, topic: Topic, lost: Discontinuity) -> None:
-        self._reads.forget(topic.group)
+        self._log_reader.forget(topic.group)
         topic.restart(lost.reason, lost.head)

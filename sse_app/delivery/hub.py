@@ -123,14 +123,14 @@ class Hub(Feed):
         self.subscriptions.discard(subscription)
         empty = self._detach(subscription, subscription.groups)
         if self.subscriptions:
-            await self._quit(empty)
+            await self._leave_groups(empty)
         else:
             await self.close(empty)
 
     async def drop(self, subscription: Subscription, group: str) -> None:
         """Take one of its groups from `subscription`."""
         subscription.drop(group)
-        await self._quit(self._detach(subscription, [group]))
+        await self._leave_groups(self._detach(subscription, [group]))
 
     def service(self, kind: type[_Service]) -> _Service:
         """Return this hub's own instance of a registered service."""
@@ -163,7 +163,7 @@ class Hub(Feed):
                     empty.append(group)
         return empty
 
-    async def _quit(self, groups: Collection[str]) -> None:
+    async def _leave_groups(self, groups: Collection[str]) -> None:
         await asyncio.gather(*map(self._mailbox.leave, groups))
 
     async def _start_services(self) -> None:
@@ -179,7 +179,7 @@ class Hub(Feed):
         if topic is None:
             return 0
         topic.offer(event)
-        if topic.is_ill:
+        if topic.needs_healing:
             self._healer.soon(event.group)
         if self._sent is None and event.sent is not None:
             # After what the transports do at the end of this turn: they were first to say so.
@@ -238,11 +238,11 @@ class Hub(Feed):
         await self._starts.close()
         await self.services.close()
         await self._healer.close()
-        await self._reads.close()
+        await self._log_reader.close()
         await self.snapshots.close()
         joined = [*left, *self.topics]
         self.topics.clear()
-        await self._quit(joined)
+        await self._leave_groups(joined)
         await self._mailbox.close()
         await logged(event_log().aclose)
 

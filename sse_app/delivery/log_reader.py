@@ -17,10 +17,10 @@ KEPT_PAGES: Final = 32
 KEPT_BYTES: Final = 4 * 1024 * 1024
 KEPT_SECONDS: Final = 10.0
 
-_Place = tuple[str, Position]
+_Page = tuple[str, Position]
 
 
-class SharedReads:
+class LogReader:
     """Reads of the log, shared among all who wait for the same one, and for a moment after.
 
     A cancelled reader never cancels the read: others may wait for it.
@@ -28,7 +28,7 @@ class SharedReads:
 
     def __init__(self) -> None:
         self._running = SharedTasks()
-        self._pages: OrderedDict[_Place, tuple[float, list[Event]]] = OrderedDict()
+        self._pages: OrderedDict[_Page, tuple[float, list[Event]]] = OrderedDict()
         self._bytes = 0
 
     async def page(self, group: str, after: Position) -> list[Event]:
@@ -59,8 +59,8 @@ class SharedReads:
 
     def forget(self, group: str) -> None:
         """Keep nothing of `group`: its log is another one now."""
-        for place in [place for place in self._pages if place[0] == group]:
-            self._drop(place)
+        for page in [page for page in self._pages if page[0] == group]:
+            self._drop(page)
 
     async def close(self) -> None:
         """Cancel what is being read and wait for its end."""
@@ -69,13 +69,13 @@ class SharedReads:
     def _forget_old(self) -> None:
         before = time.monotonic() - KEPT_SECONDS
         while self._pages:
-            place, (at, _) = next(iter(self._pages.items()))
+            page, (at, _) = next(iter(self._pages.items()))
             if at > before and len(self._pages) <= KEPT_PAGES and self._bytes <= KEPT_BYTES:
                 break
-            self._drop(place)
+            self._drop(page)
 
-    def _drop(self, place: _Place) -> None:
-        _, events = self._pages.pop(place)
+    def _drop(self, page: _Page) -> None:
+        _, events = self._pages.pop(page)
         self._bytes -= _size(events)
 
 

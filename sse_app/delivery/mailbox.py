@@ -65,7 +65,7 @@ class Mailbox:
                 while True:
                     message = await _next(self._channel)
                     delay = RETRY_SECONDS[0]
-                    await self._open(message)
+                    await self._deliver_message(message)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
@@ -83,13 +83,15 @@ class Mailbox:
 
     async def join(self, group: str) -> None:
         """Become a member of `group`, in the background if that takes longer; never raises."""
-        await self._soon(self._join, group)
+        await self._in_background(self._join, group)
 
     async def leave(self, group: str) -> None:
         """Be no member of `group` any more, likewise."""
-        await self._soon(self._leave, group)
+        await self._in_background(self._leave, group)
 
-    async def _soon(self, work: Callable[[str], Coroutine[Any, Any, None]], group: str) -> None:
+    async def _in_background(
+        self, work: Callable[[str], Coroutine[Any, Any, None]], group: str
+    ) -> None:
         task = spawn(work, group)
         self._changing.add(task)
         task.add_done_callback(self._changing.discard)
@@ -137,7 +139,7 @@ class Mailbox:
                 extra=log_fields(group=group, error=error),
             )
 
-    async def _open(self, message: Any) -> None:
+    async def _deliver_message(self, message: Any) -> None:
         """Deliver what one message holds; anything malformed is logged and skipped."""
         try:
             events = _events_of(message)

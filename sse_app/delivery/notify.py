@@ -1,11 +1,11 @@
-"""`Wake`: what one task waits for. Every stream has some for all its life, so they are small."""
+"""`Notify`: what one task waits for. Every stream has some for all its life, so they are small."""
 
 from __future__ import annotations
 
 import asyncio
 
 
-class Wake:
+class Notify:
     """As an `asyncio.Event` that is cleared before each wait, for one task, on one loop.
 
     An Event keeps 760 bytes for those who wait, mostly for nobody.

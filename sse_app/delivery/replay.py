@@ -57,7 +57,7 @@ async def first_of(feed: Feed, group: str, head: Position) -> Beginning:
 
 
 async def past(feed: Feed, group: str, head: Position, last: float) -> Beginning:
-    """Return the place before the `last` events up to `head`, and the first events after it.
+    """Return the position before the `last` events up to `head`, and the first events after it.
 
     If `last` is infinity, that is all events that are left. The events are read here and kept for
     the reader, because the log may trim them before the reader comes to them.
@@ -68,9 +68,9 @@ async def past(feed: Feed, group: str, head: Position, last: float) -> Beginning
         if first.epoch != head.epoch or offset >= head.offset:
             # No events are left, or the log has a new epoch and the reader will get a reset.
             break
-        place = Position(head.epoch, offset)
+        position = Position(head.epoch, offset)
         try:
-            return Beginning(place, events=await feed.read(group, place))
+            return Beginning(position, events=await feed.read(group, position))
         except Discontinuity:
             continue
     return Beginning(head)
@@ -93,7 +93,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StartRequest:
     """What a reader asks for: what follows `cursor`, else some `history`, else what comes now.
 
     `cursor` is as it came, valid or not. `history`: how many past events of each group, infinity
@@ -106,7 +106,7 @@ class Wanted:
     first: bool = False
 
     @classmethod
-    def by(cls, request: HttpRequest) -> Self:
+    def of(cls, request: HttpRequest) -> Self:
         """Return what a request asks for.
 
         The cursor is the header `Last-Event-ID`, else the parameter `last_event_id`, else
@@ -130,7 +130,7 @@ def _history(given: Collection[str]) -> float | None:
     return min(inf if match is None else int(match[1]), inf if most is None else most)
 
 
-async def find_start(feed: Feed, groups: Collection[str], wanted: Wanted) -> Start:
+async def find_start(feed: Feed, groups: Collection[str], request: StartRequest) -> Start:
     """Return where a reader of the joined `groups` starts.
 
     A group that the cursor does not mention starts from now, or from what comes first there.
@@ -138,11 +138,11 @@ async def find_start(feed: Feed, groups: Collection[str], wanted: Wanted) -> Sta
     now = {group: feed.position(group) for group in groups}
     # Before anybody is told that a group is empty, too: the log begins with the first who asks.
     began = await feed.began() if START in now.values() else 0.0
-    if wanted.cursor is None:
-        if wanted.history is not None:
-            return await _from_history(feed, now, wanted.history)
-        return await _from_first(feed, Start(now), groups if wanted.first else ())
-    cursor = Cursor.parse(wanted.cursor)
+    if request.cursor is None:
+        if request.history is not None:
+            return await _from_history(feed, now, request.history)
+        return await _from_first(feed, Start(now), groups if request.first else ())
+    cursor = Cursor.parse(request.cursor)
     if cursor is None:
         resets = {group: Beginning(head, "unknown") for group, head in now.items()}
         return Start(dict.fromkeys(now, LOST), resets)
@@ -150,18 +150,18 @@ async def find_start(feed: Feed, groups: Collection[str], wanted: Wanted) -> Sta
         began = began or await feed.began()
     start = await _from_cursor(feed, now, cursor, began)
     new = [group for group in now if cursor.get(group) is None]
-    return await _from_first(feed, start, new if wanted.first else ())
+    return await _from_first(feed, start, new if request.first else ())
 
 
 async def _from_cursor(feed: Feed, now: dict[str, Position], cursor: Cursor, began: float) -> Start:
     positions, missed = dict(now), 0
     resets: dict[str, Beginning] = {}
-    known = {group: place for group in now if (place := cursor.get(group)) is not None}
-    for group, place in known.items():
-        positions[group] = place
+    known = {group: position for group in now if (position := cursor.get(group)) is not None}
+    for group, position in known.items():
+        positions[group] = position
         try:
             _refuse_if_forgotten(cursor, group, now[group], began)
-            missed += await _count(feed, group, place)
+            missed += await _count(feed, group, position)
         except Discontinuity as lost:
             positions[group] = LOST
             resets[group] = Beginning(feed.position(group), lost.reason)
@@ -179,14 +179,14 @@ def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position, began: floa
         raise Discontinuity("epoch", head)
 
 
-async def _count(feed: Feed, group: str, place: Position) -> int:
-    """Return how many events there are after `place`; raises `Discontinuity` as the log does."""
+async def _count(feed: Feed, group: str, position: Position) -> int:
+    """Return how many events there are after `position`; raises `Discontinuity` as the log does."""
     head = feed.position(group)
-    if place == head:
+    if position == head:
         return 0
     # The page stays with the feed, for this stream's replay and for whoever comes back with it.
-    events = await feed.read(group, place)
-    count = max(head.offset - place.offset, len(events))
+    events = await feed.read(group, position)
+    count = max(head.offset - position.offset, len(events))
     most = settings().REPLAY_EVENTS
     if most is not None and count > most:
         raise Discontinuity("limit", head)

@@ -52,11 +52,11 @@ class Sink(ABC):
         """
         return None
 
-    def gathered(self, before: int) -> None:
+    def joined_cohort(self, before: int) -> None:
         """Only the owner of `direct()` writes from now on, and counts from `before` bytes on."""
         raise NotImplementedError
 
-    def parted(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
+    def left_cohort(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
         """The owner of `direct()` has stopped writing, after `written` bytes in its count.
 
         The last write was `at`, by the monotonic clock. First the `rest` of a chunk must leave,

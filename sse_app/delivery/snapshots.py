@@ -1,7 +1,7 @@
 """`@snapshot`: functions that give a group's present state, and one read of it for all who come.
 
-A stream that begins, and one that was reset, gets `sse.snapshot`, whose id is a place taken before
-the state was read; then what came after that place.
+A stream that begins, and one that was reset, gets `sse.snapshot`. Its id is a position that was
+taken before the state was read; the events after that position follow.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Source:
 
 @dataclass(frozen=True)
 class State:
-    """A group's state as all streams get it, and a place before which all is in it."""
+    """A group's state as all streams get it, and a position before which all is in it."""
 
     group: str
     position: Position
@@ -150,13 +150,13 @@ def source_of(group: str) -> Source | None:
     return None if pattern is None else _sources[pattern]
 
 
-def _begin_anew() -> None:
+def _forget_threads() -> None:
     """In a forked child: the parent's threads do not run here."""
     for source in _sources.values():
         source.threads.clear()
 
 
-at_fork(_begin_anew)
+at_fork(_forget_threads)
 
 
 class Served(Protocol):
@@ -183,15 +183,15 @@ class SharedSnapshots:
 
     async def state(self, group: str) -> State:
         """Return the state of `group`, which has readers; raises `SnapshotFailed`."""
-        if group in self._kept and self._goes_on(self._kept[group][0]):
+        if group in self._kept and self._is_current(self._kept[group][0]):
             return self._kept[group][0]
         while True:
-            # The log has begun anew since: what came after that place can't be told any more.
+            # The log has begun anew since: what came after that position can't be told any more.
             if group in self._kept:
                 self._drop(group)
             state = await self._read_once(group)
             # One log that began while it was read is known from its beginning.
-            if state.position == START or self._goes_on(state):
+            if state.position == START or self._is_current(state):
                 return state
 
     def forget(self, group: str, position: Position) -> None:
@@ -224,7 +224,7 @@ class SharedSnapshots:
             # Not for ever: an async function may go on when it is cancelled.
             await asyncio.wait(tasks, timeout=END_SECONDS)
 
-    def _goes_on(self, state: State) -> bool:
+    def _is_current(self, state: State) -> bool:
         now = self._served(state.group)
         return now is None or state.position.epoch == now.epoch
 
@@ -235,9 +235,9 @@ class SharedSnapshots:
     async def _read_once(self, group: str) -> State:
         now, most = asyncio.get_running_loop().time(), settings().SNAPSHOT_SECONDS
         if group not in self._reading:
-            # Its place first: what is written while the function reads comes after it.
-            place = self._served(group) or START
-            task = spawn(self._read, group, place)
+            # Its position first: what is written while the function reads comes after it.
+            position = self._served(group) or START
+            task = spawn(self._read, group, position)
             self._reading[group] = task, now + most
             task.add_done_callback(lambda done: self._done(group, done))
         task, until = self._reading[group]
@@ -249,12 +249,12 @@ class SharedSnapshots:
             raise SnapshotFailed(f"The snapshot of group {group!r} was cancelled.")
         return task.result()
 
-    async def _read(self, group: str, place: Position) -> State:
+    async def _read(self, group: str, position: Position) -> State:
         source = source_of(group)
         if source is None:
             raise SnapshotFailed(f"Nothing gives the state of group {group!r} any more.")
         try:
-            state = State(group, place, await source.read(group))
+            state = State(group, position, await source.read(group))
         except Exception as error:
             logger.exception(
                 "The snapshot of group %s failed.",

@@ -94,18 +94,18 @@ class Starts:
                     with contained():
                         heads = await read_heads(groups)
                     for group in groups:
-                        self._place(group, heads[group])
+                        self._set_position(group, heads[group])
                 except Exception as error:
                     self._fail(groups, error)
         finally:
             self._reading = None
 
-    def _place(self, group: str, head: Position) -> None:
+    def _set_position(self, group: str, head: Position) -> None:
         # Looked up only now: the last reader may have left, and a new one made another topic.
         topic = self._topics.get(group)
         if topic is not None and topic.position is None:
             topic.start(head)
-            if topic.is_ill:
+            if topic.needs_healing:
                 self._heal(group)
         self._starting.pop(group).set_result(None)
 

@@ -13,17 +13,17 @@ from typing import Any, ClassVar
 from .. import signals
 from ..conf import settings
 from ..eventlog.contract import Reason
-from ..protocol.control import UNHEARD, Sharing, farewell, greeting
+from ..protocol.control import DISCONNECTED, Sharing, closing_block, opening_block
 from ..protocol.cursors import Position
 from ..protocol.events import HEARTBEAT, Event, encode_control
 from ..protocol.replies import Reply, connection_id, user_digest
 from ..runtime.telemetry import COUNTS, count, log_fields
-from .cohorts import gather
+from .cohorts import join_cohort
 from .hub import Hub
 from .replay import Start
 from .sinks import Sink
 from .snapshots import SnapshotFailed, State
-from .subscriptions import NONE, Subscription
+from .subscriptions import EMPTY, Subscription
 from .transports.asgi import Direct, Transport
 
 logger = logging.getLogger("sse_app")
@@ -74,16 +74,16 @@ class Stream(Sink):
         #: The groups that `sse.close` is about; if empty, it is about all groups.
         self._closed_groups: Collection[str] = ()
         #: Where each group was reset to that was, and why.
-        self.resets: Mapping[str, tuple[Position, Reason]] = NONE
+        self.resets: Mapping[str, tuple[Position, Reason]] = EMPTY
         self._ping = ping
         self._sent = 0
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
-        self._pinged: Mapping[str, Position] = NONE
+        self._pinged: Mapping[str, Position] = EMPTY
         transport.on_broken = self.subscription.close
 
     async def open(self, start: Start) -> None:
-        """Write `sse.open`, once the response has begun; its id is the place before the replay."""
+        """Write `sse.open`, once the response has begun; its id is the cursor before the replay."""
         self._opened = True
         COUNTS.opened += 1
         await self._transport.start()
@@ -93,7 +93,7 @@ class Stream(Sink):
         if self._ping:
             self._pinged = positions
         self.opened = self.subscription.cursor
-        self._write(self._greeting(start))
+        self._write(self._opening_block(start))
         self._live = True
         for group in self.groups:
             if group in start.first:
@@ -124,15 +124,15 @@ class Stream(Sink):
 
     async def end(self) -> None:
         """Write what is to be said at the end, end the response, and give back what it had."""
-        self.subscription.part()
+        self.subscription.leave_cohort()
         self.hub.tickers.discard(self.tick)
         try:
             if self._opened:
                 reason = self.close_reason or "error"
-                if reason not in UNHEARD:
+                if reason not in DISCONNECTED:
                     id = self.subscription.cursor if self.subscription.positions else ""
                     lost = self._closed_groups if self.subscription.kind[1] else ()
-                    self._write(farewell(reason, id, lost, retry=settings().RETRY))
+                    self._write(closing_block(reason, id, lost, retry=settings().RETRY))
                 await self._transport.finish()
         finally:
             callbacks, self._at_end = self._at_end, ()
@@ -176,18 +176,18 @@ class Stream(Sink):
         elif now - written_at >= settings().HEARTBEAT and self._transport.ready:
             self._write(self._heartbeat())
         elif cohort is None:
-            gather(self.subscription, self.hub.topics)
+            join_cohort(self.subscription, self.hub.topics)
 
     def at_end(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when the stream has ended, on its loop."""
         self._at_end += (callback,)
 
     def close(self, reason: str, groups: Collection[str] = ()) -> None:
-        """End the stream; the first reason counts. `groups`: see `cut()`."""
-        self.cut(reason, groups)
+        """End the stream; the first reason counts. `groups`: see `mute()`."""
+        self.mute(reason, groups)
         self.subscription.close(reason)
 
-    def cut(self, reason: str, groups: Collection[str] = ()) -> None:
+    def mute(self, reason: str, groups: Collection[str] = ()) -> None:
         """Show nothing more. From any thread; `close()` must follow on the stream's loop.
 
         `groups`: of a connection that several pages share, only the pages of these groups lose
@@ -195,7 +195,7 @@ class Stream(Sink):
         """
         if self.close_reason is None:
             self._closed_groups = groups
-        self.subscription.cut(reason)
+        self.subscription.mute(reason)
 
     async def lose(self, group: str) -> None:
         """Serve one of several groups no more, and tell the client and the signal's receivers."""
@@ -224,14 +224,14 @@ class Stream(Sink):
         self._write(block)
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
-        if (place := self.subscription.positions.get(group)) is not None:
-            self.resets = {**self.resets, group: (place, reason)}
+        if (position := self.subscription.positions.get(group)) is not None:
+            self.resets = {**self.resets, group: (position, reason)}
         count(COUNTS.resets, reason)
         self._write(encode_control("sse.reset", {"group": group, "reason": reason}, id=cursor))
 
     def snapshot(self, state: State, cursor: str) -> None:
-        if (told := self.resets.get(state.group)) is not None:
-            self.resets = {**self.resets, state.group: (state.position, told[1])}
+        if (reset := self.resets.get(state.group)) is not None:
+            self.resets = {**self.resets, state.group: (state.position, reset[1])}
         else:
             self.opened = cursor
         self._write(state.encode(cursor, labelled=self.subscription.kind[1]))
@@ -242,21 +242,21 @@ class Stream(Sink):
     def direct(self) -> Direct | None:
         return self._transport.direct()
 
-    def gathered(self, before: int) -> None:
+    def joined_cohort(self, before: int) -> None:
         self._sent -= before
-        self._transport.gathered(before)
+        self._transport.joined_cohort(before)
 
-    def parted(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
+    def left_cohort(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
         self._sent += written
         self._written_at = max(self._written_at, at)
-        self._transport.parted(written, rest)
+        self._transport.left_cohort(written, rest)
         if pending:
             self._write(pending)
 
-    def _greeting(self, start: Start) -> bytes:
+    def _opening_block(self, start: Start) -> bytes:
         limits, (groups, labelled) = settings(), self.subscription.kind
         sharing = Sharing(user_digest(self.user_key), limits.HEARTBEAT, limits.MAX_GROUPS)
-        return greeting(
+        return opening_block(
             groups,
             self.opened,
             connection=connection_id(self.id, self.user_key),
@@ -274,7 +274,7 @@ class Stream(Sink):
         return encode_control("sse.ping", {}, id=self.subscription.cursor if moved else "")
 
     def _write(self, chunk: bytes) -> None:
-        self.subscription.part()
+        self.subscription.leave_cohort()
         self._written_at = time.monotonic()
         self._sent += len(chunk)
         COUNTS.bytes += len(chunk)

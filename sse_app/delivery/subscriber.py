@@ -13,7 +13,7 @@ from ..eventlog.contract import Reason
 from ..protocol.events import Event, validate_name
 from ..protocol.groups import validate_group
 from .hub import Hub, get_hub
-from .replay import Wanted, find_start
+from .replay import StartRequest, find_start
 from .sinks import Sink
 from .subscriptions import Subscription, run_patiently
 
@@ -55,24 +55,24 @@ def subscribe(
     if not groups:
         raise ValueError("subscribe() needs at least one group, for example subscribe('orders').")
     names = [validate_name(name) for name in events]
-    wanted = Wanted(after, _history(history))
-    return Subscriber([validate_group(group) for group in groups], names, wanted)
+    request = StartRequest(after, _history(history))
+    return Subscriber([validate_group(group) for group in groups], names, request)
 
 
-def _history(wanted: int | str | None) -> float | None:
-    if wanted is None or wanted == "earliest":
-        return inf if wanted else None
-    if type(wanted) is int and wanted >= 0:
-        return wanted or None
-    raise ValueError(f"Invalid history {wanted!r}: 'earliest', or how many past events as an int.")
+def _history(history: int | str | None) -> float | None:
+    if history is None or history == "earliest":
+        return inf if history else None
+    if type(history) is int and history >= 0:
+        return history or None
+    raise ValueError(f"Invalid history {history!r}: 'earliest', or how many past events as an int.")
 
 
 class Subscriber:
     """What `subscribe()` returns. Made by it alone."""
 
-    def __init__(self, groups: list[str], names: list[str], wanted: Wanted) -> None:
+    def __init__(self, groups: list[str], names: list[str], request: StartRequest) -> None:
         self._inbox = _Inbox()
-        self._wanted = wanted
+        self._request = request
         self._subscription = Subscription(self._inbox, groups, names)
         self._hub: Hub | None = None
         self._running: asyncio.Task[str] | None = None
@@ -90,7 +90,7 @@ class Subscriber:
         subscription = self._subscription
         await self._hub.join(subscription)
         try:
-            start = await find_start(self._hub, subscription.groups, self._wanted)
+            start = await find_start(self._hub, subscription.groups, self._request)
         except BaseException:
             await self._hub.leave(subscription)
             raise

@@ -1,4 +1,4 @@
-"""`Subscription`: one reader's place in its groups, live or catching up from the log.
+"""`Subscription`: one reader's position in its groups, live or catching up from the log.
 
 A live subscription gets each event as the topic delivers it. One that is not live (it replays, or
 its sink can't take more) gets nothing: it reads pages from its own positions until it stands
@@ -22,12 +22,12 @@ from ..eventlog.contract import Discontinuity, Reason
 from ..protocol.cursors import Position, encode_cursor
 from ..protocol.events import Event
 from ..runtime.telemetry import COUNTS, log_fields
-from .cohorts import Cohort, gather
+from .cohorts import Cohort, join_cohort
 from .feed import Feed
-from .notify import Wake
+from .notify import Notify
 from .replay import STATE, Beginning, first_of
 from .sinks import Sink
-from .topics import Kind, Told, follows, place_of
+from .topics import Encoded, Kind, follows, position_of
 
 logger = logging.getLogger("sse_app")
 
@@ -38,7 +38,7 @@ LATEST_EVENTS: Final = 256
 
 
 def with_latest(kept: Latest, event: Event) -> Latest:
-    """Return `kept` with `event`, changed in place if it can be; beyond 256 the oldest goes."""
+    """Return `kept` with `event`, changed in~position if it can be; beyond 256 the oldest goes."""
     latest = kept if isinstance(kept, dict) else {}
     COUNTS.superseded += latest.pop(event.slot, None) is not None
     latest[event.slot] = event
@@ -60,7 +60,7 @@ _Result = TypeVar("_Result")
 
 # Thousands of readers have these, and each empty one made anew would be an object of its own.
 _ALL: Final[frozenset[str]] = frozenset()
-NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
+EMPTY: Final[Mapping[Any, Any]] = MappingProxyType({})
 _holding = threading.Lock()
 _holds = itertools.count(1)
 
@@ -88,42 +88,42 @@ class Subscription:
         self.held = 0
         self.close_reason: str | None = None
         #: What is to be shown of groups before anything else of them.
-        self._first: Mapping[str, Beginning] = NONE
-        self._latest: Latest = NONE
+        self._first: Mapping[str, Beginning] = EMPTY
+        self._latest: Latest = EMPTY
         self._passed = 0
-        #: Who writes for it while it is as the others, and its place there.
+        #: Who writes for it while it is as the others, and its index there.
         self.cohort: Cohort | None = None
-        self.seat = 0
-        self._wake = Wake()
+        self.index = 0
+        self._notify = Notify()
         self._pending: asyncio.Future[Any] | None = None
 
     @property
     def cursor(self) -> str:
-        """The id of the place after everything that was shown or passed over."""
+        """The id of the position after everything that was shown or passed over."""
         return encode_cursor(self.positions, time.time())
 
     def close(self, reason: str) -> None:
         """End `run()`; the first reason counts."""
-        self.cut(reason)
-        self._wake.set()
+        self.mute(reason)
+        self._notify.set()
         self._interrupt()
 
-    def cut(self, reason: str) -> None:
+    def mute(self, reason: str) -> None:
         """Show nothing more. From any thread; `close()` must follow on the subscription's loop."""
         if self.close_reason is None:
             self.close_reason = reason
         self.live = False
         if (cohort := self.cohort) is not None:
-            cohort.doubt(self)
+            cohort.suspect(self)
 
     def hold(self) -> None:
         """Show nothing until `release()`; nothing is lost. From any thread."""
         with _holding:
             self.held = next(_holds)
         if (cohort := self.cohort) is not None:
-            cohort.doubt(self)
+            cohort.suspect(self)
 
-    def part(self) -> None:
+    def leave_cohort(self) -> None:
         """Be served alone, for now."""
         if self.cohort is not None:
             self.cohort.leave(self)
@@ -134,38 +134,38 @@ class Subscription:
             if self.held != held:
                 return
             self.held = 0
-        self._wake.set()
+        self._notify.set()
 
     async def run(self, feed: Feed) -> str:
         """Deliver until `close()`; return its reason."""
         while self.close_reason is None:
             await self._catch_up(feed)
             if self.live:
-                gather(self, feed.topics)
+                join_cohort(self, feed.topics)
             if self.live:
-                await self._wake.next()
+                await self._notify.next()
         return self.close_reason
 
     # --- from the topics, in the order of each group's log ---
 
-    def offer(self, event: Event, place: Position | None, told: Told) -> bool:
+    def offer(self, event: Event, position: Position | None, encoded: Encoded) -> bool:
         """Take the next event of a topic, if live; a lagging reader keeps the latest per key.
 
-        `place` is the event's, and `told` what others were told of it, and is added to. Returns
+        `position` is the event's, and `told` what others were told of it, and is added to. Returns
         whether the event was shown.
         """
         if self.close_reason is not None or event.group not in self.groups:
             return False
-        if self.live and (self.held or not self.sink.ready or not self._is_next(place, event)):
+        if self.live and (self.held or not self.sink.ready or not self._is_next(position, event)):
             self._lag()
         if self.live:
-            return self._take(event, place, told)
-        if place is None and self._wanted(event):
+            return self._take(event, position, encoded)
+        if position is None and self._shows(event):
             self._latest = with_latest(self._latest, event)
         return False
 
     def take_alone(self, event: Event) -> None:
-        """Take an event without a place that is for this reader only, whatever it listens to."""
+        """Take an event without a position that is for this reader only, whatever it listens to."""
         if self.close_reason is not None:
             return
         self._latest = with_latest(self._latest, event)
@@ -177,7 +177,7 @@ class Subscription:
     def restart(self, group: str, reason: Reason, head: Position) -> None:
         """Go on from `head` in `group`, and say that what came before is lost.
 
-        One that is not live finds out by itself whether the log goes on from its own place.
+        One that is not live finds out by itself whether the log goes on from its own position.
         """
         if self.live:
             self.begin(group, Beginning(head, reason))
@@ -185,7 +185,7 @@ class Subscription:
 
     def drop(self, group: str) -> None:
         """Read `group` no more; by way of `Hub.drop()`, which takes it from the topic too."""
-        self.part()
+        self.leave_cohort()
         self.groups = tuple(other for other in self.groups if other != group)
         self.kind = self.groups, self.kind[1]
         self.positions.pop(group, None)
@@ -206,7 +206,7 @@ class Subscription:
     async def _catch_up(self, feed: Feed) -> None:
         while self.close_reason is None:
             if self.held:
-                await self._wake.next()
+                await self._notify.next()
                 continue
             if not self.sink.ready:
                 await self._unless_interrupted(self.sink.drained)
@@ -239,8 +239,8 @@ class Subscription:
         for event in events:
             if not self._may_show:
                 return  # The rest is read again from where this one stands.
-            if group in self.positions and self._take(event, place := place_of(event), {}):
-                feed.topics[group].reach(place, 1)
+            if group in self.positions and self._take(event, position := position_of(event), {}):
+                feed.topics[group].reach(position, 1)
 
     async def _show_first(self, feed: Feed, group: str) -> None:
         beginning = self._first[group]
@@ -275,7 +275,7 @@ class Subscription:
 
     def _shown(self, group: str) -> None:
         left = {name: first for name, first in self._first.items() if name != group}
-        self._first = left or NONE
+        self._first = left or EMPTY
 
     async def _unless_interrupted(
         self, work: Callable[[], Coroutine[Any, Any, _Result]]
@@ -303,28 +303,28 @@ class Subscription:
     def _may_show(self) -> bool:
         return self.close_reason is None and not self.held and self.sink.ready
 
-    def _is_next(self, place: Position | None, event: Event) -> bool:
-        return place is None or follows(place, self.positions[event.group])
+    def _is_next(self, position: Position | None, event: Event) -> bool:
+        return position is None or follows(position, self.positions[event.group])
 
     def _lag(self) -> None:
         if not self.lagging and not self.sink.ready:
             self.lagging = True
             COUNTS.lagged += 1
         self.live = False
-        self._wake.set()
+        self._notify.set()
 
-    def _take(self, event: Event, place: Position | None, told: Told) -> bool:
-        if place is not None:
-            self.positions[event.group] = place
-        if self._wanted(event):
+    def _take(self, event: Event, position: Position | None, encoded: Encoded) -> bool:
+        if position is not None:
+            self.positions[event.group] = position
+        if self._shows(event):
             self._passed = 0
-            known = told.get(self.kind)
+            known = encoded.get(self.kind)
             if known is None:
-                cursor = "" if place is None else self.cursor
-                known = told[self.kind] = cursor, event.encode(cursor, labelled=self.kind[1])
+                cursor = "" if position is None else self.cursor
+                known = encoded[self.kind] = cursor, event.encode(cursor, labelled=self.kind[1])
             self.sink.show(event, *known)
             return True
-        if place is not None:
+        if position is not None:
             self._passed += 1
             if self._passed >= PASSED_EVENTS:
                 self._passed = 0
@@ -332,12 +332,12 @@ class Subscription:
         return False
 
     def _show_latest(self) -> None:
-        latest, self._latest = self._latest, NONE
+        latest, self._latest = self._latest, EMPTY
         COUNTS.delivered += len(latest)
         for event in latest.values():
             self.sink.show(event, "", event.encode(labelled=self.kind[1]))
 
-    def _wanted(self, event: Event) -> bool:
+    def _shows(self, event: Event) -> bool:
         return not self.names or event.name in self.names
 
 

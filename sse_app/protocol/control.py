@@ -20,7 +20,7 @@ class Sharing(NamedTuple):
     max_groups: int
 
 
-def greeting(
+def opening_block(
     groups: Collection[str],
     id: str,
     *,
@@ -60,10 +60,10 @@ CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
 BUSY_RETRY: Final = (15.0, 60.0)
 
 #: Reasons that end a stream without a farewell: nobody can read it.
-UNHEARD: Final = frozenset({"disconnect", "broken", "stalled"})
+DISCONNECTED: Final = frozenset({"disconnect", "broken", "stalled"})
 
 
-def farewell(
+def closing_block(
     reason: str, id: str = "", groups: Collection[str] = (), *, retry: tuple[float, float]
 ) -> bytes:
     """Return `sse.close` with the reason, the time to stay away, and the groups that were lost.

@@ -40,7 +40,7 @@ START: Final = Position("0", 0)
 LOST: Final = Position(START.epoch, 1)
 
 
-def validate_place(epoch: object, offset: object) -> None:
+def validate_position(epoch: object, offset: object) -> None:
     """Raise `ValueError` unless a cursor can hold an event's place."""
     if not isinstance(epoch, str) or not _EPOCH.match(epoch) or epoch == START.epoch:
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from django.core.serializers.json import DjangoJSONEncoder
 
-from .cursors import MAX_BYTES, validate_place
+from .cursors import MAX_BYTES, validate_position
 from .groups import CONTROL_GROUP, RESERVED, validate_group
 
 HEARTBEAT: Final = b":\n"
@@ -181,11 +181,11 @@ class Event:
 
     def at(self, epoch: str, offset: int) -> Self:
         """Return the event at its place in the group's log."""
-        validate_place(epoch, offset)
+        validate_position(epoch, offset)
         # A copy by its attributes: what was valid stays so, and need not be looked at again.
-        placed = object.__new__(type(self))
-        placed.__dict__.update(self.__dict__, epoch=epoch, offset=offset)
-        return placed
+        numbered = object.__new__(type(self))
+        numbered.__dict__.update(self.__dict__, epoch=epoch, offset=offset)
+        return numbered
 
     def limited(self, most: int) -> Self:
         """Return the event if it has at most `most` bytes on the wire, else raise `ValueError`."""
@@ -271,7 +271,7 @@ class Event:
         """
         offset, epoch = message.get("offset"), message.get("epoch")
         if offset is not None or epoch is not None:
-            validate_place(epoch, offset)
+            validate_position(epoch, offset)
         event = cls(
             group=message.get("group", ""),
             name=message.get("event", DEFAULT_NAME),

@@ -76,8 +76,8 @@ class Reply(Event):
 
     def to_event(self) -> Event:
         """Return the control event that takes it to the process of its stream."""
-        said = {"group": self.group, "name": self.name, "data": self.data, "key": self.key}
-        fields = said | {"stream": self.stream, "tab": self.tab}
+        message = {"group": self.group, "name": self.name, "data": self.data, "key": self.key}
+        fields = message | {"stream": self.stream, "tab": self.tab}
         # With a key of its own: none takes the place of another on the way.
         own = secrets.token_hex(8)
         return Event.of_app(CONTROL_GROUP, REPLY_EVENT, fields, durable=False, key=own)

@@ -93,17 +93,17 @@ async def call(function: Callable[..., Any], *args: Any) -> Any:
     """
     result = function(*args) if _is_async(function) else await in_thread(function, *args)
     with contained():
-        return await settled(result)
+        return await resolved(result)
 
 
 def call_from_sync(function: Callable[..., Any], *args: Any) -> Any:
     """See `call()`; for code in a thread, in which a sync function runs."""
     with contained():
         result = function(*args)
-        return async_to_sync(settled)(result) if inspect.isawaitable(result) else result
+        return async_to_sync(resolved)(result) if inspect.isawaitable(result) else result
 
 
-async def settled(result: Any) -> Any:
+async def resolved(result: Any) -> Any:
     """Await `result` until nothing is left to await, and return that."""
     while inspect.isawaitable(result):
         result = await result

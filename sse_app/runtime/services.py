@@ -151,9 +151,9 @@ class Service:
             self._log(asyncio.CancelledError())
         count(COUNTS.restarts, self.name)
         self._task = self._begin()
-        self._after(self._pause, self._settled)
+        self._after(self._pause, self._recovered)
 
-    def _settled(self) -> None:
+    def _recovered(self) -> None:
         self._timer = None
         self.error = ""
         self._pause = PAUSE_SECONDS[0]

@@ -45,17 +45,17 @@ class _Call:
         """Call the function, in a thread."""
         try:
             with contained():
-                settle = partial(self.outcome.set_result, self._function())
+                set_outcome = partial(self.outcome.set_result, self._function())
         except Exception as error:
-            settle = partial(self.outcome.set_exception, error)
+            set_outcome = partial(self.outcome.set_exception, error)
         try:
-            self._loop.call_soon_threadsafe(self._settle, settle)
+            self._loop.call_soon_threadsafe(self._set_outcome, set_outcome)
         except RuntimeError:
             pass  # The loop has closed.
 
-    def _settle(self, settle: Callable[[], None]) -> None:
+    def _set_outcome(self, set_outcome: Callable[[], None]) -> None:
         if not self.outcome.done():
-            settle()
+            set_outcome()
 
 
 class Threads:

@@ -72,11 +72,11 @@ class Transport(ABC):
         """See `Sink.direct()`."""
         return None
 
-    def gathered(self, before: int) -> None:
+    def joined_cohort(self, before: int) -> None:
         """Others write by `direct` from now on, who count from `before` bytes on."""
         raise NotImplementedError
 
-    def parted(self, before: int, rest: bytes | None) -> None:
+    def left_cohort(self, before: int, rest: bytes | None) -> None:
         """They stop at `before` bytes; `rest` is framed, None if nothing gets through."""
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""`Flushes`: what is written within one turn of the event loop leaves together, at its end."""
+"""`FlushQueue`: what is written within one turn of the event loop leaves together, at its end."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def frame(chunk: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(chunk), chunk)
 
 
-class Flushed(Protocol):
+class Flushable(Protocol):
     """A transport that writes at the end of the turn."""
 
     def flush(self) -> None:
         """Write everything that waits."""
 
 
-class Flushes:
+class FlushQueue:
     """What the streams of one loop wrote in this turn, let go at its end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # Held weakly by the table of them, so not held strongly here.
-        self._call_soon = ref(loop)
-        self._waiting: deque[Flushed] = deque()
+        self._loop = ref(loop)
+        self._waiting: deque[Flushable] = deque()
         self._chunk = self._framed = b""
 
-    def add(self, transport: Flushed) -> None:
+    def add(self, transport: Flushable) -> None:
         """Flush `transport` at the end of this turn."""
         if not self._waiting:
             self._soon()
@@ -54,17 +54,17 @@ class Flushes:
             self._soon()
 
     def _soon(self) -> None:
-        loop = self._call_soon()
+        loop = self._loop()
         if loop is not None:
             loop.call_soon(self._run)
 
 
-_flushes: WeakKeyDictionary[asyncio.AbstractEventLoop, Flushes] = WeakKeyDictionary()
+_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, FlushQueue] = WeakKeyDictionary()
 
 
-def flushes_of(loop: asyncio.AbstractEventLoop) -> Flushes:
+def flush_queue(loop: asyncio.AbstractEventLoop) -> FlushQueue:
     """Return the flushes of `loop`."""
-    flushes = _flushes.get(loop)
-    if flushes is None:
-        flushes = _flushes[loop] = Flushes(loop)
-    return flushes
+    queue = _queues.get(loop)
+    if queue is None:
+        queue = _queues[loop] = FlushQueue(loop)
+    return queue

@@ -16,9 +16,9 @@ from weakref import WeakSet
 
 from ...conf import settings
 from ...runtime.telemetry import COUNTS, log_fields
-from ..notify import Wake
+from ..notify import Notify
 from .asgi import END, END_SECONDS, Direct, Receive, Send, Transport
-from .chunked import FLUSH_BYTES, flushes_of
+from .chunked import FLUSH_BYTES, flush_queue
 
 SEND_BUFFER_BYTES: Final = 128 * 1024
 
@@ -35,14 +35,14 @@ class DaphneTransport(Transport):
     def __init__(self, send: Send, receive: Receive, request: Any) -> None:
         super().__init__(send, receive)
         self._request = request
-        self._flushes = flushes_of(asyncio.get_running_loop())
+        self._flush_queue = flush_queue(asyncio.get_running_loop())
         self._pending: list[bytes] = []
         self._size = 0
         self._socket: Any = None
         self._tcp: Any = None
         self._registered = False
         self._paused_at = 0.0
-        self._resumed = Wake()
+        self._resumed = Notify()
         self._finished = False
 
     async def start(self) -> None:
@@ -82,7 +82,7 @@ class DaphneTransport(Transport):
         if self._broken or self._finished:
             return
         if not self._pending:
-            self._flushes.add(self)
+            self._flush_queue.add(self)
         self._pending.append(chunk)
         self._size += len(chunk)
         if self._size > FLUSH_BYTES:
@@ -110,7 +110,7 @@ class DaphneTransport(Transport):
             self._register()
             self._request.write(chunk)
             return
-        framed = self._flushes.framed(chunk)
+        framed = self._flush_queue.framed(chunk)
         try:
             sent = self._socket.send(framed)
         except BlockingIOError:
@@ -138,10 +138,10 @@ class DaphneTransport(Transport):
         send: Direct = self._socket.send
         return send
 
-    def gathered(self, before: int) -> None:
+    def joined_cohort(self, before: int) -> None:
         self._request.sentLength -= before
 
-    def parted(self, before: int, rest: bytes | None) -> None:
+    def left_cohort(self, before: int, rest: bytes | None) -> None:
         self._request.sentLength += before
         if rest is None:
             self._break()
