@@ -1,4 +1,4 @@
-"""`Feed`: the topics of one event loop and the log behind them, as a reader sees them."""
+"""`Feed`: the topics of one event loop and their event log, as a subscription sees them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .topics import Topic
 
 
 class Feed:
-    """What a subscription reads from. Used on its own loop only.
+    """The source of a subscription. Used on its own loop only.
 
-    The hub is the only feed. Subscriptions name the feed and not the hub, because they need
-    nothing of how a hub begins and ends.
+    The hub is the only feed. Subscriptions know the feed and not the hub, because the start and
+    end of a hub do not concern them.
     """
 
     def __init__(self) -> None:
@@ -26,18 +26,18 @@ class Feed:
         self.snapshots = SharedSnapshots(self.topics)
 
     def position(self, group: str) -> Position:
-        """Return the position up to which the topic of a joined group was delivered."""
+        """Return the position up to which the events of a joined group were delivered."""
         position = self.topics[group].position
         assert position is not None, f"{group} was not joined"
         return position
 
     def reached(self, group: str, position: Position) -> int:
-        """Return how many readers here got the event at `position` so far, 0 if long ago."""
+        """Return how many readers here got the event at `position`; 0 if it is not recent."""
         topic = self.topics.get(group)
         return topic.reached(position) if topic else 0
 
     async def read(self, group: str, after: Position) -> list[Event]:
-        """Return the next page after `after`, from memory or by one read shared by all readers.
+        """Return the page after `after`, from memory or by a read that all readers share.
 
         Raises `Discontinuity` as `EventLog.since()` does.
         """
@@ -54,7 +54,7 @@ class Feed:
         return await self._log_reader.earliest(group)
 
     async def began(self) -> float:
-        """Return the Unix time since which the log is the same, see `EventLog.began()`."""
+        """Return the Unix time at which the log was created, see `EventLog.began()`."""
         return await self._log_reader.began()
 
     async def heal(self, group: str) -> None:
@@ -62,5 +62,5 @@ class Feed:
         await asyncio.shield(self._healer.soon(group))
 
     async def check(self) -> None:
-        """Compare the log's heads with the topics, and heal the topics that differ."""
+        """Compare the heads in the log with the topics, and heal the topics that differ."""
         await self._healer.check()

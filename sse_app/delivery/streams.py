@@ -1,4 +1,4 @@
-"""`Stream`: one client's subscription as bytes, with its heartbeat and the end of its life."""
+"""`Stream`: one client's response: its subscription as bytes, its heartbeat, and its end."""
 
 from __future__ import annotations
 
@@ -30,13 +30,23 @@ logger = logging.getLogger("sse_app")
 
 
 class Stream(Sink):
-    """What signals and the hub see of one client's response. Its subscription feeds it.
+    """One client's response, as signals and the hub see it; the sink of its subscription.
 
-    `user` and `user_key` say who listens: an `AnonymousUser` and "" if nobody signed in. `until`
-    is the Unix time at which the stream ends as expired, None if it doesn't.
+    For an anonymous reader, `user` is an `AnonymousUser` and `user_key` is "". The stream ends as
+    expired at the Unix time `until`, unless that is None, and after `life` seconds ± 20 %.
     """
 
     takes_first: ClassVar[bool] = True
+    #: A name for logs and the admin, which gives no rights.
+    id: str
+    #: The id of `sse.open`, then of the first states; empty before that.
+    opened: str
+    #: The groups that the client asked for; `groups` are the ones that are left.
+    asked: tuple[str, ...]
+    #: By group, the position after its last reset, and the reason.
+    resets: Mapping[str, tuple[Position, Reason]]
+    #: The groups that `sse.close` is about; all groups if empty.
+    _closed_groups: Collection[str]
 
     def __init__(
         self,
@@ -54,12 +64,11 @@ class Stream(Sink):
         labelled: bool = False,
         life: float,
     ) -> None:
-        #: Names it in the log and to the admin; opens nothing.
+        # All attributes are set here, although some only get defaults: an attribute that is added
+        # to thousands of streams later would cost each of them a dict of its own.
         self.id = secrets.token_hex(6)
-        #: Where it began: the id of `sse.open`, or of its first states. Empty before that.
         self.opened = ""
         self.subscription = Subscription(self, groups, names, labelled=labelled)
-        #: The groups that the client asked for; `groups` are those that it still listens to.
         self.asked = self.subscription.groups
         self.user = user
         self.user_key = user_key
@@ -71,10 +80,8 @@ class Stream(Sink):
         self.hub = hub
         self._transport = transport
         self._at_end: tuple[Callable[[], None], ...] = ()
-        #: The groups that `sse.close` is about; if empty, it is about all groups.
-        self._closed_groups: Collection[str] = ()
-        #: Where each group was reset to that was, and why.
-        self.resets: Mapping[str, tuple[Position, Reason]] = EMPTY
+        self._closed_groups = ()
+        self.resets = EMPTY
         self._ping = ping
         self._sent = 0
         self._written_at = time.monotonic()
@@ -83,17 +90,17 @@ class Stream(Sink):
         transport.on_broken = self.subscription.close
 
     async def open(self, start: Start) -> None:
-        """Write `sse.open`, once the response has begun; its id is the cursor before the replay."""
+        """Write `sse.open` after the response has started; its id is the cursor before replay."""
         self._opened = True
         COUNTS.opened += 1
         await self._transport.start()
-        # One of its groups may have been taken from it while it joined.
+        # A group may have been dropped while the subscription joined the hub.
         positions = {group: start.positions[group] for group in self.groups}
         self.subscription.move(positions)
         if self._ping:
             self._pinged = positions
         self.opened = self.subscription.cursor
-        self._write(self._opening_block(start))
+        self._write(_opening_block(self, start))
         self._live = True
         for group in self.groups:
             if group in start.first:
@@ -102,28 +109,28 @@ class Stream(Sink):
         await signals.stream_opened.asend_robust(sender=self._sender, stream=self)
 
     async def run(self) -> None:
-        """Serve an open stream until it is closed, and end it."""
+        """Serve an open stream until it is closed, then `end()` it."""
         try:
             await self.subscription.run(self.hub)
         except asyncio.CancelledError:
-            # The server is stopping and cancels once: what `finally` awaits still runs.
+            # A server that stops cancels the task once, so `finally` can still await.
             self.close("shutdown")
             raise
         except Exception as error:
-            # What ends a stream that was behind: nothing is lost, the client comes back.
+            # The stream was catching up. No event is lost, because the client reconnects.
             logger.warning(
-                "What a stream needs did not answer, so it ends: %r",
+                "A stream ends, because it could not read the event log or a snapshot: %r",
                 error,
                 extra=log_fields(stream=self.id, groups=self.groups, error=error),
             )
             if isinstance(error, SnapshotFailed):
-                self.close("snapshot")  # The client must not believe that it knows the state.
+                self.close("snapshot")  # Tells the client that it does not have the state.
             self.close("log")
         finally:
             await self.end()
 
     async def end(self) -> None:
-        """Write what is to be said at the end, end the response, and give back what it had."""
+        """Write `sse.close`, end the response, and release what the stream holds."""
         self.subscription.leave_cohort()
         self.hub.tickers.discard(self.tick)
         try:
@@ -145,27 +152,27 @@ class Stream(Sink):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """What it listens to."""
+        """The groups that the client listens to now."""
         return self.subscription.groups
 
     @property
     def bytes_sent(self) -> int:
-        """How many bytes of its body were written."""
+        """How many bytes of the response body were written."""
         cohort = self.subscription.cohort
         return self._sent + (cohort.bytes if cohort is not None else 0)
 
     @property
     def close_reason(self) -> str | None:
-        """Why the stream ended; None while it is open."""
+        """The reason for which the stream ended; None while it is open."""
         return self.subscription.close_reason
 
     @property
     def queue(self) -> int:
-        """How many bytes wait for its client to take them, as far as this process knows."""
+        """How many bytes wait until the client takes them, as far as this process knows."""
         return self._transport.waiting
 
     def tick(self, now: float) -> None:
-        """Do what time asks for: a heartbeat, the end of life, giving up a stalled client."""
+        """Send a due heartbeat, or end a stream that is too old, expired or stalled."""
         self._transport.check(now)
         cohort = self.subscription.cohort
         written_at = max(self._written_at, 0.0 if cohort is None else cohort.written_at)
@@ -179,7 +186,7 @@ class Stream(Sink):
             join_cohort(self.subscription, self.hub.topics)
 
     def at_end(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when the stream has ended, on its loop."""
+        """Call `callback` on the stream's loop when the stream has ended."""
         self._at_end += (callback,)
 
     def close(self, reason: str, groups: Collection[str] = ()) -> None:
@@ -188,17 +195,16 @@ class Stream(Sink):
         self.subscription.close(reason)
 
     def mute(self, reason: str, groups: Collection[str] = ()) -> None:
-        """Show nothing more. From any thread; `close()` must follow on the stream's loop.
+        """Show no more events. From any thread; `close()` must follow on the stream's loop.
 
-        `groups`: of a connection that several pages share, only the pages of these groups lose
-        anything. If empty, all do.
+        `groups`: of the pages that share the stream, only those of these groups end; all if empty.
         """
         if self.close_reason is None:
             self._closed_groups = groups
         self.subscription.mute(reason)
 
     async def lose(self, group: str) -> None:
-        """Serve one of several groups no more, and tell the client and the signal's receivers."""
+        """Drop one of several groups; the client gets `sse.reset`, and a signal is sent."""
         if group not in self.groups or self.close_reason is not None:
             return
         await self.hub.drop(self.subscription, group)
@@ -208,7 +214,7 @@ class Stream(Sink):
         await lost.asend_robust(sender=self._sender, stream=self, group=group)
 
     def take(self, reply: Reply) -> None:
-        """Show what is for this stream alone."""
+        """Show a reply, which is for this stream only."""
         self.subscription.take_alone(reply)
 
     # --- Sink ---
@@ -253,19 +259,6 @@ class Stream(Sink):
         if pending:
             self._write(pending)
 
-    def _opening_block(self, start: Start) -> bytes:
-        limits, (groups, labelled) = settings(), self.subscription.kind
-        sharing = Sharing(user_digest(self.user_key), limits.HEARTBEAT, limits.MAX_GROUPS)
-        return opening_block(
-            groups,
-            self.opened,
-            connection=connection_id(self.id, self.user_key),
-            recovered=start.recovered,
-            missed=start.missed,
-            retry=limits.RETRY,
-            sharing=sharing if labelled else None,
-        )
-
     def _heartbeat(self) -> bytes:
         if not self._ping:
             return HEARTBEAT
@@ -279,3 +272,17 @@ class Stream(Sink):
         self._sent += len(chunk)
         COUNTS.bytes += len(chunk)
         self._transport.write(chunk)
+
+
+def _opening_block(stream: Stream, start: Start) -> bytes:
+    limits, (groups, labelled) = settings(), stream.subscription.kind
+    sharing = Sharing(user_digest(stream.user_key), limits.HEARTBEAT, limits.MAX_GROUPS)
+    return opening_block(
+        groups,
+        stream.opened,
+        connection=connection_id(stream.id, stream.user_key),
+        recovered=start.recovered,
+        missed=start.missed,
+        retry=limits.RETRY,
+        sharing=sharing if labelled else None,
+    )

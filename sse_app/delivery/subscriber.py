@@ -15,7 +15,7 @@ from ..protocol.groups import validate_group
 from .hub import Hub, get_hub
 from .replay import StartRequest, find_start
 from .sinks import Sink
-from .subscriptions import Subscription, run_patiently
+from .subscriptions import Subscription, run_with_retries
 
 
 class ContinuityLost(Exception):
@@ -98,7 +98,7 @@ class Subscriber:
         self._cursor = subscription.cursor
         for group, beginning in start.first.items():
             subscription.begin(group, beginning)
-        self._running = asyncio.create_task(run_patiently(subscription, self._hub))
+        self._running = asyncio.create_task(run_with_retries(subscription, self._hub))
         self._running.add_done_callback(self._inbox.end)
         return self
 

@@ -13,11 +13,11 @@ from ..protocol.cursors import START, Position
 from ..protocol.events import Event
 from ..runtime.telemetry import COUNTS, log_fields
 
-#: What streams have in common that get the same bytes: their groups, and whether each event is
-#: labelled with its group.
+#: Streams of one kind get the same bytes: they have the same groups, and for all or none of them
+#: each event is labelled with its group.
 Kind = tuple[tuple[str, ...], bool]
-#: What streams of one kind get for one event: the id after it, and its bytes. Who is live stands
-#: where the topics stand, so it is the same for all of the kind.
+#: The id after one event, and the event's bytes, by kind. All live streams of a kind have the same
+#: positions, so the id and the bytes are computed once per kind and shared.
 Encoded = dict[Kind, tuple[str, bytes]]
 
 logger = logging.getLogger("sse_app")
@@ -25,17 +25,20 @@ logger = logging.getLogger("sse_app")
 RECENT_EVENTS: Final = 256
 RECENT_BYTES: Final = 1024 * 1024
 AHEAD_EVENTS: Final = 256
-#: The event loop turns after so many deliveries, which take some ten milliseconds.
+#: After this many deliveries, which take some ten milliseconds, other tasks of the loop run.
 DELIVERIES: Final = 5000
 
 
 class Listener(Protocol):
-    """One reader of a group, which the topic delivers to directly."""
+    """One reader of a group, to which the topic delivers directly."""
 
     groups: tuple[str, ...]
 
     def offer(self, event: Event, position: Position | None, encoded: Encoded) -> bool:
-        """Take the next event of the topic; return whether the reader was shown it."""
+        """Take the next event of the topic; return whether the event was shown.
+
+        `encoded` is shared by all readers of the event: a kind that is missing there is added.
+        """
 
     def restart(self, group: str, reason: Reason, head: Position) -> None:
         """Continue from `head` in `group`, because earlier events are lost."""
@@ -45,12 +48,12 @@ class Listener(Protocol):
 
 
 class Batch(Protocol):
-    """Several readers of a group, which the topic delivers to as one."""
+    """Several readers of a group, to which the topic delivers by one call."""
 
     def __len__(self) -> int: ...
 
     def drop_suspects(self) -> None:
-        """Hand the readers back to the topic that can't be written to with the others."""
+        """Hand those readers back to the topic that are suspected not to be like the others."""
 
     def offer(self, event: Event, position: Position | None) -> int:
         """Take the next event of the topic; return how many readers get it."""
@@ -60,53 +63,56 @@ class Batch(Protocol):
 
 
 def position_of(event: Event) -> Position | None:
-    """Return an event's position in its group's log; None for a non-durable one."""
+    """Return an event's position in its group's log; None for a non-durable event."""
     if event.offset is None or event.epoch is None:
         return None
     return Position(event.epoch, event.offset)
 
 
 def follows(position: Position, previous: Position) -> bool:
-    """Whether the event at `position` is the one right after `previous`."""
+    """Whether the event at `position` is the next event after `previous`."""
     same_log = position.epoch == previous.epoch or previous == START
     return same_log and position.offset == previous.offset + 1
 
 
 class Topic:
-    """The subscriptions to one group and the position up to which they were served.
+    """The subscriptions to one group, and the position up to which its events were delivered.
 
-    `position` is unset until the hub has read the group's head. The latest events stay in memory
-    so that a stream that is a little behind costs no read of the log.
+    `position` is None until the hub has read the group's head. The latest events stay in memory,
+    so that a stream that is a little behind needs no read of the log.
     """
 
     def __init__(self, group: str) -> None:
         self.group = group
         self.position: Position | None = None
-        #: Those that are served one by one, and those that are served as one, by their kind.
+        #: The readers that are served one by one.
         self.subscriptions: set[Listener] = set()
+        #: The readers that are served together, by their kind.
         self.cohorts: dict[Kind, Batch] = {}
         self._recent: deque[Event] = deque()
         self._recent_bytes = 0
         self._ahead: dict[Position, Event] = {}
         self._reached: dict[Position, int] = {}
-        #: How many events went to its readers here, and how often one did; both only grow.
+        #: How many events were published to the readers here, and how many deliveries that made:
+        #: an event to three readers is one and three. Both only grow.
         self.published = self.delivered = 0
-        #: A repeat that is another event than the one delivered: the log may be an older one.
+        #: An event at the position of another event that was delivered. The log may then have been
+        #: replaced by an older copy.
         self.contradiction: Event | None = None
 
     @property
     def readers(self) -> int:
-        """How many subscriptions there are. From any thread."""
+        """The number of subscriptions. From any thread."""
         return len(self.subscriptions) + sum(map(len, list(self.cohorts.values())))
 
     @property
     def has_gap(self) -> bool:
-        """Whether events arrived that can't be delivered before earlier ones."""
+        """Whether events wait because earlier events are missing."""
         return bool(self._ahead)
 
     @property
     def needs_healing(self) -> bool:
-        """Whether only the log can say how to go on."""
+        """Whether the log must be read before the topic can continue."""
         return self.position is not None and (self.has_gap or self.contradiction is not None)
 
     def contradicts(self, event: Event) -> bool:
@@ -115,7 +121,7 @@ class Topic:
         return any((one.name, one.data) != (event.name, event.data) for one in run or ())
 
     def offer(self, event: Event) -> None:
-        """Take an event from the channel layer: deliver it, drop a repeat, or keep it for later."""
+        """Take an event from the channel layer: deliver it, keep it for later, or drop a repeat."""
         position = position_of(event)
         if position is None:
             self._fan_out(event, None)
@@ -129,7 +135,7 @@ class Topic:
             self._ahead[position] = event
 
     def advance(self, events: Sequence[Event]) -> None:
-        """Take a contiguous run from the log; what was delivered meanwhile is skipped."""
+        """Take a contiguous run from the log; events that were delivered meanwhile are skipped."""
         for event in events:
             position = position_of(event)
             if position and self.position is not None and follows(position, self.position):
@@ -137,12 +143,12 @@ class Topic:
         self._deliver_ahead()
 
     def start(self, head: Position) -> None:
-        """Serve from `head` on."""
+        """Deliver the events after `head`."""
         self.position = head
         self._deliver_ahead()
 
     def restart(self, reason: Reason, head: Position) -> None:
-        """Serve from `head` on although what came before it can't be had; say so to everybody."""
+        """Continue from `head`, and tell all readers that earlier events are lost."""
         self.position = head
         self.contradiction = None
         self._ahead.clear()
@@ -158,16 +164,16 @@ class Topic:
 
     @property
     def ahead(self) -> set[Position]:
-        """The positions of the events that wait behind a gap."""
+        """The positions of the events that wait for earlier events."""
         return set(self._ahead)
 
     def forget_ahead(self, positions: set[Position]) -> None:
-        """Drop what waits at `positions`: a read of the log has shown that it is not there."""
+        """Drop the waiting events at `positions`, because a read of the log did not find them."""
         for position in positions:
             self._ahead.pop(position, None)
 
     def recent(self, after: Position, limit: int) -> list[Event] | None:
-        """Return the run after `after` from memory, or None if it is not all there."""
+        """Return up to `limit` events after `after`, or None if memory does not have them all."""
         if self.position is None or not self._recent:
             return None
         first = position_of(self._recent[0])
@@ -178,7 +184,7 @@ class Topic:
         return list(islice(self._recent, skip, skip + limit))
 
     def remember_earlier(self, events: Sequence[Event]) -> None:
-        """Keep a run read from the log, if it reaches up to what is kept already."""
+        """Keep a run from the log, if the kept events or the topic's position follow directly."""
         if not events or self.position is None:
             return
         last = position_of(events[-1])
@@ -192,11 +198,11 @@ class Topic:
                 self._recent_bytes += len(event.block)
 
     def reached(self, position: Position) -> int:
-        """Return how many readers got the recent event at `position` so far."""
+        """Return how many readers got the event at `position` so far; 0 if it is not recent."""
         return self._reached.get(position, 0)
 
     def reach(self, position: Position | None, readers: int) -> None:
-        """Count `readers` more who got the event at `position`."""
+        """Count `readers` more that got the event at `position`."""
         self.delivered += readers
         COUNTS.delivered += readers
         if position in self._reached:
@@ -246,7 +252,9 @@ class Topic:
         cohorts = list(self.cohorts.values())
         for cohort in cohorts:
             cohort.drop_suspects()
-        # Listed only now, and before it is offered: nobody gets it twice, and nobody not at all.
+        # Copy the set after suspects have left their cohorts but before any cohort is offered the
+        # event: a reader that leaves a cohort during delivery is then neither served twice nor
+        # skipped.
         alone = list(self.subscriptions)
         reached = sum(cohort.offer(event, position) for cohort in cohorts)
         for subscription in alone:
@@ -263,7 +271,7 @@ class Topic:
 
 
 def _end(subscription: Listener) -> None:
-    """One reader's failure is its own: the others must not miss the event for it."""
+    """Close a reader that raised, so that the other readers still get the event."""
     logger.exception(
         "A subscription failed and is closed.", extra=log_fields(groups=subscription.groups)
     )
