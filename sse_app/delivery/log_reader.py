@@ -1,4 +1,4 @@
-"""Reading the event log for many streams at once: one read for all who ask for the same."""
+"""`LogReader`: reads of the event log that many streams share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ..protocol.events import Event
 from ..runtime.services import SharedTasks
 
 PAGE_EVENTS: Final = 500
-#: What stays in memory for those who come back a moment later: after a restart, many do.
+#: How much stays in memory for later readers: after a restart, many clients reconnect with the
+#: same cursor.
 KEPT_PAGES: Final = 32
 KEPT_BYTES: Final = 4 * 1024 * 1024
 KEPT_SECONDS: Final = 10.0
@@ -21,9 +22,9 @@ _Page = tuple[str, Position]
 
 
 class LogReader:
-    """Reads of the log, shared among all who wait for the same one, and for a moment after.
+    """Shares each read among all callers of the same read, and keeps pages for `KEPT_SECONDS`.
 
-    A cancelled reader never cancels the read: others may wait for it.
+    A cancelled caller does not cancel the read, because other callers may wait for it.
     """
 
     def __init__(self) -> None:
@@ -32,10 +33,9 @@ class LogReader:
         self._bytes = 0
 
     async def page(self, group: str, after: Position) -> list[Event]:
-        """Return the run right after `after`; raises `Discontinuity` as `EventLog.since()` does.
+        """Return the events after `after`; raises `Discontinuity` as `EventLog.since()` does.
 
-        A run that was read before is a right answer for as long as the log is the same, though
-        more may follow by now.
+        A kept page stays correct until `forget()`, although more events may follow by now.
         """
         self._forget_old()
         kept = self._pages.get((group, after))
@@ -50,20 +50,20 @@ class LogReader:
         return read
 
     async def earliest(self, group: str) -> Position:
-        """Return the position before the first event that is still there."""
+        """Return the position before the first event that the log still has."""
         return await self._running.result(("earliest", group), lambda: event_log().aearliest(group))
 
     async def began(self) -> float:
-        """Return the Unix time since which the log is the same."""
+        """Return the Unix time at which the log was created."""
         return await self._running.result("began", event_log().abegan)
 
     def forget(self, group: str) -> None:
-        """Keep nothing of `group`: its log is another one now."""
+        """Drop the kept pages of `group`, because its log was replaced."""
         for page in [page for page in self._pages if page[0] == group]:
             self._drop(page)
 
     async def close(self) -> None:
-        """Cancel what is being read and wait for its end."""
+        """Cancel all reads and wait for their ends."""
         await self._running.close()
 
     def _forget_old(self) -> None:

@@ -1,6 +1,6 @@
 """Where a stream starts, and how a reader begins in a group.
 
-A stream starts from what the client last saw, from the history that it asks for, or from now. A
+A stream starts from the client's cursor, from the history that the client asks for, or from now. A
 reader that is new in a group, or was reset there, begins with a state, with past events, or now.
 """
 
@@ -26,10 +26,11 @@ from .snapshots import source_of
 
 
 class Beginning(NamedTuple):
-    """What a reader is to be shown of a group before its events.
+    """What a reader is shown first of a group.
 
-    With a `reason`, a reset: earlier events are lost, and the reader continues from `head`.
-    With `events`, these, which follow `head` in the log. With neither, the group's state.
+    With a `reason`: a reset, after which the reader continues from `head`, as earlier events are
+    lost. With `events`: these events, which follow `head` in the log. With neither: the group's
+    state.
     """
 
     head: Position
@@ -37,18 +38,18 @@ class Beginning(NamedTuple):
     events: Sequence[Event] = ()
 
 
-#: The position from which the reader continues is known when the state has been read.
+#: The head is not known yet: the reader continues from the position of the state that is read.
 STATE: Final = Beginning(LOST)
 
 
-#: How often past events are looked for, if each time they are trimmed before they are read.
+#: How often past events are read, if each time the log trims them before the read.
 TRIES: Final = 3
 
 
 async def first_of(feed: Feed, group: str, head: Position) -> Beginning:
     """Return how a reader begins that is new in `group`, or was reset there to `head`.
 
-    That is its state, else what `RETAIN` gives, else what comes after `head`.
+    With the group's state, else with past events by `RETAIN`, else with the events after `head`.
     """
     if source_of(group) is not None:
         return STATE
@@ -57,10 +58,10 @@ async def first_of(feed: Feed, group: str, head: Position) -> Beginning:
 
 
 async def past(feed: Feed, group: str, head: Position, last: float) -> Beginning:
-    """Return the position before the `last` events up to `head`, and the first events after it.
+    """Return the position before the `last` events up to `head`, and a page of these events.
 
-    If `last` is infinity, that is all events that are left. The events are read here and kept for
-    the reader, because the log may trim them before the reader comes to them.
+    If `last` is infinity, these are all events that are left. The page is read here and kept for
+    the reader, because the log may trim the events before the reader shows them.
     """
     for _ in range(TRIES):
         first = await feed.earliest(group)
@@ -81,9 +82,10 @@ _LAST: Final = re.compile(r"-([1-9][0-9]{0,8})\Z", re.ASCII)
 
 @dataclass(frozen=True)
 class Start:
-    """Positions to begin at, and what is to be shown of groups first: a reset, or a state.
+    """The first positions of a reader, and the groups that begin with a reset, state or events.
 
-    `recovered`: the client had a cursor and all of it holds. `missed`: events to be replayed.
+    `recovered`: the client had a cursor, and no group was reset. `missed`: the number of events
+    to replay.
     """
 
     positions: dict[str, Position]
@@ -94,11 +96,11 @@ class Start:
 
 @dataclass(frozen=True)
 class StartRequest:
-    """What a reader asks for: what follows `cursor`, else some `history`, else what comes now.
+    """From where a reader asks to start: after `cursor`, else with a `history`, else from now.
 
-    `cursor` is as it came, valid or not. `history`: how many past events of each group, infinity
-    for all. `first`: where neither says where to begin, what `@snapshot` and `RETAIN` give comes
-    first.
+    `cursor` is the text that the client sent, valid or not. `history`: how many past events of each
+    group, infinity for all. `first`: whether a reader without both begins with the state or events
+    of `@snapshot` and `RETAIN`.
     """
 
     cursor: str | None = None
@@ -107,11 +109,11 @@ class StartRequest:
 
     @classmethod
     def of(cls, request: HttpRequest) -> Self:
-        """Return what a request asks for.
+        """Return what an HTTP request asks for.
 
         The cursor is the header `Last-Event-ID`, else the parameter `last_event_id`, else
-        `lastEventId`; an empty one counts as missing. The history is the parameter `from`, of which
-        `REPLAY_EVENTS` limits the length; an invalid one is answered as an invalid cursor is.
+        `lastEventId`; an empty one counts as missing. The history is the parameter `from`, at most
+        `REPLAY_EVENTS`; an invalid `from` becomes an invalid cursor.
         """
         cursor = last_event_id(request) or None
         if cursor is not None or "from" not in request.GET:
@@ -121,8 +123,8 @@ class StartRequest:
 
 
 def _history(given: Collection[str]) -> float | None:
-    """Return how many past events the parameters `from` ask for; None if they can't be read."""
-    text = ",".join(given)  # Several parameters can't be read as one.
+    """Return how many past events the parameters `from` ask for; None if they are invalid."""
+    text = ",".join(given)  # Several parameters are invalid.
     match = _LAST.match(text)
     if match is None and text != "earliest":
         return None
@@ -133,10 +135,11 @@ def _history(given: Collection[str]) -> float | None:
 async def find_start(feed: Feed, groups: Collection[str], request: StartRequest) -> Start:
     """Return where a reader of the joined `groups` starts.
 
-    A group that the cursor does not mention starts from now, or from what comes first there.
+    In a group that the cursor does not mention the reader starts from now, see also `first_of()`.
     """
     now = {group: feed.position(group) for group in groups}
-    # Before anybody is told that a group is empty, too: the log begins with the first who asks.
+    # Also before a client learns that a group is empty: a log that can be lost stores its date at
+    # the first call of `began()`.
     began = await feed.began() if START in now.values() else 0.0
     if request.cursor is None:
         if request.history is not None:
@@ -169,7 +172,10 @@ async def _from_cursor(feed: Feed, now: dict[str, Position], cursor: Cursor, beg
 
 
 def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position, began: float) -> None:
-    """Refuse what was seen empty so long ago that all of a log may have come and gone since."""
+    """Raise `Discontinuity` if the cursor saw `group` empty too long ago.
+
+    A whole log may have been written and trimmed or lost since.
+    """
     seen = cursor.seen_empty_at(group)
     if seen is None:
         return
@@ -180,11 +186,11 @@ def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position, began: floa
 
 
 async def _count(feed: Feed, group: str, position: Position) -> int:
-    """Return how many events there are after `position`; raises `Discontinuity` as the log does."""
+    """Return how many events follow `position`; raises `Discontinuity` as the log does."""
     head = feed.position(group)
     if position == head:
         return 0
-    # The page stays with the feed, for this stream's replay and for whoever comes back with it.
+    # The feed keeps the page for the replay of this stream and of others with the same cursor.
     events = await feed.read(group, position)
     count = max(head.offset - position.offset, len(events))
     most = settings().REPLAY_EVENTS
@@ -198,7 +204,7 @@ async def _from_history(feed: Feed, now: dict[str, Position], last: float) -> St
 
 
 async def _from_first(feed: Feed, start: Start, new: Collection[str]) -> Start:
-    """Return `start` with what the `new` groups are given first: their states, or last events."""
+    """Return `start` where the `new` groups begin with their states or past events."""
     return _begin_at(
         start, {group: await first_of(feed, group, start.positions[group]) for group in new}
     )
