@@ -105,7 +105,7 @@ class Mailbox:
 
     async def _leave(self, group: str) -> None:
         await self._call("group_discard", group)
-        if group in self._groups():  # A reader came; this call may have undone its join.
+        if group in self._groups():  # A reader came; this may have undone its join.
             await self._call("group_add", group)
 
     async def close(self) -> None:

@@ -428,8 +428,7 @@ MUTATIONS = (
     Mutation(
         "The last to leave a group may be followed at once by somebody who comes.",
         "sse_app/delivery/mailbox.py",
-        "        if group in self._groups():  # Somebody came meanwhile, and may have been joined "
-        "before.\n"
+        "        if group in self._groups():  # A reader came; this may have undone its join.\n"
         '            await self._call("group_add", group)\n',
         "",
         ["delivery/test_hub.py::test_a_group_that_is_left_slowly_and_joined_again_stays_joined"],
