@@ -104,9 +104,9 @@ class Hub(Feed):
     async def join(self, subscription: Subscription) -> None:
         """Start the services that have not started, then `attach()` the subscription.
 
-        The hub lives until the last subscription leaves. Raises what the event log or the start of
-        a service raises, and `RuntimeError` if the hub has closed; the subscription is then in no
-        topic, and the next join starts the service again.
+        The hub closes when the last subscription leaves. Raises errors of the event log or of the
+        start of a service, and `RuntimeError` if the hub has closed; the subscription is then in
+        no topic, and the next join starts the service again.
         """
         self.subscriptions.add(subscription)
         try:
@@ -141,8 +141,8 @@ class Hub(Feed):
     async def attach(self, subscription: Subscription) -> None:
         """Add `subscription` to its groups' topics; each then has a position.
 
-        For subscriptions of services: they do not keep the hub alive. Raises what the event log
-        raises, and `RuntimeError` if the hub has closed.
+        For subscriptions of services, which do not keep the hub open. Raises errors of the event
+        log, and `RuntimeError` if the hub has closed.
         """
         if self._closed:
             raise RuntimeError("The hub has closed; get_hub() returns another one.")

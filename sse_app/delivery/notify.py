@@ -1,4 +1,4 @@
-"""What one task waits for: `Notify` and `Interruptible`. Each stream has both: they are small."""
+"""`Notify` and `Interruptible`: waits of one task. Each stream has both, so they are small."""
 
 from __future__ import annotations
 

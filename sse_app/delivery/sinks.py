@@ -47,7 +47,7 @@ class Sink(ABC):
         raise NotImplementedError
 
     def direct(self) -> Direct | None:
-        """Send what waits, and return a function that sends HTTP/1.1 chunks to the socket.
+        """Send the waiting bytes, and return a function that sends HTTP/1.1 chunks to the socket.
 
         None if the sink has no such socket, or if the socket can't take more now.
         """

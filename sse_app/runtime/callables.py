@@ -29,7 +29,7 @@ _NOT_FOR_LOOPS: Final = (StopIteration,)
 
 
 class CallbackFailed(Exception):
-    """Raised in place of an exception such as `SystemExit`, which is then its cause."""
+    """Raised instead of an exception such as `SystemExit`, which is then its cause."""
 
 
 class contained:
