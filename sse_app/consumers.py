@@ -28,15 +28,15 @@ from .access.refusals import Refused
 from .access.sessions import session_of
 from .conf import settings
 from .delivery.hub import get_hub
-from .delivery.replay import Start, Wanted, find_start
+from .delivery.replay import Start, StartRequest, find_start
 from .delivery.streams import Stream
 from .delivery.transports.asgi import AsgiTransport, Receive, Send, Transport
 from .delivery.transports.daphne import DaphneTransport
-from .protocol.control import busy_block, farewell
+from .protocol.control import busy_block, closing_block
 from .protocol.cursors import Position
 from .protocol.groups import validate_group
 from .protocol.headers import CONTENT_TYPE, NO_CACHE
-from .runtime.callables import settled
+from .runtime.callables import resolved
 from .runtime.telemetry import COUNTS, count, log_fields
 
 logger = logging.getLogger("sse_app")
@@ -90,7 +90,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
             count(COUNTS.refused, str(passing))
             reason = str(passing)
             over = isinstance(passing, Over)
-            block = farewell(reason, retry=settings().RETRY) if over else busy_block(reason)
+            block = closing_block(reason, retry=settings().RETRY) if over else busy_block(reason)
             await self._end_at_once(block)
         else:
             take_over = self._extensions.get(TAKE_OVER)
@@ -108,7 +108,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     # --- before the stream ---
 
-    async def _admit(self, receive: Receive) -> tuple[Reader, Wanted, Position]:
+    async def _admit(self, receive: Receive) -> tuple[Reader, StartRequest, Position]:
         """Return a reader whose stream may be opened, where the stream is to begin, and a position
         in the control group from before its user was read.
 
@@ -123,7 +123,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
             heard = await _heard_so_far()
             access = await admit(request, self._may_listen, self.fixed_groups)
             await places.identify(access.user)
-            wanted, life = Wanted.by(request), _life(access.groups)
+            wanted, life = StartRequest.of(request), _life(access.groups)
             stream = Stream(
                 get_hub(),
                 self.make_transport(receive),
@@ -165,12 +165,14 @@ class EventStreamConsumer(AsyncHttpConsumer):
             by_ticket = "ticket" in request.GET and not self.fixed_groups
             request.session = SessionBase() if by_ticket else session_of(request)
         request.user = user
-        answer = await settled(self.authorize(user, groups, request))
+        answer = await resolved(self.authorize(user, groups, request))
         return authorization.is_true(authorization.method_of(self, "authorize"), answer)
 
     # --- the stream ---
 
-    async def _open(self, reader: Reader, wanted: Wanted, since: int, heard: Position) -> None:
+    async def _open(
+        self, reader: Reader, wanted: StartRequest, since: int, heard: Position
+    ) -> None:
         stream = reader.stream
         try:
             if not readers.enter(reader, since):
@@ -183,7 +185,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
             await stream.end()
             raise
 
-    async def _join(self, reader: Reader, wanted: Wanted, heard: Position) -> Start:
+    async def _join(self, reader: Reader, wanted: StartRequest, heard: Position) -> Start:
         stream = reader.stream
         if stream.hub.draining:
             raise Busy("shutdown")

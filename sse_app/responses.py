@@ -13,7 +13,7 @@ from typing import Any
 from django.http import HttpRequest, StreamingHttpResponse
 
 from .conf import settings
-from .protocol.control import farewell
+from .protocol.control import closing_block
 from .protocol.events import HEARTBEAT, encode_control, to_text, validate_id, validate_name
 from .protocol.headers import CONTENT_TYPE, NO_CACHE, last_event_id
 from .runtime.callables import contained
@@ -105,18 +105,18 @@ async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
             item = coming.result()
             coming = None
             if isinstance(item, Close):
-                yield farewell(item.reason, id, retry=settings().RETRY)
+                yield closing_block(item.reason, id, retry=settings().RETRY)
                 break
             name, data, own = _parts(item)
             yield encode_control(name, data, id=own, retry=retry)
             id, retry = own or id, None
     except StopAsyncIteration:
-        yield farewell("end", id, retry=settings().RETRY)
+        yield closing_block("end", id, retry=settings().RETRY)
     except Exception:
         logger.exception(
             "An event stream's iterable failed; the stream ends here.", extra=log_fields()
         )
-        yield farewell("error", id, retry=settings().RETRY)
+        yield closing_block("error", id, retry=settings().RETRY)
     finally:
         if coming is not None:
             coming.cancel()

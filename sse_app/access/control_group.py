@@ -9,8 +9,8 @@ from typing import Final
 from ..delivery.hub import Hub, running_hub
 from ..delivery.sinks import Sink
 from ..delivery.starts import read_heads
-from ..delivery.subscriptions import Subscription, run_patiently
-from ..delivery.topics import place_of
+from ..delivery.subscriptions import Subscription, run_with_retries
+from ..delivery.topics import position_of
 from ..eventlog import Discontinuity
 from ..eventlog.contract import Reason
 from ..protocol.cursors import START, Position
@@ -76,7 +76,7 @@ class ControlGroup:
     async def run(self) -> None:
         """Read until cancelled; another run continues where this one ended."""
         assert self._hub is not None
-        await run_patiently(self._subscription, self._hub)
+        await run_with_retries(self._subscription, self._hub)
 
     def close(self) -> None:
         """Nothing has to be given back: the hub leaves all of its groups."""
@@ -103,7 +103,7 @@ class ControlGroup:
             if not events:
                 break
             found += filter(None, map(revocation_of, events))
-            since = place_of(events[-1]) or self._began
+            since = position_of(events[-1]) or self._began
         return found
 
 

@@ -109,7 +109,7 @@ class Reader:
         else:
             # A session that ends takes nothing that is public; `disconnect()` takes everything.
             reason, groups = self._signed_out() if revocation.session else ("auth", ())
-            self.stream.cut(reason, groups)
+            self.stream.mute(reason, groups)
             _call(self.loop, partial(self.stream.close, reason, groups))
 
     def release(self, held: int) -> None:

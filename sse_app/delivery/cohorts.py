@@ -1,10 +1,12 @@
 """`Cohort`: live streams of one kind on plain Daphne connections, written to as one.
 
-Thousands of streams mostly get the same bytes at the same moment. Going through each one's objects
-costs more than the system's `send`, as they have left the processor's caches by then: so the
-members share their positions and what waits for them, framed once, and each costs one `send`.
-Whoever is not quite like the others leaves and is served alone, until it is like them again: who
-did not take all, who is held or closed, who writes something of its own.
+Thousands of streams mostly get the same bytes at the same moment. The objects of each stream have
+left the processor's caches by then, so that using them costs more than the system call `send`.
+Therefore the members of a cohort share their positions and their pending bytes, which are framed
+once, and each member costs one `send`.
+
+A member leaves the cohort and is served alone when it did not take all bytes, when it is held or
+closed, and when it writes bytes that the others do not get. Afterwards it may join again.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ from .topics import Kind, Listener, Topic
 from .transports.asgi import Direct
 from .transports.chunked import FLUSH_BYTES, FLUSH_STREAMS, frame
 
-#: For fewer readers it does not pay.
+#: For fewer readers a cohort is not faster.
 LEAST_MEMBERS: Final = 8
 
 
 class Member(Listener, Protocol):
-    """A reader that a cohort may write for. The cohort sets `cohort`, `seat` and `positions`."""
+    """A reader that a cohort may write for. The cohort sets `cohort`, `index` and `positions`."""
 
-    #: The reader's groups, and whether each event is labelled with its group.
+    #: See `topics.Kind`.
     kind: Kind
-    #: The names of the events that are shown; empty means all.
+    #: The names of the events that are shown; all events if empty.
     names: frozenset[str]
     sink: Sink
     positions: dict[str, Position]
@@ -41,11 +43,14 @@ class Member(Listener, Protocol):
     close_reason: str | None
     cohort: Cohort | None
     #: The index among the cohort's members.
-    seat: int
+    index: int
 
 
-def gather(subscription: Member, topics: Mapping[str, Topic]) -> None:
-    """Take `subscription` into the cohort of its groups if it can be written to as the others."""
+def join_cohort(subscription: Member, topics: Mapping[str, Topic]) -> None:
+    """Let `subscription` join the cohort of its kind, if it is live, unfiltered and writable.
+
+    Makes the cohort if each group has at least `LEAST_MEMBERS` readers.
+    """
     if subscription.cohort is not None or not subscription.live or subscription.names:
         return
     kind = subscription.kind
@@ -62,27 +67,27 @@ def gather(subscription: Member, topics: Mapping[str, Topic]) -> None:
 
 
 class Cohort:
-    """Used on its loop only, but for `doubt()`. It lives while it has members.
+    """Used on its loop only, except `suspect()`. A cohort without members is removed.
 
-    What is offered within one turn of the loop leaves at its end, in slices, so that thousands of
-    members delay nothing else for long.
+    The events of one loop iteration are sent at its end, to `FLUSH_STREAMS` members at a time, so
+    that thousands of members delay other work only for a short time.
     """
 
     def __init__(self, kind: Kind, topics: list[Topic]) -> None:
-        #: Where its members stand, one dict for all: the topics' own positions.
+        #: The positions of all members, in one dict: those of the topics.
         self.positions: dict[str, Position] = {}
         for group, topic in zip(kind[0], topics, strict=True):
             assert topic.position is not None, f"{group} has live readers"
             self.positions[group] = topic.position
             topic.cohorts[kind] = self
         self.written_at = time.monotonic()
-        #: The bytes that a member was sent who was there from the beginning.
+        #: How many bytes a member that joined first was sent.
         self.bytes = 0
         self._kind = kind
         self._topics = topics
         self._members: list[Member] = []
         self._sends: list[Direct] = []
-        self._doubted: set[Member] = set()
+        self._suspects: set[Member] = set()
         self._pending: list[bytes] = []
         self._size = 0
         self._round: _Round | None = None
@@ -92,34 +97,35 @@ class Cohort:
         return len(self._members)
 
     def join(self, subscription: Member, send: Direct) -> None:
-        """Take in a live subscription, for which `send` writes to its socket."""
+        """Add a live subscription; `send` writes to its socket."""
         self.flush()
         for topic in self._topics:
             topic.subscriptions.discard(subscription)
-        subscription.cohort, subscription.seat = self, len(self._members)
+        subscription.cohort, subscription.index = self, len(self._members)
         subscription.positions = self.positions
         self._members.append(subscription)
         self._sends.append(send)
-        subscription.sink.gathered(self.bytes)
-        # Another thread may have held or cut it before it could see that it has a cohort.
+        subscription.sink.joined_cohort(self.bytes)
+        # Another thread may have held or muted the subscription before that thread could see
+        # `subscription.cohort`.
         if subscription.held or subscription.close_reason is not None:
-            self.doubt(subscription)
+            self.suspect(subscription)
 
-    def doubt(self, subscription: Member) -> None:
-        """Offer nothing more to a member, who leaves before. From any thread."""
-        self._doubted.add(subscription)
+    def suspect(self, subscription: Member) -> None:
+        """Have a member leave before the next event is offered. From any thread."""
+        self._suspects.add(subscription)
 
-    def settle(self) -> None:
-        """Let go who was doubted."""
-        while self._doubted:
-            self.leave(self._doubted.pop())
+    def drop_suspects(self) -> None:
+        """Let all suspects leave the cohort."""
+        while self._suspects:
+            self.leave(self._suspects.pop())
 
     def leave(self, subscription: Member) -> None:
-        """Serve a member alone from now on; what it was offered until now it gets first."""
+        """Serve a member alone from now on; events that it was offered before are sent first."""
         if self._round is not None:
             self._send(sys.maxsize)
         if subscription.cohort is self:
-            self._part(subscription, b"")
+            self._remove(subscription, b"")
 
     def dissolve(self) -> None:
         """Serve all members alone from now on."""
@@ -127,11 +133,11 @@ class Cohort:
         for subscription in list(self._members):
             self.leave(subscription)
 
-    def offer(self, event: Event, place: Position | None) -> int:
-        """Take the next event of a topic, once settled; return how many members get it."""
+    def offer(self, event: Event, position: Position | None) -> int:
+        """Take the next event of a topic, after `drop_suspects()`; return how many get it."""
         id = ""
-        if place is not None:
-            self.positions[event.group] = place
+        if position is not None:
+            self.positions[event.group] = position
             id = encode_cursor(self.positions, time.time())
         block = event.encode(id, labelled=self._kind[1])
         self._pending.append(block)
@@ -144,7 +150,7 @@ class Cohort:
         return members
 
     def flush(self) -> None:
-        """Send all that waits, at once."""
+        """Send all pending bytes to all members now."""
         while self._round is not None or self._pending:
             self._send(sys.maxsize)
 
@@ -159,7 +165,7 @@ class Cohort:
             self._schedule()
 
     def _send(self, most: int) -> None:
-        """Send what waits to the next `most` members."""
+        """Continue the round, or begin one with the pending bytes, for at most `most` members."""
         if self._round is None:
             if not self._pending:
                 return
@@ -170,58 +176,61 @@ class Cohort:
             self.written_at = time.monotonic()
             self._round = _Round(chunk, self._members, self._sends)
         current = self._round
-        behind = current.go_on(most)
+        behind = current.send_next(most)
         if current.done:
             self._round = None
         for subscription, rest in behind:
             if subscription.cohort is self:
-                self._part(subscription, rest)
+                self._remove(subscription, rest)
 
-    def _part(self, subscription: Member, rest: bytes | None) -> None:
-        """Take a member out; `rest` is what it did not take, None if its connection is broken."""
+    def _remove(self, subscription: Member, rest: bytes | None) -> None:
+        """Remove a member. `rest`: bytes that it did not take, None if its connection broke."""
         last, send = self._members.pop(), self._sends.pop()
         if last is not subscription:
-            self._members[subscription.seat], self._sends[subscription.seat] = last, send
-            last.seat = subscription.seat
+            self._members[subscription.index], self._sends[subscription.index] = last, send
+            last.index = subscription.index
         for topic in self._topics:
             topic.subscriptions.add(subscription)
             if not self._members:
                 topic.cohorts.pop(self._kind, None)
-        self._doubted.discard(subscription)
+        self._suspects.discard(subscription)
         subscription.cohort = None
         subscription.positions = dict(self.positions)
-        subscription.sink.parted(self.bytes, self.written_at, rest, b"".join(self._pending))
+        subscription.sink.left_cohort(self.bytes, self.written_at, rest, b"".join(self._pending))
 
 
 class _Round:
-    """One chunk on its way to those who were members when it set out."""
+    """One chunk, and the members at its beginning, to which it is sent in turn."""
 
     def __init__(self, chunk: bytes, members: list[Member], sends: list[Direct]) -> None:
         self._framed = frame(chunk)
         self._members = members.copy()
         self._sends = sends.copy()
-        self._at = 0
+        self._next = 0
         COUNTS.bytes += len(chunk) * len(members)
 
     @property
     def done(self) -> bool:
-        """Whether everybody had its turn."""
-        return self._at >= len(self._sends)
+        """Whether the chunk was sent to all members."""
+        return self._next >= len(self._sends)
 
-    def go_on(self, most: int) -> list[tuple[Member, bytes | None]]:
-        """Send to the next `most`; return who did not take all, and the rest as for `_part()`."""
+    def send_next(self, most: int) -> list[tuple[Member, bytes | None]]:
+        """Send to the next `most`; return the members that did not take all, each with its rest.
+
+        For the rest, see `Cohort._remove()`.
+        """
         framed, size = self._framed, len(self._framed)
         behind: list[tuple[Member, bytes | None]] = []
-        sends = self._sends[self._at : self._at + most]
-        for place, send in enumerate(sends, self._at):
+        sends = self._sends[self._next : self._next + most]
+        for index, send in enumerate(sends, self._next):
             try:
                 sent = send(framed)
             except BlockingIOError:
                 sent = 0
             except OSError:
-                behind.append((self._members[place], None))
+                behind.append((self._members[index], None))
                 continue
             if sent != size:
-                behind.append((self._members[place], framed[sent:]))
-        self._at += len(sends)
+                behind.append((self._members[index], framed[sent:]))
+        self._next += len(sends)
         return behind

@@ -1,8 +1,8 @@
-"""`Healer`: sees to it that no topic stays behind the event log, whatever the layer lost.
+"""`Healer`: brings topics up to the event log when the channel layer has lost messages.
 
-A gap is read from the log at once, a lost last message is found by comparing the heads. A log
-that went backwards or tells another story (an older copy was put back) gets a new epoch: its
-offsets are given out again, so the old name must not be.
+A gap is read from the log immediately. A lost last message is found when the heads are compared.
+A log that went backwards or has other events at the same positions, because an older copy was
+restored, gets a new epoch: it will assign the same offsets again to other events.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from ..protocol.cursors import Position
 from ..protocol.events import Event
 from ..runtime.services import spawn
 from ..runtime.telemetry import COUNTS, log_fields
-from .log_reader import PAGE_EVENTS, SharedReads
+from .log_reader import PAGE_EVENTS, LogReader
 from .topics import DELIVERIES, Topic
 
-#: How long a gap may fill by itself before the log is read: messages overtake each other.
+#: Seconds before a gap is read from the log: messages may arrive out of order.
 GRACE_SECONDS: Final = 0.01
 
 logger = logging.getLogger("sse_app")
 
 
 class Healer:
-    """Heals `topics`, of which it sees additions and removals; used on the hub's own loop only."""
+    """Heals `topics`, a mapping that the hub changes; used on the hub's own loop only."""
 
-    def __init__(self, topics: Mapping[str, Topic], reads: SharedReads) -> None:
+    def __init__(self, topics: Mapping[str, Topic], log_reader: LogReader) -> None:
         self._topics = topics
-        self._reads = reads
+        self._log_reader = log_reader
         self._healing: dict[str, asyncio.Task[None]] = {}
         self._checking = asyncio.Lock()
 
     def soon(self, group: str) -> asyncio.Task[None]:
-        """Bring the topic up to the log's head; return the task that does."""
+        """Begin to bring the topic of `group` up to the log's head; return the task."""
         task = self._healing.get(group)
         if task is None or task.done():
             COUNTS.heals += 1
@@ -45,7 +45,7 @@ class Healer:
         return task
 
     async def check(self) -> None:
-        """Compare the log's heads with the topics, and heal those that differ."""
+        """Compare the heads in the log with the topics, and heal the topics that differ."""
         async with self._checking:
             before = {
                 group: topic.position
@@ -58,12 +58,13 @@ class Healer:
             now = topic.position if topic else None
             if now is None or now == head:
                 continue
-            # A topic that moved past `head` while it was read is well; one behind it is not.
+            # A topic may have moved past `head` during the read. A topic behind `head` has lost
+            # events, and a head behind the old position means that the log went backwards.
             if head.epoch != now.epoch or head.offset > now.offset or head.offset < old.offset:
                 self.soon(group)
 
     async def close(self) -> None:
-        """Stop what is being healed."""
+        """Cancel all healing tasks and wait for their ends."""
         tasks = list(self._healing.values())
         for task in tasks:
             task.cancel()
@@ -78,7 +79,7 @@ class Healer:
         try:
             while (topic := self._topics.get(group)) is not None and topic.position is not None:
                 if topic.contradiction is not None:
-                    await self._settle(topic, topic.contradiction)
+                    await self._check_contradiction(topic, topic.contradiction)
                 if not await self._read_on(topic):
                     return
         except Exception as error:
@@ -102,33 +103,33 @@ class Healer:
             else:
                 self._restart(topic, lost)
             return False
-        at_once = max(1, DELIVERIES // (topic.readers or 1))
-        for start in range(0, len(events), at_once):
-            topic.advance(events[start : start + at_once])
+        per_turn = max(1, DELIVERIES // (topic.readers or 1))
+        for start in range(0, len(events), per_turn):
+            topic.advance(events[start : start + per_turn])
             await asyncio.sleep(0)
         if len(events) < PAGE_EVENTS:
             topic.forget_ahead(ahead)
             return topic.has_gap
         return True
 
-    async def _settle(self, topic: Topic, event: Event) -> None:
-        """Ask the log whether it is `event` that stands where another was delivered."""
+    async def _check_contradiction(self, topic: Topic, event: Event) -> None:
+        """Renew the epoch if the log confirms that it has another event than was delivered."""
         topic.contradiction = None
         assert event.epoch is not None
         assert event.offset is not None
         before = Position(event.epoch, event.offset - 1)
         try:
-            stands = (await event_log().asince(topic.group, before, 1))[:1]
+            found = (await event_log().asince(topic.group, before, 1))[:1]
         except Discontinuity:
-            return  # Reading on finds out why.
-        if stands and topic.contradicts(stands[0]):
+            return  # The next read handles the reason.
+        if found and topic.contradicts(found[0]):
             await self._renew(topic, event.epoch)
 
     async def _renew(self, topic: Topic, epoch: str) -> None:
         log = event_log()
         if await log.arenew_epoch([topic.group], only=epoch):
             logger.error(
-                "The log of group %s is an older one than it was; it got a new epoch.",
+                "The log of group %s was replaced by an older copy; it got a new epoch.",
                 topic.group,
                 extra=log_fields(group=topic.group),
             )
@@ -136,5 +137,5 @@ class Healer:
         self._restart(topic, Discontinuity("epoch", heads[topic.group]))
 
     def _restart(self, topic: Topic, lost: Discontinuity) -> None:
-        self._reads.forget(topic.group)
+        self._log_reader.forget(topic.group)
         topic.restart(lost.reason, lost.head)

@@ -1,8 +1,8 @@
 """`Hub`: one per event loop, with one channel-layer mailbox for all streams of the process.
 
-The hub gets each event once and hands it to the group's `Topic`. The `Healer` reads from the log
-what the layer loses. Other modules register services that run beside each hub. A hub lives while
-it has subscriptions.
+The hub gets each event once and passes it to the group's `Topic`. The `Healer` reads events from
+the log that the layer lost. Other modules register services that run beside each hub. A hub closes
+when its last subscription leaves.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ logger = logging.getLogger("sse_app")
 
 
 class HubService(Protocol):
-    """What runs beside each hub without the hub's knowledge, see `register_service()`.
+    """A service that runs beside each hub, see `register_service()`.
 
-    A hub makes one instance, on its own loop.
+    Each hub makes one instance, on its own loop.
     """
 
     @property
@@ -47,13 +47,13 @@ class HubService(Protocol):
         """The name in the log and in `health/`."""
 
     async def start(self, hub: Hub) -> None:
-        """Prepare. The first join waits for it and raises what it raises; the next tries again."""
+        """Prepare. The first join waits for this call and raises its errors; the next retries."""
 
     async def run(self) -> None:
-        """Work until cancelled, after `start()`. A run that ends is logged and begins again."""
+        """Work until cancelled, after `start()`. If this call ends, that is logged and repeated."""
 
     def close(self) -> None:
-        """Give back what `start()` took, if it was called. Called once, when the hub closes."""
+        """Release what `start()` took, if it was called. Called once, when the hub closes."""
 
 
 _kinds: list[type[HubService]] = []
@@ -68,7 +68,7 @@ def register_service(kind: type[HubService]) -> None:
 class Hub(Feed):
     """Topics, subscriptions and the tasks that serve them. Used on its own loop only."""
 
-    #: Is the process about to stop? Set for all hubs, those to come included.
+    #: Whether the process is about to stop. Set on the class, so for future hubs too.
     draining: ClassVar[bool] = False
 
     def __init__(self) -> None:
@@ -104,14 +104,14 @@ class Hub(Feed):
     async def join(self, subscription: Subscription) -> None:
         """Start the services that have not started, then `attach()` the subscription.
 
-        The hub lives until the last subscription leaves. Raises what the event log or the start of
-        a service raises, and `RuntimeError` if the hub has closed; the subscription is then in no
-        topic, and the next join starts the service again.
+        The hub closes when the last subscription leaves. Raises errors of the event log or of the
+        start of a service, and `RuntimeError` if the hub has closed; the subscription is then in
+        no topic, and the next join starts the service again.
         """
         self.subscriptions.add(subscription)
         try:
             if self._unstarted:
-                # One start for all joins meanwhile.
+                # Concurrent joins share one start.
                 await self._starting.result("services", self._start_services)
             await self.attach(subscription)
         except BaseException:
@@ -119,18 +119,18 @@ class Hub(Feed):
             raise
 
     async def leave(self, subscription: Subscription) -> None:
-        """Take `subscription` out; the last one out closes the hub."""
+        """Remove `subscription`; after the last one, close the hub."""
         self.subscriptions.discard(subscription)
         empty = self._detach(subscription, subscription.groups)
         if self.subscriptions:
-            await self._quit(empty)
+            await self._leave_groups(empty)
         else:
             await self.close(empty)
 
     async def drop(self, subscription: Subscription, group: str) -> None:
-        """Take one of its groups from `subscription`."""
+        """Remove `group` from `subscription`."""
         subscription.drop(group)
-        await self._quit(self._detach(subscription, [group]))
+        await self._leave_groups(self._detach(subscription, [group]))
 
     def service(self, kind: type[_Service]) -> _Service:
         """Return this hub's own instance of a registered service."""
@@ -141,8 +141,8 @@ class Hub(Feed):
     async def attach(self, subscription: Subscription) -> None:
         """Add `subscription` to its groups' topics; each then has a position.
 
-        For subscriptions of services: they do not keep the hub alive. Raises what the event log
-        raises, and `RuntimeError` if the hub has closed.
+        For subscriptions of services, which do not keep the hub open. Raises errors of the event
+        log, and `RuntimeError` if the hub has closed.
         """
         if self._closed:
             raise RuntimeError("The hub has closed; get_hub() returns another one.")
@@ -152,7 +152,7 @@ class Hub(Feed):
         await self._starts.started(subscription.groups)
 
     def _detach(self, subscription: Subscription, groups: Collection[str]) -> list[str]:
-        """Take `subscription` from topics; return the groups in which it was the last."""
+        """Remove `subscription` from topics; return the groups that have no reader any more."""
         empty = []
         for group in groups:
             topic = self.topics.get(group)
@@ -163,7 +163,7 @@ class Hub(Feed):
                     empty.append(group)
         return empty
 
-    async def _quit(self, groups: Collection[str]) -> None:
+    async def _leave_groups(self, groups: Collection[str]) -> None:
         await asyncio.gather(*map(self._mailbox.leave, groups))
 
     async def _start_services(self) -> None:
@@ -179,51 +179,52 @@ class Hub(Feed):
         if topic is None:
             return 0
         topic.offer(event)
-        if topic.is_ill:
+        if topic.needs_healing:
             self._healer.soon(event.group)
         if self._sent is None and event.sent is not None:
-            # After what the transports do at the end of this turn: they were first to say so.
+            # Measured with `call_soon`, so after the transports' own flush callbacks, which were
+            # scheduled earlier in this loop iteration: the time then includes the write.
             self._sent = event.sent
             self.loop.call_soon(self._delivered)
         return topic.readers
 
     def _delivered(self) -> None:
-        """Count how long the first event of this turn was on its way; the others were no longer."""
+        """Observe the delivery time of this loop iteration's first event, which is the longest."""
         assert self._sent is not None
         COUNTS.delivery_seconds.observe(time.time() - self._sent)
         self._sent = None
 
-    # --- what time and other processes bring ---
+    # --- time, and changes of the log ---
 
     async def tick(self) -> None:
-        """Let every stream do what time asks for."""
+        """Call the `tick()` of every stream."""
         now = time.monotonic()
         for ticker in list(self.tickers):
             try:
                 ticker(now)
             except Exception:
                 logger.exception(
-                    "A stream's tick failed; the others have theirs.", extra=log_fields()
+                    "A stream's tick failed; other streams are not affected.", extra=log_fields()
                 )
 
     def _on_log_changed(self) -> None:
         try:
             self.loop.call_soon_threadsafe(self._changed.set)
         except RuntimeError:
-            pass  # The loop has closed; the watcher is about to be told.
+            pass  # The loop has closed, and `close()` ends this watch.
 
     async def _check_on_change(self) -> None:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            # Most commits are this process's own and arrive by the layer meanwhile.
+            # Most changes are of this process itself, whose events arrive by the layer meanwhile.
             await asyncio.sleep(GRACE_SECONDS)
             await logged(self.check)
 
     async def close(self, left: Collection[str] = ()) -> None:
-        """Stop every task; a later subscription gets another hub. Safe to call twice.
+        """Stop all tasks; a later subscription gets another hub. Safe to call twice.
 
-        `left`: groups that the hub is still a member of on the channel layer, without a topic.
+        `left`: groups without a topic that the hub must still leave on the channel layer.
         """
         if self._closed:
             return
@@ -238,17 +239,17 @@ class Hub(Feed):
         await self._starts.close()
         await self.services.close()
         await self._healer.close()
-        await self._reads.close()
+        await self._log_reader.close()
         await self.snapshots.close()
         joined = [*left, *self.topics]
         self.topics.clear()
-        await self._quit(joined)
+        await self._leave_groups(joined)
         await self._mailbox.close()
         await logged(event_log().aclose)
 
 
 def check_interval() -> float:
-    """Seconds between two looks at the log's heads."""
+    """Return the seconds between two checks of the log's heads."""
     interval = settings().CHECK_INTERVAL
     if interval is not None:
         return interval
@@ -256,7 +257,7 @@ def check_interval() -> float:
 
 
 def tick_interval() -> float:
-    """Seconds between two ticks of the streams."""
+    """Return the seconds between two ticks of the streams."""
     return min(1.0, settings().HEARTBEAT / 4)
 
 
@@ -264,7 +265,7 @@ _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
 
 
 def get_hub() -> Hub:
-    """Return the hub of the running loop; make one if there is none."""
+    """Return the hub of the running loop; make it if it does not exist."""
     hub = running_hub()
     if hub is None:
         hub = _hubs[asyncio.get_running_loop()] = Hub()
@@ -272,7 +273,7 @@ def get_hub() -> Hub:
 
 
 def running_hub() -> Hub | None:
-    """Return the hub of the running loop, None if there is none."""
+    """Return the hub of the running loop, None if it does not exist."""
     return _hubs.get(asyncio.get_running_loop())
 
 

@@ -1,4 +1,4 @@
-"""Reading the event log for many streams at once: one read for all who ask for the same."""
+"""`LogReader`: reads of the event log that many streams share."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from ..protocol.events import Event
 from ..runtime.services import SharedTasks
 
 PAGE_EVENTS: Final = 500
-#: What stays in memory for those who come back a moment later: after a restart, many do.
+#: How much stays in memory for later readers: after a restart, many clients reconnect with the
+#: same cursor.
 KEPT_PAGES: Final = 32
 KEPT_BYTES: Final = 4 * 1024 * 1024
 KEPT_SECONDS: Final = 10.0
 
-_Place = tuple[str, Position]
+_Page = tuple[str, Position]
 
 
-class SharedReads:
-    """Reads of the log, shared among all who wait for the same one, and for a moment after.
+class LogReader:
+    """Shares each read among all callers of the same read, and keeps pages for `KEPT_SECONDS`.
 
-    A cancelled reader never cancels the read: others may wait for it.
+    A cancelled caller does not cancel the read, because other callers may wait for it.
     """
 
     def __init__(self) -> None:
         self._running = SharedTasks()
-        self._pages: OrderedDict[_Place, tuple[float, list[Event]]] = OrderedDict()
+        self._pages: OrderedDict[_Page, tuple[float, list[Event]]] = OrderedDict()
         self._bytes = 0
 
     async def page(self, group: str, after: Position) -> list[Event]:
-        """Return the run right after `after`; raises `Discontinuity` as `EventLog.since()` does.
+        """Return the events after `after`; raises `Discontinuity` as `EventLog.since()` does.
 
-        A run that was read before is a right answer for as long as the log is the same, though
-        more may follow by now.
+        A kept page stays correct until `forget()`, although more events may follow by now.
         """
         self._forget_old()
         kept = self._pages.get((group, after))
@@ -50,32 +50,32 @@ class SharedReads:
         return read
 
     async def earliest(self, group: str) -> Position:
-        """Return the position before the first event that is still there."""
+        """Return the position before the first event that the log still has."""
         return await self._running.result(("earliest", group), lambda: event_log().aearliest(group))
 
     async def began(self) -> float:
-        """Return the Unix time since which the log is the same."""
+        """Return the Unix time at which the log was created."""
         return await self._running.result("began", event_log().abegan)
 
     def forget(self, group: str) -> None:
-        """Keep nothing of `group`: its log is another one now."""
-        for place in [place for place in self._pages if place[0] == group]:
-            self._drop(place)
+        """Drop the kept pages of `group`, because its log was replaced."""
+        for page in [page for page in self._pages if page[0] == group]:
+            self._drop(page)
 
     async def close(self) -> None:
-        """Cancel what is being read and wait for its end."""
+        """Cancel all reads and wait for their ends."""
         await self._running.close()
 
     def _forget_old(self) -> None:
         before = time.monotonic() - KEPT_SECONDS
         while self._pages:
-            place, (at, _) = next(iter(self._pages.items()))
+            page, (at, _) = next(iter(self._pages.items()))
             if at > before and len(self._pages) <= KEPT_PAGES and self._bytes <= KEPT_BYTES:
                 break
-            self._drop(place)
+            self._drop(page)
 
-    def _drop(self, place: _Place) -> None:
-        _, events = self._pages.pop(place)
+    def _drop(self, page: _Page) -> None:
+        _, events = self._pages.pop(page)
         self._bytes -= _size(events)
 
 

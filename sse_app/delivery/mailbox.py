@@ -1,7 +1,7 @@
-"""`Mailbox`: the one channel that this process has on the channel layer.
+"""`Mailbox`: the one channel that a hub has on the channel layer.
 
-It receives for ever, whatever happens to the layer: a failure is logged, a new channel made, its
-groups joined again. What was lost meanwhile is the log's to heal.
+The mailbox never stops to receive. When the layer fails, the failure is logged, a new channel is
+made, and its groups are joined again. Events that were lost meanwhile are read from the event log.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ..runtime.telemetry import log_fields
 from .topics import DELIVERIES
 
 RETRY_SECONDS: Final = (0.2, 5.0)
-#: How long anybody waits for a layer that hangs: meanwhile the log alone serves.
+#: How long a caller waits for a layer that hangs; events then come from the event log.
 WAIT_SECONDS: Final = 1.0
-#: Joins and leaves under way at once. channels_redis allows a hundred connections, and a group
-#: whose join fails gets no message for an hour.
+#: Concurrent joins and leaves. channels_redis allows a hundred connections, and a group whose join
+#: fails gets no messages until the next rejoin, an hour later.
 CALLS: Final = 32
-#: Messages in a row that can't be decoded, after which the channel itself is to blame.
+#: After this many messages in a row that can't be decoded, the channel itself is replaced.
 UNREADABLE: Final = 100
 
 logger = logging.getLogger("sse_app")
 
 
 class Mailbox:
-    """Calls `deliver` for each event that arrives, and `reopened` whenever some may be missing.
+    """Calls `deliver` for each event that arrives, and `reopened` when events may be missing.
 
-    `deliver` returns to how many it went, so that everything else gets its turn between. `groups`
-    says what to be a member of; used on the hub's own loop only.
+    `deliver` returns the number of readers, so that the mailbox can let other tasks run after
+    many deliveries. `groups` returns the groups to join. Used on the hub's own loop only.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Mailbox:
         self._calls = asyncio.Semaphore(CALLS)
 
     async def receive(self) -> None:
-        """Deliver what arrives, for ever."""
+        """Deliver events until cancelled."""
         delay = RETRY_SECONDS[0]
         while True:
             try:
@@ -65,14 +65,14 @@ class Mailbox:
                 while True:
                     message = await _next(self._channel)
                     delay = RETRY_SECONDS[0]
-                    await self._open(message)
+                    await self._deliver_message(message)
             except asyncio.CancelledError:
                 raise
             except Exception as error:
                 self._channel = None
                 self._tried.set()
                 logger.warning(
-                    "Receiving from the channel layer failed (%r); streams go on from the event "
+                    "Receiving from the channel layer failed (%r); streams continue from the event "
                     "log, next try in %.1f s.",
                     error,
                     delay,
@@ -82,14 +82,16 @@ class Mailbox:
                 delay = min(delay * 2, RETRY_SECONDS[1])
 
     async def join(self, group: str) -> None:
-        """Become a member of `group`, in the background if that takes longer; never raises."""
-        await self._soon(self._join, group)
+        """Join `group` on the layer, after `WAIT_SECONDS` in the background; never raises."""
+        await self._in_background(self._join, group)
 
     async def leave(self, group: str) -> None:
-        """Be no member of `group` any more, likewise."""
-        await self._soon(self._leave, group)
+        """Leave `group` on the layer, see `join()`."""
+        await self._in_background(self._leave, group)
 
-    async def _soon(self, work: Callable[[str], Coroutine[Any, Any, None]], group: str) -> None:
+    async def _in_background(
+        self, work: Callable[[str], Coroutine[Any, Any, None]], group: str
+    ) -> None:
         task = spawn(work, group)
         self._changing.add(task)
         task.add_done_callback(self._changing.discard)
@@ -98,28 +100,28 @@ class Mailbox:
     async def _join(self, group: str) -> None:
         await self._tried.wait()
         await self._call("group_add", group)
-        if group not in self._groups():  # The last reader left while the layer took its time.
+        if group not in self._groups():  # The last reader left during the call.
             await self._leave(group)
 
     async def _leave(self, group: str) -> None:
         await self._call("group_discard", group)
-        if group in self._groups():  # Somebody came meanwhile, and may have been joined before.
+        if group in self._groups():  # A reader came; this may have undone its join.
             await self._call("group_add", group)
 
     async def close(self) -> None:
-        """Give up what still waits for the layer."""
+        """Cancel the calls that still wait for the layer."""
         for task in self._changing:
             task.cancel()
         await asyncio.gather(*self._changing, return_exceptions=True)
 
     async def join_all(self) -> None:
-        """Join all groups anew: membership lapses, and a new channel is in no group."""
+        """Join all groups again, because membership expires and a new channel has no groups."""
         for group in list(self._groups()):
             await self._call("group_add", group)
 
     async def _call(self, name: str, group: str) -> None:
         async with self._calls:
-            # Meanwhile the last reader may have left, or another one come.
+            # While this call waited, the last reader may have left, or a new reader may have come.
             is_due = (group in self._groups()) == (name == "group_add")
             if self._channel is not None and is_due:
                 await self._change(name, group, self._channel)
@@ -130,15 +132,15 @@ class Mailbox:
             await call(layer_group(group, site_tag()), channel)
         except Exception as error:
             logger.warning(
-                "%s of group %s failed (%r); the log serves it.",
+                "%s of group %s failed (%r); its events come from the event log.",
                 name,
                 group,
                 error,
                 extra=log_fields(group=group, error=error),
             )
 
-    async def _open(self, message: Any) -> None:
-        """Deliver what one message holds; anything malformed is logged and skipped."""
+    async def _deliver_message(self, message: Any) -> None:
+        """Deliver the events of one message; a malformed message is logged and skipped."""
         try:
             events = _events_of(message)
         except (TypeError, ValueError, AttributeError) as error:
@@ -156,10 +158,10 @@ class Mailbox:
 
 
 async def _next(channel: str | None) -> Any:
-    """Return the next message that can be decoded; the others are logged and skipped.
+    """Return the next message that can be decoded; other messages are logged and skipped.
 
-    A new channel for each of them would be a gap for everybody, and what the pub/sub layer queues
-    for the old one is never taken.
+    They do not lead to a new channel: that would be a gap for all streams, and the pub/sub layer
+    would keep the queue of the old channel.
     """
     skipped = 0
     while True:
@@ -170,7 +172,7 @@ async def _next(channel: str | None) -> Any:
             if skipped == UNREADABLE:
                 raise
             logger.warning(
-                "Skipped a message that is none of the channel layer's: %r",
+                "Skipped a message that the channel layer can't decode: %r",
                 error,
                 extra=log_fields(error=error),
             )

@@ -1,6 +1,6 @@
 """Where a stream starts, and how a reader begins in a group.
 
-A stream starts from what the client last saw, from the history that it asks for, or from now. A
+A stream starts from the client's cursor, from the history that the client asks for, or from now. A
 reader that is new in a group, or was reset there, begins with a state, with past events, or now.
 """
 
@@ -26,10 +26,11 @@ from .snapshots import source_of
 
 
 class Beginning(NamedTuple):
-    """What a reader is to be shown of a group before its events.
+    """What a reader is shown first of a group.
 
-    With a `reason`, a reset: earlier events are lost, and the reader continues from `head`.
-    With `events`, these, which follow `head` in the log. With neither, the group's state.
+    With a `reason`: a reset, after which the reader continues from `head`, as earlier events are
+    lost. With `events`: these events, which follow `head` in the log. With neither: the group's
+    state.
     """
 
     head: Position
@@ -37,18 +38,18 @@ class Beginning(NamedTuple):
     events: Sequence[Event] = ()
 
 
-#: The position from which the reader continues is known when the state has been read.
+#: The head is not known yet: the reader continues from the position of the state that is read.
 STATE: Final = Beginning(LOST)
 
 
-#: How often past events are looked for, if each time they are trimmed before they are read.
+#: How often past events are read, if each time the log trims them before the read.
 TRIES: Final = 3
 
 
 async def first_of(feed: Feed, group: str, head: Position) -> Beginning:
     """Return how a reader begins that is new in `group`, or was reset there to `head`.
 
-    That is its state, else what `RETAIN` gives, else what comes after `head`.
+    With the group's state, else with past events by `RETAIN`, else with the events after `head`.
     """
     if source_of(group) is not None:
         return STATE
@@ -57,10 +58,10 @@ async def first_of(feed: Feed, group: str, head: Position) -> Beginning:
 
 
 async def past(feed: Feed, group: str, head: Position, last: float) -> Beginning:
-    """Return the place before the `last` events up to `head`, and the first events after it.
+    """Return the position before the `last` events up to `head`, and a page of these events.
 
-    If `last` is infinity, that is all events that are left. The events are read here and kept for
-    the reader, because the log may trim them before the reader comes to them.
+    If `last` is infinity, these are all events that are left. The page is read here and kept for
+    the reader, because the log may trim the events before the reader shows them.
     """
     for _ in range(TRIES):
         first = await feed.earliest(group)
@@ -68,9 +69,9 @@ async def past(feed: Feed, group: str, head: Position, last: float) -> Beginning
         if first.epoch != head.epoch or offset >= head.offset:
             # No events are left, or the log has a new epoch and the reader will get a reset.
             break
-        place = Position(head.epoch, offset)
+        position = Position(head.epoch, offset)
         try:
-            return Beginning(place, events=await feed.read(group, place))
+            return Beginning(position, events=await feed.read(group, position))
         except Discontinuity:
             continue
     return Beginning(head)
@@ -81,9 +82,10 @@ _LAST: Final = re.compile(r"-([1-9][0-9]{0,8})\Z", re.ASCII)
 
 @dataclass(frozen=True)
 class Start:
-    """Positions to begin at, and what is to be shown of groups first: a reset, or a state.
+    """The first positions of a reader, and the groups that begin with a reset, state or events.
 
-    `recovered`: the client had a cursor and all of it holds. `missed`: events to be replayed.
+    `recovered`: the client had a cursor, and no group was reset. `missed`: the number of events
+    to replay.
     """
 
     positions: dict[str, Position]
@@ -93,12 +95,12 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a reader asks for: what follows `cursor`, else some `history`, else what comes now.
+class StartRequest:
+    """From where a reader asks to start: after `cursor`, else with a `history`, else from now.
 
-    `cursor` is as it came, valid or not. `history`: how many past events of each group, infinity
-    for all. `first`: where neither says where to begin, what `@snapshot` and `RETAIN` give comes
-    first.
+    `cursor` is the text that the client sent, valid or not. `history`: how many past events of each
+    group, infinity for all. `first`: whether a reader without both begins with the state or events
+    of `@snapshot` and `RETAIN`.
     """
 
     cursor: str | None = None
@@ -106,12 +108,12 @@ class Wanted:
     first: bool = False
 
     @classmethod
-    def by(cls, request: HttpRequest) -> Self:
-        """Return what a request asks for.
+    def of(cls, request: HttpRequest) -> Self:
+        """Return what an HTTP request asks for.
 
         The cursor is the header `Last-Event-ID`, else the parameter `last_event_id`, else
-        `lastEventId`; an empty one counts as missing. The history is the parameter `from`, of which
-        `REPLAY_EVENTS` limits the length; an invalid one is answered as an invalid cursor is.
+        `lastEventId`; an empty one counts as missing. The history is the parameter `from`, at most
+        `REPLAY_EVENTS`; an invalid `from` becomes an invalid cursor.
         """
         cursor = last_event_id(request) or None
         if cursor is not None or "from" not in request.GET:
@@ -121,8 +123,8 @@ class Wanted:
 
 
 def _history(given: Collection[str]) -> float | None:
-    """Return how many past events the parameters `from` ask for; None if they can't be read."""
-    text = ",".join(given)  # Several parameters can't be read as one.
+    """Return how many past events the parameters `from` ask for; None if they are invalid."""
+    text = ",".join(given)  # Several parameters are invalid.
     match = _LAST.match(text)
     if match is None and text != "earliest":
         return None
@@ -130,19 +132,20 @@ def _history(given: Collection[str]) -> float | None:
     return min(inf if match is None else int(match[1]), inf if most is None else most)
 
 
-async def find_start(feed: Feed, groups: Collection[str], wanted: Wanted) -> Start:
+async def find_start(feed: Feed, groups: Collection[str], request: StartRequest) -> Start:
     """Return where a reader of the joined `groups` starts.
 
-    A group that the cursor does not mention starts from now, or from what comes first there.
+    In a group that the cursor does not mention the reader starts from now, see also `first_of()`.
     """
     now = {group: feed.position(group) for group in groups}
-    # Before anybody is told that a group is empty, too: the log begins with the first who asks.
+    # Also before a client learns that a group is empty: a log that can be lost stores its date at
+    # the first call of `began()`.
     began = await feed.began() if START in now.values() else 0.0
-    if wanted.cursor is None:
-        if wanted.history is not None:
-            return await _from_history(feed, now, wanted.history)
-        return await _from_first(feed, Start(now), groups if wanted.first else ())
-    cursor = Cursor.parse(wanted.cursor)
+    if request.cursor is None:
+        if request.history is not None:
+            return await _from_history(feed, now, request.history)
+        return await _from_first(feed, Start(now), groups if request.first else ())
+    cursor = Cursor.parse(request.cursor)
     if cursor is None:
         resets = {group: Beginning(head, "unknown") for group, head in now.items()}
         return Start(dict.fromkeys(now, LOST), resets)
@@ -150,18 +153,18 @@ async def find_start(feed: Feed, groups: Collection[str], wanted: Wanted) -> Sta
         began = began or await feed.began()
     start = await _from_cursor(feed, now, cursor, began)
     new = [group for group in now if cursor.get(group) is None]
-    return await _from_first(feed, start, new if wanted.first else ())
+    return await _from_first(feed, start, new if request.first else ())
 
 
 async def _from_cursor(feed: Feed, now: dict[str, Position], cursor: Cursor, began: float) -> Start:
     positions, missed = dict(now), 0
     resets: dict[str, Beginning] = {}
-    known = {group: place for group in now if (place := cursor.get(group)) is not None}
-    for group, place in known.items():
-        positions[group] = place
+    known = {group: position for group in now if (position := cursor.get(group)) is not None}
+    for group, position in known.items():
+        positions[group] = position
         try:
             _refuse_if_forgotten(cursor, group, now[group], began)
-            missed += await _count(feed, group, place)
+            missed += await _count(feed, group, position)
         except Discontinuity as lost:
             positions[group] = LOST
             resets[group] = Beginning(feed.position(group), lost.reason)
@@ -169,7 +172,10 @@ async def _from_cursor(feed: Feed, now: dict[str, Position], cursor: Cursor, beg
 
 
 def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position, began: float) -> None:
-    """Refuse what was seen empty so long ago that all of a log may have come and gone since."""
+    """Raise `Discontinuity` if the cursor saw `group` empty too long ago.
+
+    A whole log may have been written and trimmed or lost since.
+    """
     seen = cursor.seen_empty_at(group)
     if seen is None:
         return
@@ -179,14 +185,14 @@ def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position, began: floa
         raise Discontinuity("epoch", head)
 
 
-async def _count(feed: Feed, group: str, place: Position) -> int:
-    """Return how many events there are after `place`; raises `Discontinuity` as the log does."""
+async def _count(feed: Feed, group: str, position: Position) -> int:
+    """Return how many events follow `position`; raises `Discontinuity` as the log does."""
     head = feed.position(group)
-    if place == head:
+    if position == head:
         return 0
-    # The page stays with the feed, for this stream's replay and for whoever comes back with it.
-    events = await feed.read(group, place)
-    count = max(head.offset - place.offset, len(events))
+    # The feed keeps the page for the replay of this stream and of others with the same cursor.
+    events = await feed.read(group, position)
+    count = max(head.offset - position.offset, len(events))
     most = settings().REPLAY_EVENTS
     if most is not None and count > most:
         raise Discontinuity("limit", head)
@@ -198,7 +204,7 @@ async def _from_history(feed: Feed, now: dict[str, Position], last: float) -> St
 
 
 async def _from_first(feed: Feed, start: Start, new: Collection[str]) -> Start:
-    """Return `start` with what the `new` groups are given first: their states, or last events."""
+    """Return `start` where the `new` groups begin with their states or past events."""
     return _begin_at(
         start, {group: await first_of(feed, group, start.positions[group]) for group in new}
     )

@@ -1,4 +1,4 @@
-"""`Sink`: where a subscription puts what it has for its reader."""
+"""`Sink`: the contract of what a subscription writes to."""
 
 from __future__ import annotations
 
@@ -12,54 +12,55 @@ from .transports.asgi import Direct
 
 
 class Sink(ABC):
-    """Where a subscription puts what it has. Nothing here may block."""
+    """Takes the events, states and resets of one subscription. No method may block."""
 
-    #: Is it given what `@snapshot` and `RETAIN` say, also after a reset?
+    #: Whether a reader that starts or is reset gets first the state or events of `@snapshot` and
+    #: `RETAIN`.
     takes_first: ClassVar[bool] = False
 
     @property
     @abstractmethod
     def ready(self) -> bool:
-        """Can it take more now?"""
+        """Whether the sink can take more now."""
 
     @abstractmethod
     async def drained(self) -> None:
-        """Return when it can take more again."""
+        """Return when the sink can take more again."""
 
     @abstractmethod
     def show(self, event: Event, cursor: str, block: bytes) -> None:
-        """Take an event; `cursor` is the id of the place after it, "" for a non-durable one.
+        """Take an event; `cursor` is the id after the event, "" for a non-durable event.
 
-        `block` is both on the wire, the same object for all who get the same.
+        `block` is the event with this id on the wire, one object for all readers of the same bytes.
         """
 
     @abstractmethod
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
-        """Continuity of `group` can't be proved; go on from `cursor`."""
+        """Take a reset: earlier events of `group` are lost, and `cursor` is the new id."""
 
     @abstractmethod
     def passed(self, cursor: str) -> None:
-        """Many events were passed over without showing one; the place is now `cursor`."""
+        """Take the new id `cursor`, after many events that a filter did not show."""
 
     def snapshot(self, state: State, cursor: str) -> None:
-        """Take the state of a group; `cursor` is the id of the place it was read after."""
+        """Take the state of a group; `cursor` is an id from before the state was read."""
         raise NotImplementedError
 
     def direct(self) -> Direct | None:
-        """Let go what waits, and return what writes HTTP/1.1 chunks straight to its socket.
+        """Send the waiting bytes, and return a function that sends HTTP/1.1 chunks to the socket.
 
-        None if there is no such thing, or it can't take more now.
+        None if the sink has no such socket, or if the socket can't take more now.
         """
         return None
 
-    def gathered(self, before: int) -> None:
-        """Only the owner of `direct()` writes from now on, and counts from `before` bytes on."""
+    def joined_cohort(self, before: int) -> None:
+        """From now on only the cohort writes, by `direct()`; its count starts at `before` bytes."""
         raise NotImplementedError
 
-    def parted(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
-        """The owner of `direct()` has stopped writing, after `written` bytes in its count.
+    def left_cohort(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
+        """The cohort has stopped writing, at `written` bytes of its count.
 
-        The last write was `at`, by the monotonic clock. First the `rest` of a chunk must leave,
-        then `pending`. If `rest` is None, the connection is broken.
+        `at`: the time of its last write, by the monotonic clock. The sink sends the `rest` of a
+        chunk, then `pending`. If `rest` is None, the connection is broken.
         """
         raise NotImplementedError

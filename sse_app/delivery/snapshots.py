@@ -1,7 +1,7 @@
-"""`@snapshot`: functions that give a group's present state, and one read of it for all who come.
+"""`@snapshot`: functions that return a group's current state, and reads that readers share.
 
-A stream that begins, and one that was reset, gets `sse.snapshot`, whose id is a place taken before
-the state was read; then what came after that place.
+A stream that begins, and one that was reset, gets `sse.snapshot`. Its id is a position that was
+taken before the state was read; the events after that position follow.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ..runtime.threads import Threads
 
 SNAPSHOT: Final = "sse.snapshot"
 MOST_SECONDS: Final = 60.0
-#: How long a hub that closes waits for an async function that does not end when it is cancelled.
+#: Seconds that a hub that closes waits for a cancelled async function that does not end.
 END_SECONDS: Final = 1.0
-#: How many threads one function has, for all its groups.
+#: How many threads one function has for all its groups.
 READS_AT_ONCE: Final = 8
-#: Of all groups' states together, beyond which those that were read first are read again.
+#: Limit for all kept states of a hub together; beyond it, the oldest states are dropped.
 KEPT_BYTES: Final = 32 * 1024 * 1024
 
 Function = TypeVar("Function", bound=Callable[[str], Any])
@@ -40,24 +40,24 @@ logger = logging.getLogger("sse_app")
 
 
 class SnapshotFailed(Exception):
-    """Raised where a group's state can't be had now."""
+    """Raised when a group's state can't be read now."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What gives the state of the groups that match `pattern`, and how long it may be kept."""
+    """The function for the state of groups that match `pattern`, and for how long it is kept."""
 
     pattern: str
     function: Callable[[str], Any]
     seconds: float
-    #: The function's own: where it hangs, other functions do not wait for it.
+    #: Threads of this function only, so that other functions do not wait when it hangs.
     threads: Threads = field(default_factory=lambda: Threads(READS_AT_ONCE), compare=False)
 
     async def read(self, group: str) -> bytes:
-        """Call the function; one that is awaited gets `SNAPSHOT_SECONDS`.
+        """Call the function; an async function gets `SNAPSHOT_SECONDS`. Return the encoded state.
 
-        Raises `TypeError` or `ValueError` for what can't be sent, `ThreadsBusy` if no thread is
-        free in `SNAPSHOT_SECONDS`, and what the function raises, see `contained`.
+        Raises `TypeError` or `ValueError` for a state that can't be sent, `ThreadsBusy` if no
+        thread is free in `SNAPSHOT_SECONDS`, and the function's errors, see `contained`.
         """
         seconds = settings().SNAPSHOT_SECONDS
         if not inspect.iscoroutinefunction(self.function):
@@ -66,7 +66,7 @@ class Source:
         async with asyncio.timeout(seconds):
             with contained():
                 data = await self.function(group)
-            # A megabyte takes longer to encode than all streams may wait.
+            # In a thread, because encoding a megabyte would delay all streams of the loop.
             block = await self.threads.call(group, seconds, encode_state, group, data)
             return block
 
@@ -76,32 +76,32 @@ class Source:
 
 @dataclass(frozen=True)
 class State:
-    """A group's state as all streams get it, and a place before which all is in it."""
+    """A group's encoded state, and a position: the state contains all events up to it."""
 
     group: str
     position: Position
     block: bytes
 
     def encode(self, id: str, *, labelled: bool) -> bytes:
-        """Return it on the wire; `labelled` as for events."""
+        """Return the event block with `id`; for `labelled`, see `Event.encode()`."""
         label = b"group: %b\n" % self.group.encode("ascii") if labelled else b""
         return label + with_id(self.block, id)
 
 
 def encode_state(group: str, data: object) -> bytes:
-    """Return `data` on the wire; raises `TypeError` or `ValueError` for what can't be sent."""
+    """Return `data` on the wire; raises `TypeError` or `ValueError` if it can't be sent."""
     if isinstance(data, QuerySet):
-        raise TypeError(f"It is a {type(data).__name__}, not JSON: return list() of it.")
+        raise TypeError(f"The state is a {type(data).__name__}, not JSON: return list() of it.")
     if inspect.isawaitable(data):
         if inspect.iscoroutine(data):
-            data.close()  # Python need not say so too, from wherever it is collected.
-        raise TypeError(f"It is a {type(data).__name__}, not JSON: await it.")
+            data.close()  # Else Python also warns, when it collects the coroutine.
+        raise TypeError(f"The state is a {type(data).__name__}, not JSON: await it.")
     block = encode_control(SNAPSHOT, {"group": group, "data": data})
     most = settings().SNAPSHOT_BYTES
     if len(block) > most:
         raise ValueError(
-            f"It has {len(block)} bytes on the wire, more than SSE_APP['SNAPSHOT_BYTES'] = {most}. "
-            "Give less, or a reference to be fetched."
+            f"The state has {len(block)} bytes on the wire, more than SSE_APP['SNAPSHOT_BYTES'] = "
+            f"{most}. Return less, or a reference that pages fetch."
         )
     return block
 
@@ -112,20 +112,21 @@ _sources: dict[str, Source] = {}
 def snapshot(pattern: str, *, seconds: float = 1.0) -> Callable[[Function], Function]:
     """Register the decorated function for the state of groups that match `pattern`.
 
-    It is called with the group's name, sync (in a thread, where it may use the database) or async,
-    and returns a `str` or what can be JSON. Each new stream of the group, and each one that got
-    `sse.reset` for it, is sent what it returned. For `seconds`, from 0 to 60, that is kept for
-    whoever comes meanwhile; who comes while it is called waits for the same call.
+    The function is called with the group's name and returns a `str` or data for JSON. It is sync
+    (called in a thread, where it may use the database) or async, and runs outside any transaction.
+    Its result is sent to each new stream of the group, and to each stream that got `sse.reset` for
+    the group. The result is kept for `seconds`, from 0 to 60, for later streams. Streams that come
+    during a call wait for that call.
 
-    It can't see who listens, since many get the same; only streams that may listen to the group
-    get it. Return nothing that is not for all of them. Read from the database that is written to:
-    a replica could lack what the stream is told has been. It runs outside any transaction.
+    The function can't see the reader, because many readers get the same result: return only data
+    for all who may listen to the group. Read from the primary database: a replica could lack
+    changes whose events the stream will not get again.
 
-    A group's state comes from its own name, else from the pattern that matches with the longest
-    beginning before its first `*`. A function that raises, takes longer than `SNAPSHOT_SECONDS` or
-    returns more than `SNAPSHOT_BYTES` ends the stream by `sse.close` with `snapshot`: its client
-    comes back. Raises `ValueError` for an invalid pattern or `seconds`, and for a pattern that
-    another function has.
+    Of several patterns that match a group, its own name counts first, else the pattern with the
+    longest beginning before its first `*`. If the function raises, takes longer than
+    `SNAPSHOT_SECONDS` or returns more than `SNAPSHOT_BYTES`, the stream ends by `sse.close`, reason
+    `snapshot`, and its client reconnects later. Raises `ValueError` for an invalid pattern or
+    `seconds`, and for a pattern that has another function.
     """
     validate_pattern(pattern)
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
@@ -145,57 +146,57 @@ def snapshot(pattern: str, *, seconds: float = 1.0) -> Callable[[Function], Func
 
 
 def source_of(group: str) -> Source | None:
-    """Return what gives the state of `group`, None if nothing does."""
+    """Return the source of the state of `group`, None if no pattern matches."""
     pattern = best_match(group, _sources)
     return None if pattern is None else _sources[pattern]
 
 
-def _begin_anew() -> None:
-    """In a forked child: the parent's threads do not run here."""
+def _forget_threads() -> None:
+    """Forget the threads in a forked child, where the parent's threads do not run."""
     for source in _sources.values():
         source.threads.clear()
 
 
-at_fork(_begin_anew)
+at_fork(_forget_threads)
 
 
 class Served(Protocol):
-    """A group's topic, as far as snapshots are concerned."""
+    """The part of a topic that snapshots need."""
 
     @property
     def position(self) -> Position | None:
-        """The position up to which the group was delivered here; None before the first."""
+        """The position up to which events were delivered here; None before the first position."""
 
 
 class SharedSnapshots:
-    """The states of groups, each read once for all who ask meanwhile and for a moment after.
+    """Shares each read of a state among all callers, and keeps states as long as their sources say.
 
-    `topics` say up to where the readers of each group were served here. Used on one loop. A
-    cancelled reader never cancels a read: others may wait for it.
+    `topics` has the positions of the groups. Used on one loop. A cancelled caller does not cancel
+    the read, because other callers may wait for it.
     """
 
     def __init__(self, topics: Mapping[str, Served]) -> None:
         self._topics = topics
-        #: Reads under way, and until when callers wait for each, by the loop's clock.
+        #: By group, the running read and the time, by the loop's clock, until which callers wait.
         self._reading: dict[str, tuple[asyncio.Task[State], float]] = {}
         self._kept: dict[str, tuple[State, asyncio.TimerHandle]] = {}
         self._bytes = 0
 
     async def state(self, group: str) -> State:
         """Return the state of `group`, which has readers; raises `SnapshotFailed`."""
-        if group in self._kept and self._goes_on(self._kept[group][0]):
+        if group in self._kept and self._is_current(self._kept[group][0]):
             return self._kept[group][0]
         while True:
-            # The log has begun anew since: what came after that place can't be told any more.
+            # The log has a new epoch, so it can't say which events followed the kept state.
             if group in self._kept:
                 self._drop(group)
             state = await self._read_once(group)
-            # One log that began while it was read is known from its beginning.
-            if state.position == START or self._goes_on(state):
+            # If the log got its first events during the read, all of them follow `START`.
+            if state.position == START or self._is_current(state):
                 return state
 
     def forget(self, group: str, position: Position) -> None:
-        """Keep no state of `group` read at `position` or before: nothing goes on from there."""
+        """Drop a kept state read at `position` or before: the log can't continue from it."""
         if group in self._kept:
             kept = self._kept[group][0].position
             if kept.epoch == position.epoch and kept.offset <= position.offset:
@@ -214,17 +215,17 @@ class SharedSnapshots:
         self._bytes -= len(state.block)
 
     async def close(self) -> None:
-        """Stop what is being read."""
+        """Cancel all reads, and wait at most `END_SECONDS` for their ends."""
         for group in list(self._kept):
             self._drop(group)
         tasks = [task for task, _ in self._reading.values()]
         for task in tasks:
             task.cancel()
         if tasks:
-            # Not for ever: an async function may go on when it is cancelled.
+            # With a limit, because an async function may ignore its cancellation.
             await asyncio.wait(tasks, timeout=END_SECONDS)
 
-    def _goes_on(self, state: State) -> bool:
+    def _is_current(self, state: State) -> bool:
         now = self._served(state.group)
         return now is None or state.position.epoch == now.epoch
 
@@ -235,26 +236,26 @@ class SharedSnapshots:
     async def _read_once(self, group: str) -> State:
         now, most = asyncio.get_running_loop().time(), settings().SNAPSHOT_SECONDS
         if group not in self._reading:
-            # Its place first: what is written while the function reads comes after it.
-            place = self._served(group) or START
-            task = spawn(self._read, group, place)
+            # The position is taken before the read: events of changes during the read follow it.
+            position = self._served(group) or START
+            task = spawn(self._read, group, position)
             self._reading[group] = task, now + most
             task.add_done_callback(lambda done: self._done(group, done))
         task, until = self._reading[group]
-        # The read continues after that time, since a thread can't be stopped. A later reader takes
-        # its result, or fails at once while there is no result.
+        # The read continues after that time, as a thread can't be stopped. A later caller takes its
+        # result, or fails immediately while there is no result.
         if not (await asyncio.wait([task], timeout=max(0.0, until - now)))[0]:
             raise SnapshotFailed(f"The snapshot of group {group!r} takes more than {most:g} s.")
         if task.cancelled():
             raise SnapshotFailed(f"The snapshot of group {group!r} was cancelled.")
         return task.result()
 
-    async def _read(self, group: str, place: Position) -> State:
+    async def _read(self, group: str, position: Position) -> State:
         source = source_of(group)
         if source is None:
-            raise SnapshotFailed(f"Nothing gives the state of group {group!r} any more.")
+            raise SnapshotFailed(f"No snapshot function matches group {group!r} any more.")
         try:
-            state = State(group, place, await source.read(group))
+            state = State(group, position, await source.read(group))
         except Exception as error:
             logger.exception(
                 "The snapshot of group %s failed.",
@@ -269,4 +270,4 @@ class SharedSnapshots:
     def _done(self, group: str, task: asyncio.Task[State]) -> None:
         del self._reading[group]
         if not task.cancelled():
-            task.exception()  # Seen: everybody who waited may have gone.
+            task.exception()  # Retrieved, as all waiting callers may have been cancelled.

@@ -1,7 +1,7 @@
-"""`Starts`: gives topics their first positions, by one read of the log for all that start at once.
+"""`Starts`: gives topics their first positions, by one read of the log for many groups.
 
-A read for each group would need as many connections as groups start, and after a restart of the
-server thousands do.
+After a restart of the server thousands of groups start; a read for each group would need as many
+database connections.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from .topics import Topic
 
 #: Groups whose heads are read by one call.
 PORTION: Final = 500
-#: A read that fails is tried again for so long, after pauses that begin with this one and double.
+#: A read that fails is repeated for this time, after pauses that begin with `PAUSE_SECONDS` and
+#: double.
 RETRY_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 0.05
 
 
 class Starts:
-    """Starts those of `topics` that have no position; used on the hub's own loop only.
+    """Starts topics without a position. Used on the hub's own loop only.
 
-    The groups that are asked for in one turn of the loop join the channel layer together. One task
-    reads the heads of all that have joined, a portion at a time: while a read is under way, the
-    next portion gathers. No caller's cancellation reaches a start: other readers may wait for it.
+    The groups of one loop iteration join the channel layer together. Then one task reads the heads
+    of all joined groups, at most `PORTION` at a time; groups that join during a read are in the
+    next one. A cancelled caller does not cancel a start, because other readers may wait for it.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Starts:
         self._reading: asyncio.Task[None] | None = None
 
     async def started(self, groups: Collection[str]) -> None:
-        """Return when the topics of `groups` have positions; raises what the event log raises."""
+        """Return when the topics of `groups` have positions; raises errors of the event log."""
         starting = [
             self._starting.get(group) or self._start(group)
             for group in groups
@@ -56,7 +57,7 @@ class Starts:
             await asyncio.shield(start)
 
     async def close(self) -> None:
-        """Stop every start; callers that wait for one are cancelled."""
+        """Cancel all starts, and the callers that wait for them."""
         self._new.clear()
         tasks = [*self._joining, *([self._reading] if self._reading else [])]
         for task in tasks:
@@ -80,7 +81,7 @@ class Starts:
         task.add_done_callback(self._joining.discard)
 
     async def _join(self, groups: list[str]) -> None:
-        """Join the groups on the layer, then have their heads read: what comes between is kept."""
+        """Join the groups on the layer, then read their heads: events in between are kept."""
         await asyncio.gather(*map(self._mailbox.join, groups))
         self._joined += groups
         if self._reading is None:
@@ -94,18 +95,18 @@ class Starts:
                     with contained():
                         heads = await read_heads(groups)
                     for group in groups:
-                        self._place(group, heads[group])
+                        self._set_position(group, heads[group])
                 except Exception as error:
                     self._fail(groups, error)
         finally:
             self._reading = None
 
-    def _place(self, group: str, head: Position) -> None:
-        # Looked up only now: the last reader may have left, and a new one made another topic.
+    def _set_position(self, group: str, head: Position) -> None:
+        # During the read the last reader may have left, and a new reader may have made a new topic.
         topic = self._topics.get(group)
         if topic is not None and topic.position is None:
             topic.start(head)
-            if topic.is_ill:
+            if topic.needs_healing:
                 self._heal(group)
         self._starting.pop(group).set_result(None)
 
@@ -114,11 +115,11 @@ class Starts:
             start = self._starting.pop(group, None)
             if start is not None:
                 start.set_exception(error)
-                start.exception()  # Retrieved: every reader that waited may have been cancelled.
+                start.exception()  # Retrieved, as all waiting readers may have been cancelled.
 
 
 async def read_heads(groups: Collection[str]) -> dict[str, Position]:
-    """Return the heads of `groups`, as `EventLog.heads()` does; tries again for `RETRY_SECONDS`."""
+    """See `EventLog.heads()`; a read that fails is repeated for `RETRY_SECONDS`."""
     loop = asyncio.get_running_loop()
     pause, until = PAUSE_SECONDS, loop.time() + RETRY_SECONDS
     while True:

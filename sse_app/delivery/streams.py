@@ -1,4 +1,4 @@
-"""`Stream`: one client's subscription as bytes, with its heartbeat and the end of its life."""
+"""`Stream`: one client's response: its subscription as bytes, its heartbeat, and its end."""
 
 from __future__ import annotations
 
@@ -13,30 +13,40 @@ from typing import Any, ClassVar
 from .. import signals
 from ..conf import settings
 from ..eventlog.contract import Reason
-from ..protocol.control import UNHEARD, Sharing, farewell, greeting
+from ..protocol.control import DISCONNECTED, Sharing, closing_block, opening_block
 from ..protocol.cursors import Position
 from ..protocol.events import HEARTBEAT, Event, encode_control
 from ..protocol.replies import Reply, connection_id, user_digest
 from ..runtime.telemetry import COUNTS, count, log_fields
-from .cohorts import gather
+from .cohorts import join_cohort
 from .hub import Hub
 from .replay import Start
 from .sinks import Sink
 from .snapshots import SnapshotFailed, State
-from .subscriptions import NONE, Subscription
+from .subscriptions import EMPTY, Subscription
 from .transports.asgi import Direct, Transport
 
 logger = logging.getLogger("sse_app")
 
 
 class Stream(Sink):
-    """What signals and the hub see of one client's response. Its subscription feeds it.
+    """One client's response, as signals and the hub see it; the sink of its subscription.
 
-    `user` and `user_key` say who listens: an `AnonymousUser` and "" if nobody signed in. `until`
-    is the Unix time at which the stream ends as expired, None if it doesn't.
+    For an anonymous reader, `user` is an `AnonymousUser` and `user_key` is "". The stream ends as
+    expired at the Unix time `until`, unless that is None, and after `life` seconds ± 20 %.
     """
 
     takes_first: ClassVar[bool] = True
+    #: A name for logs and the admin, which gives no rights.
+    id: str
+    #: The id of `sse.open`, then of the first states; empty before that.
+    opened: str
+    #: The groups that the client asked for; `groups` are the ones that are left.
+    asked: tuple[str, ...]
+    #: By group, the position after its last reset, and the reason.
+    resets: Mapping[str, tuple[Position, Reason]]
+    #: The groups that `sse.close` is about; all groups if empty.
+    _closed_groups: Collection[str]
 
     def __init__(
         self,
@@ -54,12 +64,11 @@ class Stream(Sink):
         labelled: bool = False,
         life: float,
     ) -> None:
-        #: Names it in the log and to the admin; opens nothing.
+        # All attributes are set here, although some only get defaults: an attribute that is added
+        # to thousands of streams later would cost each of them a dict of its own.
         self.id = secrets.token_hex(6)
-        #: Where it began: the id of `sse.open`, or of its first states. Empty before that.
         self.opened = ""
         self.subscription = Subscription(self, groups, names, labelled=labelled)
-        #: The groups that the client asked for; `groups` are those that it still listens to.
         self.asked = self.subscription.groups
         self.user = user
         self.user_key = user_key
@@ -71,29 +80,27 @@ class Stream(Sink):
         self.hub = hub
         self._transport = transport
         self._at_end: tuple[Callable[[], None], ...] = ()
-        #: The groups that `sse.close` is about; if empty, it is about all groups.
-        self._closed_groups: Collection[str] = ()
-        #: Where each group was reset to that was, and why.
-        self.resets: Mapping[str, tuple[Position, Reason]] = NONE
+        self._closed_groups = ()
+        self.resets = EMPTY
         self._ping = ping
         self._sent = 0
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
-        self._pinged: Mapping[str, Position] = NONE
+        self._pinged: Mapping[str, Position] = EMPTY
         transport.on_broken = self.subscription.close
 
     async def open(self, start: Start) -> None:
-        """Write `sse.open`, once the response has begun; its id is the place before the replay."""
+        """Write `sse.open` after the response has started; its id is the cursor before replay."""
         self._opened = True
         COUNTS.opened += 1
         await self._transport.start()
-        # One of its groups may have been taken from it while it joined.
+        # A group may have been dropped while the subscription joined the hub.
         positions = {group: start.positions[group] for group in self.groups}
         self.subscription.move(positions)
         if self._ping:
             self._pinged = positions
         self.opened = self.subscription.cursor
-        self._write(self._greeting(start))
+        self._write(_opening_block(self, start))
         self._live = True
         for group in self.groups:
             if group in start.first:
@@ -102,37 +109,37 @@ class Stream(Sink):
         await signals.stream_opened.asend_robust(sender=self._sender, stream=self)
 
     async def run(self) -> None:
-        """Serve an open stream until it is closed, and end it."""
+        """Serve an open stream until it is closed, then `end()` it."""
         try:
             await self.subscription.run(self.hub)
         except asyncio.CancelledError:
-            # The server is stopping and cancels once: what `finally` awaits still runs.
+            # A server that stops cancels the task once, so `finally` can still await.
             self.close("shutdown")
             raise
         except Exception as error:
-            # What ends a stream that was behind: nothing is lost, the client comes back.
+            # The stream was catching up. No event is lost, because the client reconnects.
             logger.warning(
-                "What a stream needs did not answer, so it ends: %r",
+                "A stream ends, because it could not read the event log or a snapshot: %r",
                 error,
                 extra=log_fields(stream=self.id, groups=self.groups, error=error),
             )
             if isinstance(error, SnapshotFailed):
-                self.close("snapshot")  # The client must not believe that it knows the state.
+                self.close("snapshot")  # Tells the client that it does not have the state.
             self.close("log")
         finally:
             await self.end()
 
     async def end(self) -> None:
-        """Write what is to be said at the end, end the response, and give back what it had."""
-        self.subscription.part()
+        """Write `sse.close`, end the response, and release what the stream holds."""
+        self.subscription.leave_cohort()
         self.hub.tickers.discard(self.tick)
         try:
             if self._opened:
                 reason = self.close_reason or "error"
-                if reason not in UNHEARD:
+                if reason not in DISCONNECTED:
                     id = self.subscription.cursor if self.subscription.positions else ""
                     lost = self._closed_groups if self.subscription.kind[1] else ()
-                    self._write(farewell(reason, id, lost, retry=settings().RETRY))
+                    self._write(closing_block(reason, id, lost, retry=settings().RETRY))
                 await self._transport.finish()
         finally:
             callbacks, self._at_end = self._at_end, ()
@@ -145,27 +152,27 @@ class Stream(Sink):
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """What it listens to."""
+        """The groups that the client listens to now."""
         return self.subscription.groups
 
     @property
     def bytes_sent(self) -> int:
-        """How many bytes of its body were written."""
+        """How many bytes of the response body were written."""
         cohort = self.subscription.cohort
         return self._sent + (cohort.bytes if cohort is not None else 0)
 
     @property
     def close_reason(self) -> str | None:
-        """Why the stream ended; None while it is open."""
+        """The reason for which the stream ended; None while it is open."""
         return self.subscription.close_reason
 
     @property
     def queue(self) -> int:
-        """How many bytes wait for its client to take them, as far as this process knows."""
+        """How many bytes wait until the client takes them, as far as this process knows."""
         return self._transport.waiting
 
     def tick(self, now: float) -> None:
-        """Do what time asks for: a heartbeat, the end of life, giving up a stalled client."""
+        """Send a due heartbeat, or end a stream that is too old, expired or stalled."""
         self._transport.check(now)
         cohort = self.subscription.cohort
         written_at = max(self._written_at, 0.0 if cohort is None else cohort.written_at)
@@ -176,29 +183,28 @@ class Stream(Sink):
         elif now - written_at >= settings().HEARTBEAT and self._transport.ready:
             self._write(self._heartbeat())
         elif cohort is None:
-            gather(self.subscription, self.hub.topics)
+            join_cohort(self.subscription, self.hub.topics)
 
     def at_end(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when the stream has ended, on its loop."""
+        """Call `callback` on the stream's loop when the stream has ended."""
         self._at_end += (callback,)
 
     def close(self, reason: str, groups: Collection[str] = ()) -> None:
-        """End the stream; the first reason counts. `groups`: see `cut()`."""
-        self.cut(reason, groups)
+        """End the stream; the first reason counts. `groups`: see `mute()`."""
+        self.mute(reason, groups)
         self.subscription.close(reason)
 
-    def cut(self, reason: str, groups: Collection[str] = ()) -> None:
-        """Show nothing more. From any thread; `close()` must follow on the stream's loop.
+    def mute(self, reason: str, groups: Collection[str] = ()) -> None:
+        """Show no more events. From any thread; `close()` must follow on the stream's loop.
 
-        `groups`: of a connection that several pages share, only the pages of these groups lose
-        anything. If empty, all do.
+        `groups`: of the pages that share the stream, only those of these groups end; all if empty.
         """
         if self.close_reason is None:
             self._closed_groups = groups
-        self.subscription.cut(reason)
+        self.subscription.mute(reason)
 
     async def lose(self, group: str) -> None:
-        """Serve one of several groups no more, and tell the client and the signal's receivers."""
+        """Drop one of several groups; the client gets `sse.reset`, and a signal is sent."""
         if group not in self.groups or self.close_reason is not None:
             return
         await self.hub.drop(self.subscription, group)
@@ -208,7 +214,7 @@ class Stream(Sink):
         await lost.asend_robust(sender=self._sender, stream=self, group=group)
 
     def take(self, reply: Reply) -> None:
-        """Show what is for this stream alone."""
+        """Show a reply, which is for this stream only."""
         self.subscription.take_alone(reply)
 
     # --- Sink ---
@@ -224,14 +230,14 @@ class Stream(Sink):
         self._write(block)
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
-        if (place := self.subscription.positions.get(group)) is not None:
-            self.resets = {**self.resets, group: (place, reason)}
+        if (position := self.subscription.positions.get(group)) is not None:
+            self.resets = {**self.resets, group: (position, reason)}
         count(COUNTS.resets, reason)
         self._write(encode_control("sse.reset", {"group": group, "reason": reason}, id=cursor))
 
     def snapshot(self, state: State, cursor: str) -> None:
-        if (told := self.resets.get(state.group)) is not None:
-            self.resets = {**self.resets, state.group: (state.position, told[1])}
+        if (reset := self.resets.get(state.group)) is not None:
+            self.resets = {**self.resets, state.group: (state.position, reset[1])}
         else:
             self.opened = cursor
         self._write(state.encode(cursor, labelled=self.subscription.kind[1]))
@@ -242,29 +248,16 @@ class Stream(Sink):
     def direct(self) -> Direct | None:
         return self._transport.direct()
 
-    def gathered(self, before: int) -> None:
+    def joined_cohort(self, before: int) -> None:
         self._sent -= before
-        self._transport.gathered(before)
+        self._transport.joined_cohort(before)
 
-    def parted(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
+    def left_cohort(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
         self._sent += written
         self._written_at = max(self._written_at, at)
-        self._transport.parted(written, rest)
+        self._transport.left_cohort(written, rest)
         if pending:
             self._write(pending)
-
-    def _greeting(self, start: Start) -> bytes:
-        limits, (groups, labelled) = settings(), self.subscription.kind
-        sharing = Sharing(user_digest(self.user_key), limits.HEARTBEAT, limits.MAX_GROUPS)
-        return greeting(
-            groups,
-            self.opened,
-            connection=connection_id(self.id, self.user_key),
-            recovered=start.recovered,
-            missed=start.missed,
-            retry=limits.RETRY,
-            sharing=sharing if labelled else None,
-        )
 
     def _heartbeat(self) -> bytes:
         if not self._ping:
@@ -274,8 +267,22 @@ class Stream(Sink):
         return encode_control("sse.ping", {}, id=self.subscription.cursor if moved else "")
 
     def _write(self, chunk: bytes) -> None:
-        self.subscription.part()
+        self.subscription.leave_cohort()
         self._written_at = time.monotonic()
         self._sent += len(chunk)
         COUNTS.bytes += len(chunk)
         self._transport.write(chunk)
+
+
+def _opening_block(stream: Stream, start: Start) -> bytes:
+    limits, (groups, labelled) = settings(), stream.subscription.kind
+    sharing = Sharing(user_digest(stream.user_key), limits.HEARTBEAT, limits.MAX_GROUPS)
+    return opening_block(
+        groups,
+        stream.opened,
+        connection=connection_id(stream.id, stream.user_key),
+        recovered=start.recovered,
+        missed=start.missed,
+        retry=limits.RETRY,
+        sharing=sharing if labelled else None,
+    )

@@ -13,16 +13,16 @@ from ..eventlog.contract import Reason
 from ..protocol.events import Event, validate_name
 from ..protocol.groups import validate_group
 from .hub import Hub, get_hub
-from .replay import Wanted, find_start
+from .replay import StartRequest, find_start
 from .sinks import Sink
-from .subscriptions import Subscription, run_patiently
+from .subscriptions import Subscription, run_with_retries
 
 
 class ContinuityLost(Exception):
     """Raised by the iteration of `subscribe()` where a page would get `sse.reset`.
 
-    What came before in `group` is lost to this reader, for `reason` ("trimmed", "epoch",
-    "future", "limit", "unknown"): read the state anew, then iterate on; the next event follows.
+    Earlier events of `group` are lost to this reader, for `reason` ("trimmed", "epoch", "future",
+    "limit", "unknown"). Read the state again, then continue the iteration: newer events follow.
     """
 
     def __init__(self, group: str, reason: Reason) -> None:
@@ -39,40 +39,41 @@ def subscribe(
 ) -> Subscriber:
     """Return an async context manager whose value is an async iterator over each `Event`.
 
-    `after`: a position from `cursor()` or from the iterator's own `cursor`, to go on from.
-    `history`: without `after`, "earliest" or a number of past events to begin with; else it
-    begins now, that is when the `async with` has been entered. `events`: only these names.
+    `after`: the cursor to continue from, returned by `cursor()` or read from the iterator's
+    `cursor`. `history`: without `after`, "earliest" or a number of past events to begin with.
+    Without both, the iteration begins when the `async with` has been entered. `events`: the event
+    names to show, all if empty.
 
-    The order, completeness and uniqueness are those of a stream; what was published before a
-    transaction committed is not there. A body that is slower than the events costs at most
-    `QUEUE_EVENTS` of memory: then the rest is read from the log when it is asked for. Iteration
-    raises `ContinuityLost` where continuity can't be proved, and goes on when asked again.
+    The order, completeness and uniqueness are those of a stream; an event of a transaction that
+    has not committed is not there. If the body is slower than the events, at most `QUEUE_EVENTS`
+    and `QUEUE_BYTES` wait in memory; the rest is read from the log later. The iteration raises
+    `ContinuityLost` where continuity can't be proved, and continues after that.
 
-    For one task at a time, on the event loop that entered it. No policy is asked: this is the
-    project's own code. Raises `ValueError` for an invalid or missing group, event name or
-    history, and on entering what the event log raises.
+    For one task at a time, on the event loop that entered the context manager. No policy is
+    checked, because the caller is the project's own code. Raises `ValueError` for an invalid or
+    missing group, event name or history; entering raises errors of the event log.
     """
     if not groups:
         raise ValueError("subscribe() needs at least one group, for example subscribe('orders').")
     names = [validate_name(name) for name in events]
-    wanted = Wanted(after, _history(history))
-    return Subscriber([validate_group(group) for group in groups], names, wanted)
+    request = StartRequest(after, _history(history))
+    return Subscriber([validate_group(group) for group in groups], names, request)
 
 
-def _history(wanted: int | str | None) -> float | None:
-    if wanted is None or wanted == "earliest":
-        return inf if wanted else None
-    if type(wanted) is int and wanted >= 0:
-        return wanted or None
-    raise ValueError(f"Invalid history {wanted!r}: 'earliest', or how many past events as an int.")
+def _history(history: int | str | None) -> float | None:
+    if history is None or history == "earliest":
+        return inf if history else None
+    if type(history) is int and history >= 0:
+        return history or None
+    raise ValueError(f"Invalid history {history!r}: 'earliest', or how many past events as an int.")
 
 
 class Subscriber:
-    """What `subscribe()` returns. Made by it alone."""
+    """The context manager and iterator that `subscribe()` returns; made by `subscribe()` only."""
 
-    def __init__(self, groups: list[str], names: list[str], wanted: Wanted) -> None:
+    def __init__(self, groups: list[str], names: list[str], request: StartRequest) -> None:
         self._inbox = _Inbox()
-        self._wanted = wanted
+        self._request = request
         self._subscription = Subscription(self._inbox, groups, names)
         self._hub: Hub | None = None
         self._running: asyncio.Task[str] | None = None
@@ -80,17 +81,17 @@ class Subscriber:
 
     @property
     def cursor(self) -> str:
-        """The position after the last event that the iteration gave, for `after=`."""
+        """The cursor after the last event that the iteration returned, for `after=`."""
         return self._cursor
 
     async def __aenter__(self) -> Self:
         if self._hub is not None:
-            raise RuntimeError("A subscription is entered once; call subscribe() again.")
+            raise RuntimeError("subscribe() can be entered only once; call subscribe() again.")
         self._hub = get_hub()
         subscription = self._subscription
         await self._hub.join(subscription)
         try:
-            start = await find_start(self._hub, subscription.groups, self._wanted)
+            start = await find_start(self._hub, subscription.groups, self._request)
         except BaseException:
             await self._hub.leave(subscription)
             raise
@@ -98,7 +99,7 @@ class Subscriber:
         self._cursor = subscription.cursor
         for group, beginning in start.first.items():
             subscription.begin(group, beginning)
-        self._running = asyncio.create_task(run_patiently(subscription, self._hub))
+        self._running = asyncio.create_task(run_with_retries(subscription, self._hub))
         self._running.add_done_callback(self._inbox.end)
         return self
 
@@ -116,7 +117,7 @@ class Subscriber:
 
     async def __anext__(self) -> Event:
         if self._running is None:
-            raise RuntimeError("Enter it first: async with subscribe(...) as events.")
+            raise RuntimeError("Enter subscribe() first: async with subscribe(...) as events.")
         item, cursor = await self._inbox.take(self._running)
         if cursor:
             self._cursor = cursor
@@ -129,7 +130,7 @@ _Item = tuple[Event | ContinuityLost, str]
 
 
 class _Inbox(Sink):
-    """Holds what has not been asked for yet; when it is full, the subscription lags."""
+    """Holds items until the iteration takes them; when it is full, the subscription lags."""
 
     def __init__(self) -> None:
         self._waiting: deque[_Item] = deque()
@@ -152,7 +153,7 @@ class _Inbox(Sink):
         return item
 
     def end(self, _: object = None) -> None:
-        """Nothing more comes."""
+        """Note that no more items will come."""
         self._ended = True
         self._changed.set()
 
@@ -173,7 +174,7 @@ class _Inbox(Sink):
         self._put((ContinuityLost(group, reason), cursor))
 
     def passed(self, cursor: str) -> None:
-        """Nothing to show; the next event's cursor says it."""
+        """See `Sink.passed()`. Ignored, as the next event has a newer cursor."""
 
     def _put(self, item: _Item) -> None:
         self._waiting.append(item)

@@ -1,9 +1,9 @@
-"""`Subscription`: one reader's place in its groups, live or catching up from the log.
+"""`Subscription`: one reader's positions in its groups, live or catching up from the log.
 
-A live subscription gets each event as the topic delivers it. One that is not live (it replays, or
-its sink can't take more) gets nothing: it reads pages from its own positions until it stands
-where the topics stand, and turns live in that same turn of the loop. So nothing has to be queued
-for a replay, and a reader that lags costs its cursor and one page.
+A live subscription gets each event as the topic delivers it. A subscription that replays, or whose
+sink can't take more, is not live and gets no events from topics: it reads pages of the log until
+it has the positions of the topics, and becomes live in that same iteration of the loop. So no
+events are queued for a replay, and a reader that lags costs its cursor and one page.
 """
 
 from __future__ import annotations
@@ -13,32 +13,35 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from ..eventlog.contract import Discontinuity, Reason
 from ..protocol.cursors import Position, encode_cursor
 from ..protocol.events import Event
 from ..runtime.telemetry import COUNTS, log_fields
-from .cohorts import Cohort, gather
+from .cohorts import Cohort, join_cohort
 from .feed import Feed
-from .notify import Wake
+from .notify import Interruptible, Notify
 from .replay import STATE, Beginning, first_of
 from .sinks import Sink
-from .topics import Kind, Told, follows, place_of
+from .topics import Encoded, Kind, follows, position_of
 
 logger = logging.getLogger("sse_app")
 
-#: By `Event.slot`, in the order of their arrival. Readers share the empty one.
+#: The latest non-durable events by `Event.slot`, in the order of their arrival.
 Latest = Mapping[tuple[str, ...], Event]
 
 LATEST_EVENTS: Final = 256
 
 
 def with_latest(kept: Latest, event: Event) -> Latest:
-    """Return `kept` with `event`, changed in place if it can be; beyond 256 the oldest goes."""
+    """Return `kept` with `event`; beyond `LATEST_EVENTS` without the oldest event.
+
+    A dict is changed; the empty mapping that all readers share is replaced.
+    """
     latest = kept if isinstance(kept, dict) else {}
     COUNTS.superseded += latest.pop(event.slot, None) is not None
     latest[event.slot] = event
@@ -53,20 +56,18 @@ def without_group(kept: Latest, group: str) -> Latest:
     return {slot: event for slot, event in kept.items() if event.group != group}
 
 
+#: After this many events that a filter did not show, the client gets the cursor by `sse.cursor`.
 PASSED_EVENTS: Final = 500
 
-
-_Result = TypeVar("_Result")
-
-# Thousands of readers have these, and each empty one made anew would be an object of its own.
+# Shared, because thousands of readers would each keep empty objects of their own.
 _ALL: Final[frozenset[str]] = frozenset()
-NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
+EMPTY: Final[Mapping[Any, Any]] = MappingProxyType({})
 _holding = threading.Lock()
 _holds = itertools.count(1)
 
 
-class Subscription:
-    """A reader of some groups. Made by its owner, joined to a hub, then `run()` until closed."""
+class Subscription(Interruptible):
+    """A reader of some groups. Its owner makes it, joins it to a hub and awaits `run()`."""
 
     def __init__(
         self,
@@ -76,96 +77,92 @@ class Subscription:
         *,
         labelled: bool = False,
     ) -> None:
+        super().__init__()
         self.sink = sink
         self.groups = tuple(dict.fromkeys(groups))
         self.kind: Kind = self.groups, labelled
         self.names = frozenset(names) if names else _ALL
         self.positions: dict[str, Position] = {}
         self.live = False
-        #: Could its sink take no more, and does it still read what came meanwhile?
+        #: Whether the sink could take no more, and the events since then are still being read.
         self.lagging = False
-        #: While not 0, nothing is shown: whether this reader still may is being asked.
+        #: While this is not 0, no events are shown, because the reader's rights are being checked.
         self.held = 0
         self.close_reason: str | None = None
-        #: What is to be shown of groups before anything else of them.
-        self._first: Mapping[str, Beginning] = NONE
-        self._latest: Latest = NONE
+        #: By group, how the reader begins there.
+        self._first: Mapping[str, Beginning] = EMPTY
+        self._latest: Latest = EMPTY
         self._passed = 0
-        #: Who writes for it while it is as the others, and its place there.
+        #: The cohort that writes to the socket, and the index among its members.
         self.cohort: Cohort | None = None
-        self.seat = 0
-        self._wake = Wake()
-        self._pending: asyncio.Future[Any] | None = None
+        self.index = 0
+        self._notify = Notify()
 
     @property
     def cursor(self) -> str:
-        """The id of the place after everything that was shown or passed over."""
+        """The cursor after all events that were shown or passed over, as an id."""
         return encode_cursor(self.positions, time.time())
 
     def close(self, reason: str) -> None:
         """End `run()`; the first reason counts."""
-        self.cut(reason)
-        self._wake.set()
+        self.mute(reason)
+        self._notify.set()
         self._interrupt()
 
-    def cut(self, reason: str) -> None:
-        """Show nothing more. From any thread; `close()` must follow on the subscription's loop."""
+    def mute(self, reason: str) -> None:
+        """Show no more events. From any thread; `close()` must follow on the loop."""
         if self.close_reason is None:
             self.close_reason = reason
         self.live = False
         if (cohort := self.cohort) is not None:
-            cohort.doubt(self)
+            cohort.suspect(self)
 
     def hold(self) -> None:
-        """Show nothing until `release()`; nothing is lost. From any thread."""
+        """Show no events until `release()`; none is lost. From any thread."""
         with _holding:
             self.held = next(_holds)
         if (cohort := self.cohort) is not None:
-            cohort.doubt(self)
+            cohort.suspect(self)
 
-    def part(self) -> None:
-        """Be served alone, for now."""
+    def leave_cohort(self) -> None:
+        """Be served alone, until `join_cohort()`."""
         if self.cohort is not None:
             self.cohort.leave(self)
 
     def release(self, held: int) -> None:
-        """Go on, unless it was held again since `held` was read."""
+        """Continue, unless the subscription was held again since `held` was read."""
         with _holding:
             if self.held != held:
                 return
             self.held = 0
-        self._wake.set()
+        self._notify.set()
 
     async def run(self, feed: Feed) -> str:
         """Deliver until `close()`; return its reason."""
         while self.close_reason is None:
             await self._catch_up(feed)
             if self.live:
-                gather(self, feed.topics)
+                join_cohort(self, feed.topics)
             if self.live:
-                await self._wake.next()
+                await self._notify.next()
         return self.close_reason
 
     # --- from the topics, in the order of each group's log ---
 
-    def offer(self, event: Event, place: Position | None, told: Told) -> bool:
-        """Take the next event of a topic, if live; a lagging reader keeps the latest per key.
-
-        `place` is the event's, and `told` what others were told of it, and is added to. Returns
-        whether the event was shown.
-        """
+    def offer(self, event: Event, position: Position | None, encoded: Encoded) -> bool:
+        """See `Listener.offer()`. Unless live, keep the latest non-durable events per key."""
         if self.close_reason is not None or event.group not in self.groups:
             return False
-        if self.live and (self.held or not self.sink.ready or not self._is_next(place, event)):
+        if self.live and (self.held or not self.sink.ready or not self._is_next(position, event)):
             self._lag()
         if self.live:
-            return self._take(event, place, told)
-        if place is None and self._wanted(event):
+            return self._take(event, position, encoded)
+        if position is None and self._shows(event):
             self._latest = with_latest(self._latest, event)
         return False
 
     def take_alone(self, event: Event) -> None:
-        """Take an event without a place that is for this reader only, whatever it listens to."""
+        """Take a non-durable event that is for this reader only, whatever its groups are."""
         if self.close_reason is not None:
             return
         self._latest = with_latest(self._latest, event)
@@ -175,17 +172,18 @@ class Subscription:
             self._lag()
 
     def restart(self, group: str, reason: Reason, head: Position) -> None:
-        """Go on from `head` in `group`, and say that what came before is lost.
+        """Continue from `head` in `group`, and show that earlier events are lost.
 
-        One that is not live finds out by itself whether the log goes on from its own place.
+        A subscription that is catching up needs nothing here: its next read raises `Discontinuity`
+        if the log no longer continues from its position.
         """
         if self.live:
             self.begin(group, Beginning(head, reason))
         self._lag()
 
     def drop(self, group: str) -> None:
-        """Read `group` no more; by way of `Hub.drop()`, which takes it from the topic too."""
-        self.part()
+        """Stop reading `group`. Call `Hub.drop()`, which also removes it from the topic."""
+        self.leave_cohort()
         self.groups = tuple(other for other in self.groups if other != group)
         self.kind = self.groups, self.kind[1]
         self.positions.pop(group, None)
@@ -194,11 +192,11 @@ class Subscription:
         self._interrupt()
 
     def begin(self, group: str, beginning: Beginning) -> None:
-        """Show what `beginning` says before the next event of `group`."""
+        """Show `beginning` before the next event of `group`."""
         self._first = {**self._first, group: beginning}
 
     def move(self, positions: Mapping[str, Position]) -> None:
-        """Stand at `positions`; before the subscription runs."""
+        """Take over `positions`; before `run()`."""
         self.positions.update(positions)
 
     # --- catching up ---
@@ -206,7 +204,7 @@ class Subscription:
     async def _catch_up(self, feed: Feed) -> None:
         while self.close_reason is None:
             if self.held:
-                await self._wake.next()
+                await self._notify.next()
                 continue
             if not self.sink.ready:
                 await self._unless_interrupted(self.sink.drained)
@@ -232,15 +230,15 @@ class Subscription:
             if events:
                 self._show_page(feed, behind, events)
             elif events is not None:
-                # The reader was served by a process that is ahead of this one.
+                # The reader has events that this process has not got yet, from another process.
                 await self._unless_interrupted(partial(feed.heal, behind))
 
     def _show_page(self, feed: Feed, group: str, events: Sequence[Event]) -> None:
         for event in events:
             if not self._may_show:
-                return  # The rest is read again from where this one stands.
-            if group in self.positions and self._take(event, place := place_of(event), {}):
-                feed.topics[group].reach(place, 1)
+                return  # The rest is read again, from the reader's positions.
+            if group in self.positions and self._take(event, position := position_of(event), {}):
+                feed.topics[group].reach(position, 1)
 
     async def _show_first(self, feed: Feed, group: str) -> None:
         beginning = self._first[group]
@@ -270,61 +268,39 @@ class Subscription:
                 self.begin(group, following)
 
     def _still_begins(self, group: str, beginning: Beginning) -> bool:
-        """Whether what was read for `beginning` may be shown; if not, it is read again later."""
+        """Whether the result of a read for `beginning` may be shown; else it is read again."""
         return self._first.get(group) is beginning and self._may_show
 
     def _shown(self, group: str) -> None:
         left = {name: first for name, first in self._first.items() if name != group}
-        self._first = left or NONE
-
-    async def _unless_interrupted(
-        self, work: Callable[[], Coroutine[Any, Any, _Result]]
-    ) -> _Result | None:
-        """Await `work()`, but no longer than until `close()` or `drop()`; return None then."""
-        pending = self._pending = asyncio.create_task(work())
-        try:
-            await asyncio.wait([pending])
-        finally:
-            interrupted, self._pending = self._pending is None, None
-            pending.cancel()
-        if not interrupted:
-            result: _Result = pending.result()
-            return result
-        if not pending.cancelled():
-            pending.exception()  # Seen, so asyncio does not log it.
-        return None
-
-    def _interrupt(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.cancel()
+        self._first = left or EMPTY
 
     @property
     def _may_show(self) -> bool:
         return self.close_reason is None and not self.held and self.sink.ready
 
-    def _is_next(self, place: Position | None, event: Event) -> bool:
-        return place is None or follows(place, self.positions[event.group])
+    def _is_next(self, position: Position | None, event: Event) -> bool:
+        return position is None or follows(position, self.positions[event.group])
 
     def _lag(self) -> None:
         if not self.lagging and not self.sink.ready:
             self.lagging = True
             COUNTS.lagged += 1
         self.live = False
-        self._wake.set()
+        self._notify.set()
 
-    def _take(self, event: Event, place: Position | None, told: Told) -> bool:
-        if place is not None:
-            self.positions[event.group] = place
-        if self._wanted(event):
+    def _take(self, event: Event, position: Position | None, encoded: Encoded) -> bool:
+        if position is not None:
+            self.positions[event.group] = position
+        if self._shows(event):
             self._passed = 0
-            known = told.get(self.kind)
+            known = encoded.get(self.kind)
             if known is None:
-                cursor = "" if place is None else self.cursor
-                known = told[self.kind] = cursor, event.encode(cursor, labelled=self.kind[1])
+                cursor = "" if position is None else self.cursor
+                known = encoded[self.kind] = cursor, event.encode(cursor, labelled=self.kind[1])
             self.sink.show(event, *known)
             return True
-        if place is not None:
+        if position is not None:
             self._passed += 1
             if self._passed >= PASSED_EVENTS:
                 self._passed = 0
@@ -332,28 +308,28 @@ class Subscription:
         return False
 
     def _show_latest(self) -> None:
-        latest, self._latest = self._latest, NONE
+        latest, self._latest = self._latest, EMPTY
         COUNTS.delivered += len(latest)
         for event in latest.values():
             self.sink.show(event, "", event.encode(labelled=self.kind[1]))
 
-    def _wanted(self, event: Event) -> bool:
+    def _shows(self, event: Event) -> bool:
         return not self.names or event.name in self.names
 
 
-PATIENCE_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 1.0
 
 
-async def run_patiently(subscription: Subscription, feed: Feed) -> str:
-    """See `Subscription.run()`; where the event log can't be read, try again until it can."""
+async def run_with_retries(subscription: Subscription, feed: Feed) -> str:
+    """See `Subscription.run()`; while the event log can't be read, try again."""
     while True:
         try:
             return await subscription.run(feed)
         except Exception as error:
-            # It stands where it stood, so nothing is lost by waiting.
+            # The subscription keeps its positions, so no event is lost by waiting.
             logger.warning(
                 "The event log can't be read: %r",
                 error,
                 extra=log_fields(groups=subscription.groups, error=error),
             )
-            await asyncio.sleep(PATIENCE_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)

@@ -13,29 +13,32 @@ from ..protocol.cursors import START, Position
 from ..protocol.events import Event
 from ..runtime.telemetry import COUNTS, log_fields
 
-#: What streams have in common that get the same bytes: their groups, and whether each event is
-#: labelled with its group.
+#: Streams of one kind get the same bytes: they have the same groups, and for all or none of them
+#: each event is labelled with its group.
 Kind = tuple[tuple[str, ...], bool]
-#: What streams of one kind get for one event: the id after it, and its bytes. Who is live stands
-#: where the topics stand, so it is the same for all of the kind.
-Told = dict[Kind, tuple[str, bytes]]
+#: The id after one event, and the event's bytes, by kind. All live streams of a kind have the same
+#: positions, so the id and the bytes are computed once per kind and shared.
+Encoded = dict[Kind, tuple[str, bytes]]
 
 logger = logging.getLogger("sse_app")
 
 RECENT_EVENTS: Final = 256
 RECENT_BYTES: Final = 1024 * 1024
 AHEAD_EVENTS: Final = 256
-#: The event loop turns after so many deliveries, which take some ten milliseconds.
+#: After this many deliveries, which take some ten milliseconds, other tasks of the loop run.
 DELIVERIES: Final = 5000
 
 
 class Listener(Protocol):
-    """One reader of a group, which the topic delivers to directly."""
+    """One reader of a group, to which the topic delivers directly."""
 
     groups: tuple[str, ...]
 
-    def offer(self, event: Event, place: Position | None, told: Told) -> bool:
-        """Take the next event of the topic; return whether the reader was shown it."""
+    def offer(self, event: Event, position: Position | None, encoded: Encoded) -> bool:
+        """Take the next event of the topic; return whether the event was shown.
+
+        `encoded` is shared by all readers of the event: a kind that is missing there is added.
+        """
 
     def restart(self, group: str, reason: Reason, head: Position) -> None:
         """Continue from `head` in `group`, because earlier events are lost."""
@@ -45,104 +48,107 @@ class Listener(Protocol):
 
 
 class Batch(Protocol):
-    """Several readers of a group, which the topic delivers to as one."""
+    """Several readers of a group, to which the topic delivers by one call."""
 
     def __len__(self) -> int: ...
 
-    def settle(self) -> None:
-        """Hand the readers back to the topic that can't be written to with the others."""
+    def drop_suspects(self) -> None:
+        """Hand those readers back to the topic that are suspected not to be like the others."""
 
-    def offer(self, event: Event, place: Position | None) -> int:
+    def offer(self, event: Event, position: Position | None) -> int:
         """Take the next event of the topic; return how many readers get it."""
 
     def dissolve(self) -> None:
         """Hand all readers back to the topic."""
 
 
-def place_of(event: Event) -> Position | None:
-    """Return an event's place in its group's log; None for a non-durable one."""
+def position_of(event: Event) -> Position | None:
+    """Return an event's position in its group's log; None for a non-durable event."""
     if event.offset is None or event.epoch is None:
         return None
     return Position(event.epoch, event.offset)
 
 
-def follows(place: Position, position: Position) -> bool:
-    """Whether the event at `place` is the one right after `position`."""
-    same_log = place.epoch == position.epoch or position == START
-    return same_log and place.offset == position.offset + 1
+def follows(position: Position, previous: Position) -> bool:
+    """Whether the event at `position` is the next event after `previous`."""
+    same_log = position.epoch == previous.epoch or previous == START
+    return same_log and position.offset == previous.offset + 1
 
 
 class Topic:
-    """The subscriptions to one group and the position up to which they were served.
+    """The subscriptions to one group, and the position up to which its events were delivered.
 
-    `position` is unset until the hub has read the group's head. The latest events stay in memory
-    so that a stream that is a little behind costs no read of the log.
+    `position` is None until the hub has read the group's head. The latest events stay in memory,
+    so that a stream that is a little behind needs no read of the log.
     """
 
     def __init__(self, group: str) -> None:
         self.group = group
         self.position: Position | None = None
-        #: Those that are served one by one, and those that are served as one, by their kind.
+        #: The readers that are served one by one.
         self.subscriptions: set[Listener] = set()
+        #: The readers that are served together, by their kind.
         self.cohorts: dict[Kind, Batch] = {}
         self._recent: deque[Event] = deque()
         self._recent_bytes = 0
         self._ahead: dict[Position, Event] = {}
         self._reached: dict[Position, int] = {}
-        #: How many events went to its readers here, and how often one did; both only grow.
+        #: How many events were published to the readers here, and how many deliveries that made:
+        #: an event to three readers is one and three. Both only grow.
         self.published = self.delivered = 0
-        #: A repeat that is another event than the one delivered: the log may be an older one.
+        #: An event at the position of another event that was delivered. The log may then have been
+        #: replaced by an older copy.
         self.contradiction: Event | None = None
 
     @property
     def readers(self) -> int:
-        """How many subscriptions there are. From any thread."""
+        """The number of subscriptions. From any thread."""
         return len(self.subscriptions) + sum(map(len, list(self.cohorts.values())))
 
     @property
     def has_gap(self) -> bool:
-        """Whether events arrived that can't be delivered before earlier ones."""
+        """Whether events wait because earlier events are missing."""
         return bool(self._ahead)
 
     @property
-    def is_ill(self) -> bool:
-        """Whether only the log can say how to go on."""
+    def needs_healing(self) -> bool:
+        """Whether the log must be read before the topic can continue."""
         return self.position is not None and (self.has_gap or self.contradiction is not None)
 
     def contradicts(self, event: Event) -> bool:
-        """Whether another event was delivered at the place of `event`, as far as is remembered."""
+        """Whether memory has another event at the position of `event`."""
         run = self.recent(Position(event.epoch or "", (event.offset or 0) - 1), 1)
-        return any((told.name, told.data) != (event.name, event.data) for told in run or ())
+        return any((one.name, one.data) != (event.name, event.data) for one in run or ())
 
     def offer(self, event: Event) -> None:
-        """Take an event from the channel layer: deliver it, drop a repeat, or keep it for later."""
-        place = place_of(event)
-        if place is None:
+        """Take an event from the channel layer: deliver it, keep it for later, or drop a repeat."""
+        position = position_of(event)
+        if position is None:
             self._fan_out(event, None)
-        elif self.position is not None and follows(place, self.position):
-            self._deliver(event, place)
+        elif self.position is not None and follows(position, self.position):
+            self._deliver(event, position)
             self._deliver_ahead()
-        elif self._is_repeat(place):
+        elif self._is_repeat(position):
             if self.contradicts(event):
                 self.contradiction = event
         elif len(self._ahead) < AHEAD_EVENTS:
-            self._ahead[place] = event
+            self._ahead[position] = event
 
     def advance(self, events: Sequence[Event]) -> None:
-        """Take a contiguous run from the log; what was delivered meanwhile is skipped."""
+        """Take a contiguous run from the log; events that were delivered meanwhile are skipped."""
         for event in events:
-            place = place_of(event)
-            if place and self.position is not None and follows(place, self.position):
-                self._deliver(event, place)
+            position = position_of(event)
+            if position and self.position is not None and follows(position, self.position):
+                self._deliver(event, position)
         self._deliver_ahead()
 
     def start(self, head: Position) -> None:
-        """Serve from `head` on."""
+        """Deliver the events after `head`."""
         self.position = head
         self._deliver_ahead()
 
     def restart(self, reason: Reason, head: Position) -> None:
-        """Serve from `head` on although what came before it can't be had; say so to everybody."""
+        """Continue from `head`, and tell all readers that earlier events are lost."""
         self.position = head
         self.contradiction = None
         self._ahead.clear()
@@ -158,19 +164,19 @@ class Topic:
 
     @property
     def ahead(self) -> set[Position]:
-        """The places of the events that wait behind a gap."""
+        """The positions of the events that wait for earlier events."""
         return set(self._ahead)
 
-    def forget_ahead(self, places: set[Position]) -> None:
-        """Drop what waits at `places`: a read of the log has shown that it is not there."""
-        for place in places:
-            self._ahead.pop(place, None)
+    def forget_ahead(self, positions: set[Position]) -> None:
+        """Drop the waiting events at `positions`, because a read of the log did not find them."""
+        for position in positions:
+            self._ahead.pop(position, None)
 
     def recent(self, after: Position, limit: int) -> list[Event] | None:
-        """Return the run after `after` from memory, or None if it is not all there."""
+        """Return up to `limit` events after `after`, or None if memory does not have them all."""
         if self.position is None or not self._recent:
             return None
-        first = place_of(self._recent[0])
+        first = position_of(self._recent[0])
         assert first is not None
         if after.epoch != self.position.epoch or not first.offset - 1 <= after.offset:
             return None
@@ -178,11 +184,11 @@ class Topic:
         return list(islice(self._recent, skip, skip + limit))
 
     def remember_earlier(self, events: Sequence[Event]) -> None:
-        """Keep a run read from the log, if it reaches up to what is kept already."""
+        """Keep a run from the log, if the kept events or the topic's position follow directly."""
         if not events or self.position is None:
             return
-        last = place_of(events[-1])
-        until = place_of(self._recent[0]) if self._recent else None
+        last = position_of(events[-1])
+        until = position_of(self._recent[0]) if self._recent else None
         joint = until and follows(until, last) if last else False
         if joint or (last == self.position and not self._recent):
             for event in reversed(events):
@@ -191,49 +197,49 @@ class Topic:
                 self._recent.appendleft(event)
                 self._recent_bytes += len(event.block)
 
-    def reached(self, place: Position) -> int:
-        """Return how many readers got the recent event at `place` so far."""
-        return self._reached.get(place, 0)
+    def reached(self, position: Position) -> int:
+        """Return how many readers got the event at `position` so far; 0 if it is not recent."""
+        return self._reached.get(position, 0)
 
-    def reach(self, place: Position | None, readers: int) -> None:
-        """Count `readers` more who got the event at `place`."""
+    def reach(self, position: Position | None, readers: int) -> None:
+        """Count `readers` more that got the event at `position`."""
         self.delivered += readers
         COUNTS.delivered += readers
-        if place in self._reached:
-            self._reached[place] += readers
+        if position in self._reached:
+            self._reached[position] += readers
 
-    def _is_repeat(self, place: Position) -> bool:
-        position = self.position
+    def _is_repeat(self, position: Position) -> bool:
+        served = self.position
         return (
-            position is not None
-            and place.epoch == position.epoch
-            and place.offset <= position.offset
+            served is not None
+            and position.epoch == served.epoch
+            and position.offset <= served.offset
         )
 
-    def _deliver(self, event: Event, place: Position) -> None:
-        self.position = place
+    def _deliver(self, event: Event, position: Position) -> None:
+        self.position = position
         self._recent.append(event)
         self._recent_bytes += len(event.block)
         while self._recent_bytes > RECENT_BYTES or len(self._recent) > RECENT_EVENTS:
             self._recent_bytes -= len(self._recent.popleft().block)
-        self._fan_out(event, place)
+        self._fan_out(event, position)
 
     def _deliver_ahead(self) -> None:
         while self._ahead and self.position is not None:
             following = next(self._following(), None)
             if following is None:
                 break
-            place, event = following
-            del self._ahead[place]
-            self._deliver(event, place)
+            position, event = following
+            del self._ahead[position]
+            self._deliver(event, position)
         if self._ahead:
-            for place in [place for place in self._ahead if self._is_repeat(place)]:
-                del self._ahead[place]
+            for position in [position for position in self._ahead if self._is_repeat(position)]:
+                del self._ahead[position]
 
     def _following(self) -> Iterator[tuple[Position, Event]]:
         assert self.position is not None
-        position = self.position
-        return (item for item in self._ahead.items() if follows(item[0], position))
+        served = self.position
+        return (item for item in self._ahead.items() if follows(item[0], served))
 
     def _full(self, event: Event) -> bool:
         return (
@@ -241,29 +247,31 @@ class Topic:
             or self._recent_bytes + len(event.block) > RECENT_BYTES
         )
 
-    def _fan_out(self, event: Event, place: Position | None) -> None:
-        told: Told = {}
+    def _fan_out(self, event: Event, position: Position | None) -> None:
+        encoded: Encoded = {}
         cohorts = list(self.cohorts.values())
         for cohort in cohorts:
-            cohort.settle()
-        # Listed only now, and before it is offered: nobody gets it twice, and nobody not at all.
+            cohort.drop_suspects()
+        # Copy the set after suspects have left their cohorts but before any cohort is offered the
+        # event: a reader that leaves a cohort during delivery is then neither served twice nor
+        # skipped.
         alone = list(self.subscriptions)
-        reached = sum(cohort.offer(event, place) for cohort in cohorts)
+        reached = sum(cohort.offer(event, position) for cohort in cohorts)
         for subscription in alone:
             try:
-                reached += subscription.offer(event, place, told)
+                reached += subscription.offer(event, position, encoded)
             except Exception:
                 _end(subscription)
         self.published += 1
-        if place is not None:
-            self._reached[place] = 0
+        if position is not None:
+            self._reached[position] = 0
             if len(self._reached) > RECENT_EVENTS:
                 del self._reached[next(iter(self._reached))]
-        self.reach(place, reached)
+        self.reach(position, reached)
 
 
 def _end(subscription: Listener) -> None:
-    """One reader's failure is its own: the others must not miss the event for it."""
+    """Close a reader that raised, so that the other readers still get the event."""
     logger.exception(
         "A subscription failed and is closed.", extra=log_fields(groups=subscription.groups)
     )

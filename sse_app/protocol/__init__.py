@@ -1,4 +1,5 @@
 """The vocabulary: what an event, a position and a group are, and their bytes.
 
-Pure: no settings, no database, no event loop.
+Promises that an instance of `Event` is valid and that equal events have equal bytes on the wire.
+Must not know settings, databases or event loops. Private: import `Event` from `sse_app`.
 """

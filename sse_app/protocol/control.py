@@ -1,4 +1,4 @@
-"""The control events `sse.open` and `sse.close`, and how long a client stays away."""
+"""The control events `sse.open`, `sse.close` and `sse.busy`, and when a client reconnects."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .events import encode_control
 
 
 class Sharing(NamedTuple):
-    """What a client has to know that shares one stream among its pages."""
+    """The data of `sse.open` for a client that shares one stream among its pages."""
 
-    #: The digest of the user, see `user_digest()`: only the pages of one user share a stream.
+    #: See `user_digest()`: only the pages of one user share a stream.
     user: str
     #: Seconds without a byte after which the connection is dead.
     heartbeat: float
-    #: How many groups one stream may have.
+    #: The most groups of one stream.
     max_groups: int
 
 
-def greeting(
+def opening_block(
     groups: Collection[str],
     id: str,
     *,
@@ -32,8 +32,8 @@ def greeting(
 ) -> bytes:
     """Return the block of `sse.open`; `id` is the cursor before the replay.
 
-    `connection` is the connection id. `recovered` and `missed` are those of a `Start`. The client
-    is told a random time between the two of `retry`, in seconds, after which it reconnects.
+    `connection` is the connection id. `recovered` and `missed`: see `Start`. The field `retry:` of
+    the block is a random time between the two values of `retry`, in seconds.
     """
     data: dict[str, object] = {
         "recovered": recovered,
@@ -46,7 +46,7 @@ def greeting(
     return encode_control("sse.open", data, id=id, retry=random.uniform(*retry))
 
 
-#: Seconds after which a client that was told to close comes back, by the reason, at random.
+#: By the reason of `sse.close`: after how many seconds a client reconnects; a random time between.
 CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
     "age": (0.2, 0.5),
     "session": (0.2, 0.5),
@@ -56,20 +56,20 @@ CLOSE_RETRY: Final[Mapping[str, tuple[float, float]]] = {
     "auth": (3600.0, 3600.0),
     "end": (3600.0, 3600.0),
 }
-#: Seconds after which a client that was not served comes back, at random.
+#: After how many seconds a client that got `sse.busy` reconnects; a random time between.
 BUSY_RETRY: Final = (15.0, 60.0)
 
-#: Reasons that end a stream without a farewell: nobody can read it.
-UNHEARD: Final = frozenset({"disconnect", "broken", "stalled"})
+#: Reasons that end a stream without `sse.close`, because the client can't read it.
+DISCONNECTED: Final = frozenset({"disconnect", "broken", "stalled"})
 
 
-def farewell(
+def closing_block(
     reason: str, id: str = "", groups: Collection[str] = (), *, retry: tuple[float, float]
 ) -> bytes:
-    """Return `sse.close` with the reason, the time to stay away, and the groups that were lost.
+    """Return the block of `sse.close`; `groups` are those that end, all of the stream if empty.
 
-    No `groups` means all groups of the stream. The time is random between the two of `retry`, in
-    seconds, unless the reason has times of its own.
+    The field `retry:` is a random time between the two values in `CLOSE_RETRY` for the reason, else
+    of `retry`, in seconds.
     """
     seconds = random.uniform(*CLOSE_RETRY.get(reason, retry))
     data: dict[str, object] = {"reason": reason}
@@ -79,7 +79,7 @@ def farewell(
 
 
 def busy_block(reason: str) -> bytes:
-    """Return `sse.busy`, which asks a client to come again: browsers give up for good on a 503."""
-    # A server that stops has a successor, which is there as soon as for the streams that it ended.
+    """Return the block of `sse.busy`: a client then reconnects, which no browser does after 503."""
+    # A server that stops has a successor, which serves new requests as soon as closed streams.
     seconds = random.uniform(*(CLOSE_RETRY[reason] if reason == "shutdown" else BUSY_RETRY))
     return encode_control("sse.busy", {"reason": reason}, retry=seconds)

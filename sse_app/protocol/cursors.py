@@ -1,8 +1,8 @@
-"""Where a stream stands in each of its groups, to and from the opaque event id.
+"""`Cursor`: the positions of a stream, to and from the opaque event id.
 
-Pure: no I/O and no Django settings. The id is ASCII, has no space, and stays below 1 KiB for
-twenty groups, since over-long ids make browsers send a CORS preflight on reconnect:
-`1.<group hash>-<epoch>-<offset>`, one such part per group, parts joined by dots.
+Pure: no I/O and no Django settings. The id is `1.<group hash>-<epoch>-<offset>`, with one such part
+for each group, joined by dots. It is ASCII without spaces, and below 1 KiB for twenty groups,
+because longer ids make browsers send a CORS preflight when they reconnect.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ _MOST: Final = 10**18 - 1
 
 
 class Position(NamedTuple):
-    """A place in one group's log: after the event `offset` of the log named `epoch`."""
+    """A position in one group's log: after the event `offset` of the log named `epoch`."""
 
     epoch: str
     offset: int
 
 
-#: Before the first event of a group that never had one; every epoch begins here. In an id it has,
-#: in place of the offset, the Unix time in seconds at which the group was seen empty.
+#: The position in a group without events; every epoch begins here. An id has, instead of this
+#: offset, the Unix time in seconds at which the group was seen empty.
 START: Final = Position("0", 0)
-#: Where a reader stands who was not given yet what comes first: a reset, or the group's state. The
-#: ids it gets until then have to say so, since a client that loses the rest comes back with one. It
-#: reads as a group seen empty in the first second of Unix time, which is always refused.
+#: The position of a reader that has not got its first reset or state yet. A client that disconnects
+#: before that reconnects with this position, and must get the reset or state then. An id with this
+#: position says that the group was seen empty in the first second of Unix time, which always leads
+#: to a reset.
 LOST: Final = Position(START.epoch, 1)
 
 
-def validate_place(epoch: object, offset: object) -> None:
-    """Raise `ValueError` unless a cursor can hold an event's place."""
+def validate_position(epoch: object, offset: object) -> None:
+    """Raise `ValueError` unless `epoch` and `offset` are a position that a cursor can hold."""
     if not isinstance(epoch, str) or not _EPOCH.match(epoch) or epoch == START.epoch:
         raise ValueError(
             f"Invalid epoch {epoch!r}: 1 to 16 ASCII lower-case letters and digits, but not "
@@ -58,12 +59,12 @@ def new_epoch() -> str:
 
 @lru_cache(maxsize=65_536)
 def group_hash(group: str) -> str:
-    """Return the eight characters that stand for `group` in an id."""
+    """Return the eight characters that name `group` in an id."""
     return b32encode(blake2b(group.encode(), digest_size=5).digest()).decode("ascii").lower()
 
 
 def encode_cursor(positions: Mapping[str, Position], now: float) -> str:
-    """Return the id of who stands at `positions`, given by group name, at Unix time `now`."""
+    """Return the id for `positions`, by group name, at Unix time `now`."""
     parts = [_VERSION]
     for group, position in positions.items():
         epoch, offset = position
@@ -73,13 +74,13 @@ def encode_cursor(positions: Mapping[str, Position], now: float) -> str:
 
 @dataclass(frozen=True)
 class Cursor:
-    """What an id says: positions by group hash. Immutable."""
+    """The positions of an id, by group hash. Immutable."""
 
     positions: Mapping[str, Position] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return the cursor that `text` stands for, or None if it can't be read as one."""
+        """Return the cursor of the id `text`, or None if that is invalid."""
         if len(text) > MAX_BYTES:
             return None
         version, *parts = text.split(".")
@@ -99,6 +100,6 @@ class Cursor:
         return START if position and position.epoch == START.epoch else position
 
     def seen_empty_at(self, group: str) -> int | None:
-        """Return the Unix time at which `group` was seen empty, None if it was not."""
+        """Return the Unix time at which `group` was seen empty, None if it had events."""
         position = self.positions.get(group_hash(group))
         return position.offset if position and position.epoch == START.epoch else None

@@ -1,4 +1,4 @@
-"""`Event`: a value that can't be invalid, its bytes on the wire, its channel-layer message.
+"""`Event`: a value that is always valid, its bytes on the wire, and its channel-layer message.
 
 Pure: no I/O and no Django settings. The wire is `text/event-stream` as in the HTML Standard,
 section 9.2 "Server-sent events".
@@ -14,26 +14,26 @@ from typing import Any, Final, Self
 
 from django.core.serializers.json import DjangoJSONEncoder
 
-from .cursors import MAX_BYTES, validate_place
+from .cursors import MAX_BYTES, validate_position
 from .groups import CONTROL_GROUP, RESERVED, validate_group
 
 HEARTBEAT: Final = b":\n"
 DEFAULT_NAME: Final = "message"
-#: The app publishes these events and everybody may listen to them: a `presence.join` from anywhere
-#: else would forge who is in a group.
+#: Names with this beginning are published by the app only: a `presence.join` by anybody else would
+#: forge a member of a group.
 OWN_NAMES: Final = "presence."
 MESSAGE_TYPE: Final = "sse.event"
 BATCH_TYPE: Final = "sse.events"
 
 _NAME: Final = re.compile(r"(?!sse\.)[A-Za-z0-9_.:-]{1,64}\Z", re.ASCII)
-# What a client sends back unchanged as a header: visible ASCII, with spaces inside at most.
+# Clients send only such an id back unchanged as a header: visible ASCII, with inner spaces.
 _ID: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?\Z", re.ASCII)
-# Made once: json.dumps() with arguments makes an encoder for every call.
+# Made once, because json.dumps() with arguments makes an encoder for each call.
 _JSON: Final = DjangoJSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def validate_name(name: object) -> str:
-    """Return `name` if streams can have such events, else raise `ValueError` that shows it."""
+    """Return `name` if it is a valid event name, else raise `ValueError` with the rule."""
     if isinstance(name, str):
         if _NAME.match(name):
             return name
@@ -48,31 +48,31 @@ def validate_name(name: object) -> str:
 
 
 def validate_published(name: object) -> str:
-    """Return `name` if code, pages and programs may publish it, else raise `ValueError`."""
+    """Return `name` if others than the app may publish it, else raise `ValueError`."""
     valid = validate_name(name)
     if valid.startswith(OWN_NAMES):
         raise ValueError(
-            f"Invalid event name {valid!r}: the app alone publishes names beginning with "
+            f"Invalid event name {valid!r}: only the app publishes names beginning with "
             f"{OWN_NAMES!r}; choose another name, for example {'room.' + valid!r}."
         )
     return valid
 
 
 def validate_id(id: object) -> str:
-    """Return `id` if it can be an event's id on the wire, else raise `ValueError` that shows it."""
+    """Return `id` if it is a valid event id on the wire, else raise `ValueError` with the rule."""
     if isinstance(id, str) and len(id) <= MAX_BYTES and _ID.match(id):
         return id
     raise ValueError(
         f"Invalid event id {id!r}: a str of 1 to {MAX_BYTES} visible ASCII characters, without NUL "
-        "and line ends, and with spaces only in between."
+        "and line ends, and with spaces only between other characters."
     )
 
 
 def to_text(data: object) -> str:
-    """Return `data` as it goes out: a `str` as it is, everything else as JSON.
+    """Return the text of `data` on the wire: a `str` unchanged, everything else as JSON.
 
-    JSON is Django's (`DjangoJSONEncoder`: dates, decimals, UUIDs, lazy strings). Raises
-    `TypeError` for what can't be JSON and `ValueError` for NaN, infinity and lone surrogates.
+    JSON is made by `DjangoJSONEncoder`: dates, decimals, UUIDs, lazy strings. Raises `TypeError`
+    for data that can't be JSON, and `ValueError` for NaN, infinity and lone surrogates.
     """
     if isinstance(data, str):
         text = _with_line_feeds(data)
@@ -91,7 +91,10 @@ def to_text(data: object) -> str:
 
 
 def _with_line_feeds(text: str) -> str:
-    """Only CR, LF and CRLF end a line of an event stream; str.splitlines() knows eight more."""
+    """Return `text` with LF for CR and CRLF, which all end a line of an event stream.
+
+    `str.splitlines()` would also split at eight other characters.
+    """
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
@@ -115,8 +118,8 @@ def encode_block(name: str, text: str) -> bytes:
 def with_id(block: bytes, id: str) -> bytes:
     """Return a block with its `id:` as the last line.
 
-    Not as the first: @microsoft/fetch-event-source takes an id for seen as soon as it reads that
-    line. If the connection broke before the block was whole, its event would never be seen.
+    Not as the first line: @microsoft/fetch-event-source stores an id as soon as it reads the line.
+    If the connection broke before the end of the block, the client would never get the event.
     """
     return b"%bid: %b\n\n" % (block[:-1], id.encode("ascii"))
 
@@ -135,10 +138,10 @@ def encode_control(name: str, data: object, *, id: str = "", retry: float | None
 class Event:
     """One event of a group.
 
-    `data` is the text on the wire, its line ends turned to `\\n`, as every client will see it.
-    `offset` counts the group's events from 1 and `epoch` names the log it counts in; both are
-    unset for a non-durable event, and for a durable one until its transaction has committed.
-    `key` says which earlier non-durable event this one replaces for a reader that lags.
+    `data` is the text on the wire, with `\\n` for all line ends, as every client will see it.
+    `offset` counts the group's events from 1, and `epoch` names the log in which it counts; both
+    are None for a non-durable event, and for a durable event until its transaction has committed.
+    `key`: for a reader that lags, an event replaces earlier non-durable events with the same key.
     """
 
     group: str
@@ -165,32 +168,32 @@ class Event:
 
     @classmethod
     def of(cls, group: str, name: str, data: object, **fields: Any) -> Self:
-        """Return an event to be published, whose data is `data` by the rule of `to_text()`.
+        """Return an event to publish; for `data`, see `to_text()`.
 
-        Raises `ValueError` for a group or a name that only the app publishes: see `of_app()`.
+        Raises `ValueError` for a group or a name to which only the app publishes: see `of_app()`.
         """
         return cls.of_app(validate_group(group), validate_published(name), data, **fields)
 
     @classmethod
     def of_app(cls, group: str, name: str, data: object, **fields: Any) -> Self:
-        """Return an event that the app itself publishes, as to `CONTROL_GROUP` or of presence.
+        """Return an event that the app publishes, for example to `CONTROL_GROUP` or of presence.
 
-        No text of a page, a program or the project may reach `group` or `name`.
+        `group` and `name` must never be texts of a page, a program or the project.
         """
         return cls(group=group, name=name, data=to_text(data), **fields)
 
     def at(self, epoch: str, offset: int) -> Self:
-        """Return the event at its place in the group's log."""
-        validate_place(epoch, offset)
-        # A copy by its attributes: what was valid stays so, and need not be looked at again.
-        placed = object.__new__(type(self))
-        placed.__dict__.update(self.__dict__, epoch=epoch, offset=offset)
-        return placed
+        """Return the event with its position in the group's log."""
+        validate_position(epoch, offset)
+        # Attributes are copied, because a valid event needs no validation again.
+        numbered = object.__new__(type(self))
+        numbered.__dict__.update(self.__dict__, epoch=epoch, offset=offset)
+        return numbered
 
     def limited(self, most: int) -> Self:
         """Return the event if it has at most `most` bytes on the wire, else raise `ValueError`."""
-        # A line feed takes seven bytes ("\ndata: "), and no character more; most events are far
-        # from the limit and need not be encoded only to be measured.
+        # A line feed takes seven bytes ("\ndata: "), any other character less. Most events are far
+        # below the limit and need not be encoded here.
         if 7 * len(self.data) + 100 <= most:
             return self
         size = len(self.block)
@@ -198,27 +201,27 @@ class Event:
             raise ValueError(
                 f"The event {self.name!r} for group {self.group!r} has {size} bytes on the wire, "
                 f"more than SSE_APP['MAX_EVENT_BYTES'] = {most}. Publish a reference; let pages "
-                "fetch the rest."
+                "fetch the data."
             )
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        # A value needs no copy; the in-memory layer makes one of all that a message holds.
+        # The in-memory layer copies all values of a message, but an immutable value needs no copy.
         return self
 
     @property
     def slot(self) -> tuple[str, ...]:
-        """Which earlier one this one replaces for a reader that lags, if it is not durable."""
+        """A non-durable event replaces an earlier one in the same slot, for a reader that lags."""
         return self.group, self.name, self.key or ""
 
     def json(self) -> Any:
-        """Return the data parsed as JSON; raises `ValueError` if it isn't."""
+        """Return the data parsed as JSON; raises `ValueError` for invalid JSON."""
         return json.loads(self.data)
 
     @property
     def block(self) -> bytes:
         """The event on the wire without its `id:` line, encoded once for all streams."""
-        # As functools.cached_property, which before Python 3.12 takes a lock each time.
+        # Like functools.cached_property, which takes a lock before Python 3.12.
         known: bytes | None = self.__dict__.get("_block")
         if known is None:
             known = self.__dict__["_block"] = encode_block(self.name, self.data)
@@ -227,7 +230,7 @@ class Event:
     def encode(self, id: str = "", *, labelled: bool = False) -> bytes:
         """Return the event on the wire, with `id:` as its last line unless `id` is empty.
 
-        `labelled`: a line `group:` says whose it is. Parsers ignore fields they don't know.
+        `labelled`: with a line `group:`. Parsers ignore unknown fields.
         """
         block = self.block
         if labelled:
@@ -236,16 +239,16 @@ class Event:
 
     @property
     def sent(self) -> float | None:
-        """The Unix time at which it was handed to the channel layer, None if it is not known."""
+        """The Unix time at which the event was given to the channel layer; None if not known."""
         sent: float | None = self.__dict__.get("_sent")
         return sent
 
     def send_at(self, now: float) -> None:
-        """Note that it is handed to the channel layer; it is the same event as before."""
+        """Set `sent`, which does not count when events are compared."""
         self.__dict__["_sent"] = now
 
     def to_message(self) -> dict[str, Any]:
-        """Return the channel-layer message; unset fields are left out."""
+        """Return the channel-layer message, without fields that are None."""
         message: dict[str, Any] = {
             "type": MESSAGE_TYPE,
             "group": self.group,
@@ -266,12 +269,12 @@ class Event:
     def from_message(cls, message: Mapping[str, Any]) -> Self:
         """Return the event of a channel-layer message.
 
-        A message without an offset, as foreign code may send it, is a non-durable event. Raises
-        `ValueError` or `TypeError` for anything malformed.
+        A message without an offset, as other code may send it, is a non-durable event. Raises
+        `ValueError` or `TypeError` for a malformed message.
         """
         offset, epoch = message.get("offset"), message.get("epoch")
         if offset is not None or epoch is not None:
-            validate_place(epoch, offset)
+            validate_position(epoch, offset)
         event = cls(
             group=message.get("group", ""),
             name=message.get("event", DEFAULT_NAME),

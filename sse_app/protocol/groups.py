@@ -1,4 +1,4 @@
-"""A group's name: its form, patterns over names, and its name on the channel layer."""
+"""Group names: their rule, patterns for them, and their names on the channel layer."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Final
 
-# Channels' own check lets "a\n" and non-ASCII digits through, so this one is exact.
+# Needed because the check of Channels permits "a\n" and non-ASCII digits.
 _NAME: Final = re.compile(r"(?!sse\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,79}\Z", re.ASCII)
 _PATTERN: Final = re.compile(r"[A-Za-z0-9_.*-]{1,80}\Z", re.ASCII)
 
 RESERVED: Final = "sse."
-#: With which the names of groups begin on the channel layer.
+#: The beginning of group names on the channel layer.
 GROUP_PREFIX: Final = "sse_app."
-#: In which the processes tell each other what was revoked; nobody else may name it.
+#: The group of revocations and replies, between the processes of a site. No user may name it.
 CONTROL_GROUP: Final = "sse.control"
 
 
 def validate_group(name: object) -> str:
-    """Return `name` if it is a group's name, else raise `ValueError` that shows it.
+    """Return `name` if it is a valid group name, else raise `ValueError` with the rule.
 
-    A name is 1 to 80 ASCII letters, digits, `_`, `.` and `-`, the first a letter or digit,
-    as in `order.42`. Names that begin with `sse.` are the app's own.
+    A name has 1 to 80 ASCII letters, digits, `_`, `.` and `-`, and begins with a letter or digit,
+    for example `order.42`. Names that begin with `sse.` are reserved for the app.
     """
     if isinstance(name, str):
         if _NAME.match(name):
@@ -38,10 +38,10 @@ def validate_group(name: object) -> str:
 
 
 def layer_group(name: str, tag: str) -> str:
-    """Return the name that a group has on the channel layer, such as `sse_app.1f0c9a2b.orders`.
+    """Return a group's name on the channel layer, for example `sse_app.1f0c9a2b.orders`.
 
     `tag` is the site tag, see `conf.site_tag()`. Sites with different tags may share a Redis,
-    because no message of one site arrives at the other.
+    because no message of one site reaches the other.
     """
     return f"{GROUP_PREFIX}{tag}.{name}"
 
@@ -57,10 +57,10 @@ def validate_pattern(pattern: object) -> str:
 
 
 def best_match(name: str, patterns: Iterable[str]) -> str | None:
-    """Return the one of `patterns` that fits `name` best, in any order; None if no pattern fits.
+    """Return the pattern that matches `name` best, whatever their order; None if none matches.
 
-    That is `name` itself, else the one with the longest beginning before its first `*`, then the
-    one with the most other characters than `*`.
+    The best pattern is `name` itself, else the pattern with the longest beginning before its first
+    `*`, and of several such patterns the one with the most characters other than `*`.
     """
     found = [pattern for pattern in patterns if matches(name, [pattern])]
     return max(found, key=lambda pattern: _fit(name, pattern), default=None)

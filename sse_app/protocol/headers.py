@@ -1,4 +1,4 @@
-"""The HTTP headers of an event stream: those of each response, and those that requests bring."""
+"""The HTTP headers of an event stream, of its response and its request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.http import HttpRequest
 
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
-#: No cache keeps a stream, and no proxy changes it; nginx passes its bytes on at once.
+#: No cache stores a stream, no proxy changes it, and nginx forwards its bytes immediately.
 NO_CACHE: Final[Mapping[str, str]] = {
     "Cache-Control": "no-cache, no-store, private, no-transform",
     "X-Accel-Buffering": "no",
@@ -18,8 +18,8 @@ NO_CACHE: Final[Mapping[str, str]] = {
 def header(scope: Mapping[str, Any], name: str) -> str:
     """Return the header `name` of an ASGI request, "" if it is missing.
 
-    Several headers of this name are joined by commas. `request.headers` is not the same: older
-    versions of Django let `X_Forwarded_For` pass for `X-Forwarded-For`.
+    Several headers of this name are joined by commas. `request.headers` is not the same, because
+    older versions of Django accept `X_Forwarded_For` as `X-Forwarded-For`.
     """
     wanted = name.lower().encode()
     headers: Iterable[tuple[bytes, bytes]] = scope.get("headers", ())
@@ -27,7 +27,7 @@ def header(scope: Mapping[str, Any], name: str) -> str:
 
 
 def last_event_id(request: HttpRequest) -> str:
-    """Return the id of the last event that the client has, as sent, or "".
+    """Return the text of the client's last event id, valid or not; "" if it sent none.
 
     The header `Last-Event-ID`, else the parameter `last_event_id`, else `lastEventId`.
     """

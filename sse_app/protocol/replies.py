@@ -1,8 +1,8 @@
-"""The id of a connection: by it a page says beside which stream it speaks, and is replied to.
+"""The connection id, by which a page names its own stream when it sends, and `Reply`.
 
-A stream finds its connection id in `sse.open`; a page sends it back with what it sends up. It is
-signed together with the user, so that nobody can have a reply sent to somebody else. The digest of
-a user says whose a connection is, so that only pages of one user share one.
+A page gets its connection id with `sse.open`, and sends it with each message. The id is signed
+together with the user, so that no user can have a reply sent to another user's stream. The digest
+of a user identifies the user to pages, so that only pages of one user share a stream.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def connection_id(stream: str, user: str) -> str:
 
 
 def stream_of(connection: str, user: str) -> str:
-    """Return the id of the stream that `user` opened as `connection`, empty if that is not so."""
+    """Return the stream's id in the connection id `connection`, "" if it is not of `user`."""
     try:
         return _signer(user).unsign(connection)
     except BadSignature:
@@ -37,10 +37,10 @@ def stream_of(connection: str, user: str) -> str:
 
 
 def user_digest(user: str) -> str:
-    """Return what stands for a `user_key` in pages and in `sse.open`; empty for a stranger.
+    """Return the digest of a `user_key` for pages and `sse.open`; "" for an anonymous reader.
 
-    The digest is keyed with `SECRET_KEY`: another site has another digest of the same user, and
-    nobody can find out the user by trying keys.
+    The digest is keyed with `SECRET_KEY`. So sites have different digests of the same user, and
+    users can't be guessed from it.
     """
     return salted_hmac("sse_app.user", user, algorithm="sha256").hexdigest()[:16] if user else ""
 
@@ -58,7 +58,7 @@ def _signer(user: str) -> Signer:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply(Event):
-    """A non-durable event for one stream; `tab` says for which page, of those that share it."""
+    """A non-durable event for one stream; `tab` names one of the pages that share the stream."""
 
     durable: bool = False
     stream: str = ""
@@ -69,23 +69,23 @@ class Reply(Event):
         return "reply", self.tab, self.name, self.key or ""
 
     def encode(self, id: str = "", *, labelled: bool = False) -> bytes:
-        """Return the event on the wire. No label: it is for whoever spoke, whatever they hear."""
+        """Return the event on the wire. Never labelled, as a reply does not depend on groups."""
         if not self.tab:
             return self.block
         return b"tab: %b\n%b" % (self.tab.encode("ascii"), self.block)
 
     def to_event(self) -> Event:
-        """Return the control event that takes it to the process of its stream."""
-        said = {"group": self.group, "name": self.name, "data": self.data, "key": self.key}
-        fields = said | {"stream": self.stream, "tab": self.tab}
-        # With a key of its own: none takes the place of another on the way.
+        """Return the control event that carries the reply to the process of its stream."""
+        message = {"group": self.group, "name": self.name, "data": self.data, "key": self.key}
+        fields = message | {"stream": self.stream, "tab": self.tab}
+        # With a unique key, so that no reply replaces another one in a reader that lags.
         own = secrets.token_hex(8)
         return Event.of_app(CONTROL_GROUP, REPLY_EVENT, fields, durable=False, key=own)
 
     @classmethod
     def from_event(cls, event: Event) -> Self:
-        """Return what a control event holds. Raises `ValueError` or `TypeError` if nothing."""
+        """Return the reply in a control event. Raises `ValueError` or `TypeError` if invalid."""
         reply = cls(**event.json())
         if not isinstance(reply.stream, str) or (reply.tab and not validate_tab(reply.tab)):
-            raise TypeError(f"{event.data!r} is no reply")
+            raise TypeError(f"{event.data!r} is not a reply")
         return reply

@@ -1,4 +1,5 @@
-"""What every process of the app runs on: telemetry, tasks, threads, calls of the project's code.
+"""The tools on which all wings run: telemetry, tasks, threads, and calls of the project's code.
 
-Imports nothing of the app.
+Promises that no exception of the project's code ends a task or thread of the app. Must not know
+any other wing. Private.
 """

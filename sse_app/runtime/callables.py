@@ -1,11 +1,11 @@
-"""Calling a project's functions: policies, handlers, states, receivers of signals.
+"""Calls of a project's functions: policies, handlers, states, receivers of signals.
 
-Such a function may be sync, async, or sync and return what must be awaited:
-`inspect.iscoroutinefunction()` does not see an `async def` behind a plain decorator. Therefore
-the result of a function is awaited if it is awaitable, whatever the function looks like.
+Such a function may be sync, async, or sync with an awaitable result:
+`inspect.iscoroutinefunction()` does not detect an `async def` behind a plain decorator. Therefore
+the result of each function is awaited if it is awaitable.
 
 Such a function may also raise anything. `sys.exit()` would end the server, and a `CancelledError`
-that nobody asked for would look like the end of the task that called the function.
+without a cancellation would look like the end of the task that called the function.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from channels.db import database_sync_to_async
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
-#: Of all exceptions that are an `Exception`, a thread can't hand this one to an event loop: the
-#: task that awaits the thread would wait for ever (Python 3.11).
+#: A thread can't pass this subclass of `Exception` to an event loop: the task that awaits the
+#: thread would wait without end (Python 3.11).
 _NOT_FOR_LOOPS: Final = (StopIteration,)
 
 
 class CallbackFailed(Exception):
-    """Raised in place of an exception such as `SystemExit`, which is then its cause."""
+    """Raised instead of an exception such as `SystemExit`, which is then its cause."""
 
 
 class contained:
-    """Turns whatever the project's code in the block raises into an `Exception`.
+    """Raises `CallbackFailed` instead of an exception of the block that is no `Exception`.
 
-    Two exceptions pass as they are, because they come from outside of the block: the cancellation
+    Two exceptions pass unchanged, because they come from outside of the block: the cancellation
     of the task, and Ctrl-C in a program without an event loop. The block may await.
     """
 
@@ -54,14 +54,14 @@ class contained:
         if isinstance(error, asyncio.CancelledError):
             return self._task is not None and self._task.cancelling() > self._cancelled
         if isinstance(error, GeneratorExit):
-            # A coroutine that is closed from outside, at the end of its loop.
+            # The coroutine is closed from outside, at the end of its loop.
             return self._task is not None and self._task is not _current_task()
         in_main_thread = threading.current_thread() is threading.main_thread()
         return isinstance(error, KeyboardInterrupt) and self._task is None and in_main_thread
 
 
 def containing(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Return the sync `function` so that it raises an `Exception` or nothing, see `contained`."""
+    """Return the sync `function`, wrapped in `contained`."""
 
     @wraps(function)
     def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
@@ -87,24 +87,24 @@ def containing_async(
 async def call(function: Callable[..., Any], *args: Any) -> Any:
     """Call `function` and return its result, awaited; for code on an event loop.
 
-    A coroutine function runs on the loop. Any other runs in a thread, where it may use the
-    database; an awaitable that it returns is awaited on the loop. Raises what the function raises,
-    see `contained`.
+    A coroutine function runs on the loop. Any other function runs in a thread, where it may use the
+    database; an awaitable result is awaited on the loop. Raises the function's errors, see
+    `contained`.
     """
     result = function(*args) if _is_async(function) else await in_thread(function, *args)
     with contained():
-        return await settled(result)
+        return await resolved(result)
 
 
 def call_from_sync(function: Callable[..., Any], *args: Any) -> Any:
-    """See `call()`; for code in a thread, in which a sync function runs."""
+    """See `call()`; for code in a thread. A sync function runs in that thread."""
     with contained():
         result = function(*args)
-        return async_to_sync(settled)(result) if inspect.isawaitable(result) else result
+        return async_to_sync(resolved)(result) if inspect.isawaitable(result) else result
 
 
-async def settled(result: Any) -> Any:
-    """Await `result` until nothing is left to await, and return that."""
+async def resolved(result: Any) -> Any:
+    """Return `result`; if it is awaitable, its result, and so on."""
     while inspect.isawaitable(result):
         result = await result
     return result
@@ -119,7 +119,7 @@ def _is_async(function: Callable[..., Any]) -> bool:
 async def in_thread(
     function: Callable[..., _Result], *args: Any, thread_sensitive: bool = True, **kwargs: Any
 ) -> _Result:
-    """Call the sync `function` in a thread where it may use the database, see `contained`."""
+    """Call the sync `function` in a thread, where it may use the database; see `contained`."""
     call = database_sync_to_async(containing(function), thread_sensitive=thread_sensitive)
     result: _Result = await call(*args, **kwargs)
     return result

@@ -1,4 +1,4 @@
-"""`at_fork()`: what a forked child process must not share with its parent."""
+"""`at_fork()`: clears state that a forked child process must not share with its parent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def at_fork(callback: Callable[[], object]) -> None:
-    """Call `callback` in each child process that is forked, before anything else runs there.
+    """Call `callback` in each forked child process, before any other code runs there.
 
     Does nothing on systems without fork.
     """

@@ -1,10 +1,8 @@
 """Tasks that belong to no visitor: `spawn()`, `SharedTasks`, and `Services`, the tasks of a hub.
 
-`every()` repeats work in such a task, whatever the work raises.
-
-They run in an empty context, so they do not keep the language, tenant or trace of the first
-visitor. A service that ends is logged and begins again, so no stream waits for ever for
-a task that has died; `health/` names the services that are down.
+These tasks run in an empty context, so they do not keep the language, tenant or trace of the first
+visitor. A service that ends is logged and started again, so no stream waits for a task that has
+ended; `health/` names the services that are down.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 from .callables import contained
 from .telemetry import COUNTS, count, log_fields
 
-#: Until a service begins again: the first time, and at most. The pause doubles between.
+#: Seconds before a service is started again: the first pause, which doubles, and the longest.
 PAUSE_SECONDS: Final = (0.5, 30.0)
 #: Seconds after which a service that did not end when it was cancelled is cancelled again.
 CANCEL_SECONDS: Final = 0.5
@@ -35,7 +33,7 @@ def spawn(
     *args: _Parameters.args,
     **kwargs: _Parameters.kwargs,
 ) -> asyncio.Task[_Result]:
-    """Run `work` in a task with an empty context; the task raises what `contained` lets through."""
+    """Run `work` in a task with an empty context, within `contained`; return the task."""
 
     async def run() -> _Result:
         with contained():
@@ -45,27 +43,28 @@ def spawn(
 
 
 async def every(interval: Callable[[], float], work: Callable[[], Awaitable[None]]) -> None:
-    """Do `work` for ever, `interval()` seconds after it was last done."""
+    """Repeat `work` until cancelled, with pauses of `interval()` seconds. Errors are logged."""
     while True:
         await asyncio.sleep(interval())
         await logged(work)
 
 
 async def logged(work: Callable[[], Awaitable[None]]) -> None:
-    """Do `work`; an exception is logged and never ends the caller."""
+    """Do `work`; an exception is logged and not raised."""
     try:
         with contained():
             await work()
     except Exception:
         logger.warning(
-            "The hub's %s failed; it is tried again.", work, exc_info=True, extra=log_fields()
+            "The hub's %s failed; it will be repeated.", work, exc_info=True, extra=log_fields()
         )
 
 
 class SharedTasks:
-    """One task for all who ask for the same while it runs. Used on one loop, or with it in the key.
+    """Shares one task among all callers with the same key while it runs.
 
-    A cancelled caller never cancels the task: others may wait for it.
+    Used on one loop, or with the loop in the key. A cancelled caller does not cancel the task,
+    because other callers may wait for it.
     """
 
     def __init__(self) -> None:
@@ -74,7 +73,7 @@ class SharedTasks:
     async def result(
         self, key: object, work: Callable[[], Coroutine[Any, Any, _Result]]
     ) -> _Result:
-        """Return what the running task with this `key` returns; without one, `work` begins one."""
+        """Return the result of the running task for `key`; start `work` if there is no task."""
         task: asyncio.Task[_Result] | None = self._running.get(key)
         if task is None:
             task = self._running[key] = spawn(work)
@@ -86,30 +85,30 @@ class SharedTasks:
         return await self.result(asyncio.get_running_loop(), work)
 
     def forget(self) -> None:
-        """Begin without any task, as in a forked child."""
+        """Forget all tasks, as in a forked child."""
         self._running.clear()
 
     async def close(self) -> None:
-        """Cancel what runs and wait for its end."""
+        """Cancel all tasks and wait for their ends."""
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     def _done(self, key: object, task: asyncio.Task[Any]) -> None:
-        # Not kept until the next one begins: a task keeps its event loop, closed or not.
+        # Removed now, not when the next task starts: a task keeps its event loop in memory.
         if self._running.get(key) is task:
             del self._running[key]
         if not task.cancelled():
-            task.exception()  # Seen: everybody who waited may have been cancelled.
+            task.exception()  # Retrieved, as all waiting callers may have been cancelled.
 
 
 class Service:
-    """One task that begins again whenever it ends, until `close()`. Used on its own loop."""
+    """One task that is started again whenever it ends, until `close()`. Used on its own loop."""
 
     def __init__(self, name: str, work: Work) -> None:
         self.name = name
-        #: Why the service is down, as the name of an exception; empty while it runs. After it
-        #: has begun again, it must run for one more pause before it counts as running.
+        #: The name of the exception for which the service is down; empty while it runs. A service
+        #: that was started again must run for one more pause before it counts as running.
         self.error = ""
         self._work = work
         self._loop = asyncio.get_running_loop()
@@ -119,7 +118,7 @@ class Service:
         self._task = self._begin()
 
     def close(self) -> asyncio.Task[object]:
-        """Cancel the task and return it; it does not begin again."""
+        """Cancel the task and return it; it is not started again."""
         self._closed = True
         self._drop_timer()
         self._task.cancel()
@@ -133,12 +132,12 @@ class Service:
     def _ended(self, task: asyncio.Task[object]) -> None:
         if self._closed:
             if not task.cancelled():
-                task.exception()  # Seen, so asyncio does not log it.
+                task.exception()  # Retrieved, so that asyncio does not log it.
             return
         self._drop_timer()
         pause, self._pause = self._pause, min(self._pause * 2, PAUSE_SECONDS[1])
         if task.cancelled():
-            # Maybe by its own code, and maybe since the loop ends: then the timer never fires.
+            # Cancelled by its own code, or because the loop ends: then the timer never fires.
             self.error, cause = "CancelledError", None
         else:
             cause = task.exception() or RuntimeError("the service returned")
@@ -151,9 +150,9 @@ class Service:
             self._log(asyncio.CancelledError())
         count(COUNTS.restarts, self.name)
         self._task = self._begin()
-        self._after(self._pause, self._settled)
+        self._after(self._pause, self._recovered)
 
-    def _settled(self) -> None:
+    def _recovered(self) -> None:
         self._timer = None
         self.error = ""
         self._pause = PAUSE_SECONDS[0]
@@ -168,7 +167,7 @@ class Service:
 
     def _log(self, cause: BaseException) -> None:
         logger.error(
-            "The hub's service %s ended; it begins again: %r",
+            "The hub's service %s ended; it is started again: %r",
             self.name,
             cause,
             exc_info=cause,
@@ -183,7 +182,7 @@ class Services:
         self._services: dict[str, Service] = {}
 
     def run(self, name: str, work: Work) -> None:
-        """Run `work` until `close()`; nothing happens if there is a service of that name."""
+        """Run `work` until `close()`, unless a service has this name already."""
         if name not in self._services:
             self._services[name] = Service(name, work)
 

@@ -1,10 +1,10 @@
 """Telemetry of this process: its name, the fields of its log records, and its counters.
 
-`log_fields()` returns attributes of a log record, so any JSON formatter writes them. None
-of them opens anything: no grant, token, session key or query string is ever among them.
+`log_fields()` returns attributes of a log record, so any JSON formatter writes them. They never
+contain credentials: no grant, token, session key or query string.
 
-Counting costs a hundredth of a microsecond, whether or not the numbers are read. What is counted
-for every event is an int; what happens once in a stream's life is counted by its reason.
+Counting costs a hundredth of a microsecond, whether or not the numbers are read. A count for each
+event is an int; a count for each stream may be a dict by reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _name = secrets.token_hex(6)
 
 
 def process_name() -> str:
-    """Return the name of this process: random, another one in a forked child."""
+    """Return the name of this process: random, and another name in a forked child."""
     return _name
 
 
@@ -47,10 +47,10 @@ def log_fields(
     bytes: int | None = None,
     error: BaseException | None = None,
 ) -> dict[str, Any]:
-    """Return the fields for `extra=`: those that are given, named `sse_…`, and `sse_process`.
+    """Return the given fields for `extra=`, with names `sse_…`, and `sse_process`.
 
-    `stream`: its id. `user`: a primary key as text, or a token's name such as "token:5". `group`
-    or `groups`: their names. `event`: its name; `events`: how many. `error`: its type is named.
+    `stream`: an id. `user`: a primary key as text, or a token's name such as "token:5". `group`,
+    `groups`, `event`: names; `events`: a number. `error`: the field has the name of its type.
     """
     given = {
         "stream": stream,
@@ -69,7 +69,7 @@ def log_fields(
     return {"sse_process": process_name(), **found}
 
 
-#: The upper ends of a histogram's buckets, in seconds; one more bucket has what is above.
+#: The upper bounds of a histogram's buckets, in seconds; one more bucket has no bound.
 BOUNDS: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
@@ -78,13 +78,13 @@ BOUNDS: Final = (
 
 @dataclass(slots=True)
 class Histogram:
-    """How long something took, in constant memory: how often in each of its buckets."""
+    """Counts durations in buckets, in constant memory."""
 
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     sum: float = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one that took `seconds`; below 0, as of a clock that was set, it counts as 0."""
+        """Count a duration. Below 0, as after a clock was set back, it counts as 0."""
         self.buckets[bisect_left(BOUNDS, seconds)] += 1
         if seconds > 0.0:
             self.sum += seconds
@@ -92,37 +92,37 @@ class Histogram:
 
 @dataclass(slots=True)
 class Counts:
-    """Numbers that only grow while the process lives. Where no thread is named, on the hub's loop.
+    """Numbers that only grow while the process lives. Changed on hubs' loops, else as noted.
 
-    CPython adds to an attribute of a slot without letting another thread in between.
+    CPython adds to an attribute of a slot without a switch to another thread.
     """
 
-    #: Streams that began.
+    #: Streams that were opened.
     opened: int = 0
     #: Streams that ended, by reason.
     closed: dict[str, int] = field(default_factory=dict)
-    #: Requests for a stream that got none, by the reason of `sse.busy` or `sse.close` or by status.
+    #: Refused requests for a stream, by the reason of `sse.busy` or `sse.close`, or by status.
     refused: dict[str, int] = field(default_factory=dict)
     #: `sse.reset` written, by reason.
     resets: dict[str, int] = field(default_factory=dict)
-    #: Events that were handed to the channel layer; the durable ones have an offset. Any thread.
+    #: Durable and non-durable events that were given to the channel layer. Any thread.
     durable: int = 0
     passing: int = 0
-    #: How long the event log took for what was published at once or committed. Any thread.
+    #: How long the event log took to append or number published events. Any thread.
     publish_seconds: Histogram = field(default_factory=Histogram)
-    #: How long events were on their way from `layer.send()` to the streams.
+    #: The time from `layer.send()` until the write to the streams.
     delivery_seconds: Histogram = field(default_factory=Histogram)
-    #: How often a group was brought up to the log's head, whatever had been lost.
+    #: How often a topic was brought up to the log's head.
     heals: int = 0
-    #: How often a service of a hub had ended and began again, by its name.
+    #: How often a service of a hub ended and was started again, by its name.
     restarts: dict[str, int] = field(default_factory=dict)
-    #: Readers that could take no more, and were left to read the log when they can again.
+    #: Readers that lagged: they could take no more, and read the log later.
     lagged: int = 0
-    #: Those of them that stood where the topics stand again.
+    #: Readers that lagged and became live again.
     caught_up: int = 0
-    #: Those that were let go, since nothing had left for `STALL_SECONDS`.
+    #: Readers that were disconnected, because no bytes were sent for `STALL_SECONDS`.
     stalled: int = 0
-    #: Non-durable events that one of them did not get, for a later one of its key or too many.
+    #: Non-durable events that a lagging reader did not get, replaced by later events or dropped.
     superseded: int = 0
     #: Events shown to readers: one event to a thousand streams counts a thousand.
     delivered: int = 0
@@ -130,7 +130,7 @@ class Counts:
     bytes: int = 0
 
     def clear(self) -> None:
-        """Count from nothing."""
+        """Set all numbers to zero."""
         new = Counts()
         for name in fields(self):
             setattr(self, name.name, getattr(new, name.name))
@@ -138,7 +138,7 @@ class Counts:
     def flat(self) -> dict[str, float]:
         """Return every number by a name: `"heals"`, `"closed.age"`, `"publish_seconds.le.0.01"`.
 
-        A bucket counts what is in it and in no bucket below.
+        Buckets are not cumulative.
         """
         found: dict[str, float] = {}
         for name in (of.name for of in fields(self)):

@@ -1,8 +1,7 @@
-"""`Threads`: calls of functions that may hang, in a bounded number of threads of their own.
+"""`Threads`: calls of functions that may hang, in a limited number of threads.
 
-Python's executors are waited for when the process ends, and so is asyncio's. Nothing waits for
-these threads: a function that hangs blocks its own thread only, not the end of the process and no
-other function.
+At its end, a process waits for the threads of all executors, asyncio's included. It does not wait
+for these threads: a function that hangs blocks only its thread, not the end of the process.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ logger = logging.getLogger("sse_app")
 
 
 class ThreadsBusy(Exception):
-    """Raised where a call gets no thread."""
+    """Raised when a call gets no thread."""
 
 
 class _Call:
-    """One call; its outcome goes to the loop that waits for it, if that still runs."""
+    """One call; its outcome is set on the loop that waits for it, unless that has closed."""
 
     def __init__(self, key: str, function: Callable[[], Any]) -> None:
         self.key = key
@@ -45,24 +44,24 @@ class _Call:
         """Call the function, in a thread."""
         try:
             with contained():
-                settle = partial(self.outcome.set_result, self._function())
+                set_outcome = partial(self.outcome.set_result, self._function())
         except Exception as error:
-            settle = partial(self.outcome.set_exception, error)
+            set_outcome = partial(self.outcome.set_exception, error)
         try:
-            self._loop.call_soon_threadsafe(self._settle, settle)
+            self._loop.call_soon_threadsafe(self._set_outcome, set_outcome)
         except RuntimeError:
             pass  # The loop has closed.
 
-    def _settle(self, settle: Callable[[], None]) -> None:
+    def _set_outcome(self, set_outcome: Callable[[], None]) -> None:
         if not self.outcome.done():
-            settle()
+            set_outcome()
 
 
 class Threads:
-    """At most `most` daemon threads at once, that end when nothing is left to do.
+    """At most `most` daemon threads at a time, which end when no call waits.
 
-    For any number of event loops. A thread has an empty context, and closes what it opened to
-    databases.
+    For any number of event loops. A thread has an empty context, and closes its database
+    connections.
     """
 
     def __init__(self, most: int) -> None:
@@ -70,7 +69,7 @@ class Threads:
         self.clear()
 
     def clear(self) -> None:
-        """Begin without any thread, as in a forked child."""
+        """Forget all threads, as in a forked child."""
         self._lock = threading.Lock()
         self._running: set[_Call] = set()
         self._waiting: deque[_Call] = deque()
@@ -78,11 +77,11 @@ class Threads:
     async def call(
         self, key: str, seconds: float, function: Callable[..., Any], *args: object
     ) -> Any:
-        """Return what `function` returns in a thread, or raise what it raises, see `contained`.
+        """Call `function` in a thread; return its result or raise its errors, see `contained`.
 
-        Raises `ThreadsBusy` if no thread is free within `seconds`; at once if an earlier call
-        with this `key` has taken longer than that, or if every thread has. A caller that is
-        cancelled leaves at once; the function can't be stopped.
+        Raises `ThreadsBusy` if no thread is free within `seconds`, and immediately if an earlier
+        call with this `key`, or the calls in all threads, have taken longer than that. A cancelled
+        caller does not wait; the function can't be stopped.
         """
         call = _Call(key, partial(function, *args))
         self._submit(call, seconds)
@@ -119,7 +118,7 @@ class Threads:
         threading.Thread(target=work, args=(self._work, call), name=NAME, daemon=True).start()
 
     def _withdraw(self, call: _Call) -> bool:
-        """Take back a call that has not begun; return whether there was one."""
+        """Remove a call that has no thread yet; return whether that was so."""
         with self._lock:
             if call not in self._waiting:
                 return False

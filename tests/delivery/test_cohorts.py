@@ -14,7 +14,7 @@ import pytest
 from sse_app import publish
 from sse_app.access.control_group import ControlSink
 from sse_app.delivery import cohorts
-from sse_app.delivery.cohorts import gather
+from sse_app.delivery.cohorts import join_cohort
 from sse_app.delivery.hub import get_hub
 from sse_app.delivery.sinks import Sink
 from sse_app.delivery.subscriptions import Subscription
@@ -70,10 +70,10 @@ class SocketSink(Sink):
     def direct(self) -> Direct | None:
         return None if self.waiting or self.broken else self.ours.send
 
-    def gathered(self, before: int) -> None:
+    def joined_cohort(self, before: int) -> None:
         pass
 
-    def parted(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
+    def left_cohort(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
         self.broken = rest is None
         self._send(rest or b"")
         if pending:
@@ -82,7 +82,7 @@ class SocketSink(Sink):
     # --- the connection ---
 
     def write(self, block: bytes) -> None:
-        self.subscription.part()
+        self.subscription.leave_cohort()
         self._send(frame(block))
 
     def _send(self, framed: bytes) -> None:
@@ -139,7 +139,7 @@ class Site:
         return sink
 
     async def _leave(self, sink: SocketSink, task: asyncio.Task[str]) -> None:
-        sink.subscription.part()
+        sink.subscription.leave_cohort()
         sink.subscription.close("done")
         await asyncio.wait_for(task, PATIENCE)
         await self.hub.leave(sink.subscription)
@@ -152,7 +152,7 @@ class Site:
         await until(lambda: all(sink.subscription.live for sink in sinks))
         for sink in sinks:
             if sink.subscription.cohort is None:
-                gather(sink.subscription, self.hub.topics)
+                join_cohort(sink.subscription, self.hub.topics)
         assert len({sink.subscription.cohort for sink in sinks}) == 1
         return sinks
 
@@ -227,7 +227,7 @@ async def test_few_readers_make_no_cohort_and_the_last_member_takes_it_along(sit
     topic = site.hub.topics["h"]
     assert (topic.readers, len(topic.subscriptions), len(topic.cohorts)) == (MEMBERS, 0, 1)
     for sink in others:
-        sink.subscription.part()
+        sink.subscription.leave_cohort()
     assert (topic.readers, len(topic.subscriptions), len(topic.cohorts)) == (MEMBERS, MEMBERS, 0)
 
 
@@ -242,8 +242,8 @@ async def test_members_of_several_groups_get_ids_of_all_of_them(site: Site) -> N
     assert sinks[0].subscription.cursor.encode() in sinks[0].received
 
 
-@pytest.mark.parametrize("how", ["hold", "cut"])
-async def test_a_held_or_cut_member_is_offered_nothing_more(
+@pytest.mark.parametrize("how", ["hold", "mute"])
+async def test_a_held_or_muted_member_is_offered_nothing_more(
     site: Site, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sinks = await site.many("g")
@@ -257,7 +257,7 @@ async def test_a_held_or_cut_member_is_offered_nothing_more(
         return await read(group, after)
 
     monkeypatch.setattr(site.hub, "read", counted)
-    await asyncio.to_thread(*((held.hold,) if how == "hold" else (held.cut, "auth")))
+    await asyncio.to_thread(*((held.hold,) if how == "hold" else (held.mute, "auth")))
     offer(site, "after")
     await turns()
     assert sinks[3].events() == ["before"]
@@ -284,9 +284,9 @@ async def test_one_that_was_held_for_nothing_is_a_member_once(site: Site) -> Non
 async def test_one_that_is_held_while_it_joins_is_offered_nothing(site: Site) -> None:
     sinks = await site.many("g")
     late = sinks[0].subscription
-    late.part()
-    sinks[0].gathered = lambda cohort: setattr(late, "held", 1)  # type: ignore[method-assign]
-    gather(late, site.hub.topics)
+    late.leave_cohort()
+    sinks[0].joined_cohort = lambda cohort: setattr(late, "held", 1)  # type: ignore[method-assign]
+    join_cohort(late, site.hub.topics)
     offer(site, "n")
     await turns()
     assert (sinks[0].events(), sinks[1].events()) == ([], ["n"])
@@ -304,9 +304,9 @@ async def test_what_a_member_says_itself_comes_in_order(site: Site) -> None:
 
 async def test_who_joins_in_the_middle_of_a_turn_gets_nothing_twice(site: Site) -> None:
     sinks = await site.many("g")
-    sinks[0].subscription.part()
+    sinks[0].subscription.leave_cohort()
     offer(site, "before")
-    gather(sinks[0].subscription, site.hub.topics)
+    join_cohort(sinks[0].subscription, site.hub.topics)
     assert sinks[0].subscription.cohort is not None
     offer(site, "after")
     await turns()
@@ -323,7 +323,7 @@ async def test_a_member_leaves_in_the_middle_of_a_slice_with_all_it_was_offered(
     assert [bool(sink.events()) for sink in sinks] == [True] * 3 + [False] * 7, "not in slices"
     offer(site, "b")
     for sink in (sinks[1], sinks[8]):
-        sink.subscription.part()
+        sink.subscription.leave_cohort()
         assert sink.events() == ["a", "b"]
     offer(site, "c")
     await turns()
@@ -391,8 +391,8 @@ async def test_a_member_that_left_is_not_kept(site: Site) -> None:
     cohort = sinks[0].subscription.cohort
     assert cohort is not None
     sinks[0].subscription.hold()
-    sinks[0].subscription.part()
-    assert sinks[0].subscription not in cohort._doubted
+    sinks[0].subscription.leave_cohort()
+    assert sinks[0].subscription not in cohort._suspects
 
 
 async def test_a_broken_member_costs_the_others_nothing(site: Site) -> None:
@@ -453,12 +453,12 @@ async def test_whatever_readers_do_each_gets_each_event_once_and_in_order(
             for _ in range(chance.choice([1, 1, 5])):
                 await asyncio.sleep(0)
         elif act == "part":
-            sink.subscription.part()
+            sink.subscription.leave_cohort()
         elif act == "hold":
             sink.subscription.hold()
             asyncio.get_running_loop().call_soon(sink.subscription.release, sink.subscription.held)
         elif act == "gather" and sink.subscription.cohort is None:
-            gather(sink.subscription, site.hub.topics)
+            join_cohort(sink.subscription, site.hub.topics)
         elif act == "open" and len(sinks) < 30:
             sinks.append(await site.open("g"))
             first[sinks[-1]] = said
@@ -545,12 +545,12 @@ async def test_what_a_stream_says_itself_comes_in_order(make_daphne: Callable[..
 
 
 BY_TWISTED = (
-    "stream.subscription.part(), stream._transport.flush(), "
+    "stream.subscription.leave_cohort(), stream._transport.flush(), "
     "stream._transport._write_rest(frame(own))"
 )
 IN_ONE_TURN = """
 from sse_app.access.control_group import ControlSink
-from sse_app.delivery.cohorts import gather
+from sse_app.delivery.cohorts import join_cohort
 from sse_app.operations.reports import streams
 from sse_app.delivery.transports.chunked import frame
 from sse_app.protocol.events import Event
@@ -561,7 +561,7 @@ def speak():
     own = b"data: own\\n\\n"
     for stream in streams():
         {own}
-        gather(stream.subscription, hub.topics)
+        join_cohort(stream.subscription, hub.topics)
     hub._deliver(Event(group="orders", name="n", data="2", durable=False))
     for cohort in list(hub.topics["orders"].cohorts.values()):
         cohort.flush()

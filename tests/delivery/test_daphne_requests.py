@@ -186,7 +186,7 @@ def test_a_daphne_that_receives_in_another_way_is_left_as_it_is_and_named(
         daphne_requests.install()
     assert WebRequest.requestReceived is other
     (record,) = caplog.records
-    assert "Limit the size of bodies in the proxy" in record.getMessage()
+    assert "Limit the size of request bodies in the proxy" in record.getMessage()
 
 
 # --- forms ---

@@ -15,9 +15,9 @@ from sse_app import publish
 from sse_app.conf import site_tag
 from sse_app.delivery import subscriptions
 from sse_app.delivery.hub import get_hub, running_hubs
-from sse_app.delivery.log_reader import SharedReads
+from sse_app.delivery.log_reader import LogReader
 from sse_app.delivery.subscriptions import Subscription
-from sse_app.delivery.topics import place_of
+from sse_app.delivery.topics import position_of
 from sse_app.eventlog import event_log
 from sse_app.protocol.cursors import Position
 from sse_app.protocol.events import Event
@@ -162,7 +162,7 @@ async def test_the_readers_of_an_event_are_counted_the_late_ones_when_they_get_i
     COUNTS.clear()
     event = publish("g", "n", "counted")
     await live.sink.until("counted")
-    place = place_of(event)
+    place = position_of(event)
     assert place is not None
     hub = get_hub()
     assert hub.reached("g", place) == 1, "one is behind, and one did not ask for it"
@@ -283,7 +283,7 @@ async def test_a_reader_that_leaves_takes_the_read_from_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     event = publish("g", "n", "0")
-    gate, reads = asyncio.Event(), SharedReads()
+    gate, reads = asyncio.Event(), LogReader()
     real = type(event_log()).asince
 
     async def held(self: Any, *args: Any) -> Any:

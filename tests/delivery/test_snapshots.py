@@ -22,7 +22,7 @@ from project.models import Order
 from sse_app import publish, snapshot
 from sse_app.delivery import snapshots
 from sse_app.delivery.hub import get_hub
-from sse_app.delivery.replay import STATE, Wanted, find_start
+from sse_app.delivery.replay import STATE, StartRequest, find_start
 from sse_app.delivery.snapshots import (
     READS_AT_ONCE,
     SharedSnapshots,
@@ -611,7 +611,7 @@ async def test_a_place_that_is_lost_is_refused_however_long_events_are_kept(sett
     publish("g", "n", "1")
     reader = await Reader().start("g")
     lost = encode_cursor({"g": LOST}, time.time())
-    start = await find_start(reader.hub, ["g"], Wanted(lost, first=True))
+    start = await find_start(reader.hub, ["g"], StartRequest(lost, first=True))
     assert start.first["g"].reason == "trimmed"
     await reader.stop()
 
@@ -864,10 +864,10 @@ def retained_one(memory: None, settings: Any) -> None:
     settings.SSE_APP = {**settings.SSE_APP, "RETAIN": {"g": 1}, "RETENTION_EVENTS": 1}
 
 
-WANTED = [Wanted(first=True), Wanted(history=1), Wanted(history=inf)]
+WANTED = [StartRequest(first=True), StartRequest(history=1), StartRequest(history=inf)]
 
 
-async def shown(wanted: Wanted, then: Callable[[], object]) -> tuple[list[str], list[Any]]:
+async def shown(wanted: StartRequest, then: Callable[[], object]) -> tuple[list[str], list[Any]]:
     """Join, find the start, do `then`, and return what is shown up to "last" and the resets."""
     hub, page = get_hub(), Page()
     subscription = Subscription(page, ["g"])
@@ -890,7 +890,7 @@ async def shown(wanted: Wanted, then: Callable[[], object]) -> tuple[list[str], 
 @pytest.mark.usefixtures("no_sources", "retained_one")
 @pytest.mark.parametrize("wanted", WANTED)
 async def test_a_past_event_that_is_trimmed_before_it_is_shown_is_shown_all_the_same(
-    wanted: Wanted,
+    wanted: StartRequest,
 ) -> None:
     publish("g", "n", "old")
     seen, notices = await shown(wanted, lambda: publish("g", "n", "new"))
@@ -900,7 +900,7 @@ async def test_a_past_event_that_is_trimmed_before_it_is_shown_is_shown_all_the_
 @pytest.mark.usefixtures("no_sources", "retained_one")
 @pytest.mark.parametrize("wanted", WANTED)
 async def test_a_past_event_that_is_trimmed_before_it_is_read_makes_way_for_the_next(
-    wanted: Wanted, monkeypatch: pytest.MonkeyPatch
+    wanted: StartRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, times = MemoryEventLog.aearliest, 0
 
@@ -926,7 +926,7 @@ async def test_a_reset_reader_is_shown_what_was_retained_when_it_was_reset(
     hub, page = get_hub(), Page()
     subscription = Subscription(page, ["g"])
     await hub.join(subscription)
-    start = await find_start(hub, ["g"], Wanted("nonsense", first=True))
+    start = await find_start(hub, ["g"], StartRequest("nonsense", first=True))
     subscription.move(start.positions)
     for group, beginning in start.first.items():
         subscription.begin(group, beginning)

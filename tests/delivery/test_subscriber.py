@@ -145,7 +145,7 @@ async def test_what_streams_are_given_first_does_not_come(
 async def test_a_log_that_is_away_for_a_moment_costs_a_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sse_app.delivery.subscriptions.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("sse_app.delivery.subscriptions.RETRY_SECONDS", 0)
     real, failures = MemoryEventLog.asince, 0
 
     async def failing(self: MemoryEventLog, *args: Any) -> list[Event]:

@@ -42,7 +42,6 @@ PUBLIC = {"changes", "eventlog", "presence", "testing"}
 #: Modules that have less than 40 lines because they are a data structure, with what they hold.
 SMALL: dict[str, str] = {
     "access.refusals": "an exception",
-    "delivery.notify": "an event for one waiter",
     "protocol.headers": "the headers of a stream, for every wing",
     "publishing.page_cursor": "two functions, the same for sync and async code",
     "runtime.forks": "one function that every wing uses",
@@ -56,8 +55,6 @@ LONG: set[str] = {
     "changes.bulk.bulk_create",
     "changes.decorator._connect",
     "changes.decorator.publish_changes",
-    "delivery.streams.__init__",
-    "delivery.subscriptions.Subscription",
 }
 FORBIDDEN = {"utils", "helpers", "manager", "core", "base", "data", "info", "process"}
 

@@ -282,7 +282,7 @@ def test_an_event_is_not_sent_to_what_is_no_group(
 @pytest.mark.parametrize(
     ("group", "name", "data", "why"),
     [
-        ("chat.1", "presence.join", "{}", "the app alone publishes"),
+        ("chat.1", "presence.join", "{}", "only the app publishes"),
         ("chat.1", "n", "x" * 500, "MAX_EVENT_BYTES"),
     ],
 )

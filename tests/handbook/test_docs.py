@@ -174,9 +174,9 @@ def test_the_glossary_is_in_order_and_has_the_words_of_the_design() -> None:
 
 
 def test_every_reason_that_the_code_gives_is_documented() -> None:
-    """Read from the code: `close("…")`, `farewell("…")`, `Busy("…")` and so on."""
+    """Read from the code: `close("…")`, `closing_block("…")`, `Busy("…")` and so on."""
     code = "\n".join(file.read_text() for file in (ROOT / "sse_app").rglob("*.py"))
-    closed = set(re.findall(r"(?:\bclose|\bfarewell|\bOver|\bcut)\(\"(\w+)\"", code))
+    closed = set(re.findall(r"(?:\bclose|\bclosing_block|\bOver|\bmute)\(\"(\w+)\"", code))
     closed |= set(CLOSE_RETRY)
     busy = set(re.findall(r"(?:\bBusy|\bbusy_block|\bLimit)\(\"(\w+)\"", code)) | {"address"}
     # Nobody is told: the client has gone, or it is no client at all.

@@ -99,8 +99,8 @@ MUTATIONS = (
     Mutation(
         "What the layer says of an event may be a lie.",
         "sse_app/delivery/healing.py",
-        "if stands and topic.contradicts(stands[0]):",
-        "if stands:",
+        "if found and topic.contradicts(found[0]):",
+        "if found:",
         ["delivery/test_hub.py::test_a_message_that_lies_about_an_event_changes_nothing"],
     ),
     Mutation(

@@ -22,7 +22,7 @@ MUTATIONS = (
     Mutation(
         "An event encoded for each of its readers costs more than all the rest.",
         "sse_app/delivery/subscriptions.py",
-        "known = told.get(self.kind)",
+        "known = encoded.get(self.kind)",
         "known = None",
         ["delivery/test_hub.py::test_an_event_is_encoded_once_for_all_readers_of_a_kind"],
     ),
@@ -45,7 +45,7 @@ MUTATIONS = (
         "sse_app/delivery/hub.py",
         """\
         topic.offer(event)
-        if topic.is_ill:
+        if topic.needs_healing:
             self._healer.soon(event.group)
 """,
         "        topic.offer(event)\n",
@@ -115,8 +115,8 @@ MUTATIONS = (
     Mutation(
         "Where Redis is slow or far, the layer's messages overtake each other.",
         "sse_app/delivery/topics.py",
-        "elif self.position is not None and follows(place, self.position):",
-        "elif self.position is not None and not self._is_repeat(place):",
+        "elif self.position is not None and follows(position, self.position):",
+        "elif self.position is not None and not self._is_repeat(position):",
         [
             "delivery/test_cohorts.py::test_what_the_layer_reorders_and_doubles_is_put_right_for_members"
         ],
@@ -124,9 +124,9 @@ MUTATIONS = (
     Mutation(
         "A layer may deliver a message twice, and the log gives again what the layer brought.",
         "sse_app/delivery/topics.py",
-        "        elif self._is_repeat(place):\n            if self.contradicts(event):",
-        "        elif self._is_repeat(place):\n"
-        "            self._fan_out(event, place)\n"
+        "        elif self._is_repeat(position):\n            if self.contradicts(event):",
+        "        elif self._is_repeat(position):\n"
+        "            self._fan_out(event, position)\n"
         "            if self.contradicts(event):",
         [
             "delivery/test_cohorts.py::test_what_the_layer_reorders_and_doubles_is_put_right_for_members"
@@ -296,8 +296,8 @@ MUTATIONS = (
     Mutation(
         "A service that dies each time it begins is not running in between.",
         "sse_app/runtime/services.py",
-        "        self._after(self._pause, self._settled)\n",
-        "        self._settled()\n",
+        "        self._after(self._pause, self._recovered)\n",
+        "        self._recovered()\n",
         [
             "runtime/test_services.py::test_one_that_ends_each_time_is_down_all_the_while_and_said_once_a_pause"
         ],
@@ -389,7 +389,7 @@ MUTATIONS = (
         "sse_app/delivery/starts.py",
         """\
                     for group in groups:
-                        self._place(group, heads[group])
+                        self._set_position(group, heads[group])
                 except Exception as error:
                     self._fail(groups, error)
 """,
@@ -398,7 +398,7 @@ MUTATIONS = (
                     self._fail(groups, error)
                 else:
                     for group in groups:
-                        self._place(group, heads[group])
+                        self._set_position(group, heads[group])
 """,
         ["delivery/test_starts.py::test_a_log_that_leaves_a_group_out_fails_its_start"],
     ),
@@ -428,8 +428,7 @@ MUTATIONS = (
     Mutation(
         "The last to leave a group may be followed at once by somebody who comes.",
         "sse_app/delivery/mailbox.py",
-        "        if group in self._groups():  # Somebody came meanwhile, and may have been joined "
-        "before.\n"
+        "        if group in self._groups():  # A reader came; this may have undone its join.\n"
         '            await self._call("group_add", group)\n',
         "",
         ["delivery/test_hub.py::test_a_group_that_is_left_slowly_and_joined_again_stays_joined"],
@@ -437,9 +436,10 @@ MUTATIONS = (
     Mutation(
         "One reader that fails would take the event from those after it.",
         "sse_app/delivery/topics.py",
-        "            try:\n                reached += subscription.offer(event, place, told)\n"
+        "            try:\n"
+        "                reached += subscription.offer(event, position, encoded)\n"
         "            except Exception:\n                _end(subscription)\n",
-        "            reached += subscription.offer(event, place, told)\n",
+        "            reached += subscription.offer(event, position, encoded)\n",
         ["delivery/test_hub.py::test_a_reader_that_fails_is_closed_alone"],
     ),
 )

@@ -155,7 +155,7 @@ MUTATIONS = (
     Mutation(
         "Who is revoked shows nothing more before anything else has been asked.",
         "sse_app/access/readers.py",
-        "            self.stream.cut(reason, groups)\n",
+        "            self.stream.mute(reason, groups)\n",
         "            pass\n",
         ["access/test_revocation.py::test_a_revoked_stream_is_cut_before_the_loop_turns"],
     ),
@@ -169,31 +169,31 @@ MUTATIONS = (
     Mutation(
         "One that is held is offered nothing.",
         "sse_app/delivery/subscriptions.py",
-        "if self.live and (self.held or not self.sink.ready or not self._is_next(place, event)):",
-        "if self.live and (not self.sink.ready or not self._is_next(place, event)):",
-        ["delivery/test_cohorts.py::test_a_held_or_cut_member_is_offered_nothing_more"],
+        "(self.held or not self.sink.ready or not self._is_next(position, event))",
+        "(not self.sink.ready or not self._is_next(position, event))",
+        ["delivery/test_cohorts.py::test_a_held_or_muted_member_is_offered_nothing_more"],
     ),
     Mutation(
         "One that is held would read on from the log.",
         "sse_app/delivery/subscriptions.py",
-        "            if self.held:\n                await self._wake.next()\n"
+        "            if self.held:\n                await self._notify.next()\n"
         "                continue\n",
         "",
-        ["delivery/test_cohorts.py::test_a_held_or_cut_member_is_offered_nothing_more"],
+        ["delivery/test_cohorts.py::test_a_held_or_muted_member_is_offered_nothing_more"],
     ),
     Mutation(
         "One that is written to with others is not held by them.",
         "sse_app/delivery/subscriptions.py",
         "            self.held = next(_holds)\n        if (cohort := self.cohort) is not None:\n"
-        "            cohort.doubt(self)\n",
+        "            cohort.suspect(self)\n",
         "            self.held = next(_holds)\n",
-        ["delivery/test_cohorts.py::test_a_held_or_cut_member_is_offered_nothing_more"],
+        ["delivery/test_cohorts.py::test_a_held_or_muted_member_is_offered_nothing_more"],
     ),
     Mutation(
         "Another thread may hold one just as it joins the others.",
         "sse_app/delivery/cohorts.py",
         "        if subscription.held or subscription.close_reason is not None:\n"
-        "            self.doubt(subscription)\n",
+        "            self.suspect(subscription)\n",
         "",
         ["delivery/test_cohorts.py::test_one_that_is_held_while_it_joins_is_offered_nothing"],
     ),
@@ -537,7 +537,7 @@ MUTATIONS = (
     Mutation(
         "Behind a plain decorator nobody sees that a policy is async.",
         "sse_app/runtime/callables.py",
-        "        return await settled(result)\n",
+        "        return await resolved(result)\n",
         "        return (await result) if _is_async(function) else result\n",
         [
             "access/test_authorization.py::test_what_a_policy_comes_to_is_awaited",
@@ -548,8 +548,8 @@ MUTATIONS = (
     Mutation(
         "A handler or policy in a view may have to be awaited as well.",
         "sse_app/runtime/callables.py",
-        "    return async_to_sync(settled)(result) if inspect.isawaitable(result) else result\n",
-        "    return result\n",
+        "        return async_to_sync(resolved)(result) if inspect.isawaitable(result) else result",
+        "        return result",
         [
             "access/test_authorization.py::test_who_may_speak_is_decided_likewise",
             "access/test_authorization.py::test_a_handler_behind_a_plain_decorator_is_awaited",

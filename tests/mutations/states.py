@@ -8,7 +8,7 @@ MUTATIONS = (
     Mutation(
         "What is written while a state is read must come after its place.",
         "sse_app/delivery/snapshots.py",
-        "            state = State(group, place, await source.read(group))\n",
+        "            state = State(group, position, await source.read(group))\n",
         "            block = await source.read(group)\n"
         "            state = State(group, self._served(group) or START, block)\n",
         [
@@ -18,7 +18,7 @@ MUTATIONS = (
     Mutation(
         "A kept state of a log that was lost says nothing of what comes.",
         "sse_app/delivery/snapshots.py",
-        "if group in self._kept and self._goes_on(self._kept[group][0]):",
+        "if group in self._kept and self._is_current(self._kept[group][0]):",
         "if group in self._kept:",
         [
             "delivery/test_snapshots.py::test_the_state_of_an_empty_group_is_not_kept_once_it_has_a_log"
@@ -87,8 +87,8 @@ MUTATIONS = (
     Mutation(
         "A stream that is disconnected, or whose client leaves, must not wait for a state.",
         "sse_app/delivery/subscriptions.py",
-        "        self._wake.set()\n        self._interrupt()\n",
-        "        self._wake.set()\n",
+        "        self._notify.set()\n        self._interrupt()\n",
+        "        self._notify.set()\n",
         [
             "delivery/test_snapshots.py::test_who_is_disconnected_or_leaves_does_not_wait_for_the_state"
         ],
@@ -105,8 +105,8 @@ MUTATIONS = (
     Mutation(
         "Past events may be trimmed between finding their place and showing them.",
         "sse_app/delivery/replay.py",
-        "return Beginning(place, events=await feed.read(group, place))",
-        "return Beginning(place)",
+        "return Beginning(position, events=await feed.read(group, position))",
+        "return Beginning(position)",
         [
             "delivery/test_snapshots.py::test_a_past_event_that_is_trimmed_before_it_is_shown_is_shown_all_the_same"
         ],

@@ -102,7 +102,7 @@ MUTATIONS = (
     Mutation(
         "The end of a response is an error for some clients, and all come back at once after it.",
         "sse_app/delivery/streams.py",
-        "            self._write(farewell(reason, id, lost, retry=settings().RETRY))\n",
+        "            self._write(closing_block(reason, id, lost, retry=settings().RETRY))\n",
         "            pass\n",
         ["delivery/test_stream.py::test_a_stream_ends_with_its_life_and_goes_on_from_the_farewell"],
     ),

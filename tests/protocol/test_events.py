@@ -207,7 +207,7 @@ def test_an_event_of_the_app_is_listened_to_and_not_published(value: str) -> Non
     assert validate_name(value) == value
     assert Event(group="g", name=value) == Event.of_app("g", value, "")
     for refuse in (validate_published, lambda name: Event.of("g", name, "")):
-        with pytest.raises(ValueError, match="the app alone publishes") as caught:
+        with pytest.raises(ValueError, match="only the app publishes") as caught:
             refuse(value)
         assert repr(value) in str(caught.value)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from django.test import RequestFactory
 
-from sse_app.delivery.cohorts import gather
+from sse_app.delivery.cohorts import join_cohort
 from sse_app.delivery.hub import Hub, get_hub
-from sse_app.delivery.replay import Wanted, find_start
+from sse_app.delivery.replay import StartRequest, find_start
 from sse_app.delivery.sinks import Sink
 from sse_app.delivery.subscriptions import Subscription
 from sse_app.delivery.transports.asgi import Direct
@@ -68,10 +68,10 @@ class PageSink(Sink):
     def direct(self) -> Direct | None:
         return self._send if self.room is None else None
 
-    def gathered(self, before: int) -> None:
+    def joined_cohort(self, before: int) -> None:
         assert not self._chunk
 
-    def parted(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
+    def left_cohort(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
         assert rest is not None
         self._read(rest)
         if pending:
@@ -101,7 +101,7 @@ class PageSink(Sink):
             self.items.append(("event", event, parsed.id))
 
     def _take(self, *item: Any) -> None:
-        self.subscription.part()
+        self.subscription.leave_cohort()
         self.items.append(item)
         if self.room:
             self.lag(self.room - 1)
@@ -169,7 +169,7 @@ class Browser:
         await self._hub.join(self._subscription)
         headers = {} if given is None else {"Last-Event-ID": given}
         request = RequestFactory().get("/events/", headers=headers)
-        start = await find_start(self._hub, self.groups, Wanted.by(request))
+        start = await find_start(self._hub, self.groups, StartRequest.of(request))
         self._subscription.move(start.positions)
         self._open(given, start.positions, start.first)
         for group, beginning in start.first.items():
@@ -179,7 +179,7 @@ class Browser:
     async def drop(self, lost: int = 0) -> None:
         """End the stream; the last `lost` things that were written to it never arrived."""
         assert self.sink is not None
-        self._subscription.part()
+        self._subscription.leave_cohort()
         self._subscription.close("disconnect")
         self.sink.recover()  # As a broken transport does: nothing waits for it any more.
         self.sink = None
@@ -187,10 +187,10 @@ class Browser:
         await self._hub.leave(self._subscription)
         del self.sights[max(self._opened, len(self.sights) - lost) :]
 
-    async def gather(self) -> None:
+    async def join_cohort(self) -> None:
         """Be written to with the others again, if it is like them, as a stream's tick does."""
         if self._subscription.cohort is None:
-            gather(self._subscription, self._hub.topics)
+            join_cohort(self._subscription, self._hub.topics)
 
     async def review(self) -> None:
         """Be held while it is asked whether it still may read, and go on, as it may."""

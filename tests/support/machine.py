@@ -304,8 +304,8 @@ class Streams(RuleBasedStateMachine):
 
     @precondition(lambda self: self.connected())
     @rule(browser=pick(connected))
-    def gather(self, browser: Browser) -> None:
-        self.process.run(browser.gather())
+    def join_cohort(self, browser: Browser) -> None:
+        self.process.run(browser.join_cohort())
 
     @precondition(lambda self: self.connected())
     @rule(browser=pick(connected))

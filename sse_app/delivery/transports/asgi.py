@@ -1,6 +1,6 @@
-"""How a stream's bytes leave. `AsgiTransport` uses ASGI's `send` alone, so it fits any server.
+"""`Transport`: the contract of how a stream's bytes are sent; and `AsgiTransport`, for any server.
 
-`daphne_transport` has the one that Daphne deserves.
+`AsgiTransport` uses only ASGI's `send`. For Daphne there is `daphne.DaphneTransport`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any, Final
 from ...conf import settings
 from ...runtime.telemetry import COUNTS, log_fields
 
-#: What one body message holds at the most, so that a slow reader is seen to take some of it.
+#: The most bytes of one body message: each message that a slow client takes shows progress.
 SEND_BYTES: Final = 64 * 1024
-#: How long the end of a response may take; whoever has not taken it then never would.
+#: How long the end of a response may take; a client that does not take it by then has stalled.
 END_SECONDS: Final = 1.0
 
 logger = logging.getLogger("sse_app")
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-#: As `socket.send`: takes bytes and returns how many left, or raises `BlockingIOError`.
+#: Like `socket.send`: takes bytes and returns how many were sent, or raises `BlockingIOError`.
 Direct = Callable[[bytes], int]
 
 END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
@@ -34,8 +34,8 @@ END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
 class Transport(ABC):
     """Takes whole event blocks after the response has started. Never blocks its caller.
 
-    `on_broken` is called once when nothing can be written any more: with `"disconnect"` when the
-    client has gone, `"stalled"` if nothing has left for `STALL_SECONDS`, else `"broken"`.
+    `on_broken` is called once when no more can be written: with `"disconnect"` if the client has
+    disconnected, `"stalled"` if no bytes were sent for `STALL_SECONDS`, else `"broken"`.
     """
 
     on_broken: Callable[[str], None] = staticmethod(lambda reason: None)
@@ -48,52 +48,52 @@ class Transport(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Begin, once the response has started."""
+        """Begin, after the response has started."""
 
     @property
     @abstractmethod
     def ready(self) -> bool:
-        """Can it take more now?"""
+        """Whether the transport can take more now."""
 
     @property
     @abstractmethod
     def waiting(self) -> int:
-        """How many bytes were taken and have not left, as far as can be seen from here."""
+        """How many bytes were taken and not yet sent, as far as this process knows."""
 
     @abstractmethod
     def write(self, chunk: bytes) -> None:
-        """Take one or more whole blocks; they leave at once or in order."""
+        """Take one or more whole blocks, which are sent now or later, in order."""
 
     @abstractmethod
     async def drained(self) -> None:
-        """Return when everything taken has left, or nothing can leave any more."""
+        """Return when all bytes were sent, or when the transport is broken."""
 
     def direct(self) -> Direct | None:
         """See `Sink.direct()`."""
         return None
 
-    def gathered(self, before: int) -> None:
-        """Others write by `direct` from now on, who count from `before` bytes on."""
+    def joined_cohort(self, before: int) -> None:
+        """See `Sink.joined_cohort()`."""
         raise NotImplementedError
 
-    def parted(self, before: int, rest: bytes | None) -> None:
-        """They stop at `before` bytes; `rest` is framed, None if nothing gets through."""
+    def left_cohort(self, before: int, rest: bytes | None) -> None:
+        """See `Sink.left_cohort()`. `before`: the cohort's count; `rest` is framed."""
         raise NotImplementedError
 
     @abstractmethod
     async def finish(self) -> None:
-        """Write what waits and end the response cleanly. Safe to call twice."""
+        """Send the waiting bytes and end the response cleanly. Safe to call twice."""
 
     @abstractmethod
     def check(self, now: float) -> None:
-        """Look for a stall; `now` is `time.monotonic()`."""
+        """Check for a stalled client; `now` is `time.monotonic()`."""
 
     @abstractmethod
     def _break(self, reason: str = "broken") -> None:
-        """Give up: nothing can be written any more."""
+        """Drop the waiting bytes and call `on_broken`, once."""
 
     def _watch(self) -> None:
-        """Let the server say when the client has gone."""
+        """Receive ASGI's `http.disconnect` in a task."""
         self._watching = asyncio.ensure_future(self._until_disconnect())
 
     def _unwatch(self) -> None:
@@ -107,10 +107,10 @@ class Transport(ABC):
 
 
 class AsgiTransport(Transport):
-    """A bounded queue, and a task that sends what waits in body messages.
+    """A bounded queue, and a task that sends its blocks in body messages.
 
-    `abort` drops the connection. ASGI has no word for that, and a server waits for ever until its
-    client has taken the rest of a response. Without `abort`, what it has buffered stays until then.
+    `abort` drops the connection, for which ASGI has no message. Without `abort`, a server waits
+    without limit until its client has taken the rest of a response, and keeps its buffer.
     """
 
     def __init__(
@@ -180,7 +180,8 @@ class AsgiTransport(Transport):
             self._since = time.monotonic()
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
             self._bytes -= len(body)
-        # Here and not when the task is seen to be done: what is written between needs a writer.
+        # Clear `_writer` inside the task, not in its done callback: a `write()` between the task's
+        # end and the callback would otherwise append to a queue that nobody sends.
         self._writer = None
 
     def _next_body(self) -> bytes:
@@ -194,7 +195,7 @@ class AsgiTransport(Transport):
     def _written(self, writer: asyncio.Task[None]) -> None:
         if writer.cancelled() or writer.exception() is not None:
             self._writer = None
-            # Servers raise their own kinds of errors from send() when the client has gone.
+            # When the client has disconnected, each server raises errors of its own from `send`.
             self._break()
 
     def _break(self, reason: str = "broken") -> None:

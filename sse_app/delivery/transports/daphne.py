@@ -1,8 +1,9 @@
-"""Writing to Daphne's own request: with flow control, and straight to the socket.
+"""`DaphneTransport`: writes to Daphne's request, with flow control, and directly to the socket.
 
-Daphne's `send` never waits and bounds nothing, but its request is Twisted's, which tells a producer
-when its reader takes no more. And Twisted arms and disarms its writer for every write, which costs
-more than the write: so where it has nothing buffered, bytes go past it.
+Daphne's `send` never waits and has no limit. But its request is a Twisted request, which pauses a
+producer when the client takes no more. For each write, Twisted also adds its socket to the event
+loop and removes it again, which costs more than the write. Therefore bytes are written directly to
+the socket while Twisted has no buffered bytes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from weakref import WeakSet
 
 from ...conf import settings
 from ...runtime.telemetry import COUNTS, log_fields
-from ..notify import Wake
+from ..notify import Notify
 from .asgi import END, END_SECONDS, Direct, Receive, Send, Transport
-from .chunked import FLUSH_BYTES, flushes_of
+from .chunked import FLUSH_BYTES, flush_queue
 
 SEND_BUFFER_BYTES: Final = 128 * 1024
 
@@ -26,32 +27,32 @@ logger = logging.getLogger("sse_app")
 
 
 class DaphneTransport(Transport):
-    """Writes to a Daphne request; a push producer, in Twisted's words, that Twisted pauses.
+    """Writes to a Daphne request, as a push producer that Twisted pauses.
 
-    What is written within one turn of the event loop leaves together. Past Twisted it goes only
-    on plain TCP in HTTP/1.1 chunks, and only while Twisted has nothing buffered.
+    All writes of one loop iteration are sent together. They are written directly to the socket only
+    on plain TCP with HTTP/1.1 chunks, and only while Twisted has no buffered bytes.
     """
 
     def __init__(self, send: Send, receive: Receive, request: Any) -> None:
         super().__init__(send, receive)
         self._request = request
-        self._flushes = flushes_of(asyncio.get_running_loop())
+        self._flush_queue = flush_queue(asyncio.get_running_loop())
         self._pending: list[bytes] = []
         self._size = 0
         self._socket: Any = None
         self._tcp: Any = None
         self._registered = False
         self._paused_at = 0.0
-        self._resumed = Wake()
+        self._resumed = Notify()
         self._finished = False
 
     async def start(self) -> None:
-        # The headers go with the first body message, and only then it is known how bodies go.
+        # Twisted writes the headers with the first body message, and then knows if it uses chunks.
         await self._send({"type": "http.response.body", "body": b"", "more_body": True})
         if self._request.channel is None:
             self._break()
             return
-        # Daphne keeps a body that came with the GET twice until the response ends, which is long.
+        # Daphne keeps two copies of a GET's body until the response ends, here for hours.
         self._request.content.close()
         self._tcp = plain_tcp(self._request)
         if self._tcp is None:
@@ -60,12 +61,12 @@ class DaphneTransport(Transport):
             return
         self._socket = self._tcp.getHandle()
         bound(self._socket)
-        # In place of `receive()`, for which a task would have to wait.
+        # Instead of `receive()`, which needs a task for each stream.
         self._request.notifyFinish().addBoth(self._gone)
         queue = self._request.application_queue
         while not queue.empty():
             queue.get_nowait()
-        # The headers leave, and what is kept of them goes: it is a kilobyte.
+        # Send the headers, then free them: they take a kilobyte for each stream.
         self._tcp.doWrite()
         self._request.responseHeaders = type(self._request.responseHeaders)()
 
@@ -82,14 +83,14 @@ class DaphneTransport(Transport):
         if self._broken or self._finished:
             return
         if not self._pending:
-            self._flushes.add(self)
+            self._flush_queue.add(self)
         self._pending.append(chunk)
         self._size += len(chunk)
         if self._size > FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Let go what was written."""
+        """Send the pending bytes."""
         pending = self._pending
         if not pending or self._broken:
             return
@@ -110,7 +111,7 @@ class DaphneTransport(Transport):
             self._register()
             self._request.write(chunk)
             return
-        framed = self._flushes.framed(chunk)
+        framed = self._flush_queue.framed(chunk)
         try:
             sent = self._socket.send(framed)
         except BlockingIOError:
@@ -124,12 +125,12 @@ class DaphneTransport(Transport):
         self._tcp.write(framed)
 
     def _register(self) -> None:
-        """Let Twisted pause us. Only who was slow once is: it makes Twisted's channel larger."""
+        """Have Twisted pause this producer; late, because that makes Twisted's channel larger."""
         if not self._registered:
             self._registered = True
             self._request.registerProducer(self, True)
 
-    # --- while a cohort writes for it ---
+    # --- while a cohort writes ---
 
     def direct(self) -> Direct | None:
         self.flush()
@@ -138,10 +139,10 @@ class DaphneTransport(Transport):
         send: Direct = self._socket.send
         return send
 
-    def gathered(self, before: int) -> None:
+    def joined_cohort(self, before: int) -> None:
         self._request.sentLength -= before
 
-    def parted(self, before: int, rest: bytes | None) -> None:
+    def left_cohort(self, before: int, rest: bytes | None) -> None:
         self._request.sentLength += before
         if rest is None:
             self._break()
@@ -185,16 +186,16 @@ class DaphneTransport(Transport):
     # --- IPushProducer, called by Twisted ---
 
     def pauseProducing(self) -> None:
-        """The client takes no more for now."""
+        """Note that the client takes no more for now."""
         self._paused_at = self._paused_at or time.monotonic()
 
     def resumeProducing(self) -> None:
-        """What waited has left."""
+        """Note that the buffered bytes were sent."""
         self._paused_at = 0.0
         self._resumed.set()
 
     def stopProducing(self) -> None:
-        """The connection is gone."""
+        """Note that the client has disconnected."""
         self._break("disconnect")
 
     def _gone(self, reason: object) -> None:
@@ -214,22 +215,22 @@ class DaphneTransport(Transport):
             self.on_broken(reason)
 
 
-#: The connections of streams that have ended, whose last bytes are Twisted's to write.
+#: The connections of streams that have ended; Twisted may still have to send their last bytes.
 _ending: WeakSet[Any] = WeakSet()
 
 
 def is_sending() -> bool:
-    """Whether the end of some stream has not left yet."""
+    """Whether Twisted still has to send the last bytes of a stream that has ended."""
     return any(tcp.connected and (tcp.dataBuffer or tcp._tempDataLen) for tcp in list(_ending))
 
 
 def _buffers(tcp: Any) -> bool:
-    """Whether something waits that must leave before, or nothing can."""
+    """Whether Twisted has buffered bytes, which must be sent first, or is disconnected."""
     return bool(tcp.dataBuffer or tcp._tempDataLen or not tcp.connected)
 
 
 def plain_tcp(request: Any) -> Any:
-    """Return the Twisted transport under a request if it may be written past, else None."""
+    """Return a request's Twisted transport if its socket may be written to directly, else None."""
     channel = request.channel
     tcp: Any = getattr(channel, "transport", None)
     known = all(hasattr(tcp, name) for name in ("dataBuffer", "_tempDataLen", "connected"))
@@ -239,7 +240,7 @@ def plain_tcp(request: Any) -> Any:
 
 
 def abort(request: Any) -> None:
-    """Drop a request's connection; of HTTP/2 only its stream, as others share the connection."""
+    """Drop a request's connection; with HTTP/2 only its stream, as others share the connection."""
     if request.transport is not None:
         request.transport.abortConnection()
         return
@@ -248,12 +249,12 @@ def abort(request: Any) -> None:
 
     channel = request.channel
     channel.abortConnection()
-    # To whom a stream is reset from here, Twisted does not say so.
+    # Twisted does not notify the request when its own side resets the stream.
     request.connectionLost(Failure(ConnectionAborted()))  # type: ignore[no-untyped-call]
 
 
 def bound(handle: socket.socket) -> None:
-    """Bound what the kernel keeps for a reader, and for how long one that is gone may be silent."""
+    """Limit the kernel's send buffer, and the time without acknowledgement from the client."""
     handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT") and handle.family in (socket.AF_INET, socket.AF_INET6):
         milliseconds = int(settings().STALL_SECONDS * 1000)

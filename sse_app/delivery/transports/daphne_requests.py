@@ -1,9 +1,9 @@
-"""How Daphne receives requests: without parsing their forms, and on the mount point of its option.
+"""How Daphne receives requests: without parsing forms, and with `root_path` only from its option.
 
 Twisted parses queries and forms on the event loop, into arguments that Daphne never reads: 1 MB of
-fields stops every stream for seconds, before any application is asked. And Daphne takes the header
-`Daphne-Root-Path` of any client as ASGI's `root_path`, which Django puts before all links and
-before a relative `STATIC_URL`, and keeps there.
+fields stops all streams for seconds, before the application gets the request. And Daphne takes the
+header `Daphne-Root-Path` of any client as ASGI's `root_path`. Django puts that before all links,
+and before a relative `STATIC_URL`, where it stays for later requests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROOT_PATH: Final = b"Daphne-Root-Path"
 
 
 def install() -> None:
-    """Let Daphne, where it is loaded, receive its requests by `receive()`. Safe to call twice."""
+    """If Daphne is loaded, make it receive requests by `receive()`. Safe to call twice."""
     module = sys.modules.get("daphne.http_protocol")
     if module is None:
         return
@@ -27,19 +27,19 @@ def install() -> None:
     if kind.requestReceived is not module.http.Request.requestReceived:
         warn(
             "requests",
-            "This Daphne receives requests in a way of its own, so it is left as it is: forms may "
-            "be parsed on the event loop, where a large one stops every stream. Limit the size of "
-            "bodies in the proxy.",
+            "This Daphne has a requestReceived() that the app does not know, so it is not changed: "
+            "forms may be parsed on the event loop, where a large form stops all streams. Limit "
+            "the size of request bodies in the proxy.",
         )
         return
     kind.requestReceived = receive
 
 
 def receive(request: Any, command: bytes, target: bytes, version: bytes) -> None:
-    """Take the place of Twisted's `Request.requestReceived()`, for an application that reads ASGI.
+    """Replace Twisted's `Request.requestReceived()`.
 
-    It also covers WebSockets, which begin as such a request, and applications that
-    `event_stream_application()` does not wrap.
+    Called for all requests to Daphne, also for WebSockets, which begin as a request, and for
+    applications that `event_stream_application()` does not wrap.
     """
     request.content.seek(0)
     request.method, request.uri, request.clientproto = command, target, version
@@ -55,7 +55,7 @@ def receive(request: Any, command: bytes, target: bytes, version: bytes) -> None
 
 
 def correct(scope: dict[str, Any], send: Any) -> None:
-    """Set `root_path` to Daphne's own option, for what was received before `install()`."""
+    """Set `root_path` to Daphne's option, for a request received before `install()`."""
     server = daphne_of(send)
     if server is not None:
         install()

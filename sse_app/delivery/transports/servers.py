@@ -1,4 +1,4 @@
-"""What the ASGI server under a request is, where that matters; nothing here changes it."""
+"""Which ASGI server serves a request, and what it offers beyond ASGI. Changes no server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ...runtime.telemetry import log_fields
 
-#: From hypercorn's `send` to its connection it is three steps.
+#: How many objects lie between hypercorn's `send` and its connection.
 STEPS: Final = 3
 NAMES: Final = frozenset({"daphne", "uvicorn", "hypercorn", "granian"})
 
@@ -34,7 +34,7 @@ def name_of(send: Any) -> str:
 
 
 def daphne_of(send: Any) -> Any | None:
-    """Return Daphne's `Server` if `send` is what Daphne gave the application, else None."""
+    """Return Daphne's `Server` if `send` comes from Daphne, else None."""
     module = sys.modules.get("daphne.server")
     if module is None or not isinstance(send, partial):
         return None
@@ -43,7 +43,7 @@ def daphne_of(send: Any) -> Any | None:
 
 
 def daphne_request(send: Any) -> Any | None:
-    """Return Daphne's request object if `send` leads to one that can be written to, else None."""
+    """Return Daphne's request if `send` leads to a request that is known well enough, else None."""
     if daphne_of(send) is None or not send.args:
         return None
     request = send.args[0]
@@ -55,11 +55,11 @@ def daphne_request(send: Any) -> Any | None:
 
 
 def abort_of(send: Any, scope: Mapping[str, Any]) -> Callable[[], None] | None:
-    """Return what drops the connection of a request, if `send` leads to its `asyncio.Transport`.
+    """Return a function that drops a request's connection, or None.
 
-    uvicorn's `send` is a method of an object that has it; hypercorn's is one of an object with a
-    `send` of its own, and so on to the connection's `writer`. None over HTTP/2, where other
-    responses share the connection.
+    `send` must lead to an `asyncio.Transport`. uvicorn's `send` is a method of an object that has
+    the transport. hypercorn's `send` is a method of an object with another `send`, and so on up to
+    the connection's `writer`. None over HTTP/2, where other responses share the connection.
     """
     if not str(scope.get("http_version", "")).startswith("1"):
         return None
@@ -73,7 +73,7 @@ def abort_of(send: Any, scope: Mapping[str, Any]) -> Callable[[], None] | None:
 
 
 def drop(transport: Any) -> None:
-    """Close a connection at once, with what the system keeps for a reader that takes nothing."""
+    """Close a connection immediately, and discard the system's send buffer."""
     connection = transport.get_extra_info("socket")
     if connection is not None and not transport.is_closing():
         linger = struct.pack("ii", 1, 0)
@@ -82,9 +82,9 @@ def drop(transport: Any) -> None:
 
 
 def stopped_of(send: Any) -> Callable[[], Awaitable[Any]] | None:
-    """Return what to await for the stop of the server, if `send` is hypercorn's, else None.
+    """Return a function to await the stop of the server, if `send` is hypercorn's, else None.
 
-    Its workers get no signal: their parent tells them, and they set an event that requests share.
+    Its workers get no signal: their parent notifies them, and they set an event of all requests.
     """
     context = getattr(getattr(send, "__self__", None), "context", None)
     wait: Any = getattr(getattr(context, "terminated", None), "wait", None)
@@ -92,9 +92,9 @@ def stopped_of(send: Any) -> Callable[[], Awaitable[Any]] | None:
 
 
 def warn_of_options(send: Any) -> None:
-    """Log, once per process, the options of a Daphne that do not go with streams.
+    """Log, once per process, options of Daphne that do not work with streams.
 
-    No check can see them: they are on the command line of a process that is not there yet.
+    A system check can't see them, because they are on the command line of the server process.
     """
     server = daphne_of(send)
     if server is None:
@@ -103,14 +103,14 @@ def warn_of_options(send: Any) -> None:
     if timeout:
         warn(
             "http_timeout",
-            f"Daphne runs with --http-timeout {timeout}, which ends every stream after so many "
-            "seconds. Leave the option out.",
+            f"Daphne runs with --http-timeout {timeout}, which ends every stream after {timeout} "
+            "seconds. Remove the option.",
         )
     if getattr(server, "proxy_forwarded_address_header", None):
         warn(
             "proxy_headers",
-            "Daphne runs with --proxy-headers and believes the left-most address, which clients "
-            "make up as they like, so limits by address don't hold. Leave the option out and set "
+            "Daphne runs with --proxy-headers and trusts the left-most address, which clients can "
+            "forge, so limits by address don't hold. Remove the option and set "
             "SSE_APP['TRUSTED_PROXIES'].",
         )
 
