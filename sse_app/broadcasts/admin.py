@@ -66,7 +66,7 @@ MOST_NAMES: Final = 20
 #: How many broadcasts are sent again at once.
 MOST_REPEATED: Final = 20
 
-_ONCE: Final = re.compile(r"[A-Za-z0-9_-]{8,40}\Z", re.ASCII)
+_FORM_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,40}\Z", re.ASCII)
 _TEMPLATES: Final = "admin/sse_app/broadcast/"
 
 
@@ -74,13 +74,13 @@ _TEMPLATES: Final = "admin/sse_app/broadcast/"
 class BroadcastAdmin(admin.ModelAdmin):
     """Send by adding, in two steps; what was sent can be looked at and not be changed."""
 
-    list_display = ["event", "marked", "named", "when", "delivered", "sent_by"]
+    list_display = ["event", "state_label", "group_list", "when", "delivered", "sent_by"]
     list_filter = ["state", GroupFilter, "event", ("sent_by", admin.RelatedOnlyFieldListFilter)]
     list_select_related = ["sent_by"]
     date_hierarchy = "created_at"
     actions = ["cancel_selected", "repeat_selected"]
     fields = (
-        *("marked", "error", "named", "event", "typed", "said"),
+        *("state_label", "error", "group_list", "event", "kind_label", "body_text"),
         *("sent_by", "created_at", "send_at", "sent_at", "delivered"),
     )
     readonly_fields = fields
@@ -122,12 +122,12 @@ class BroadcastAdmin(admin.ModelAdmin):
         return [name for name in self.fields if name != "error" or (obj and obj.error)]
 
     @admin.display(description=_("groups"))
-    def named(self, obj: Broadcast) -> str:
+    def group_list(self, obj: Broadcast) -> str:
         """Return its groups."""
         return ", ".join(map(str, obj.groups))
 
     @admin.display(description=_("state"), ordering="state")
-    def marked(self, obj: Broadcast) -> str:
+    def state_label(self, obj: Broadcast) -> str:
         """Return its state as a label."""
         return format_html(
             '<span class="sse-state sse-{}">{}</span>', obj.state, obj.get_state_display()
@@ -145,12 +145,12 @@ class BroadcastAdmin(admin.ModelAdmin):
         return str(localize(obj.streams or 0)) if known else "–"
 
     @admin.display(description=_("kind"))
-    def typed(self, obj: Broadcast) -> str:
+    def kind_label(self, obj: Broadcast) -> str:
         """Return its kind, also one of an earlier release, which is none of the field's choices."""
         return obj.get_kind_display()
 
     @admin.display(description=_("data"))
-    def said(self, obj: Broadcast) -> str:
+    def body_text(self, obj: Broadcast) -> str:
         """Return what was composed, as it was typed."""
         return format_html('<pre class="sse-text">{}</pre>', obj.body)
 
@@ -188,7 +188,9 @@ class BroadcastAdmin(admin.ModelAdmin):
         if "_confirm" not in request.POST:
             return self._confirming(request, form)
         once = request.POST.get("once", "")
-        self._order(request, composed, once if _ONCE.match(once) else secrets.token_urlsafe(16))
+        if not _FORM_TOKEN.match(once):
+            once = secrets.token_urlsafe(16)
+        self._record_and_send(request, composed, once)
         return HttpResponseRedirect(reverse("admin:sse_app_broadcast_changelist"))
 
     def _composing(self, request: HttpRequest, form: BroadcastForm) -> TemplateResponse:
@@ -220,21 +222,21 @@ class BroadcastAdmin(admin.ModelAdmin):
         common = {**self.admin_site.each_context(request), "opts": self.opts, "title": title}
         return TemplateResponse(request, _TEMPLATES + template, {**common, **context})
 
-    def _order(self, request: HttpRequest, composed: Broadcast, once: str) -> bool:
+    def _record_and_send(self, request: HttpRequest, composed: Broadcast, once: str) -> bool:
         """Record `composed` and send or schedule it; return False if it was confirmed before."""
         composed.once = once
         rows = written(Broadcast)
         try:
             with transaction.atomic(using=rows.db):
                 composed.save(using=rows.db)
-                self.log_addition(request, composed, _ordered(composed))
+                self.log_addition(request, composed, _log_text(composed))
         except IntegrityError:
             if not rows.filter(once=once).exists():
                 raise
             self.message_user(request, _("That was confirmed before."), messages.WARNING)
             return False
         if composed.send_at is None:
-            transaction.on_commit(partial(sending.attempt, composed.pk), using=rows.db)
+            transaction.on_commit(partial(sending.try_send, composed.pk), using=rows.db)
             composed.refresh_from_db()
         self.message_user(request, *_outcome(composed))
         return True
@@ -276,7 +278,7 @@ class BroadcastAdmin(admin.ModelAdmin):
                 self.message_user(request, unfit, messages.ERROR)
                 return None
         once = request.POST.get("once", "")
-        if not _ONCE.match(once):  # Nobody was asked yet.
+        if not _FORM_TOKEN.match(once):  # Nobody was asked yet.
             context = {
                 "rows": [(row, processes.listeners(row.groups)) for row in selected],
                 "once": secrets.token_urlsafe(16),
@@ -293,11 +295,11 @@ class BroadcastAdmin(admin.ModelAdmin):
         again = Broadcast(
             groups=row.groups, event=row.event, kind=row.kind, body=row.body, sent_by=sender
         )
-        if self._order(request, again, once):
+        if self._record_and_send(request, again, once):
             self.log_change(request, row, f"Repeated as {again.pk}.")
 
 
-def _ordered(broadcast: Broadcast) -> str:
+def _log_text(broadcast: Broadcast) -> str:
     to = ", ".join(broadcast.groups)
     if broadcast.send_at is None:
         return f"Sent to {to}."

@@ -35,7 +35,7 @@ MOST_AT_ONCE: Final = 50
 #: How many groups and broadcasts are looked through for a completion.
 RECENT: Final = 200
 #: What the database raises when it is the database that has a problem, and not the broadcast.
-PASSING: Final = (OperationalError, InterfaceError, InternalError)
+DATABASE_ERRORS: Final = (OperationalError, InterfaceError, InternalError)
 
 logger = logging.getLogger("sse_app")
 
@@ -67,23 +67,24 @@ def send(pk: int) -> bool:
         if not _scheduled(pk=pk).update(**sent):
             return False
         if event_log().alias == written(Broadcast).db:
-            _keep_places(pk, publish_numbered(events))
+            _save_positions(pk, publish_numbered(events))
         else:
-            transaction.on_commit(partial(_publish_late, pk, events), using=written(Broadcast).db)
+            publish = partial(_publish_after_commit, pk, events)
+            transaction.on_commit(publish, using=written(Broadcast).db)
     return True
 
 
-def attempt(pk: int) -> bool:
+def try_send(pk: int) -> bool:
     """See `send()`; but nothing is raised. Where the database is away it stays scheduled."""
     try:
         try:
             return send(pk)
-        except PASSING:
+        except DATABASE_ERRORS:
             raise
         except Exception as error:
             logger.exception("Broadcast %s can't be sent.", pk, extra=log_fields(error=error))
             _fail(pk, Broadcast.State.SCHEDULED, error)
-    except PASSING:
+    except DATABASE_ERRORS:
         logger.warning(
             "Broadcast %s waits: the database gave it up.",
             pk,
@@ -106,7 +107,7 @@ def send_due() -> float | None:
     for pk, send_at in rows[:MOST_AT_ONCE]:
         if send_at is not None and send_at > timezone.now():
             return (send_at - timezone.now()).total_seconds()
-        sent += attempt(pk)
+        sent += try_send(pk)
     # Where nothing can be sent, trying again at once would be in vain too.
     return 0.0 if sent and len(rows) > MOST_AT_ONCE else None
 
@@ -116,9 +117,9 @@ def cancel(pk: int) -> bool:
     return bool(_scheduled(pk=pk).update(state=Broadcast.State.CANCELLED))
 
 
-def _publish_late(pk: int, events: list[Event]) -> None:
+def _publish_after_commit(pk: int, events: list[Event]) -> None:
     try:
-        placed = publish_events(events, using=written(Broadcast).db)
+        numbered = publish_events(events, using=written(Broadcast).db)
     except Exception as error:
         logger.exception(
             "Broadcast %s is lost: the event log did not take it.",
@@ -127,11 +128,11 @@ def _publish_late(pk: int, events: list[Event]) -> None:
         )
         _fail(pk, Broadcast.State.SENT, error)
     else:
-        _keep_places(pk, placed)
+        _save_positions(pk, numbered)
 
 
-def _keep_places(pk: int, placed: Sequence[Event]) -> None:
-    places = [[e.group, e.epoch, e.offset] for e in placed if e.offset is not None]
+def _save_positions(pk: int, numbered: Sequence[Event]) -> None:
+    places = [[e.group, e.epoch, e.offset] for e in numbered if e.offset is not None]
     written(Broadcast).filter(pk=pk).update(places=places)
 
 
@@ -148,7 +149,7 @@ def _scheduled(**fields: object) -> QuerySet[Broadcast]:
 # --- counting ---
 
 
-def tally() -> None:
+def count_deliveries() -> None:
     """Write to how many streams of this process the recent broadcasts were delivered by now.
 
     For a thread of every server process, once a second. A stream that listens to two groups of a

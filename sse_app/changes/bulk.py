@@ -14,9 +14,9 @@ from .publication import (
     Change,
     Publication,
     batches,
-    gathered,
     is_expression,
     publications_of,
+    published_together,
     suppress_changes,
     suppressed,
 )
@@ -62,7 +62,7 @@ class ChangesQuerySet(QuerySet[Row]):
             )
         objs = list(objs)
         self._for_write = True
-        with gathered(self.db):
+        with published_together(self.db):
             before = self._before(self._conflicting(objs, unique_fields) if unique_fields else [])
             with suppress_changes():
                 made = insert(objs, *rest)
@@ -86,7 +86,7 @@ class ChangesQuerySet(QuerySet[Row]):
             return change(objs, fields, batch_size)
         objs = list(objs)
         self._for_write = True
-        with gathered(self.db):
+        with published_together(self.db):
             keys = {one.pk: None for one in objs if one.pk is not None}  # each once, in order
             found = [
                 row for some in batches(keys) for row in self._locked(self.filter(pk__in=some))
@@ -111,7 +111,7 @@ class ChangesQuerySet(QuerySet[Row]):
                 "Do it within suppress_changes() and publish yourself."
             )
         self._for_write = True
-        with gathered(self.db):
+        with published_together(self.db):
             found = self._locked(self)
             before = self._before(found)
             keys = [row.pk for row in found]
@@ -126,7 +126,7 @@ class ChangesQuerySet(QuerySet[Row]):
         if not self._publications():
             return super().delete()
         self._for_write = True
-        with gathered(self.db):
+        with published_together(self.db):
             return super().delete()
 
     def _publications(self) -> list[Publication]:

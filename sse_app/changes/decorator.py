@@ -25,10 +25,10 @@ from .publication import (
     Publication,
     Serializer,
     as_names,
-    gathered,
-    gathering_on,
     is_expression,
+    pending_on,
     publications_of,
+    published_together,
     register,
     suppress_changes,
     suppressed,
@@ -106,7 +106,7 @@ def publish_changes(
         for field in sets.values():
             connect_m2m(publication, field)
         _wrap(model, "save", lambda using: transaction.atomic(using=using))
-        _wrap(model, "delete", gathered)
+        _wrap(model, "delete", published_together)
         return model
 
     return decorate
@@ -196,17 +196,17 @@ def _connect(sender: type[models.Model], publication: Publication) -> None:
             publication.publish([change], using)
 
     def deleting(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
-        gathering = gathering_on(using)
-        if gathering is not None and publication.related:
-            gathering.deleting[publication].append(instance)
+        pending = pending_on(using)
+        if pending is not None and publication.related:
+            pending.deleting[publication].append(instance)
 
     def deleted(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
         if suppressed():
             return
-        gathering = gathering_on(using)
-        if gathering is not None:
+        pending = pending_on(using)
+        if pending is not None:
             # Django deletes what refers to a row before the row, so what they follow is there yet.
-            publication.load_related(gathering.deleting.pop(publication, []))
+            publication.load_related(pending.deleting.pop(publication, []))
         change = Change(instance, "deleted", publication.in_memory(instance))
         publication.publish([change], using)
 

@@ -14,7 +14,7 @@ from django.db import connections, models, transaction
 from django.db.models import prefetch_related_objects
 
 from ..protocol.events import to_text
-from ..publishing.publish import publish_within
+from ..publishing.publish import publish_in_transaction
 
 Groups = str | Iterable[str] | Callable[[Any], str | Iterable[str]]
 #: A callable of the instance, or a serializer class of Django REST framework.
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 #: The most rows that one statement of the app's own reads or writes.
 ROWS: Final = 500
 #: The most events of one call that wait in memory to be published together.
-GATHERED: Final = 10_000
+MAX_PENDING: Final = 10_000
 
 _suppressed: ContextVar[bool] = ContextVar("sse_app_changes_suppressed", default=False)
-_gathering: ContextVar[Gathering | None] = ContextVar("sse_app_changes_gathering", default=None)
+_pending: ContextVar[Pending | None] = ContextVar("sse_app_changes_pending", default=None)
 
 
 class Change(NamedTuple):
@@ -104,7 +104,7 @@ class Publication:
         return None
 
     def publish(self, changes: Sequence[Change], using: str) -> None:
-        """Publish the changes in one round trip, or with what is being gathered."""
+        """Publish the changes in one round trip, or with what is being published_together."""
         self.load_related([change.instance for change in changes])
         data_of = self._data_of()
         groups_of = self._groups_of()
@@ -163,7 +163,7 @@ class Publication:
 
 
 @dataclass
-class Gathering:
+class Pending:
     """The events of one call on the rows of one database, and the rows it is about to delete."""
 
     using: str
@@ -176,44 +176,44 @@ class Gathering:
     def add(self, events: Iterable[Triple]) -> None:
         """Add events; many are published at once, so that memory is bounded."""
         events = iter(events)
-        while some := list(islice(events, GATHERED)):
-            if len(self.events) + len(some) > GATHERED:
+        while some := list(islice(events, MAX_PENDING)):
+            if len(self.events) + len(some) > MAX_PENDING:
                 self.flush()
             self.events += some
 
     def flush(self, *, last: bool = False) -> None:
-        """Publish what was gathered; `last`: the transaction is about to commit."""
+        """Publish what was published_together; `last`: the transaction is about to commit."""
         events, self.events = self.events, []
         if events:
-            publish_within(events, using=self.using, last=last)
+            publish_in_transaction(events, using=self.using, last=last)
 
 
 @contextmanager
-def gathered(using: str) -> Iterator[None]:
+def published_together(using: str) -> Iterator[None]:
     """Publish the changes within the block at its end, together, and nothing if it raises.
 
     The rows and the events are one transaction on the database `using`.
     """
     outermost = not connections[using].in_atomic_block
     with transaction.atomic(using=using):
-        gathering = Gathering(using, _savepoints(using))
-        token = _gathering.set(gathering)
+        pending = Pending(using, _savepoints(using))
+        token = _pending.set(pending)
         try:
             yield
         finally:
-            _gathering.reset(token)
-        gathering.flush(last=outermost)
+            _pending.reset(token)
+        pending.flush(last=outermost)
 
 
-def gathering_on(using: str) -> Gathering | None:
-    """What is being gathered for the database `using` in this thread or task.
+def pending_on(using: str) -> Pending | None:
+    """What is being published_together for the database `using` in this thread or task.
 
     None within a savepoint of its own: what is published there must go if that is rolled back.
     """
-    gathering = _gathering.get()
-    if gathering is None or gathering.using != using:
+    pending = _pending.get()
+    if pending is None or pending.using != using:
         return None
-    return gathering if gathering.savepoints == _savepoints(using) else None
+    return pending if pending.savepoints == _savepoints(using) else None
 
 
 def _savepoints(using: str) -> list[str]:
@@ -222,12 +222,12 @@ def _savepoints(using: str) -> list[str]:
 
 
 def publish_together(events: Iterable[Triple], using: str) -> None:
-    """Publish events with what is being gathered on `using`, else now."""
-    gathering = gathering_on(using)
-    if gathering is not None:
-        gathering.add(events)
+    """Publish events with what is being published_together on `using`, else now."""
+    pending = pending_on(using)
+    if pending is not None:
+        pending.add(events)
     else:
-        Gathering(using, events=list(events)).flush()
+        Pending(using, events=list(events)).flush()
 
 
 @contextmanager

@@ -67,6 +67,6 @@ def event_log() -> EventLog:
 
 
 @receiver(setting_changed)
-def _forget(*, setting: str, **kwargs: Any) -> None:
+def _clear_cache(*, setting: str, **kwargs: Any) -> None:
     if setting in TAG_SETTINGS:
         event_log.cache_clear()

@@ -19,7 +19,7 @@ Reason = Literal["trimmed", "epoch", "future", "limit", "unknown"]
 #: How many times `RETENTION_SECONDS` a head outlives the last event of its group. A reader that
 #: saw a group empty may come back within retention; a head that went by then would let the group
 #: begin anew at 1, and the reader would take that for the continuation.
-HEAD_LIVES: Final = 2
+HEAD_RETENTION_FACTOR: Final = 2
 
 
 class Discontinuity(Exception):
@@ -31,7 +31,7 @@ class Discontinuity(Exception):
         self.head = head
 
 
-def goes_on(after: Position, head: Position) -> bool:
+def has_events_after(after: Position, head: Position) -> bool:
     """Whether a log that stands at `head` has anything after `after`.
 
     Raises `Discontinuity` where `after` is no place of this log.
@@ -148,7 +148,7 @@ class EventLog(ABC):
         """Delete what is beyond retention by age or count; return how many events went.
 
         At most `limit` of them (None: all), so that nobody has to wait for it long. The head of
-        an idle group stays `HEAD_LIVES` times as long as its events: it says that there were some.
+        an idle group stays `HEAD_RETENTION_FACTOR` times as long as its events.
         Of a group that matches `RETAIN`, its last events stay, as many as that says, and its head.
         """
 

@@ -26,8 +26,8 @@ from django.utils import timezone
 from ..protocol.cursors import START, Position, new_epoch
 from ..protocol.events import Event
 from ..runtime.callables import in_thread
-from .contract import Discontinuity, EventLog, goes_on
-from .database_postgresql import MOST_EVENTS, append_at_once
+from .contract import Discontinuity, EventLog, has_events_after
+from .database_postgresql import MOST_EVENTS, append_in_one_statement
 from .database_sqlite import watch_file
 
 VENDORS: Final = ("postgresql", "sqlite")
@@ -60,7 +60,7 @@ class DatabaseEventLog(EventLog):
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:
         waiting = self._waiting_groups(groups)
-        return self._retry(lambda: self._pass(waiting, ())) if waiting else []
+        return self._retry(lambda: self._numbering_pass(waiting, ())) if waiting else []
 
     async def anumber(self, groups: Collection[str] | None = None) -> list[Event]:
         return await in_thread(self.number, groups)
@@ -70,7 +70,7 @@ class DatabaseEventLog(EventLog):
     def since(self, group: str, after: Position, limit: int) -> list[Event]:
         # The head first: what is appended between the two reads then only makes the run longer.
         head = self.heads([group])[group]
-        if not goes_on(after, head):
+        if not has_events_after(after, head):
             return []
         rows = self._rows(
             f'SELECT "offset", "name", "data" FROM {self._events} WHERE "group" = %s '
@@ -158,12 +158,12 @@ class DatabaseEventLog(EventLog):
     def _append(self, events: Sequence[Event]) -> list[Event]:
         if self._connection.vendor == "postgresql" and len(events) <= MOST_EVENTS:
             tables = self._heads, self._events
-            placed = append_at_once(self._connection, tables, events, self._now())
-            if placed is not None:
-                return placed
-        return self._pass({event.group for event in events}, events)
+            numbered = append_in_one_statement(self._connection, tables, events, self._now())
+            if numbered is not None:
+                return numbered
+        return self._numbering_pass({event.group for event in events}, events)
 
-    def _pass(self, groups: Collection[str], events: Sequence[Event]) -> list[Event]:
+    def _numbering_pass(self, groups: Collection[str], events: Sequence[Event]) -> list[Event]:
         with transaction.atomic(using=self.alias):
             heads = self._lock(groups, Counter(event.group for event in events))
             waiting = self._rows(
@@ -177,11 +177,11 @@ class DatabaseEventLog(EventLog):
                 return event.at(heads[event.group].epoch, next(count[event.group]))
 
             staged = [place(_event(group, name, data)) for _, group, name, data in waiting]
-            placed = [place(event) for event in events]
+            numbered = [place(event) for event in events]
             if staged:
                 self._number_rows(zip((row[0] for row in waiting), staged, strict=True))
-            self._insert(placed)
-        return staged + placed
+            self._insert(numbered)
+        return staged + numbered
 
     def _lock(self, groups: Collection[str], added: Counter[str]) -> dict[str, Position]:
         """Lock the heads, made where missing, add to their offsets, return where they were."""
@@ -241,7 +241,7 @@ class DatabaseEventLog(EventLog):
             try:
                 return work()
             except OperationalError as error:
-                if self._connection.in_atomic_block or not _was_given_up(error):
+                if self._connection.in_atomic_block or not _was_rolled_back(error):
                     raise
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
         return work()
@@ -273,7 +273,7 @@ class DatabaseEventLog(EventLog):
         return str(self._connection.ops.quote_name(GroupHead._meta.db_table))
 
 
-def _was_given_up(error: OperationalError) -> bool:
+def _was_rolled_back(error: OperationalError) -> bool:
     """Whether nothing was committed for sure, and not only the answer to COMMIT lost."""
     state = getattr(error.__cause__, "sqlstate", None)
     return state in ("40001", "40P01") or "locked" in str(error)

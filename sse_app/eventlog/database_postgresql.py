@@ -38,10 +38,10 @@ SELECT "group", "epoch", "offset" FROM head
 """
 
 
-def append_at_once(
+def append_in_one_statement(
     connection: Any, tables: tuple[str, str], events: Sequence[Event], now: object
 ) -> list[Event] | None:
-    """Store `events` and return them placed; None, with nothing done, where an event waits.
+    """Store `events` and return them numbered; None, with nothing done, where an event waits.
 
     `tables` are the quoted names of the heads and the events. The heads are locked in the order
     of their names, as a pass does it.
@@ -65,15 +65,15 @@ def append_at_once(
     with connection.cursor() as cursor:
         cursor.execute(sql, [*groups, *sorted(added), *rows])
         heads = {group: Position(epoch, offset) for group, epoch, offset in cursor.fetchall()}
-    return _placed(events, heads, added) if heads else None
+    return _numbered(events, heads, added) if heads else None
 
 
-def _placed(
+def _numbered(
     events: Sequence[Event], heads: dict[str, Position], added: Counter[str]
 ) -> list[Event]:
     offsets = {group: head.offset - added[group] for group, head in heads.items()}
-    placed = []
+    numbered = []
     for event in events:
         offsets[event.group] += 1
-        placed.append(event.at(heads[event.group].epoch, offsets[event.group]))
-    return placed
+        numbered.append(event.at(heads[event.group].epoch, offsets[event.group]))
+    return numbered

@@ -1,6 +1,6 @@
 """What the database log deletes: what is beyond retention, from each group's beginning, in steps.
 
-Always from the beginning: a row is dated by its publisher's clock and when it is staged, placed
+Always from the beginning: a row is dated by its publisher's clock and when it is staged, numbered
 when its transaction has committed. So an old row can stand behind a young one, and a hole must
 not appear. Every step is a short transaction of its own that takes no lock a publisher needs.
 """
@@ -17,9 +17,9 @@ from django.db.models import F, OuterRef, Q, Subquery
 from django.utils import timezone
 
 from ..conf import settings
-from .contract import HEAD_LIVES
+from .contract import HEAD_RETENTION_FACTOR
 from .models import GroupHead, StoredEvent
-from .retention import retained
+from .retention import retained_count
 
 STEP_ROWS: Final = 500
 
@@ -33,7 +33,7 @@ def prune_rows(alias: str, limit: int | None) -> int:
         step = _step(alias, now - age, left)
         pruned += step
         if not step:
-            _forget_idle(alias, now - age * HEAD_LIVES)
+            _delete_idle_heads(alias, now - age * HEAD_RETENTION_FACTOR)
             break
     return pruned
 
@@ -60,16 +60,16 @@ def _prunable(alias: str, before: datetime) -> Iterator[tuple[str, int]]:
     for group, last in heads.filter(first__lte=bound).values_list("group", bound)[:STEP_ROWS]:
         yield group, last
     # Those that stay would otherwise be found again each time, in place of those that can go.
-    old = rows.filter(created_at__lt=before).exclude(_stays(alias)).order_by("created_at")
+    old = rows.filter(created_at__lt=before).exclude(_retained_rows(alias)).order_by("created_at")
     for group in dict.fromkeys(old.values_list("group", flat=True)[:STEP_ROWS]):
         own = rows.filter(group=group).order_by("offset")
         young = own.filter(created_at__gte=before).values_list("offset", flat=True).first()
         last = own.values_list("offset", flat=True).last()
         if last is not None:
-            yield group, min(last - retained(group), last if young is None else young - 1)
+            yield group, min(last - retained_count(group), last if young is None else young - 1)
 
 
-def _stays(alias: str) -> Q:
+def _retained_rows(alias: str) -> Q:
     """Say which rows are among the last ones of a group that matches `RETAIN`."""
     heads = GroupHead.objects.using(alias).filter(group=OuterRef("group")).values("offset")[:1]
     stays = Q(pk__in=[])
@@ -79,7 +79,7 @@ def _stays(alias: str) -> Q:
     return stays
 
 
-def _forget_idle(alias: str, before: datetime) -> None:
+def _delete_idle_heads(alias: str, before: datetime) -> None:
     # One statement: a publisher that writes to the group meanwhile keeps its head. It never waits
     # for a publisher's lock, since it takes its own in another order and both would wait for ever.
     connection = connections[alias]

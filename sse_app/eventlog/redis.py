@@ -26,10 +26,10 @@ from ..conf import settings, site_tag
 from ..protocol.cursors import START, Position, new_epoch
 from ..protocol.events import Event
 from ..runtime.telemetry import log_fields
-from .contract import HEAD_LIVES, Discontinuity, EventLog, goes_on
+from .contract import HEAD_RETENTION_FACTOR, Discontinuity, EventLog, has_events_after
 from .redis_clients import RedisClients
 from .redis_scripts import APPEND, BEGAN, PRUNE, READ, RENEW
-from .retention import retained
+from .retention import retained_count
 
 #: How many events one script removes at most: a script holds up everybody else on the server.
 PRUNE_EVENTS: Final = 1000
@@ -77,17 +77,17 @@ class RedisEventLog(EventLog):
         self._prefix = prefix
         self._clients = RedisClients(url, cluster, sentinels, service_name, options or {})
 
-    def place(self) -> tuple[str, Callable[[], Any]]:
+    def location(self) -> tuple[str, Callable[[], Any]]:
         """Return the prefix of its keys, and what makes a client of its servers."""
         return self._prefix, self._clients.connect
 
     def began(self) -> float:
-        return float(self._clients.sync.eval(*self._first_call()))
+        return float(self._clients.sync.eval(*self._began_call()))
 
     async def abegan(self) -> float:
-        return float(await self._clients.aeval(*self._first_call()))
+        return float(await self._clients.aeval(*self._began_call()))
 
-    def _first_call(self) -> list[Any]:
+    def _began_call(self) -> list[Any]:
         return [BEGAN, 1, f"{self._prefix}:began", time.time()]
 
     # --- publishing ---
@@ -98,7 +98,7 @@ class RedisEventLog(EventLog):
             answers = [self._clients.sync.eval(*call) for call in calls.values()]
         else:
             answers = self._clients.pipeline(_evals(calls.values()))
-        return _placed(events, dict(zip(calls, answers, strict=True)))
+        return _numbered(events, dict(zip(calls, answers, strict=True)))
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
         calls = self._append_calls(events)
@@ -106,14 +106,14 @@ class RedisEventLog(EventLog):
             answers = [await self._clients.aeval(*call) for call in calls.values()]
         else:
             answers = await self._clients.apipeline(_evals(calls.values()))
-        return _placed(events, dict(zip(calls, answers, strict=True)))
+        return _numbered(events, dict(zip(calls, answers, strict=True)))
 
     def _append_calls(self, events: Sequence[Event]) -> dict[str, list[Any]]:
         calls: dict[str, list[Any]] = {}
         for event in events:
             call = calls.get(event.group)
             if call is None:
-                limits = [*_limits(event.group), new_epoch(), HEAD_LIVES]
+                limits = [*_limits(event.group), new_epoch(), HEAD_RETENTION_FACTOR]
                 call = calls[event.group] = [APPEND, 2, *self._keys(event.group), *limits]
             call += [event.name, event.data]
         return calls
@@ -128,12 +128,12 @@ class RedisEventLog(EventLog):
         return _since(group, after, await self._clients.aeval(*call))
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
-        parts = _parts(self._head_reads(groups))
-        return _heads(groups, [head for part in parts for head in self._clients.pipeline(part)])
+        batches = _batches(self._head_reads(groups))
+        return _heads(groups, [head for batch in batches for head in self._clients.pipeline(batch)])
 
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
-        parts = _parts(self._head_reads(groups))
-        answers = [head for part in parts for head in await self._clients.apipeline(part)]
+        batches = _batches(self._head_reads(groups))
+        answers = [head for batch in batches for head in await self._clients.apipeline(batch)]
         return _heads(groups, answers)
 
     def known(self, text: str, limit: int) -> list[str]:
@@ -168,9 +168,9 @@ class RedisEventLog(EventLog):
     def prune(self, limit: int | None = None) -> int:
         pruned = 0
         for head in self._all_heads():
-            while (most := _most(limit, pruned)) > 0:
+            while (most := _prune_limit(limit, pruned)) > 0:
                 events = head.removesuffix(b"head") + b"events"
-                limits = [*_limits(_group_of(head)), HEAD_LIVES, most]
+                limits = [*_limits(_group_of(head)), HEAD_RETENTION_FACTOR, most]
                 trimmed = int(self._clients.sync.eval(PRUNE, 2, head, events, *limits))
                 pruned += trimmed
                 if trimmed < most:
@@ -181,7 +181,7 @@ class RedisEventLog(EventLog):
         """Return the server's Unix time; None for a cluster, where each node has its own."""
         if self._clients.cluster:
             return None
-        async with self._clients.of_loop.lent() as client:
+        async with self._clients.of_loop.borrow() as client:
             seconds, micros = await client.time()
         return float(seconds + micros / 1e6)
 
@@ -197,7 +197,7 @@ class RedisEventLog(EventLog):
 
 def _limits(group: str) -> list[int]:
     now, age = time.time(), settings().RETENTION_SECONDS
-    return [int(now * 1000), int(age * 1000), settings().RETENTION_EVENTS, retained(group)]
+    return [int(now * 1000), int(age * 1000), settings().RETENTION_EVENTS, retained_count(group)]
 
 
 def _group_of(head: bytes) -> str:
@@ -205,11 +205,11 @@ def _group_of(head: bytes) -> str:
     return head.decode().partition("{")[2].partition("}")[0]
 
 
-def _most(limit: int | None, done: int) -> int:
+def _prune_limit(limit: int | None, done: int) -> int:
     return PRUNE_EVENTS if limit is None else min(PRUNE_EVENTS, limit - done)
 
 
-def _parts(commands: list[list[Any]]) -> list[list[list[Any]]]:
+def _batches(commands: list[list[Any]]) -> list[list[list[Any]]]:
     """Split what many groups ask for, so that neither the server nor the loop is held up."""
     return [commands[at : at + PIPELINE_READS] for at in range(0, len(commands), PIPELINE_READS)]
 
@@ -218,23 +218,23 @@ def _evals(calls: Iterable[list[Any]]) -> list[list[Any]]:
     return [["EVAL", *call] for call in calls]
 
 
-def _placed(events: Sequence[Event], answers: Mapping[str, Any]) -> list[Event]:
+def _numbered(events: Sequence[Event], answers: Mapping[str, Any]) -> list[Event]:
     count = Counter(event.group for event in events)
     place = {
         group: (epoch.decode(), int(last) - count[group])
         for group, (epoch, last) in answers.items()
     }
-    placed = []
+    numbered = []
     for event in events:
         epoch, offset = place[event.group]
         place[event.group] = epoch, offset + 1
-        placed.append(event.at(epoch, offset + 1))
-    return placed
+        numbered.append(event.at(epoch, offset + 1))
+    return numbered
 
 
 def _since(group: str, after: Position, answer: Sequence[Any]) -> list[Event]:
     head = _head(answer)
-    if not goes_on(after, head):
+    if not has_events_after(after, head):
         return []
     events: list[Event] = []
     for entry in answer[2]:

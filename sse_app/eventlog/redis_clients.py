@@ -40,7 +40,7 @@ class LoopClient:
         self._retired = False
 
     @asynccontextmanager
-    async def lent(self) -> AsyncIterator[Any]:
+    async def borrow(self) -> AsyncIterator[Any]:
         """Wait for a connection to be free; raises redis-py's `TimeoutError` if none gets free."""
         self._borrowers += 1
         try:
@@ -173,12 +173,12 @@ class RedisClients:
 
     async def aeval(self, *call: Any) -> Any:
         """Run a script on the running loop."""
-        async with self.of_loop.lent() as client:
+        async with self.of_loop.borrow() as client:
             return await client.eval(*call)
 
     async def apipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """See `pipeline()`."""
-        async with self.of_loop.lent() as client:
+        async with self.of_loop.borrow() as client:
             pipe = client.pipeline(transaction=not self.cluster)
             for command in commands:
                 pipe.execute_command(*command)

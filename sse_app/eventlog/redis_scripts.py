@@ -35,7 +35,7 @@ local least = tonumber(ARGV[4])
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
 local epoch, offset = found[1], tonumber(found[2])
 if not epoch or not offset then
-  -- The head was lost, so what is left of its events can't be placed.
+  -- The head was lost, so what is left of its events can't be numbered.
   redis.call('DEL', KEYS[2])
   epoch, offset = ARGV[5], 0
 end

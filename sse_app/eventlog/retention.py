@@ -13,7 +13,7 @@ from ..protocol.groups import matches, validate_pattern
 MOST_EVENTS: Final = 500
 
 
-def retained(group: str) -> int:
+def retained_count(group: str) -> int:
     """Return how many last events of `group` every new stream gets, the most that a pattern says.
 
     They stay in the log whatever their age.

@@ -34,9 +34,9 @@ from .models import GroupMember, Presence
 
 #: How long whose process ended or died may take to come back by another. The farewell of a server
 #: that stops asks its clients to come again within ten seconds.
-RETURN_SECONDS: Final = 10.0
+RECONNECT_SECONDS: Final = 10.0
 #: The row that every pass writes first; no group has such a name.
-TURN: Final = f"{RESERVED}presence"
+PASS_LOCK: Final = f"{RESERVED}presence"
 #: Rows per statement: SQLite takes a limited number of parameters.
 BATCH: Final = 400
 
@@ -47,7 +47,7 @@ _Value = TypeVar("_Value")
 _KEY: Final = ("group", "user_key")
 _lock = threading.Lock()
 #: One pass of this process at a time.
-_passing = threading.Lock()
+_pass_lock = threading.Lock()
 #: The groups in which a stream counts. What it listens to may be fewer by then.
 _counted: WeakKeyDictionary[Stream, set[str]] = WeakKeyDictionary()
 _streams: dict[Key, int] = {}
@@ -84,14 +84,14 @@ async def _opened(sender: Any, stream: Stream, **kwargs: Any) -> None:
 
 
 async def _lost(sender: Any, stream: Stream, group: str, **kwargs: Any) -> None:
-    _discount(stream, [group])
+    _uncount(stream, [group])
 
 
 async def _closed(sender: Any, stream: Stream, **kwargs: Any) -> None:
-    _discount(stream, list(_counted.get(stream, ())))
+    _uncount(stream, list(_counted.get(stream, ())))
 
 
-def _discount(stream: Stream, groups: Collection[str]) -> None:
+def _uncount(stream: Stream, groups: Collection[str]) -> None:
     with _lock:
         counted = _counted.get(stream, set())
         for group in counted.intersection(groups):
@@ -118,7 +118,7 @@ def keep(alive: Collection[str]) -> None:
     `alive` names the processes that live: the rows of others go. Raises the database's and the
     log's errors; nothing has changed then, and the next call does it.
     """
-    with _passing:
+    with _pass_lock:
         _pass(alive)
 
 
@@ -128,27 +128,27 @@ def _pass(alive: Collection[str]) -> None:
         # Its streams end with it. What it had stays for those who come back by another process.
         return
     with _lock:
-        wanted = dict(_names)
+        present = dict(_names)
     if _rows is None or _own().count() != len(_rows):
         # Taken for dead, it lost them to another process.
         _rows = {(group, user): pk for group, user, pk in _own().values_list(*_KEY, "pk")}
-    if wanted.keys() == _rows.keys() and not _is_due(alive):
+    if present.keys() == _rows.keys() and not _is_due(alive):
         return
     rows, _rows = _rows, None  # Whatever is raised in a pass, it is read again what there is.
     with transaction.atomic(using=written(GroupMember).db):
-        _take_turn()
+        _lock_passes()
         now = timezone.now()
         dead = written(Presence).exclude(process__in=alive).values_list(*_KEY, "pk")
-        _remove({(group, user): pk for group, user, pk in dead}, now, RETURN_SECONDS)
-        departed = {key: pk for key, pk in rows.items() if key not in wanted}
-        _remove(departed, now, settings().PRESENCE_GRACE)
-        arrived = {key: name for key, name in wanted.items() if key not in rows}
-        added = _add(arrived)
-        joined = _admit(arrived, now)
-        left = _dismiss(now)
+        _remove_presences({(group, user): pk for group, user, pk in dead}, now, RECONNECT_SECONDS)
+        departed = {key: pk for key, pk in rows.items() if key not in present}
+        _remove_presences(departed, now, settings().PRESENCE_GRACE)
+        arrived = {key: name for key, name in present.items() if key not in rows}
+        added = _add_presences(arrived)
+        joined = _add_members(arrived, now)
+        left = _delete_members(now)
         events = [*_events(roster.LEAVE, left), *_events(roster.JOIN, joined)]
         publish_events(events, using=written(GroupMember).db)
-    _rows = {key: pk for key, pk in rows.items() if key in wanted} | added
+    _rows = {key: pk for key, pk in rows.items() if key in present} | added
 
 
 def _is_due(alive: Collection[str]) -> bool:
@@ -157,19 +157,19 @@ def _is_due(alive: Collection[str]) -> bool:
     return dead.exists() or written(GroupMember).filter(leaves_at__lte=timezone.now()).exists()
 
 
-def _take_turn() -> None:
+def _lock_passes() -> None:
     """Wait until no other pass is under way; none begins before this one has ended."""
-    turn = written(GroupMember).filter(group=TURN)
+    turn = written(GroupMember).filter(group=PASS_LOCK)
     # Writing comes first: SQLite can't always turn a reading transaction into a writing one.
     if not turn.update(since=timezone.now()):
         written(GroupMember).bulk_create(
-            [GroupMember(group=TURN, user_key="", name="", since=timezone.now())],
+            [GroupMember(group=PASS_LOCK, user_key="", name="", since=timezone.now())],
             ignore_conflicts=True,
         )
         turn.update(since=timezone.now())
 
 
-def _remove(rows: dict[Key, int], now: datetime, grace: float) -> None:
+def _remove_presences(rows: dict[Key, int], now: datetime, grace: float) -> None:
     """Delete presences; whoever has no other will have left after `grace` seconds."""
     for pks in _batches(rows.values()):
         written(Presence).filter(pk__in=pks).delete()
@@ -180,7 +180,7 @@ def _remove(rows: dict[Key, int], now: datetime, grace: float) -> None:
         members.filter(pk__in=pks).update(leaves_at=now + timedelta(seconds=grace))
 
 
-def _add(arrived: Iterable[Key]) -> dict[Key, int]:
+def _add_presences(arrived: Iterable[Key]) -> dict[Key, int]:
     """Add presences of this process; return their primary keys."""
     own = process_name()
     made = [Presence(group=group, user_key=user, process=own) for group, user in arrived]
@@ -188,7 +188,7 @@ def _add(arrived: Iterable[Key]) -> dict[Key, int]:
     return {(row.group, row.user_key): row.pk for row in rows}
 
 
-def _admit(arrived: dict[Key, str], now: datetime) -> Sequence[GroupMember]:
+def _add_members(arrived: dict[Key, str], now: datetime) -> Sequence[GroupMember]:
     """Let those who arrived be members; return those who were none."""
     found = _found(written(GroupMember), arrived)
     back = [row.pk for row in found.values() if row.leaves_at is not None]
@@ -202,7 +202,7 @@ def _admit(arrived: dict[Key, str], now: datetime) -> Sequence[GroupMember]:
     return written(GroupMember).bulk_create(new, batch_size=BATCH)
 
 
-def _dismiss(now: datetime) -> Sequence[GroupMember]:
+def _delete_members(now: datetime) -> Sequence[GroupMember]:
     """Delete the members whose time to leave has come; return them."""
     left = list(written(GroupMember).filter(leaves_at__lte=now))
     for pks in _batches(row.pk for row in left):
@@ -238,14 +238,14 @@ def _own() -> QuerySet[Presence]:
     return written(Presence).filter(process=process_name())
 
 
-def _begin_anew() -> None:
+def _reset_after_fork() -> None:
     """In a forked child: it is another process, and has no streams."""
-    global _rows, _lock, _passing
-    _lock, _passing = threading.Lock(), threading.Lock()
+    global _rows, _lock, _pass_lock
+    _lock, _pass_lock = threading.Lock(), threading.Lock()
     _streams.clear()
     _names.clear()
     _counted.clear()
     _rows = None
 
 
-at_fork(_begin_anew)
+at_fork(_reset_after_fork)

@@ -22,7 +22,7 @@ from django.utils import timezone
 from ..conf import written
 from .models import HandledMessage
 
-KEPT: Final = timedelta(hours=24)
+KEEP: Final = timedelta(hours=24)
 ATTEMPTS: Final = 3
 STEP_ROWS: Final = 500
 
@@ -38,7 +38,7 @@ class Answer:
     replayed: bool = False
 
 
-class OtherBody(Exception):
+class BodyMismatch(Exception):
     """The key belongs to an earlier request that said something else."""
 
 
@@ -54,14 +54,14 @@ def digest_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def once(key: str, body: str, act: Callable[[], Answer]) -> Answer:
+def run_once(key: str, body: str, act: Callable[[], Answer]) -> Answer:
     """Return what `act()` answers, and to every repeat within 24 hours the same without it.
 
     `key` and `body` are digests of who asks for what under which key, and of what is said.
     `act` runs inside `transaction.atomic()` on the database of `HandledMessage`; what it raises
     is passed on, and then nothing is kept and a repeat acts anew. It acts exactly once as far as
     it works on that database: what it does elsewhere is done again if the commit fails. Raises
-    `OtherBody` for a repeat whose `body` differs, and `django.db.OperationalError` where the
+    `BodyMismatch` for a repeat whose `body` differs, and `django.db.OperationalError` where the
     database gives up waiting for the first one.
     """
     rows = written(HandledMessage)
@@ -94,7 +94,7 @@ def _claim(rows: QuerySet[HandledMessage], key: str) -> bool:
 def _replay(row: HandledMessage, body: str) -> Answer:
     kept, text = json.loads(row.answer)
     if kept != body:
-        raise OtherBody
+        raise BodyMismatch
     return Answer(row.status or 200, text, replayed=True)
 
 
@@ -105,7 +105,7 @@ def forget_old(limit: int | None = None) -> int:
     in several processes at once.
     """
     rows = written(HandledMessage)
-    old = rows.filter(created_at__lt=timezone.now() - KEPT).order_by("created_at")
+    old = rows.filter(created_at__lt=timezone.now() - KEEP).order_by("created_at")
     gone = 0
     while limit is None or gone < limit:
         most = STEP_ROWS if limit is None else min(STEP_ROWS, limit - gone)

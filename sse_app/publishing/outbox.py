@@ -74,7 +74,7 @@ def flush(seconds: float = SEND_SECONDS) -> bool:
     For sync code: an event loop that waits here can't send.
     """
     with _lock:
-        outboxes = [*_home, *([_background] if _background else [])]
+        outboxes = [*_hub_outboxes, *([_background] if _background else [])]
     return all(outbox.flush(seconds) for outbox in outboxes)
 
 
@@ -198,7 +198,7 @@ def _message(events: list[Event], target: Any) -> dict[str, Any]:
 
 
 _lock = threading.RLock()
-_home: list[Outbox] = []
+_hub_outboxes: list[Outbox] = []
 _background: Outbox | None = None
 
 
@@ -216,7 +216,7 @@ class HubOutbox:
     async def start(self, hub: object) -> None:
         """Send on the hub's loop from now on."""
         with _lock:
-            _home.append(self._outbox)
+            _hub_outboxes.append(self._outbox)
 
     async def run(self) -> None:
         """Number and send every `SWEEP_INTERVAL`, until cancelled."""
@@ -225,8 +225,8 @@ class HubOutbox:
     def close(self) -> None:
         """Send on another loop from now on."""
         with _lock:
-            if self._outbox in _home:
-                _home.remove(self._outbox)
+            if self._outbox in _hub_outboxes:
+                _hub_outboxes.remove(self._outbox)
 
 
 async def _sweep() -> None:
@@ -237,10 +237,10 @@ async def _sweep() -> None:
 def _outbox() -> Outbox:
     global _background
     with _lock:
-        while _home:
-            if not _home[-1].loop.is_closed():
-                return _home[-1]
-            _home.pop()
+        while _hub_outboxes:
+            if not _hub_outboxes[-1].loop.is_closed():
+                return _hub_outboxes[-1]
+            _hub_outboxes.pop()
         if _background is None:
             loop = asyncio.new_event_loop()
             threading.Thread(target=loop.run_forever, name="sse_app-layer", daemon=True).start()
@@ -250,15 +250,15 @@ def _outbox() -> Outbox:
         return _background
 
 
-def _forget() -> None:
+def _reset_after_fork() -> None:
     """In a forked child: the parent's loops do not run here."""
     global _background, _lock
     _lock = threading.RLock()
-    _home.clear()
+    _hub_outboxes.clear()
     _background = None
 
 
-at_fork(_forget)
+at_fork(_reset_after_fork)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -86,7 +86,7 @@ class Progress:
                 if wait <= 0:
                     self._send()
                 else:
-                    self._timer = self._later(wait)
+                    self._timer = self._start_timer(wait)
 
     def __enter__(self) -> Self:
         self._begin()
@@ -98,7 +98,7 @@ class Progress:
         try:
             publish(self.group, NAME, self._report(), using=self._using)
         except Exception as failure:
-            self._not_told(failure)
+            self._log_failure(failure)
 
     async def __aenter__(self) -> Self:
         self._begin()
@@ -110,7 +110,7 @@ class Progress:
         try:
             await apublish(self.group, NAME, self._report(), using=self._using)
         except Exception as failure:
-            self._not_told(failure)
+            self._log_failure(failure)
 
     def _begin(self) -> None:
         if self.state != "new":
@@ -127,7 +127,7 @@ class Progress:
         if isinstance(timer, threading.Timer):
             timer.join()
 
-    def _later(self, seconds: float) -> threading.Timer | asyncio.TimerHandle:
+    def _start_timer(self, seconds: float) -> threading.Timer | asyncio.TimerHandle:
         try:
             return asyncio.get_running_loop().call_later(seconds, self._on_timer)
         except RuntimeError:
@@ -155,7 +155,7 @@ class Progress:
         )
         return text
 
-    def _not_told(self, failure: Exception) -> None:
+    def _log_failure(self, failure: Exception) -> None:
         logger.error(
             "The end of a task (%s) could not be published to %s: %r",
             self.state,

@@ -106,12 +106,12 @@ def publish_numbered(events: list[Event]) -> list[Event]:
     publishes to their groups waits: `publish()` does not do so, and only a short transaction may.
     """
     log = event_log()
-    placed = log.append(events)
-    transaction.on_commit(lambda: outbox.send(placed), using=log.alias, robust=True)
-    return placed[-len(events) :]
+    numbered = log.append(events)
+    transaction.on_commit(lambda: outbox.send(numbered), using=log.alias, robust=True)
+    return numbered[-len(events) :]
 
 
-def publish_within(
+def publish_in_transaction(
     events: Iterable[tuple[str, str, object]], *, using: str, last: bool = False
 ) -> None:
     """Publish triples in the transaction open on `using`, for the app's own. See `publish_many()`.
@@ -166,17 +166,17 @@ def _publish_now(events: list[Event]) -> list[Event]:
         outbox.send(events)
         return events
     began = perf_counter()
-    placed = event_log().append(events)
+    numbered = event_log().append(events)
     COUNTS.publish_seconds.observe(perf_counter() - began)
-    outbox.send(placed)
-    return placed[-len(events) :]
+    outbox.send(numbered)
+    return numbered[-len(events) :]
 
 
 def _number(groups: Iterable[str]) -> None:
     """Number what the transaction staged; the first callback of a transaction numbers all."""
     try:
         began = perf_counter()
-        placed = event_log().number(set(groups))
+        numbered = event_log().number(set(groups))
         COUNTS.publish_seconds.observe(perf_counter() - began)
     except Exception:
         logger.warning(
@@ -186,7 +186,7 @@ def _number(groups: Iterable[str]) -> None:
             extra=log_fields(groups=groups),
         )
     else:
-        outbox.send(placed)
+        outbox.send(numbered)
 
 
 def _publish_after_commit(events: list[Event]) -> None:

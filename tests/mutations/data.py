@@ -136,8 +136,8 @@ MUTATIONS = (
     Mutation(
         "A head that goes with its events lets a group begin anew under the eyes of its readers.",
         "sse_app/eventlog/database_pruning.py",
-        "_forget_idle(alias, now - age * HEAD_LIVES)",
-        "_forget_idle(alias, now - age)",
+        "_delete_idle_heads(alias, now - age * HEAD_RETENTION_FACTOR)",
+        "_delete_idle_heads(alias, now - age)",
         ["eventlog/test_eventlog.py::test_an_idle_groups_head_outlives_its_events"],
     ),
     Mutation(
