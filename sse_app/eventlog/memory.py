@@ -1,4 +1,4 @@
-"""The log of one process: a lock and a deque per group. A restart is a new epoch."""
+"""The log in the memory of one process: a lock, and a deque per group. A restart is a new epoch."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class _Log:
 
 
 class MemoryEventLog(EventLog):
-    """Keeps events in this process only; for tests, and for demos of one process."""
+    """Stores events in this process only; for tests, and for demos with one process."""
 
     shared: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._reset()
-        # The child's log goes its own way from here, so it must not share epochs.
+        # After a fork the child's log has other events, so it needs other epochs.
         at_fork(self._reset)
 
     def _reset(self) -> None:
@@ -95,7 +95,7 @@ class MemoryEventLog(EventLog):
                 raise Discontinuity("trimmed", head)
             skip = after.offset + 1 - log.first
             run = (event for _, event in islice(log.events, skip, skip + limit))
-            # An event from before a new epoch goes out under the new one.
+            # `renew_epoch()` does not touch the stored events: they get the new epoch here.
             return [e if e.epoch == log.epoch else e.at(log.epoch, e.offset or 0) for e in run]
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
@@ -140,13 +140,15 @@ class MemoryEventLog(EventLog):
     def prune(self, limit: int | None = None) -> int:
         keep, now = settings().RETENTION_EVENTS, time.time()
         before = now - settings().RETENTION_SECONDS
-        gone = now - settings().RETENTION_SECONDS * HEAD_RETENTION_FACTOR
+        idle_before = now - settings().RETENTION_SECONDS * HEAD_RETENTION_FACTOR
         pruned = 0
         with self._lock:
             for group, log in self._logs.items():
                 left = None if limit is None else limit - pruned
                 pruned += log.trim(keep, before, retained_count(group), left)
-            for group in [group for group, log in self._logs.items() if log.changed_at < gone]:
+            for group in [
+                group for group, log in self._logs.items() if log.changed_at < idle_before
+            ]:
                 if not self._logs[group].events:
                     del self._logs[group]
         return pruned
