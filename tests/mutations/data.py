@@ -129,7 +129,7 @@ MUTATIONS = (
     Mutation(
         "A page that is rendered is told that a group is empty, too: the log begins with it.",
         "sse_app/publishing/page_cursor.py",
-        "        now = max(now, log.began())  # It begins now, if nothing else has ever asked.\n",
+        "        now = max(now, log.began())  # The first call of began() creates the log now.\n",
         "        pass\n",
         ["publishing/test_publishing.py::test_cursor_sees_no_group_empty_before_the_log_began"],
     ),
