@@ -49,8 +49,8 @@ MUTATIONS = (
     Mutation(
         "A process that stops loses its streams, and their users come back by another.",
         "sse_app/presence/tracker.py",
-        "    if Hub.draining:\n        # Its streams end with it. What it had stays for those who "
-        "come back by another process.\n        return\n",
+        "    if Hub.draining:\n        # The streams end now. The rows stay for users who "
+        "reconnect to another process.\n        return\n",
         "",
         ["presence/test_presence.py::test_a_process_that_stops_says_nothing_of_those_it_had"],
     ),
