@@ -92,7 +92,7 @@ class EventLog(ABC):
 
         The list is empty only if `after` is the head. Raises `Discontinuity` with the reason
         `trimmed` (the next event was deleted), `epoch` (`after` is of another log) or `future`
-        (`after` is behind the head). `START` fits any epoch.
+        (`after` is beyond the head). `START` fits any epoch.
         """
 
     @abstractmethod

@@ -95,7 +95,7 @@ class Outbox:
         """Queue `events`, from any thread; when ten thousand wait, the oldest are dropped."""
         with self._progress:
             if not self._timed:
-                # One timestamp per message is enough to measure the latency.
+                # One timestamp per batch is enough to measure the latency.
                 self._timed = True
                 events[0].send_at(time.time())
             waiting = len(self._waiting)
@@ -119,7 +119,7 @@ class Outbox:
             self._stopped()
 
     def wait_for_room(self) -> None:
-        """Wait while too many events are queued; after one timeout, only once the layer answers."""
+        """Wait while too many events are queued; after a timeout, not again before a send."""
         with self._progress:
             if not self._has_room() and not self._hangs:
                 self._hangs = not self._progress.wait_for(self._has_room, SEND_SECONDS)
@@ -244,7 +244,7 @@ def _outbox() -> Outbox:
             loop = asyncio.new_event_loop()
             threading.Thread(target=loop.run_forever, name="sse_app-layer", daemon=True).start()
             _background = Outbox(loop, connected=False)
-            # Unlike atexit, Finalize also runs in a child of multiprocessing; it is not inherited.
+            # Unlike atexit, Finalize also runs when a child of multiprocessing ends.
             Finalize(None, _background.flush, args=(SEND_SECONDS,), exitpriority=0)
         return _background
 
