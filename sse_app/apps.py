@@ -48,6 +48,6 @@ class SseAppConfig(AppConfig):
         stream_log.connect_signals()
         disconnect.connect_signals()
         tracker.connect_signals()
-        for duty in (sending.send_due, sending.tally, tracker.keep_presence):
+        for duty in (sending.send_due, sending.count_deliveries, tracker.keep_presence):
             if duty not in processes.duties:  # A test that overrides INSTALLED_APPS comes again.
                 processes.duties.append(duty)

@@ -308,7 +308,7 @@ def shared_counts() -> SharedCounts | None:
 def _place() -> tuple[str, Callable[[], Any]] | None:
     log = event_log()
     if isinstance(log, RedisEventLog):
-        return log.place()
+        return log.location()
     kinds = type(channel_layer()).__mro__
     if not any(kind.__module__.startswith("channels_redis.") for kind in kinds):
         return None

@@ -14,7 +14,7 @@ from ..access.authorization import has_permission
 from ..publishing.publish import publish_many
 from .admin import PERMISSION
 
-#: How many rows of a list are broadcast at once: "select all" may mean a whole table.
+#: The most rows of one broadcast: "select all" may select a whole table.
 MOST_SELECTED: Final = 1000
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ else:
 class BroadcastActionMixin(_Mixed):
     """Adds the action "Broadcast selected" to a `ModelAdmin`.
 
-    `broadcast_group` and `broadcast_event` say where it goes and under which name,
-    `broadcast_data(obj)` what.
+    The events go to the group `broadcast_group` with the name `broadcast_event` and the data that
+    `broadcast_data(obj)` returns.
     """
 
     broadcast_group: str = ""
@@ -35,7 +35,7 @@ class BroadcastActionMixin(_Mixed):
 
     @admin.action(description=_("Broadcast selected %(verbose_name_plural)s"))
     def broadcast_selected(self, request: HttpRequest, queryset: models.QuerySet[Any]) -> None:
-        """Publish one event per selected row, with a `LogEntry` each; all or none."""
+        """Publish one event and write one `LogEntry` per selected row; all or none."""
         if not has_permission(request.user, PERMISSION):
             self.message_user(
                 request, _("You lack the permission %s.") % PERMISSION, messages.ERROR
@@ -44,8 +44,8 @@ class BroadcastActionMixin(_Mixed):
         group, event = self.broadcast_group, self.broadcast_event
         objects = list(queryset[: MOST_SELECTED + 1])
         if len(objects) > MOST_SELECTED:
-            many = _("Select at most %d rows to broadcast.") % MOST_SELECTED
-            self.message_user(request, many, messages.ERROR)
+            text = _("Select at most %d rows to broadcast.") % MOST_SELECTED
+            self.message_user(request, text, messages.ERROR)
             return
         try:
             with transaction.atomic():
@@ -53,19 +53,18 @@ class BroadcastActionMixin(_Mixed):
                 for obj in objects:
                     self.log_change(request, obj, f"Broadcast to {group} as {event}.")
         except (TypeError, ValueError) as error:
-            said = _("Nothing was sent: %s") % error
-            self.message_user(request, said, messages.ERROR)
+            self.message_user(request, _("Nothing was sent: %s") % error, messages.ERROR)
             return
-        sent = ngettext("%d broadcast was sent.", "%d broadcasts were sent.", len(objects))
-        self.message_user(request, sent % len(objects))
+        text = ngettext("%d broadcast was sent.", "%d broadcasts were sent.", len(objects))
+        self.message_user(request, text % len(objects))
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        """Offer the action to those who may send."""
+        """Add the action for users with the permission to send broadcasts."""
         actions = dict(super().get_actions(request))
         if has_permission(request.user, PERMISSION):
             actions["broadcast_selected"] = self.get_action("broadcast_selected")
         return actions
 
     def broadcast_data(self, obj: Any) -> Any:
-        """Return what is sent of `obj`."""
+        """Return the data of the event of `obj`."""
         return {"pk": obj.pk, "text": str(obj)}

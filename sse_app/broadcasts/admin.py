@@ -1,4 +1,4 @@
-"""Broadcasts in Django's admin: compose, confirm, look at what was sent, cancel, send again."""
+"""Broadcasts in Django's admin: compose, confirm, see the sent ones, cancel, repeat."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from . import sending
 from .forms import BroadcastForm
 from .models import Broadcast
 
-#: From how many of the latest broadcasts the groups are taken.
+#: From how many of the latest broadcasts the filter takes its groups.
 LATEST: Final = 200
-#: How many groups the list offers, those of the newest broadcasts: each may have named twenty.
+#: The most groups of the filter, from the newest broadcasts: each may have twenty groups.
 MOST_FILTERED: Final = 100
 
 
 class GroupFilter(admin.SimpleListFilter):
-    """Those that went to one group."""
+    """Filters the broadcasts to one group."""
 
     title = _("group")
     parameter_name = "group"
@@ -53,7 +53,7 @@ class GroupFilter(admin.SimpleListFilter):
     def queryset(
         self, request: HttpRequest, queryset: QuerySet[Broadcast]
     ) -> QuerySet[Broadcast] | None:
-        """Look for the name in the list as text: SQLite can't look into JSON."""
+        """Search the name in the text of the list: SQLite can't search in JSON lists."""
         if not self.value():
             return None
         listed = queryset.annotate(listed=Cast("groups", TextField()))
@@ -61,26 +61,26 @@ class GroupFilter(admin.SimpleListFilter):
 
 
 PERMISSION: Final = "sse_app.send_broadcast"
-#: How many names the completion of groups shows.
+#: The most names in the completion of groups.
 MOST_NAMES: Final = 20
-#: How many broadcasts are sent again at once.
+#: The most broadcasts that are repeated together.
 MOST_REPEATED: Final = 20
 
-_ONCE: Final = re.compile(r"[A-Za-z0-9_-]{8,40}\Z", re.ASCII)
+_FORM_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,40}\Z", re.ASCII)
 _TEMPLATES: Final = "admin/sse_app/broadcast/"
 
 
 @admin.register(Broadcast)
 class BroadcastAdmin(admin.ModelAdmin):
-    """Send by adding, in two steps; what was sent can be looked at and not be changed."""
+    """Adding a broadcast sends it, in two steps; sent broadcasts can be viewed and not changed."""
 
-    list_display = ["event", "marked", "named", "when", "delivered", "sent_by"]
+    list_display = ["event", "state_label", "group_list", "when", "delivered", "sent_by"]
     list_filter = ["state", GroupFilter, "event", ("sent_by", admin.RelatedOnlyFieldListFilter)]
     list_select_related = ["sent_by"]
     date_hierarchy = "created_at"
     actions = ["cancel_selected", "repeat_selected"]
     fields = (
-        *("marked", "error", "named", "event", "typed", "said"),
+        *("state_label", "error", "group_list", "event", "kind_label", "body_text"),
         *("sent_by", "created_at", "send_at", "sent_at", "delivered"),
     )
     readonly_fields = fields
@@ -88,10 +88,10 @@ class BroadcastAdmin(admin.ModelAdmin):
     class Media:
         css = {"all": ["sse_app/broadcast.css"]}
 
-    # --- who may ---
+    # --- permissions ---
 
     def has_send_permission(self, request: HttpRequest) -> bool:
-        """Only holders of `sse_app.send_broadcast` send, cancel and repeat."""
+        """Return whether the user may send, cancel and repeat: `sse_app.send_broadcast`."""
         return has_permission(request.user, PERMISSION)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -99,35 +99,35 @@ class BroadcastAdmin(admin.ModelAdmin):
         return self.has_send_permission(request)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Who may send may look at what was sent."""
+        """Return whether the user may view broadcasts: senders may, too."""
         return super().has_view_permission(request, obj) or self.has_send_permission(request)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody changes what was sent."""
+        """Return False: broadcasts are a record."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody deletes what was sent."""
+        """Return False: broadcasts are a record."""
         return False
 
     # --- the history ---
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Broadcast]:
-        """Add to how many streams each was delivered."""
+        """Add `streams`, the number of streams to which each was delivered."""
         rows: QuerySet[Broadcast] = super().get_queryset(request)
         return rows.annotate(streams=Sum("counts__streams"))
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Leave out the error where there is none."""
+        """Leave out `error` if there is none."""
         return [name for name in self.fields if name != "error" or (obj and obj.error)]
 
     @admin.display(description=_("groups"))
-    def named(self, obj: Broadcast) -> str:
-        """Return its groups."""
+    def group_list(self, obj: Broadcast) -> str:
+        """Return its groups, with commas."""
         return ", ".join(map(str, obj.groups))
 
     @admin.display(description=_("state"), ordering="state")
-    def marked(self, obj: Broadcast) -> str:
+    def state_label(self, obj: Broadcast) -> str:
         """Return its state as a label."""
         return format_html(
             '<span class="sse-state sse-{}">{}</span>', obj.state, obj.get_state_display()
@@ -135,35 +135,35 @@ class BroadcastAdmin(admin.ModelAdmin):
 
     @admin.display(description=_("when"), ordering=Coalesce("sent_at", "send_at", "created_at"))
     def when(self, obj: Broadcast) -> Any:
-        """Return when it was sent or will be."""
+        """Return the time of sending, past or future."""
         return obj.sent_at or obj.send_at or obj.created_at
 
     @admin.display(description=_("deliveries"), ordering="streams")
     def delivered(self, obj: Any) -> str:
-        """Return how often its events were delivered; a dash where that is not known."""
+        """Return the number of deliveries of its events; a dash if it is unknown."""
         known = obj.state == Broadcast.State.SENT and obj.places
         return str(localize(obj.streams or 0)) if known else "–"
 
     @admin.display(description=_("kind"))
-    def typed(self, obj: Broadcast) -> str:
-        """Return its kind, also one of an earlier release, which is none of the field's choices."""
+    def kind_label(self, obj: Broadcast) -> str:
+        """Return its kind, also a kind of an earlier release that is no longer a choice."""
         return obj.get_kind_display()
 
     @admin.display(description=_("data"))
-    def said(self, obj: Broadcast) -> str:
-        """Return what was composed, as it was typed."""
+    def body_text(self, obj: Broadcast) -> str:
+        """Return the body as it was typed."""
         return format_html('<pre class="sse-text">{}</pre>', obj.body)
 
     # --- composing and confirming ---
 
     def get_urls(self) -> list[URLPattern]:
-        """Add the names of groups, for the form's completion."""
+        """Add the address of the completion of groups."""
         names = require_GET(self.admin_site.admin_view(self.group_names))
         groups = path("groups/", names, name="sse_app_broadcast_groups")
         return guard_posts([groups, *super().get_urls()])
 
     def group_names(self, request: HttpRequest) -> JsonResponse:
-        """Answer with the known groups that `q` is part of."""
+        """Answer with known names of groups that contain `q`."""
         if not self.has_send_permission(request):
             raise PermissionDenied
         text = request.GET.get("q", "")[:80]
@@ -175,7 +175,7 @@ class BroadcastAdmin(admin.ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Compose, preview, confirm; each step is checked anew, and only the last one sends."""
+        """Compose, preview, confirm: every step validates the form, and only the last one sends."""
         if not self.has_add_permission(request):
             raise PermissionDenied
         sender: Any = request.user  # Staff is never anonymous.
@@ -188,7 +188,9 @@ class BroadcastAdmin(admin.ModelAdmin):
         if "_confirm" not in request.POST:
             return self._confirming(request, form)
         once = request.POST.get("once", "")
-        self._order(request, composed, once if _ONCE.match(once) else secrets.token_urlsafe(16))
+        if not _FORM_TOKEN.match(once):
+            once = secrets.token_urlsafe(16)
+        self._record_and_send(request, composed, once)
         return HttpResponseRedirect(reverse("admin:sse_app_broadcast_changelist"))
 
     def _composing(self, request: HttpRequest, form: BroadcastForm) -> TemplateResponse:
@@ -220,21 +222,21 @@ class BroadcastAdmin(admin.ModelAdmin):
         common = {**self.admin_site.each_context(request), "opts": self.opts, "title": title}
         return TemplateResponse(request, _TEMPLATES + template, {**common, **context})
 
-    def _order(self, request: HttpRequest, composed: Broadcast, once: str) -> bool:
-        """Record `composed` and send or schedule it; return False if it was confirmed before."""
+    def _record_and_send(self, request: HttpRequest, composed: Broadcast, once: str) -> bool:
+        """Save `composed` and send or schedule it; return False if it was confirmed before."""
         composed.once = once
         rows = written(Broadcast)
         try:
             with transaction.atomic(using=rows.db):
                 composed.save(using=rows.db)
-                self.log_addition(request, composed, _ordered(composed))
+                self.log_addition(request, composed, _log_text(composed))
         except IntegrityError:
             if not rows.filter(once=once).exists():
                 raise
-            self.message_user(request, _("That was confirmed before."), messages.WARNING)
+            self.message_user(request, _("This broadcast was confirmed before."), messages.WARNING)
             return False
         if composed.send_at is None:
-            transaction.on_commit(partial(sending.attempt, composed.pk), using=rows.db)
+            transaction.on_commit(partial(sending.try_send, composed.pk), using=rows.db)
             composed.refresh_from_db()
         self.message_user(request, *_outcome(composed))
         return True
@@ -243,7 +245,7 @@ class BroadcastAdmin(admin.ModelAdmin):
 
     @admin.action(description=_("Cancel selected scheduled broadcasts"), permissions=["send"])
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[Broadcast]) -> None:
-        """Cancel what is not sent yet, with a `LogEntry` each."""
+        """Cancel the broadcasts that are still scheduled, with a `LogEntry` each."""
         cancelled = 0
         selected = list(queryset)
         for broadcast in selected:
@@ -251,32 +253,32 @@ class BroadcastAdmin(admin.ModelAdmin):
                 if sending.cancel(broadcast.pk):
                     self.log_change(request, broadcast, "Cancelled.")
                     cancelled += 1
-        said = ngettext("%d broadcast was cancelled.", "%d broadcasts were cancelled.", cancelled)
-        self.message_user(request, said % cancelled)
+        text = ngettext("%d broadcast was cancelled.", "%d broadcasts were cancelled.", cancelled)
+        self.message_user(request, text % cancelled)
         if cancelled < len(selected):
-            late = _("The others could not be: only what is scheduled can be cancelled.")
-            self.message_user(request, late, messages.WARNING)
+            others = _("The others are not scheduled any more, so they can't be cancelled.")
+            self.message_user(request, others, messages.WARNING)
 
     @admin.action(description=_("Repeat selected broadcasts now"), permissions=["send"])
     def repeat_selected(
         self, request: HttpRequest, queryset: QuerySet[Broadcast]
     ) -> HttpResponse | None:
-        """Send the same once more, now, after a page that asks."""
+        """Send copies of the selected broadcasts now, after a page for confirming."""
         selected = list(queryset[: MOST_REPEATED + 1])
         if len(selected) > MOST_REPEATED:
-            many = _("Select at most %d broadcasts to repeat.") % MOST_REPEATED
-            self.message_user(request, many, messages.ERROR)
+            text = _("Select at most %d broadcasts to repeat.") % MOST_REPEATED
+            self.message_user(request, text, messages.ERROR)
             return None
         for row in selected:
             try:
                 row.events()
             except ValueError as error:
                 named = {"what": str(row), "error": error}
-                unfit = _("%(what)s can't be sent again: %(error)s") % named
-                self.message_user(request, unfit, messages.ERROR)
+                text = _("%(what)s can't be sent again: %(error)s") % named
+                self.message_user(request, text, messages.ERROR)
                 return None
         once = request.POST.get("once", "")
-        if not _ONCE.match(once):  # Nobody was asked yet.
+        if not _FORM_TOKEN.match(once):  # Not confirmed yet.
             context = {
                 "rows": [(row, processes.listeners(row.groups)) for row in selected],
                 "once": secrets.token_urlsafe(16),
@@ -293,11 +295,11 @@ class BroadcastAdmin(admin.ModelAdmin):
         again = Broadcast(
             groups=row.groups, event=row.event, kind=row.kind, body=row.body, sent_by=sender
         )
-        if self._order(request, again, once):
+        if self._record_and_send(request, again, once):
             self.log_change(request, row, f"Repeated as {again.pk}.")
 
 
-def _ordered(broadcast: Broadcast) -> str:
+def _log_text(broadcast: Broadcast) -> str:
     to = ", ".join(broadcast.groups)
     if broadcast.send_at is None:
         return f"Sent to {to}."
@@ -305,7 +307,7 @@ def _ordered(broadcast: Broadcast) -> str:
 
 
 def _outcome(broadcast: Broadcast) -> tuple[Any, int]:
-    """Return what to tell who sent it, and how grave it is."""
+    """Return the message for the sender, and its level."""
     named = {"what": str(broadcast), "error": broadcast.error}
     if broadcast.state == Broadcast.State.SENT:
         return _("%(what)s was sent.") % named, messages.SUCCESS

@@ -1,4 +1,4 @@
-"""The data of a broadcast's events, made from the text that a person typed: JSON or plain text."""
+"""The data of a broadcast's events, made from typed text: JSON or plain text."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ TEXT: Final = "text"
 
 
 def compose(kind: str, body: str) -> str:
-    """Return the data of the events: `body` by its `kind`, with `\\n` for line ends.
+    """Return the data of the events: `body` as its `kind`, with `\\n` for line ends.
 
-    JSON is encoded again, without spaces; an empty body is an empty object. Both kinds are at most
-    a small multiple of `body`: a person who may send broadcasts must not exhaust the server.
-    Raises `ValueError` for invalid JSON, for a lone surrogate, and for any other kind, such as the
-    templates that earlier releases rendered.
+    JSON is encoded again, without spaces; an empty body is an empty object. The data is at most a
+    small multiple of `body`, so that a sender of broadcasts can't exhaust the server. Raises
+    `ValueError` for invalid JSON, for a lone surrogate, and for any other kind, such as the
+    templates of earlier releases.
     """
     if kind == JSON:
         return _json(body)
@@ -44,5 +44,5 @@ def _json(body: str) -> str:
         ) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(_("This JSON can't be read: %s") % error) from error
-    # A string stays JSON here, though publish() would send it as it is: that is the kind text.
+    # publish() would send a str unchanged, which is the kind text; here it stays JSON.
     return to_text(json.dumps(data, ensure_ascii=False)) if isinstance(data, str) else to_text(data)

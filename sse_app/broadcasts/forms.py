@@ -1,4 +1,4 @@
-"""The form on which a broadcast is composed."""
+"""The form for composing a broadcast."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class GroupsField(forms.CharField):
     """Names of groups in one line, with spaces or commas between them."""
 
     def prepare_value(self, value: Any) -> Any:
-        """Show a list as it is typed."""
+        """Return a list as one line."""
         return ", ".join(map(str, value)) if isinstance(value, list) else value
 
     def clean(self, value: Any) -> Any:
-        """Return the list; raises `ValidationError` that says which name is none."""
+        """Return the list; raises `ValidationError` that names an invalid name."""
         return valid_groups([name for name in _BETWEEN.split(super().clean(value)) if name])
 
 
 class BroadcastForm(forms.ModelForm):
-    """What to send, to whom and when. The instance's `sent_by` is who sends it."""
+    """The data, groups and time of a broadcast. The view sets `sent_by` on the instance."""
 
     groups = GroupsField(
         label=_("Groups"),
@@ -62,10 +62,13 @@ class BroadcastForm(forms.ModelForm):
         js = ["sse_app/broadcast.js"]
 
     def add_error(self, field: str | None, error: Any) -> None:
-        """Leave out what the model says of fields that it was not given: theirs is said before."""
+        """Add an error, but not the model's errors of fields that already have one.
+
+        The model has no value of a field with an error. Without a valid kind it can't check `body`.
+        """
         if field is None and hasattr(error, "error_dict"):
-            told = {*self.errors, *(["body"] if "kind" in self.errors else [])}
-            rest = {name: said for name, said in error.error_dict.items() if name not in told}
+            reported = {*self.errors, *(["body"] if "kind" in self.errors else [])}
+            rest = {name: one for name, one in error.error_dict.items() if name not in reported}
             if not rest:
                 return
             error = ValidationError(rest)

@@ -1,4 +1,4 @@
-"""Rows of broadcasts: what was composed, and to how many streams it was delivered."""
+"""Rows of broadcasts: the composed broadcasts, and to how many streams each was delivered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_AHEAD: Final = timedelta(days=366)
 
 
 def group_validator(value: str) -> None:
-    """Raise `ValidationError` unless `value` is a group's name."""
+    """Raise `ValidationError` unless `value` is a valid name of a group."""
     try:
         validate_group(value)
     except ValueError as error:
@@ -30,7 +30,7 @@ def group_validator(value: str) -> None:
 
 
 def valid_groups(value: object) -> list[str]:
-    """Return the groups of a broadcast, each once; raises `ValidationError` that says which not."""
+    """Return `value` without repeats; raises `ValidationError` that names an invalid group."""
     if not isinstance(value, list) or not value:
         raise ValidationError(_("Name at least one group."))
     groups = list(dict.fromkeys(map(str, value)))
@@ -45,7 +45,7 @@ def valid_groups(value: object) -> list[str]:
 
 
 def name_validator(value: str) -> None:
-    """Raise `ValidationError` unless `value` is the name of an event that may be published."""
+    """Raise `ValidationError` unless `value` is a valid name of a published event."""
     try:
         validate_published(value)
     except ValueError as error:
@@ -53,14 +53,14 @@ def name_validator(value: str) -> None:
 
 
 class Broadcast(models.Model):
-    """What somebody composed in the admin, to be sent now or at a time, and then a record of it.
+    """A broadcast composed in the admin: to be sent now or at a time, and afterwards its record.
 
-    It is sent once: whoever turns `scheduled` into `sent` publishes it, see
+    It is sent once: the process that changes `scheduled` to `sent` publishes it, see
     `sse_app.broadcasts.sending`.
     """
 
     class State(models.TextChoices):
-        """What became of it."""
+        """Scheduled, or how that ended."""
 
         SCHEDULED = "scheduled", _("scheduled")
         SENT = "sent", _("sent")
@@ -68,7 +68,7 @@ class Broadcast(models.Model):
         FAILED = "failed", _("failed")
 
     class Kind(models.TextChoices):
-        """How its body is read."""
+        """The format of the body."""
 
         JSON = composition.JSON, _("JSON")
         TEXT = composition.TEXT, _("text")
@@ -98,9 +98,9 @@ class Broadcast(models.Model):
     created_at = models.DateTimeField(_("composed at"), default=timezone.now, editable=False)
     sent_at = models.DateTimeField(_("sent at"), null=True, editable=False)
     error = models.TextField(_("error"), blank=True, editable=False)
-    #: `[group, epoch, offset]` of each of its events, once they have offsets.
+    #: `[group, epoch, offset]` of each event, once the events have offsets.
     places = models.JSONField(default=list, editable=False)
-    #: Names the page on which it was confirmed, so that a second click does not send it again.
+    #: The token of the page that confirmed it, so that a second click does not send it again.
     once = models.CharField(max_length=64, null=True, unique=True, editable=False)  # noqa: DJ001
 
     class Meta:
@@ -120,16 +120,16 @@ class Broadcast(models.Model):
         return f"{self.event} → {', '.join(map(str, self.groups))}"
 
     def text(self) -> str:
-        """Return its data as it would go out now; raises `ValueError` that says what is wrong."""
+        """Return the data of its events; raises `ValueError` as `compose()` does."""
         return composition.compose(self.kind, self.body)
 
     def events(self) -> list[Event]:
-        """Return what is published, one event per group; raises `ValueError` as `text()` does."""
+        """Return its events, one per group; raises `ValueError` for data that can't be sent."""
         text, most = self.text(), sse_settings().MAX_EVENT_BYTES
         return [Event.of(group, self.event, text).limited(most) for group in self.groups]
 
     def clean(self) -> None:
-        """Refuse what could not be published, and what is to be sent in the past."""
+        """Raise `ValidationError` for invalid groups or data, and for a time in the past."""
         wrong: dict[str, Any] = {}
         try:
             self.groups = valid_groups(self.groups)
@@ -140,9 +140,9 @@ class Broadcast(models.Model):
                 wrong["send_at"] = _("This time has passed.")
             elif self.send_at > timezone.now() + MOST_AHEAD:
                 wrong["send_at"] = _("This is more than a year away.")
-        if self.kind in self.Kind.values:  # Else its own field says what is wrong.
+        if self.kind in self.Kind.values:  # Otherwise the field `kind` has the error.
             try:
-                # The longest name, since its own field says what is wrong with the one given.
+                # The longest names: the fields of the real names have their own errors.
                 event = Event.of("x" * 80, "x" * 64, self.text())
                 event.limited(sse_settings().MAX_EVENT_BYTES)
             except ValueError as error:

@@ -1,8 +1,8 @@
-"""Sending broadcasts, now or when their time has come, and counting whom they reached.
+"""Sends broadcasts, now or at their time, and counts their deliveries.
 
-Every server process looks for what is due. One of them turns the row from `scheduled` to `sent`,
-and only that one publishes. With the event log in the row's own database both are one transaction;
-any other log gets the events right after the commit, and a crash in that instant loses them.
+Every server process looks for due broadcasts. The process that changes a row from `scheduled` to
+`sent` publishes it. If the event log is in the database of the row, both are one transaction. Any
+other log gets the events right after the commit; a crash in between loses them.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from ..runtime.forks import at_fork
 from ..runtime.telemetry import log_fields, process_name
 from .models import Broadcast, BroadcastCount
 
-#: How long after it was sent a process still counts: streams that lag or come back get it late.
+#: How long deliveries are counted after the sending: streams that lag or reconnect get it late.
 COUNT_SECONDS: Final = 60.0
-#: How many one call sends at most; if more are due, it says that the next is due at once.
+#: The most broadcasts that one call sends; if more are due, it returns 0 seconds.
 MOST_AT_ONCE: Final = 50
-#: How many groups and broadcasts are looked through for a completion.
+#: From how many broadcasts, and how many groups of the log, names are completed.
 RECENT: Final = 200
-#: What the database raises when it is the database that has a problem, and not the broadcast.
-PASSING: Final = (OperationalError, InterfaceError, InternalError)
+#: Errors of the database itself, after which the same broadcast can be sent later.
+DATABASE_ERRORS: Final = (OperationalError, InterfaceError, InternalError)
 
 logger = logging.getLogger("sse_app")
 
-#: The most that was counted here of each event of a recent broadcast, by the broadcast's key.
+#: The deliveries in this process of each event of a recent broadcast, by the broadcast's key.
 _counts: dict[int, dict[tuple[str, Position], int]] = {}
 
 
@@ -47,10 +47,10 @@ _counts: dict[int, dict[tuple[str, Position], int]] = {}
 
 
 def send(pk: int) -> bool:
-    """Send the scheduled broadcast `pk`; return whether this call did it.
+    """Send the scheduled broadcast `pk`; return whether this call sent it.
 
-    What can't be published is `failed` afterwards and says why. Inside a transaction it leaves
-    with that one. Raises the database's own errors; it is then scheduled as before.
+    A broadcast that can't be published becomes `failed`, with the error. Inside a transaction the
+    events leave with its commit. Raises the errors of the database; the broadcast stays scheduled.
     """
     broadcast = _scheduled(pk=pk).first()
     if broadcast is None:
@@ -58,34 +58,35 @@ def send(pk: int) -> bool:
     try:
         events = broadcast.events()
     except Exception as error:
-        # Whatever it is, it would be the same in a second.
+        # A later attempt would raise the same error.
         _fail(pk, Broadcast.State.SCHEDULED, error)
         return False
     with transaction.atomic(using=written(Broadcast).db):
-        # Writing comes first: SQLite can't always turn a reading transaction into a writing one.
+        # Write first: SQLite can't always turn a reading transaction into a writing one.
         sent = {"state": Broadcast.State.SENT, "sent_at": timezone.now()}
         if not _scheduled(pk=pk).update(**sent):
             return False
         if event_log().alias == written(Broadcast).db:
-            _keep_places(pk, publish_numbered(events))
+            _save_positions(pk, publish_numbered(events))
         else:
-            transaction.on_commit(partial(_publish_late, pk, events), using=written(Broadcast).db)
+            publish = partial(_publish_after_commit, pk, events)
+            transaction.on_commit(publish, using=written(Broadcast).db)
     return True
 
 
-def attempt(pk: int) -> bool:
-    """See `send()`; but nothing is raised. Where the database is away it stays scheduled."""
+def try_send(pk: int) -> bool:
+    """Send as `send()` does and log its errors; after one of the database it stays scheduled."""
     try:
         try:
             return send(pk)
-        except PASSING:
+        except DATABASE_ERRORS:
             raise
         except Exception as error:
             logger.exception("Broadcast %s can't be sent.", pk, extra=log_fields(error=error))
             _fail(pk, Broadcast.State.SCHEDULED, error)
-    except PASSING:
+    except DATABASE_ERRORS:
         logger.warning(
-            "Broadcast %s waits: the database gave it up.",
+            "Broadcast %s stays scheduled: the database failed.",
             pk,
             exc_info=True,
             extra=log_fields(reason="database"),
@@ -94,10 +95,10 @@ def attempt(pk: int) -> bool:
 
 
 def send_due() -> float | None:
-    """Send what is due; return in how many seconds the next one is, None if none is scheduled.
+    """Send due broadcasts; return the seconds until the next one, None if none is scheduled.
 
-    For a thread of every server process: to be called again after that time, and at least once a
-    second for what is scheduled meanwhile. What fails keeps no other from being sent.
+    A thread of every server process calls this again after that time, and at least once a second
+    for new broadcasts. A broadcast that fails does not stop the others.
     """
     soonest = F("send_at").asc(nulls_first=True)
     waiting = _scheduled().order_by(soonest, "pk").values_list("pk", "send_at")
@@ -106,8 +107,8 @@ def send_due() -> float | None:
     for pk, send_at in rows[:MOST_AT_ONCE]:
         if send_at is not None and send_at > timezone.now():
             return (send_at - timezone.now()).total_seconds()
-        sent += attempt(pk)
-    # Where nothing can be sent, trying again at once would be in vain too.
+        sent += try_send(pk)
+    # If none could be sent, an immediate second call would fail too.
     return 0.0 if sent and len(rows) > MOST_AT_ONCE else None
 
 
@@ -116,9 +117,9 @@ def cancel(pk: int) -> bool:
     return bool(_scheduled(pk=pk).update(state=Broadcast.State.CANCELLED))
 
 
-def _publish_late(pk: int, events: list[Event]) -> None:
+def _publish_after_commit(pk: int, events: list[Event]) -> None:
     try:
-        placed = publish_events(events, using=written(Broadcast).db)
+        numbered = publish_events(events, using=written(Broadcast).db)
     except Exception as error:
         logger.exception(
             "Broadcast %s is lost: the event log did not take it.",
@@ -127,18 +128,18 @@ def _publish_late(pk: int, events: list[Event]) -> None:
         )
         _fail(pk, Broadcast.State.SENT, error)
     else:
-        _keep_places(pk, placed)
+        _save_positions(pk, numbered)
 
 
-def _keep_places(pk: int, placed: Sequence[Event]) -> None:
-    places = [[e.group, e.epoch, e.offset] for e in placed if e.offset is not None]
+def _save_positions(pk: int, numbered: Sequence[Event]) -> None:
+    places = [[e.group, e.epoch, e.offset] for e in numbered if e.offset is not None]
     written(Broadcast).filter(pk=pk).update(places=places)
 
 
 def _fail(pk: int, state: Broadcast.State, error: Exception) -> None:
-    said = str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
     rows = written(Broadcast).filter(pk=pk, state=state)
-    rows.update(state=Broadcast.State.FAILED, error=said[:1000].replace("\0", ""))
+    rows.update(state=Broadcast.State.FAILED, error=text[:1000].replace("\0", ""))
 
 
 def _scheduled(**fields: object) -> QuerySet[Broadcast]:
@@ -148,11 +149,11 @@ def _scheduled(**fields: object) -> QuerySet[Broadcast]:
 # --- counting ---
 
 
-def tally() -> None:
-    """Write to how many streams of this process the recent broadcasts were delivered by now.
+def count_deliveries() -> None:
+    """Write the number of streams of this process to which each recent broadcast was delivered.
 
-    For a thread of every server process, once a second. A stream that listens to two groups of a
-    broadcast gets it twice and counts twice. The counts only grow.
+    A thread of every server process calls this once a second. A stream of two groups of a broadcast
+    gets it twice and counts twice. The counts only grow.
     """
     since = timezone.now() - timedelta(seconds=COUNT_SECONDS)
     recent = written(Broadcast).filter(state=Broadcast.State.SENT, sent_at__gte=since)
@@ -163,10 +164,10 @@ def tally() -> None:
         counts = _counts.setdefault(pk, {})
         before = sum(counts.values())
         for group, epoch, offset in places:
-            place = Position(epoch, offset)
-            reached = sum(hub.reached(group, place) for hub in running_hubs())
-            # A topic whose last reader left has forgotten it.
-            counts[group, place] = max(reached, counts.get((group, place), 0))
+            position = Position(epoch, offset)
+            reached = sum(hub.reached(group, position) for hub in running_hubs())
+            # The number of a topic is lost when its last reader leaves.
+            counts[group, position] = max(reached, counts.get((group, position), 0))
         if sum(counts.values()) > before:
             _write_count(pk, sum(counts.values()))
 
@@ -180,10 +181,10 @@ def _write_count(pk: int, streams: int) -> None:
 
 
 def known_groups(text: str, most: int) -> list[str]:
-    """Return at most `most` names that have `text` in them, those first that begin with it.
+    """Return at most `most` names of groups that contain `text`, first those that begin with it.
 
-    Known are the groups that the log has, that somebody here listens to, that are public by name,
-    and to which something was broadcast of late.
+    The names are those of the log, of the open streams of this process, of `PUBLIC_GROUPS` without
+    patterns, and of recent broadcasts.
     """
     found = {group for group in settings().PUBLIC_GROUPS if "*" not in group}
     found.update(group for hub in running_hubs() for group in list(hub.topics))
@@ -193,13 +194,13 @@ def known_groups(text: str, most: int) -> list[str]:
         found.update(event_log().known(text, RECENT))
     except Exception as error:
         logger.warning(
-            "The event log does not say which groups it has: %r",
+            "The event log can't list its groups: %r",
             error,
             extra=log_fields(error=error),
         )
-    fitting = (group for group in found if text in group and not group.startswith(RESERVED))
-    return sorted(fitting, key=lambda group: (not group.startswith(text), group))[:most]
+    matching = (group for group in found if text in group and not group.startswith(RESERVED))
+    return sorted(matching, key=lambda group: (not group.startswith(text), group))[:most]
 
 
-# A child is another process, and has delivered nothing.
+# A forked child has delivered nothing.
 at_fork(_counts.clear)

@@ -1,11 +1,11 @@
-"""The changes that Django sends no signals of: `bulk_create`, `bulk_update` and `update`."""
+"""Changes without signals of Django: `bulk_create`, `bulk_update` and `update`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from functools import reduce
 from operator import or_
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from django.db import NotSupportedError, connections, models
 from django.db.models import Q, QuerySet
@@ -14,25 +14,25 @@ from .publication import (
     Change,
     Publication,
     batches,
-    gathered,
     is_expression,
     publications_of,
+    published_together,
     suppress_changes,
     suppressed,
 )
 
 Row = TypeVar("Row", bound=models.Model)
-#: The chosen fields of the rows, by publication and key.
+#: The old values of the chosen fields, by publication and primary key.
 Before = dict[Publication, dict[Any, dict[str, Any]]]
 
 
 class ChangesQuerySet(QuerySet[Row]):
-    """A queryset whose bulk operations publish what `@publish_changes` says for its model.
+    """A queryset whose bulk operations publish the changes of a model with `@publish_changes`.
 
-    Each call is one transaction on the rows' database, in which the rows are read, locked where
-    the database can, in statements of at most 500; their events are published together at its end.
-    On a model without the decorator, and within `suppress_changes()`, it is Django's own.
-    The async twins do the same.
+    Each call is one transaction on the rows' database. It reads the rows in statements of at most
+    500 and locks them if the database supports row locks; their events are published together at
+    the end. For a model without the decorator, and within `suppress_changes()`, the methods are
+    Django's. The async twins do the same.
     """
 
     def bulk_create(
@@ -44,33 +44,25 @@ class ChangesQuerySet(QuerySet[Row]):
         update_fields: Collection[str] | None = None,
         unique_fields: Collection[str] | None = None,
     ) -> list[Row]:
-        """Insert the rows and publish `created`, or `updated` for what `update_conflicts` changed.
+        """Insert rows and publish `created`, or `updated` for rows changed by `update_conflicts`.
 
-        Raises `NotSupportedError`, before anything is written, for what leaves no way to know the
-        rows: `ignore_conflicts`, and `update_conflicts` without `unique_fields`; and after it,
-        which undoes it, on a database that does not return the keys.
+        Raises `NotSupportedError`, and nothing is written, if the written rows can't be known: for
+        `ignore_conflicts`, for `update_conflicts` without `unique_fields`, and on a database that
+        does not return the keys.
         """
         insert = super().bulk_create
-        rest = (batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields)
+        options = (batch_size, ignore_conflicts, update_conflicts, update_fields, unique_fields)
         if not self._publications():
-            return insert(objs, *rest)
+            return insert(objs, *options)
         if ignore_conflicts or (update_conflicts and not unique_fields):
-            raise NotSupportedError(
-                "bulk_create(ignore_conflicts=True), or update_conflicts=True without "
-                "unique_fields, can't publish: the database does not say which rows it wrote. Give "
-                "unique_fields, or do it within suppress_changes() and publish yourself."
-            )
+            raise NotSupportedError(_UNKNOWN_ROWS)
         objs = list(objs)
         self._for_write = True
-        with gathered(self.db):
+        with published_together(self.db):
             before = self._before(self._conflicting(objs, unique_fields) if unique_fields else [])
             with suppress_changes():
-                made = insert(objs, *rest)
-            if any(one.pk is None for one in made):
-                raise NotSupportedError(
-                    f"bulk_create() can't publish: {connections[self.db].display_name} does not "
-                    "return the keys of the rows. Set them before, or use suppress_changes()."
-                )
+                made = insert(objs, *options)
+            self._require_keys(made)
             if update_conflicts or _have_expressions(made):
                 self._publish_rows([*dict.fromkeys(one.pk for one in made)], before, created=True)
             else:
@@ -86,10 +78,10 @@ class ChangesQuerySet(QuerySet[Row]):
             return change(objs, fields, batch_size)
         objs = list(objs)
         self._for_write = True
-        with gathered(self.db):
-            keys = {one.pk: None for one in objs if one.pk is not None}  # each once, in order
+        with published_together(self.db):
+            keys = {one.pk: None for one in objs if one.pk is not None}  # unique, in order
             found = [
-                row for some in batches(keys) for row in self._locked(self.filter(pk__in=some))
+                row for batch in batches(keys) for row in self._locked(self.filter(pk__in=batch))
             ]
             before = self._before(found)
             with suppress_changes():
@@ -100,33 +92,33 @@ class ChangesQuerySet(QuerySet[Row]):
     def update(self, **values: Any) -> int:
         """Update the rows and publish `updated` for each one that changed.
 
-        The rows are those that match at the start; they are then updated by their keys, in several
-        statements if they are many. Raises `NotSupportedError` for a new primary key.
+        The call reads the keys of the rows that match, and then updates these rows by key, many
+        rows in several statements. Raises `NotSupportedError` for a new primary key.
         """
         if not self._publications() or self.query.is_sliced or self.query.combinator:
-            return super().update(**values)  # which refuses the last two
+            return super().update(**values)  # Django refuses slices and combinators.
         if {"pk", self.model._meta.pk.name, self.model._meta.pk.attname} & set(values):
             raise NotSupportedError(
-                "update() of a primary key can't be published: to readers it is another row. "
-                "Do it within suppress_changes() and publish yourself."
+                "update() of a primary key can't be published: for readers it would be another "
+                "row. Call it within suppress_changes() and publish the events yourself."
             )
         self._for_write = True
-        with gathered(self.db):
+        with published_together(self.db):
             found = self._locked(self)
             before = self._before(found)
             keys = [row.pk for row in found]
             with suppress_changes():
-                count = sum(self._of(some).update(**values) for some in self._portions(keys))
+                count = sum(self._of(batch).update(**values) for batch in self._batches(keys))
             self._result_cache = None
             self._publish_rows(keys, before)
         return count
 
     def delete(self) -> tuple[int, dict[str, int]]:
-        """Delete the rows and publish `deleted` for each, and for each that goes with them."""
+        """Delete the rows and publish `deleted` for each, and for each row deleted by a cascade."""
         if not self._publications():
             return super().delete()
         self._for_write = True
-        with gathered(self.db):
+        with published_together(self.db):
             return super().delete()
 
     def _publications(self) -> list[Publication]:
@@ -136,21 +128,22 @@ class ChangesQuerySet(QuerySet[Row]):
         rows: QuerySet[Row] = self.model._base_manager.using(self.db)
         return rows
 
-    def _portions(self, keys: list[Any]) -> list[list[Any]]:
-        # With the filter of this queryset in one statement only: the first of several would change
-        # what the next one looks at. Without rows it is one for Django to look at the values.
+    def _batches(self, keys: list[Any]) -> list[list[Any]]:
+        # Annotations need this queryset's filter, so all keys are in one statement: the first of
+        # several could change which rows the next one matches. Without keys there is one empty
+        # batch, so that Django checks the values.
         return [keys] if self.query.annotations else [*batches(keys)] or [[]]
 
     def _of(self, keys: Sequence[Any]) -> QuerySet[Row]:
-        # Values may name annotations, which only this queryset has; else the keys are enough.
+        # Only this queryset has the annotations that values may name.
         rows: QuerySet[Row] = self if self.query.annotations else self._rows()
         return rows.filter(pk__in=keys)
 
     def _locked(self, rows: QuerySet[Row]) -> list[Row]:
-        """Read the rows that match, with the chosen fields, locked in the order of their keys.
+        """Return the rows with the chosen fields, read and locked in the order of their keys.
 
-        The filter is in the statement that locks, so that PostgreSQL looks at it again for a row
-        that it had to wait for.
+        The statement that locks has the filter, so that PostgreSQL checks it again for a row whose
+        lock it had to wait for.
         """
         query = rows.query
         if (
@@ -158,7 +151,7 @@ class ChangesQuerySet(QuerySet[Row]):
             or query.group_by is not None
             or query.distinct
         ):
-            rows = self._rows().filter(pk__in=rows.order_by().values("pk"))  # these can't lock
+            rows = self._rows().filter(pk__in=rows.order_by().values("pk"))  # can't be locked
         features = connections[self.db].features
         if features.has_select_for_update:
             parents = [link.name for link in self.model._meta.parents.values() if link]
@@ -167,18 +160,25 @@ class ChangesQuerySet(QuerySet[Row]):
         names = {name for one in self._publications() for name in one.fields}
         plain = rows.using(self.db).select_related(None).prefetch_related(None)
         found = plain.order_by("pk").only("pk", *names)
-        return list({row.pk: row for row in found}.values())  # a join may repeat a row
+        return list({row.pk: row for row in found}.values())  # A join may repeat a row.
 
     def _conflicting(self, objs: Sequence[Row], unique_fields: Collection[str]) -> list[Row]:
-        """Read and lock the rows that are there already."""
+        """Read and lock the existing rows with the same unique fields as `objs`."""
         meta = self.model._meta
         names = [meta.pk.name if name == "pk" else name for name in unique_fields]
         columns = [meta.get_field(name).attname for name in names]  # type: ignore[union-attr]
         found: list[Row] = []
-        for some in batches(objs):
-            same = [Q(**{name: getattr(one, name) for name in columns}) for one in some]
+        for batch in batches(objs):
+            same = [Q(**{name: getattr(one, name) for name in columns}) for one in batch]
             found += self._locked(self._rows().filter(reduce(or_, same)))
         return found
+
+    def _require_keys(self, made: Sequence[Row]) -> None:
+        if any(one.pk is None for one in made):
+            raise NotSupportedError(
+                f"bulk_create() can't publish: {connections[self.db].display_name} does not "
+                "return the keys of the rows. Set the keys first, or use suppress_changes()."
+            )
 
     def _before(self, rows: Iterable[Row]) -> Before:
         return {
@@ -188,18 +188,18 @@ class ChangesQuerySet(QuerySet[Row]):
 
     def _publish_created(self, made: Sequence[Row]) -> None:
         for publication in self._publications():
-            for some in batches(made):
-                values = [publication.as_read(publication.in_memory(one)) for one in some]
+            for batch in batches(made):
                 changes = [
-                    Change(one, "created", shown) for one, shown in zip(some, values, strict=True)
+                    Change(one, "created", publication.as_read(publication.in_memory(one)))
+                    for one in batch
                 ]
                 publication.publish(changes, self.db)
 
     def _publish_rows(self, keys: Sequence[Any], before: Before, created: bool = False) -> None:
-        """Publish what the rows are now: the database knows what became of expressions."""
-        for some in batches(keys):
-            found = {row.pk: row for row in self._rows().filter(pk__in=some)}
-            rows = [found[key] for key in some if key in found]
+        """Read the rows again and publish them: only the database has the values of expressions."""
+        for batch in batches(keys):
+            found = {row.pk: row for row in self._rows().filter(pk__in=batch)}
+            rows = [found[key] for key in batch if key in found]
             for publication in self._publications():
                 old = before[publication]
                 changes = [
@@ -211,7 +211,8 @@ class ChangesQuerySet(QuerySet[Row]):
                 publication.publish([one for one in changes if one is not None], self.db)
 
 
-# As Django marks its own: templates must not call them, and a manager has no delete().
+# Copy Django's marks of these methods: templates must not call them, and managers don't have
+# delete().
 for _method in ("bulk_create", "bulk_update", "update", "delete"):
     vars(ChangesQuerySet)[_method].__dict__.update(vars(getattr(QuerySet, _method)))
 
@@ -220,6 +221,13 @@ class ChangesManager(
     models.Manager.from_queryset(ChangesQuerySet)  # type: ignore[misc]  # a base made at run time
 ):
     """A manager of `ChangesQuerySet`: `objects = ChangesManager()`."""
+
+
+_UNKNOWN_ROWS: Final = (
+    "bulk_create(ignore_conflicts=True), or update_conflicts=True without unique_fields, can't "
+    "publish: the database does not say which rows it wrote. Give unique_fields, or call it within "
+    "suppress_changes() and publish the events yourself."
+)
 
 
 def _have_expressions(rows: Iterable[models.Model]) -> bool:

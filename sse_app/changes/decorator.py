@@ -1,6 +1,6 @@
-"""Model changes as events: `@publish_changes` on a model.
+"""Model changes as events: `@publish_changes` on a model, by Django's signals.
 
-`ChangesManager` and `ChangesQuerySet` are for what Django sends no signals of: bulk operations.
+Bulk operations send no signals: `ChangesManager` and `ChangesQuerySet` publish those.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from .publication import (
     Publication,
     Serializer,
     as_names,
-    gathered,
-    gathering_on,
     is_expression,
+    pending_on,
     publications_of,
+    published_together,
     register,
     suppress_changes,
     suppressed,
@@ -54,32 +54,65 @@ def publish_changes(
 ) -> Callable[[type[Model]], type[Model]]:
     """Publish `<name>.created`, `.updated` and `.deleted` for the decorated model.
 
-    `groups`: names or patterns such as `"order.{pk}"`, one or several, or a callable of the
-    instance that returns them. `fields`: what the event shows, as `{"pk": …, "fields": {…}}`;
-    none: `{"pk": …}` only. An update carries `changed` too, `{field: [old, new]}`, and with
-    `only_if_changed` none is published when no chosen field changed. `serializer(instance)`
-    replaces the data; a serializer class of Django REST framework may be given as it is. `name`
-    is by default the model's, in lower case. `related`: relations that groups or data follow,
-    loaded for all rows of a bulk operation at once, as `prefetch_related()` names them. `m2m`:
-    many-to-many fields of which `<name>.<field>.changed` is published. `raw`: publish what
-    `loaddata` loads too.
+    `groups`: one or several names or patterns such as `"order.{pk}"`, or a callable of the
+    instance that returns names. `fields`: the fields in the event, `{"pk": …, "fields": {…}}`;
+    without them it has `{"pk": …}` only. An update also has `changed`, `{field: [old, new]}`; with
+    `only_if_changed` it is published only if a chosen field changed. `serializer(instance)`
+    replaces the data; a serializer class of Django REST framework is accepted too. `name`: by
+    default the model's name in lower case. `related`: relations that groups or data read, named as
+    for `prefetch_related()` and loaded together for the rows of a bulk operation. `m2m`:
+    many-to-many fields for which `<name>.<field>.changed` is published. `raw`: also publish rows
+    that `loaddata` loads.
 
-    Row and event are one transaction: `save()` and `delete()` run in `atomic()`, since Django
-    sends `post_save` outside any transaction in autocommit. Proxies of the model publish as it
-    does, and so do models that inherit from it. Bulk operations send no signals: they publish with
-    `ChangesManager` or `ChangesQuerySet` only. With `fields`, an update costs one query more: the
-    old values are read from the row. Raises `FieldDoesNotExist` for a name in `fields`, `related`
-    or `m2m` that is no such field, `TypeError` for an abstract model, and `ValueError` for patterns
-    of `groups` that can't be filled.
+    Row and event are one transaction: `save()` and `delete()` run in `atomic()`, since in
+    autocommit Django sends `post_save` outside any transaction. Proxies and models that inherit
+    from the model publish too. Bulk operations send no signals, so they publish only with
+    `ChangesManager` or `ChangesQuerySet`. With `fields`, an update costs one query more, which
+    reads the old values. Raises `FieldDoesNotExist` for an unknown name in `fields`, `related` or
+    `m2m`, `TypeError` for an abstract model or a `serializer` that can't be called, and
+    `ValueError` for an invalid `name` or for patterns in `groups` that can't be filled.
     """
-    fields, related, m2m = as_names(fields), as_names(related), as_names(m2m)
-    if serializer is not None and not callable(serializer):
-        raise TypeError(
-            f"@publish_changes(serializer={serializer!r}): give a callable of the instance, or a "
-            "serializer class of Django REST framework."
-        )
+    return _Options(groups, fields, serializer, only_if_changed, name, related, m2m, raw).decorate
 
-    def decorate(model: type[Model]) -> type[Model]:
+
+class _Options:
+    """The arguments of `@publish_changes`, before its model is known."""
+
+    def __init__(
+        self,
+        groups: Groups,
+        fields: Iterable[str],
+        serializer: Serializer | None,
+        only_if_changed: bool,
+        name: str | None,
+        related: Iterable[str],
+        m2m: Iterable[str],
+        raw: bool,
+    ) -> None:
+        if serializer is not None and not callable(serializer):
+            raise TypeError(
+                f"@publish_changes(serializer={serializer!r}): give a callable of the instance, or "
+                "a serializer class of Django REST framework."
+            )
+        self.groups, self.serializer, self.name = groups, serializer, name
+        self.fields, self.related, self.m2m = as_names(fields), as_names(related), as_names(m2m)
+        self.only_if_changed, self.raw = only_if_changed, raw
+
+    def decorate(self, model: type[Model]) -> type[Model]:
+        """Publish the changes of `model`; return it."""
+        publication = self._publication(model)
+        m2m_fields = _chosen(model, "m2m", self.m2m, model._meta.many_to_many)
+        register(publication)
+        senders: list[type[models.Model]] = [model, *_descendants(model)]
+        for sender in senders:
+            _Receivers(sender, publication).connect()
+        for field in m2m_fields.values():
+            connect_m2m(publication, field)
+        _wrap(model, "save", lambda using: transaction.atomic(using=using))
+        _wrap(model, "delete", published_together)
+        return model
+
+    def _publication(self, model: type[models.Model]) -> Publication:
         meta = model._meta
         if meta.abstract:
             raise TypeError(
@@ -87,56 +120,44 @@ def publish_changes(
                 "Decorate the models that inherit from it."
             )
         relations = [one for one in (*meta.concrete_fields, *meta.many_to_many) if one.is_relation]
-        _chosen(model, "related", [path.split("__")[0] for path in related], relations)
-        sets = _chosen(model, "m2m", m2m, meta.many_to_many)
-        publication = Publication(
+        _chosen(model, "related", [path.split("__")[0] for path in self.related], relations)
+        return Publication(
             model,
-            _prefix(name or meta.model_name),
-            groups if callable(groups) else _patterns(model, groups),
-            _chosen(model, "fields", fields, meta.concrete_fields),
-            serializer,
-            only_if_changed,
-            related,
-            raw,
+            _prefix(self.name or meta.model_name),
+            self.groups if callable(self.groups) else _patterns(model, self.groups),
+            _chosen(model, "fields", self.fields, meta.concrete_fields),
+            self.serializer,
+            self.only_if_changed,
+            self.related,
+            self.raw,
         )
-        register(publication)
-        heirs: list[type[models.Model]] = [model, *_descendants(model)]
-        for each in heirs:
-            _connect(each, publication)
-        for field in sets.values():
-            connect_m2m(publication, field)
-        _wrap(model, "save", lambda using: transaction.atomic(using=using))
-        _wrap(model, "delete", gathered)
-        return model
-
-    return decorate
 
 
 def _prefix(name: Any) -> str:
-    """Return `name` if the events of a model can begin with it."""
+    """Return `name` if it is valid as the first part of the names of events."""
     validate_published(f"{validate_name(name)}.updated")
     return cast("str", name)
 
 
 def _patterns(model: type[models.Model], groups: Any) -> tuple[str, ...]:
-    said = f"@publish_changes(groups={groups!r}) of {model.__name__}"
+    option = f"@publish_changes(groups={groups!r}) of {model.__name__}"
     listed = isinstance(groups, str | Iterable)
     patterns = as_names(groups) if listed else ()
     if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
-        raise ValueError(f"{said}: give names such as 'orders' or 'order.{{pk}}', or a callable.")
+        raise ValueError(f"{option}: give names such as 'orders' or 'order.{{pk}}', or a callable.")
     for pattern in patterns:
         try:
             parts = [(text, name) for text, name, _, _ in Formatter().parse(pattern)]
-            # Each field stands for one letter: the rest of the name is the same for all rows.
+            # A letter stands for each field: the rest of the name is the same for all rows.
             validate_group("".join(text + "x" * (name is not None) for text, name in parts))
         except ValueError as error:
-            raise ValueError(f"{said}: {pattern!r} is no pattern: {error}") from error
+            raise ValueError(f"{option}: {pattern!r} is not a valid pattern: {error}") from error
         named = [name for _, name in parts if name is not None]
         for name in named:
             attribute = re.split(r"[.\[]", name, maxsplit=1)[0]
             if not hasattr(model, attribute):
                 raise ValueError(
-                    f"{said}: {pattern!r} names {attribute!r}, which {model.__name__} has not. "
+                    f"{option}: {pattern!r} names {attribute!r}, but {model.__name__} has none. "
                     "Name a field or property, or give a callable of the instance."
                 )
     return patterns
@@ -150,75 +171,102 @@ def _chosen(
     for name in names:
         if name not in legal:
             raise FieldDoesNotExist(
-                f"@publish_changes({option}=…) names {name!r}, which is no {kind} of "
+                f"@publish_changes({option}=…) names {name!r}, which is not a {kind} of "
                 f"{model.__name__}. It has: {', '.join(sorted(legal)) or 'none'}."
             )
     return {name: legal[name] for name in names}
 
 
-def _connect(sender: type[models.Model], publication: Publication) -> None:
-    """Publish what happens to the rows of `sender`: the model, a proxy, or one that inherits."""
-    kept = f"{_BEFORE}_{publication.prefix}"
-    shares_table = sender._meta.concrete_model is publication.model._meta.concrete_model
+class _Receivers:
+    """Receivers of Django's signals that publish what happens to the rows of one model.
 
-    def ignored(raw: bool) -> bool:
-        # A fixture has a parent's row as an object of its own.
-        return suppressed() or (raw and not (publication.raw and shares_table))
+    `sender` is the model of the publication, a proxy of it, or a model that inherits from it.
+    """
 
-    def saving(sender: Any, instance: models.Model, raw: bool, using: str, **kwargs: Any) -> None:
-        # The old values come from the row: what is in memory may be from before a rollback, a
-        # refresh or another process.
-        if ignored(raw) or not (publication.fields or not shares_table):
+    def __init__(self, sender: type[models.Model], publication: Publication) -> None:
+        self._sender = sender
+        self._publication = publication
+        #: The instance's attribute for the old values, between `pre_save` and `post_save`.
+        self._attribute = f"{_BEFORE}_{publication.prefix}"
+        own = publication.model._meta.concrete_model
+        self._shares_table = sender._meta.concrete_model is own
+
+    def connect(self) -> None:
+        """Connect the receivers for as long as the process lives."""
+        pre_save.connect(self._before_save, sender=self._sender, weak=False)
+        post_save.connect(self._after_save, sender=self._sender, weak=False)
+        # Deleting a row that inherits, Django also sends the signals of the inherited row.
+        if self._shares_table:
+            pre_delete.connect(self._before_delete, sender=self._sender, weak=False)
+            post_delete.connect(self._after_delete, sender=self._sender, weak=False)
+
+    def _ignores(self, raw: bool) -> bool:
+        # A fixture also has the inherited row as a separate object, which publishes.
+        return suppressed() or (raw and not (self._publication.raw and self._shares_table))
+
+    def _before_save(
+        self, sender: Any, instance: models.Model, raw: bool, using: str, **kwargs: Any
+    ) -> None:
+        # Read the old values from the row: the instance may have values from before a rollback, a
+        # refresh or a change by another process.
+        publication = self._publication
+        if self._ignores(raw) or not (publication.fields or not self._shares_table):
             return
         key = publication.key_of(instance)
         rows = {} if key is None else publication.rows([key], using)
-        instance.__dict__[kept] = rows.get(key)
+        instance.__dict__[self._attribute] = rows.get(key)
 
-    def saved(
-        sender: Any, instance: models.Model, created: bool, raw: bool, using: str, **kwargs: Any
+    def _after_save(
+        self,
+        sender: Any,
+        instance: models.Model,
+        created: bool,
+        raw: bool,
+        using: str,
+        update_fields: Iterable[str] | None = None,
+        **kwargs: Any,
     ) -> None:
-        before = instance.__dict__.pop(kept, None)
-        if ignored(raw):
+        before = instance.__dict__.pop(self._attribute, None)
+        if self._ignores(raw):
             return
+        publication = self._publication
         values = publication.written(instance, before or {}, using)
-        shown = _as_stored(instance, publication, using)
-        # A row that inherits may be added to one that was there.
-        if created and (shares_table or before is None):
-            publication.publish([Change(shown, "created", values)], using)
+        stored = _as_stored(instance, publication, using)
+        # A row that inherits may be added to an inherited row that exists: an update of that one.
+        if created and (self._shares_table or before is None):
+            publication.publish([Change(stored, "created", values)], using)
             return
         before = before or {}
-        only = kwargs.get("update_fields")
         for name, field in publication.fields.items():
-            if only is not None and not {name, field.attname} & set(only) and name in before:
+            skipped = update_fields is not None and not {name, field.attname} & set(update_fields)
+            if skipped and name in before:
                 values[name] = before[name]
-        change = publication.updated(shown, before, values)
+        change = publication.updated(stored, before, values)
         if change is not None:
             publication.publish([change], using)
 
-    def deleting(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
-        gathering = gathering_on(using)
-        if gathering is not None and publication.related:
-            gathering.deleting[publication].append(instance)
+    def _before_delete(
+        self, sender: Any, instance: models.Model, using: str, **kwargs: Any
+    ) -> None:
+        pending = pending_on(using)
+        if pending is not None and self._publication.related:
+            pending.deleting[self._publication].append(instance)
 
-    def deleted(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
+    def _after_delete(self, sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
         if suppressed():
             return
-        gathering = gathering_on(using)
-        if gathering is not None:
-            # Django deletes what refers to a row before the row, so what they follow is there yet.
-            publication.load_related(gathering.deleting.pop(publication, []))
+        publication = self._publication
+        pending = pending_on(using)
+        if pending is not None:
+            # Django deletes rows after the rows that refer to them, so the related rows of these
+            # instances still exist.
+            publication.load_related(pending.deleting.pop(publication, []))
         change = Change(instance, "deleted", publication.in_memory(instance))
         publication.publish([change], using)
 
-    pre_save.connect(saving, sender=sender, weak=False)
-    post_save.connect(saved, sender=sender, weak=False)
-    if shares_table:  # with a row that inherits, Django deletes the inherited one by itself
-        pre_delete.connect(deleting, sender=sender, weak=False)
-        post_delete.connect(deleted, sender=sender, weak=False)
-
 
 def _as_stored(instance: models.Model, publication: Publication, using: str) -> models.Model:
-    """The instance, or one read anew if it has expressions in place of values."""
+    """Return the instance, or the row read again if it has expressions in place of values."""
     plain = publication.serializer is None and not callable(publication.groups)
     if plain or not any(is_expression(value) for value in instance.__dict__.values()):
         return instance
@@ -231,14 +279,14 @@ def _descendants(model: type[models.Model]) -> list[type[models.Model]]:
 
 def _inherit(sender: type[models.Model], **kwargs: Any) -> None:
     for publication in publications_of(sender):
-        _connect(sender, publication)
+        _Receivers(sender, publication).connect()
 
 
 class_prepared.connect(_inherit, dispatch_uid="sse_app.changes")
 
 
 def _wrap(model: type[models.Model], method: str, block: Callable[[str], Any]) -> None:
-    """Make row and event one transaction in autocommit; a failed publish undoes the row."""
+    """Run `method` in `block(using)`: row and event are one transaction, in autocommit too."""
     original = getattr(model, method)
 
     @functools.wraps(original)
@@ -251,7 +299,7 @@ def _wrap(model: type[models.Model], method: str, block: Callable[[str], Any]) -
                 return original(self, *args, **kwargs)
         except BaseException:
             if method == "delete":
-                self.pk = key  # Django took it, but the row is there again
+                self.pk = key  # Django has removed the key, but the row exists again.
             raise
 
     setattr(model, method, wrapped)

@@ -14,17 +14,17 @@ from ..protocol.events import validate_published
 from .publication import Publication, batches, publish_together, suppressed
 
 _REMOVED: Final = "_sse_app_removed"
-#: The keys on the far end, by those of the rows whose set they leave or join.
+#: For the key of each changed row: the keys of the related rows that were added or removed.
 Pairs = dict[Any, list[Any]]
 
 
 def connect_m2m(publication: Publication, field: models.ManyToManyField[Any, Any]) -> None:
-    """Publish `<name>.<field>.changed` of each row whose set of `field` changed.
+    """Publish `<name>.<field>.changed` for each row whose related rows of `field` changed.
 
-    The data is `{"pk", "added", "removed", "cleared"}`, with keys of the rows on the far end.
+    The data is `{"pk", "added", "removed", "cleared"}`, with keys of the related rows.
     """
     name = validate_published(f"{publication.prefix}.{field.name}.changed")
-    kept = f"{_REMOVED}_{field.name}"
+    attribute = f"{_REMOVED}_{field.name}"
 
     def changed(
         sender: Any,
@@ -38,11 +38,11 @@ def connect_m2m(publication: Publication, field: models.ManyToManyField[Any, Any
         if suppressed():
             return
         if action in ("pre_remove", "pre_clear"):
-            # What is there, not what was named: Django says nothing of what was not in the set.
+            # Read the related rows: `pk_set` may have keys of rows that are not related.
             pairs = _stored(field, instance, reverse, pk_set, using)
-            instance.__dict__[kept] = pairs
+            instance.__dict__[attribute] = pairs
         elif action in ("post_remove", "post_clear"):
-            removed = instance.__dict__.pop(kept, {})
+            removed = instance.__dict__.pop(attribute, {})
             _publish(publication, name, removed, using, "removed", action == "post_clear")
         elif action == "post_add" and pk_set:
             pairs = _pairs(field, instance, reverse, sorted(pk_set))
@@ -61,7 +61,7 @@ def _pairs(
     pairs: defaultdict[Any, list[Any]] = defaultdict(list)
     if not reverse:
         pairs[instance.pk] += others
-    if reverse or _is_symmetrical(field):  # Django sends no signal of the other half
+    if reverse or _is_symmetrical(field):  # Django sends no signal for the other direction.
         for other in others:
             pairs[other].append(instance.pk)
     return pairs
@@ -74,7 +74,7 @@ def _stored(
     pk_set: Collection[Any] | None,
     using: str,
 ) -> Pairs:
-    """What is in the set of the instance, among `pk_set` if that is given."""
+    """Return the rows that are related to the instance, of those in `pk_set` (None: all)."""
     near, far = field.m2m_field_name(), field.m2m_reverse_field_name()
     if reverse:
         near, far = far, near
@@ -82,8 +82,8 @@ def _stored(
     column = cast("models.Field[Any, Any]", rows.model._meta.get_field(far)).attname
     others = [
         other
-        for some in ([None] if pk_set is None else batches(sorted(pk_set)))
-        for other in (rows if some is None else rows.filter(**{f"{far}__in": some}))
+        for batch in ([None] if pk_set is None else batches(sorted(pk_set)))
+        for other in (rows if batch is None else rows.filter(**{f"{far}__in": batch}))
         .order_by(column)
         .values_list(column, flat=True)
     ]
@@ -98,10 +98,10 @@ def _publish(
     side: str,
     cleared: bool = False,
 ) -> None:
-    """Publish one event for each row whose set changed; `side` is `added` or `removed`."""
-    for some in batches([key for key, others in pairs.items() if others]):
-        found = publication.model._base_manager.using(using).in_bulk(some)
-        rows = [found[key] for key in some if key in found]
+    """Publish one event for each changed row; `side` is `added` or `removed`."""
+    for batch in batches([key for key, others in pairs.items() if others]):
+        found = publication.model._base_manager.using(using).in_bulk(batch)
+        rows = [found[key] for key in batch if key in found]
         publication.load_related(rows)
         none: dict[str, Any] = {"added": [], "removed": [], "cleared": cleared}
         publish_together(
@@ -119,5 +119,5 @@ def _is_symmetrical(field: models.ManyToManyField[Any, Any]) -> bool:
 
 
 def _through(field: models.ManyToManyField[Any, Any]) -> type[models.Model]:
-    """The model of the table between; a string, if it is named before it is made."""
+    """Return the model of the table between; a str as long as that model is not defined."""
     return cast("type[models.Model]", field.remote_field.through)

@@ -1,4 +1,4 @@
-"""What a model publishes of its changes: to which groups, and with which data."""
+"""How the changes of a model are published: to which groups, and with which data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django.db import connections, models, transaction
 from django.db.models import prefetch_related_objects
 
 from ..protocol.events import to_text
-from ..publishing.publish import publish_within
+from ..publishing.publish import publish_in_transaction
 
 Groups = str | Iterable[str] | Callable[[Any], str | Iterable[str]]
 #: A callable of the instance, or a serializer class of Django REST framework.
@@ -25,17 +25,17 @@ Item = TypeVar("Item")
 if TYPE_CHECKING:
     Field = models.Field[Any, Any]
 
-#: The most rows that one statement of the app's own reads or writes.
+#: The most rows that one statement of this wing reads or writes.
 ROWS: Final = 500
-#: The most events of one call that wait in memory to be published together.
-GATHERED: Final = 10_000
+#: The most events of one call that wait in memory for being published together.
+MAX_PENDING: Final = 10_000
 
 _suppressed: ContextVar[bool] = ContextVar("sse_app_changes_suppressed", default=False)
-_gathering: ContextVar[Gathering | None] = ContextVar("sse_app_changes_gathering", default=None)
+_pending: ContextVar[Pending | None] = ContextVar("sse_app_changes_pending", default=None)
 
 
 class Change(NamedTuple):
-    """A row that was made, changed or deleted, and what its event says."""
+    """A row that was created, updated or deleted, with the values for its event."""
 
     instance: models.Model
     verb: str
@@ -57,16 +57,16 @@ class Publication:
     raw: bool = False
 
     def key_of(self, instance: models.Model) -> Any:
-        """The key of the model's row; a model that inherits it may have another one of its own."""
+        """Return the key of the model's row; a model that inherits may have another primary key."""
         key = self.model._meta.pk
         return instance.pk if key is None else instance.__dict__.get(key.attname, instance.pk)
 
     def rows(self, keys: Collection[Any], using: str) -> dict[Any, dict[str, Any]]:
-        """The chosen fields by key, as they are in the database; the rows are locked."""
+        """Return the chosen fields by key, read from the database; the rows are locked."""
         names = [column.attname for column in self.fields.values()]
         found: dict[Any, dict[str, Any]] = {}
-        for some in batches(keys):
-            rows = self.model._base_manager.using(using).filter(pk__in=some).order_by("pk")
+        for batch in batches(keys):
+            rows = self.model._base_manager.using(using).filter(pk__in=batch).order_by("pk")
             if connections[using].features.has_select_for_update:
                 rows = rows.select_for_update()
             for key, *row in rows.values_list("pk", *names):
@@ -74,26 +74,26 @@ class Publication:
         return found
 
     def in_memory(self, instance: models.Model) -> dict[str, Any]:
-        """The chosen fields as the instance has them; deferred ones are left out, not loaded."""
+        """Return the chosen fields of the instance; deferred ones are left out and not loaded."""
         have = instance.__dict__
         return {n: have[f.attname] for n, f in self.fields.items() if f.attname in have}
 
     def written(self, instance: models.Model, before: Mapping[str, Any], using: str) -> Any:
-        """The chosen fields after a save that wrote what differs from `before` in memory."""
+        """Return the chosen fields after a save: `before` with the values of the instance."""
         values = {**before, **self.in_memory(instance)}
         if any(is_expression(value) for value in values.values()):
             key = self.key_of(instance)
-            return self.rows([key], using).get(key, {})  # F("total") + 1: the database knows
+            return self.rows([key], using).get(key, {})  # Only the database has the values.
         return self.as_read(values)
 
     def as_read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values as the database will give them: a number in a str is a number there."""
+        """Return the values with the types that a read gives: `"5"` in an IntegerField is 5."""
         return {name: self.fields[name].to_python(value) for name, value in values.items()}
 
     def updated(
         self, instance: models.Model, before: Mapping[str, Any], values: Mapping[str, Any]
     ) -> Change | None:
-        """The change from `before` to `values`; None if nothing is to be published of it."""
+        """Return the change from `before` to `values`; None if it is not to be published."""
         changed = {
             name: [before.get(name), value]
             for name, value in values.items()
@@ -104,7 +104,7 @@ class Publication:
         return None
 
     def publish(self, changes: Sequence[Change], using: str) -> None:
-        """Publish the changes in one round trip, or with what is being gathered."""
+        """Publish the changes in one round trip, or together with the pending events."""
         self.load_related([change.instance for change in changes])
         data_of = self._data_of()
         groups_of = self._groups_of()
@@ -112,32 +112,28 @@ class Publication:
             (
                 (group, f"{self.prefix}.{change.verb}", text)
                 for change in changes
-                for text in [to_text(data_of(change))]  # once for all groups
+                for text in [to_text(data_of(change))]  # encoded once for all groups
                 for group in groups_of(change.instance)
             ),
             using,
         )
 
     def load_related(self, instances: Sequence[models.Model]) -> None:
-        """Load what groups and data follow, for all at once; a single one loads it when asked."""
+        """Load the `related` rows of several instances together; a single one loads them on use."""
         if self.related and len(instances) > 1:
-            for some in batches(instances):
-                prefetch_related_objects(some, *self.related)
+            for batch in batches(instances):
+                prefetch_related_objects(batch, *self.related)
 
     def groups_of(self, instance: models.Model) -> Iterable[str]:
-        """The groups that hear of the instance."""
+        """Return the groups to which events of the instance are published."""
         return self._groups_of()(instance)
 
     def _groups_of(self) -> Callable[[models.Model], Iterable[str]]:
         if isinstance(self.groups, str):
             given: Collection[str] = [self.groups]
         elif callable(self.groups):
-            ask = self.groups
-
-            def asked(instance: models.Model) -> Iterable[str]:
-                return _filled(as_names(ask(instance)), instance)
-
-            return asked
+            groups = self.groups
+            return lambda instance: _filled(as_names(groups(instance)), instance)
         else:
             given = tuple(self.groups)
         if any("{" in group or "}" in group for group in given):
@@ -149,7 +145,7 @@ class Publication:
             return self._columns_of
         serialize = self.serializer
         if hasattr(serialize, "to_representation"):
-            # Django REST framework's: made once for all rows, as its own many=True does it.
+            # A serializer of Django REST framework: one for all rows, as with its many=True.
             serialize = serialize().to_representation  # type: ignore[call-arg]
         return lambda change: serialize(change.instance)
 
@@ -163,8 +159,8 @@ class Publication:
 
 
 @dataclass
-class Gathering:
-    """The events of one call on the rows of one database, and the rows it is about to delete."""
+class Pending:
+    """The events of one call that changes rows of one database, and the rows it will delete."""
 
     using: str
     savepoints: list[str] = field(default_factory=list)
@@ -174,60 +170,60 @@ class Gathering:
     )
 
     def add(self, events: Iterable[Triple]) -> None:
-        """Add events; many are published at once, so that memory is bounded."""
+        """Add events; beyond `MAX_PENDING` earlier ones are published, to bound memory."""
         events = iter(events)
-        while some := list(islice(events, GATHERED)):
-            if len(self.events) + len(some) > GATHERED:
+        while batch := list(islice(events, MAX_PENDING)):
+            if len(self.events) + len(batch) > MAX_PENDING:
                 self.flush()
-            self.events += some
+            self.events += batch
 
     def flush(self, *, last: bool = False) -> None:
-        """Publish what was gathered; `last`: the transaction is about to commit."""
+        """Publish the events; `last`: the transaction commits right after this."""
         events, self.events = self.events, []
         if events:
-            publish_within(events, using=self.using, last=last)
+            publish_in_transaction(events, using=self.using, last=last)
 
 
 @contextmanager
-def gathered(using: str) -> Iterator[None]:
-    """Publish the changes within the block at its end, together, and nothing if it raises.
+def published_together(using: str) -> Iterator[None]:
+    """Publish the changes of the block together at its end; if it raises, publish nothing.
 
-    The rows and the events are one transaction on the database `using`.
+    Rows and events are one transaction on the database `using`.
     """
     outermost = not connections[using].in_atomic_block
     with transaction.atomic(using=using):
-        gathering = Gathering(using, _savepoints(using))
-        token = _gathering.set(gathering)
+        pending = Pending(using, _savepoints(using))
+        token = _pending.set(pending)
         try:
             yield
         finally:
-            _gathering.reset(token)
-        gathering.flush(last=outermost)
+            _pending.reset(token)
+        pending.flush(last=outermost)
 
 
-def gathering_on(using: str) -> Gathering | None:
-    """What is being gathered for the database `using` in this thread or task.
+def pending_on(using: str) -> Pending | None:
+    """Return the pending events for the database `using` in this thread or task, or None.
 
-    None within a savepoint of its own: what is published there must go if that is rolled back.
+    None within a newer savepoint: an event of it must be rolled back with the savepoint.
     """
-    gathering = _gathering.get()
-    if gathering is None or gathering.using != using:
+    pending = _pending.get()
+    if pending is None or pending.using != using:
         return None
-    return gathering if gathering.savepoints == _savepoints(using) else None
+    return pending if pending.savepoints == _savepoints(using) else None
 
 
 def _savepoints(using: str) -> list[str]:
-    # None stands for a block without one.
+    # Django lists None for an `atomic()` block without a savepoint.
     return [one for one in connections[using].savepoint_ids if one]
 
 
 def publish_together(events: Iterable[Triple], using: str) -> None:
-    """Publish events with what is being gathered on `using`, else now."""
-    gathering = gathering_on(using)
-    if gathering is not None:
-        gathering.add(events)
+    """Publish events together with the pending ones on `using`; without those, now."""
+    pending = pending_on(using)
+    if pending is not None:
+        pending.add(events)
     else:
-        Gathering(using, events=list(events)).flush()
+        Pending(using, events=list(events)).flush()
 
 
 @contextmanager
@@ -241,7 +237,7 @@ def suppress_changes() -> Iterator[None]:
 
 
 def suppressed() -> bool:
-    """Whether this thread or task is within `suppress_changes()`."""
+    """Return whether this thread or task is within `suppress_changes()`."""
     return _suppressed.get()
 
 
@@ -249,29 +245,29 @@ _registered: defaultdict[type[models.Model], list[Publication]] = defaultdict(li
 
 
 def register(publication: Publication) -> None:
-    """Let `publications_of()` know of a publication."""
+    """Add a publication, for `publications_of()`."""
     _registered[publication.model].append(publication)
 
 
 def publications_of(model: type[models.Model]) -> list[Publication]:
-    """How the changes of a model are published, by its own rules and by those it inherits."""
+    """Return the publications of a model: its own, and those of the models it inherits from."""
     return [one for base in model.__mro__ if base in _registered for one in _registered[base]]
 
 
 def is_expression(value: object) -> bool:
-    """Whether only the database can tell the value, as of `F("total") + 1`."""
+    """Return whether the database computes the value, such as `F("total") + 1`."""
     return hasattr(value, "resolve_expression")
 
 
 def batches(items: Collection[Item]) -> Iterator[list[Item]]:
-    """The items in lists of at most `ROWS`."""
+    """Yield the items in lists of at most `ROWS`."""
     rest = iter(items)
-    while some := list(islice(rest, ROWS)):
-        yield some
+    while batch := list(islice(rest, ROWS)):
+        yield batch
 
 
 def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
-    """One name or several, as a tuple."""
+    """Return one name or several names as a tuple."""
     return (names,) if isinstance(names, str) else tuple(names)
 
 
@@ -281,7 +277,7 @@ def _filled(patterns: Iterable[str], instance: models.Model) -> Iterable[str]:
 
 
 class _Attributes(dict[str, Any]):
-    """What `"order.{pk}"` may name: any attribute of the instance."""
+    """The attributes of an instance, which patterns such as `"order.{pk}"` may name."""
 
     def __init__(self, instance: models.Model) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from django.http import HttpRequest
 
 from ..conf import settings
 from ..eventlog.contract import Discontinuity, Reason
-from ..eventlog.retention import retained
+from ..eventlog.retention import retained_count
 from ..protocol.cursors import LOST, START, Cursor, Position
 from ..protocol.events import Event
 from ..protocol.headers import last_event_id
@@ -53,7 +53,7 @@ async def first_of(feed: Feed, group: str, head: Position) -> Beginning:
     """
     if source_of(group) is not None:
         return STATE
-    count = retained(group)
+    count = retained_count(group)
     return await past(feed, group, head, count) if count else Beginning(head)
 
 

@@ -1,6 +1,10 @@
-"""The event log: the truth that streams are replayed and healed from.
+"""The event log: every event of a group once, in order, with contiguous offsets.
 
-`contract.EventLog` says what a log promises; `memory`, `database` and `redis` keep it.
+Lost events are read from the log again. The log knows nothing of the channel layer, of streams or
+of access.
+
+Public: the names of this package. Private: its modules. `contract.EventLog` says what every log
+promises; `memory`, `database` and `redis` implement it.
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ def make_event_log(setting: str | Mapping[str, Any]) -> EventLog:
     """Return the log that the setting `EVENT_LOG` describes.
 
     The setting is a dotted path, or a dict with the path as `BACKEND` and the log's options in
-    capitals. Raises `ImproperlyConfigured` that names what can't be imported or is no option.
+    capitals. Raises `ImproperlyConfigured` for a path that can't be imported, a class that is not
+    an `EventLog`, or an unknown option.
     """
     if not isinstance(setting, str | Mapping):
         raise ImproperlyConfigured(
@@ -51,7 +56,9 @@ def make_event_log(setting: str | Mapping[str, Any]) -> EventLog:
             "the default is 'sse_app.eventlog.DatabaseEventLog'."
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, EventLog)):
-        raise ImproperlyConfigured(f"SSE_APP['EVENT_LOG'] names {path!r}, which is no EventLog.")
+        raise ImproperlyConfigured(
+            f"SSE_APP['EVENT_LOG'] names {path!r}, which is not an EventLog."
+        )
     try:
         return kind(**{name.lower(): value for name, value in options.items()})
     except TypeError as error:
@@ -62,11 +69,11 @@ def make_event_log(setting: str | Mapping[str, Any]) -> EventLog:
 
 @cache
 def event_log() -> EventLog:
-    """Return the log in force, made on first use and again when the setting changes."""
+    """Return the configured log; made at the first call, and again after the setting changed."""
     return make_event_log(settings().EVENT_LOG)
 
 
 @receiver(setting_changed)
-def _forget(*, setting: str, **kwargs: Any) -> None:
+def _clear_cache(*, setting: str, **kwargs: Any) -> None:
     if setting in TAG_SETTINGS:
         event_log.cache_clear()

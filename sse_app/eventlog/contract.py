@@ -1,4 +1,4 @@
-"""What every event log promises. The implementations carry no prose of their own about it.
+"""What every event log promises.
 
 A group's events have contiguous offsets from 1, counted under an epoch: a short random name that
 changes whenever the group's history is lost. `(epoch, offset)` is a `Position`.
@@ -16,14 +16,14 @@ from ..protocol.events import Event
 
 Reason = Literal["trimmed", "epoch", "future", "limit", "unknown"]
 
-#: How many times `RETENTION_SECONDS` a head outlives the last event of its group. A reader that
-#: saw a group empty may come back within retention; a head that went by then would let the group
-#: begin anew at 1, and the reader would take that for the continuation.
-HEAD_LIVES: Final = 2
+#: The head of an idle group is kept for this many times `RETENTION_SECONDS` after the last event.
+#: Without the head a group starts again at offset 1. A reader that saw the group empty may
+#: reconnect within retention, and would take the new events for the next ones.
+HEAD_RETENTION_FACTOR: Final = 2
 
 
 class Discontinuity(Exception):
-    """Raised by `since()` where it can't continue from a position; `head` is where the log is."""
+    """Raised by `since()` if the log can't continue from a position; `head` is the log's head."""
 
     def __init__(self, reason: Reason, head: Position) -> None:
         super().__init__(reason, head)
@@ -31,10 +31,10 @@ class Discontinuity(Exception):
         self.head = head
 
 
-def goes_on(after: Position, head: Position) -> bool:
-    """Whether a log that stands at `head` has anything after `after`.
+def has_events_after(after: Position, head: Position) -> bool:
+    """Return whether a log whose head is `head` has events after the position `after`.
 
-    Raises `Discontinuity` where `after` is no place of this log.
+    Raises `Discontinuity` if `after` is not a position of this log.
     """
     if after != START and after.epoch != head.epoch:
         raise Discontinuity("epoch", head)
@@ -46,24 +46,25 @@ def goes_on(after: Position, head: Position) -> bool:
 class EventLog(ABC):
     """An ordered, durable record of events per group.
 
-    Safe to call from any thread; the `a…` twins from any event loop. Each call is atomic: a
-    failed `append()` has stored nothing, or everything if only its answer was lost.
+    The methods can be called from any thread, their `a…` twins from any event loop. Each call is
+    atomic: a failed `append()` has stored nothing, or everything if only the answer was lost.
     """
 
-    #: Is what one process appends seen by the others?
+    #: Do other processes see the events that one process appends?
     shared: ClassVar[bool]
 
-    #: Does it delete what is beyond retention by itself, without `prune()`?
+    #: Does it delete events beyond retention without calls of `prune()`?
     prunes_itself: ClassVar[bool] = False
 
-    #: The database whose transactions an event can join, if the log lives in a database.
+    #: The alias of the database whose transactions an event can join, if the log is in a database.
     alias: str | None = None
 
     def began(self) -> float:
-        """Return the Unix time since which this is the same log; 0 where it can't be lost whole.
+        """Return the Unix time at which this log was created; 0 for a log that can't vanish.
 
-        Who saw a group empty before may have missed all of another log. The first call after a
-        loss decides, so it comes before anybody is told that a group is empty.
+        A cursor that saw a group empty before that time may belong to an earlier log whose events
+        are gone, so it must be reset. After a loss, the first call sets the time: call this
+        before a cursor says that a group is empty.
         """
         return 0.0
 
@@ -73,12 +74,12 @@ class EventLog(ABC):
 
     @abstractmethod
     def append(self, events: Sequence[Event]) -> list[Event]:
-        """Store `events` and return them with their places.
+        """Store `events` at the ends of their groups' logs; return them with their positions.
 
-        They follow everything in their groups' logs, in the order given, and nothing of the
-        same call stands between two of them in a group. The list ends with the given events;
-        before them stand staged ones whose turn it was. Inside a transaction open on `alias` they
-        are seen from its commit on, and until then whoever appends to their groups waits.
+        The events of a group get consecutive offsets, in the order given. The list ends with the
+        given events; staged events that this call numbered come first. Inside a transaction on
+        `alias`, others see the events after its commit; until then, other appends to their groups
+        wait.
         """
 
     @abstractmethod
@@ -87,11 +88,11 @@ class EventLog(ABC):
 
     @abstractmethod
     def since(self, group: str, after: Position, limit: int) -> list[Event]:
-        """Return the contiguous run of at most `limit` events that begins right after `after`.
+        """Return at most `limit` events, contiguous from the first offset after `after`.
 
-        Empty only when `after` is the head. Raises `Discontinuity` where the run can't begin:
-        `trimmed` (its first event is gone), `epoch` (another log), `future` (after the head).
-        `START` fits any epoch.
+        The list is empty only if `after` is the head. Raises `Discontinuity` with the reason
+        `trimmed` (the next event was deleted), `epoch` (`after` is of another log) or `future`
+        (`after` is beyond the head). `START` fits any epoch.
         """
 
     @abstractmethod
@@ -100,41 +101,41 @@ class EventLog(ABC):
 
     @abstractmethod
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
-        """Return the position after the last event of each group; `START` where there was none."""
+        """Return the position of each group's last event; `START` for a group without a log."""
 
     @abstractmethod
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
         """See `heads()`."""
 
     def known(self, text: str, limit: int) -> list[str]:
-        """Return at most `limit` names of groups that it has and that contain `text`, by name.
+        """Return at most `limit` names of groups in the log that contain `text`, sorted.
 
-        To complete what somebody types: a log that would have to search long leaves some out.
+        For completing a name while it is typed: a log may leave out groups to answer fast.
         """
         return []
 
     @abstractmethod
     def earliest(self, group: str) -> Position:
-        """Return the position before the first event that is still there."""
+        """Return the position before the group's first stored event."""
 
     @abstractmethod
     async def aearliest(self, group: str) -> Position:
         """See `earliest()`."""
 
     def times(self, group: str, after: int, limit: int) -> dict[int, float]:
-        """Return the Unix time of each of the events right after the offset `after`, by offset.
+        """Return the Unix times of at most `limit` events after the offset `after`, by offset.
 
-        At most `limit` of them; none where the log does not keep it.
+        Empty if the log does not store times.
         """
         return {}
 
     @abstractmethod
     def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
-        """Give the groups (None: all) a new epoch, so that every older cursor is reset.
+        """Give the groups (None: all) a new epoch; return how many groups got one.
 
-        Offsets go on counting; events that are there stay. `only`: just those whose epoch is
-        still this one, so that of several who find the same loss one renews. Returns how many
-        groups got one.
+        Every older cursor is then reset. Offsets continue, and stored events stay. With `only`, a
+        group is skipped unless this is still its epoch: of several processes that find the same
+        loss, one renews.
         """
 
     async def arenew_epoch(
@@ -145,11 +146,11 @@ class EventLog(ABC):
 
     @abstractmethod
     def prune(self, limit: int | None = None) -> int:
-        """Delete what is beyond retention by age or count; return how many events went.
+        """Delete events beyond retention by age or count; return how many were deleted.
 
-        At most `limit` of them (None: all), so that nobody has to wait for it long. The head of
-        an idle group stays `HEAD_LIVES` times as long as its events: it says that there were some.
-        Of a group that matches `RETAIN`, its last events stay, as many as that says, and its head.
+        `limit` (None: no limit) keeps the call short. The head of an idle group is kept
+        `HEAD_RETENTION_FACTOR` times as long as its events. A group that matches `RETAIN` keeps
+        its head and as many last events as that setting says.
         """
 
     async def aprune(self, limit: int | None = None) -> int:
@@ -157,18 +158,18 @@ class EventLog(ABC):
         return await asyncio.to_thread(self.prune, limit)
 
     async def aclose(self) -> None:  # noqa: B027 - most logs hold nothing open
-        """Close what the running loop holds open; it is opened again when it is needed."""
+        """Close the connections of the running loop; the next call opens new ones."""
 
     def stage(self, events: Sequence[Event]) -> None:
-        """Store `events` without places in the caller's transaction on `alias`.
+        """Store `events` without offsets in the caller's transaction on `alias`.
 
-        They get their places from `number()`, or from an `append()` to their groups, once that
-        transaction has committed; they are gone if it rolls back.
+        After the commit, `number()` or an `append()` to their groups gives them offsets. A
+        rollback removes them.
         """
         raise NotImplementedError(f"{type(self).__name__} can't join a transaction.")
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:
-        """Give staged and committed events of the groups (None: all) their places; return them."""
+        """Give the groups' (None: all) staged, committed events offsets; return these events."""
         return []
 
     async def anumber(self, groups: Collection[str] | None = None) -> list[Event]:
@@ -176,9 +177,9 @@ class EventLog(ABC):
         return []
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None] | None:
-        """Call `changed` from some thread soon after any process appends, until told to stop.
+        """Call `changed`, from another thread, soon after any process has appended.
 
-        Returns the function that stops it, or None where the log can't tell: then only asking
-        for the heads finds out.
+        Returns a function that stops these calls; None for a log that can't notice appends, so
+        that its heads must be read to find them.
         """
         return None

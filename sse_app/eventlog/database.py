@@ -1,13 +1,13 @@
 """The log in a database, where row and event can be one transaction.
 
-Inside the caller's transaction an event is a row without an offset (`stage()`): no lock is taken,
-and a rollback takes it away. A *numbering pass* gives offsets in a short transaction of its own:
-it locks the heads of its groups in sorted order, numbers the committed rows that wait in them, by
-primary key, and then the new ones. Auto-increment ids are assigned before commit, so a lower one
-can appear after a higher one was read: they order a pass but are never cursors.
+Inside the caller's transaction an event is a row without an offset (`stage()`): it takes no lock,
+and a rollback removes it. A *numbering pass* assigns offsets in a short transaction: it locks the
+heads of its groups in sorted order, numbers the committed rows without offsets by primary key, and
+then the new events. Primary keys are assigned before the commit, so a lower key can appear after a
+higher one was read: they order the rows of a pass and are never cursors.
 
-The SQL is written out since a publish is one pass, and Django's query compiler would cost more
-than the database; it is the same text for PostgreSQL and SQLite.
+Each publish is a pass, for which Django's query compiler would take more time than the database.
+So the SQL is written here; PostgreSQL and SQLite run the same text.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from django.utils import timezone
 from ..protocol.cursors import START, Position, new_epoch
 from ..protocol.events import Event
 from ..runtime.callables import in_thread
-from .contract import Discontinuity, EventLog, goes_on
-from .database_postgresql import MOST_EVENTS, append_at_once
+from .contract import Discontinuity, EventLog, has_events_after
+from .database_postgresql import MOST_EVENTS, append_in_one_statement
 from .database_sqlite import watch_file
 
 VENDORS: Final = ("postgresql", "sqlite")
@@ -38,7 +38,7 @@ _Result = TypeVar("_Result")
 
 
 class DatabaseEventLog(EventLog):
-    """Keeps events in the tables of `sse_app.models`, all of it on the one database `alias`."""
+    """Stores events in tables of the app; reads and writes use the one database `alias`."""
 
     shared: ClassVar[bool] = True
 
@@ -60,7 +60,7 @@ class DatabaseEventLog(EventLog):
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:
         waiting = self._waiting_groups(groups)
-        return self._retry(lambda: self._pass(waiting, ())) if waiting else []
+        return self._retry(lambda: self._numbering_pass(waiting, ())) if waiting else []
 
     async def anumber(self, groups: Collection[str] | None = None) -> list[Event]:
         return await in_thread(self.number, groups)
@@ -68,9 +68,10 @@ class DatabaseEventLog(EventLog):
     # --- reading ---
 
     def since(self, group: str, after: Position, limit: int) -> list[Event]:
-        # The head first: what is appended between the two reads then only makes the run longer.
+        # Read the head before the events: an append between the two reads then adds events after
+        # the head, which is harmless. In the other order, new events would seem to be trimmed.
         head = self.heads([group])[group]
-        if not goes_on(after, head):
+        if not has_events_after(after, head):
             return []
         rows = self._rows(
             f'SELECT "offset", "name", "data" FROM {self._events} WHERE "group" = %s '
@@ -119,7 +120,7 @@ class DatabaseEventLog(EventLog):
         rows = events.order_by("offset").values_list("offset", "created_at")[:limit]
         return {offset: at.timestamp() for offset, at in rows if offset is not None}
 
-    # --- keeping ---
+    # --- retention and epochs ---
 
     def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
         from .models import GroupHead
@@ -153,17 +154,17 @@ class DatabaseEventLog(EventLog):
             return None
         return watch_file(self._connection.settings_dict["NAME"], changed)
 
-    # --- the pass ---
+    # --- the numbering pass ---
 
     def _append(self, events: Sequence[Event]) -> list[Event]:
         if self._connection.vendor == "postgresql" and len(events) <= MOST_EVENTS:
             tables = self._heads, self._events
-            placed = append_at_once(self._connection, tables, events, self._now())
-            if placed is not None:
-                return placed
-        return self._pass({event.group for event in events}, events)
+            numbered = append_in_one_statement(self._connection, tables, events, self._now())
+            if numbered is not None:
+                return numbered
+        return self._numbering_pass({event.group for event in events}, events)
 
-    def _pass(self, groups: Collection[str], events: Sequence[Event]) -> list[Event]:
+    def _numbering_pass(self, groups: Collection[str], events: Sequence[Event]) -> list[Event]:
         with transaction.atomic(using=self.alias):
             heads = self._lock(groups, Counter(event.group for event in events))
             waiting = self._rows(
@@ -173,18 +174,18 @@ class DatabaseEventLog(EventLog):
             )
             count = {group: itertools.count(offset + 1) for group, (_, offset) in heads.items()}
 
-            def place(event: Event) -> Event:
+            def number(event: Event) -> Event:
                 return event.at(heads[event.group].epoch, next(count[event.group]))
 
-            staged = [place(_event(group, name, data)) for _, group, name, data in waiting]
-            placed = [place(event) for event in events]
+            staged = [number(_event(group, name, data)) for _, group, name, data in waiting]
+            numbered = [number(event) for event in events]
             if staged:
                 self._number_rows(zip((row[0] for row in waiting), staged, strict=True))
-            self._insert(placed)
-        return staged + placed
+            self._insert(numbered)
+        return staged + numbered
 
     def _lock(self, groups: Collection[str], added: Counter[str]) -> dict[str, Position]:
-        """Lock the heads, made where missing, add to their offsets, return where they were."""
+        """Lock the heads, insert missing ones, add `added`; return the positions before that."""
         now = self._now()
         values = [
             value for group in sorted(groups) for value in (group, new_epoch(), added[group], now)
@@ -199,7 +200,7 @@ class DatabaseEventLog(EventLog):
         return {group: Position(epoch, offset - added[group]) for group, epoch, offset in rows}
 
     def _number_rows(self, rows: Iterable[tuple[int, Event]]) -> None:
-        """Write the offsets of staged rows, and add them to their heads."""
+        """Write the offsets of staged rows and add their numbers to the heads."""
         rows = list(rows)
         added = Counter(event.group for _, event in rows)
         with self._connection.cursor() as cursor:
@@ -228,20 +229,20 @@ class DatabaseEventLog(EventLog):
         rows = [(e.group, e.offset, e.name, e.data.encode(), now) for e in events]
         with self._connection.cursor() as cursor:
             for start in range(0, len(rows), CHUNK_ROWS):
-                part = rows[start : start + CHUNK_ROWS]
+                chunk = rows[start : start + CHUNK_ROWS]
                 cursor.execute(
                     f'INSERT INTO {self._events} ("group", "offset", "name", "data", "created_at") '
-                    f"VALUES {_tuples(len(part), 5)}",
-                    [value for row in part for value in row],
+                    f"VALUES {_tuples(len(chunk), 5)}",
+                    [value for row in chunk for value in row],
                 )
 
     def _retry(self, work: Callable[[], _Result]) -> _Result:
-        """Run a pass again when the database gave it up: a deadlock, a serialization failure."""
+        """Run `work`, again after a deadlock, a serialization failure or SQLite's lock timeout."""
         for attempt in range(1, ATTEMPTS):
             try:
                 return work()
             except OperationalError as error:
-                if self._connection.in_atomic_block or not _was_given_up(error):
+                if self._connection.in_atomic_block or not _was_rolled_back(error):
                     raise
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
         return work()
@@ -273,8 +274,8 @@ class DatabaseEventLog(EventLog):
         return str(self._connection.ops.quote_name(GroupHead._meta.db_table))
 
 
-def _was_given_up(error: OperationalError) -> bool:
-    """Whether nothing was committed for sure, and not only the answer to COMMIT lost."""
+def _was_rolled_back(error: OperationalError) -> bool:
+    """Return whether certainly nothing was committed; a lost answer to COMMIT is uncertain."""
     state = getattr(error.__cause__, "sqlstate", None)
     return state in ("40001", "40P01") or "locked" in str(error)
 

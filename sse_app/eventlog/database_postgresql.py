@@ -1,8 +1,8 @@
-"""Appending on PostgreSQL in one statement, and so in one round trip and one COMMIT.
+"""Appending on PostgreSQL in one statement: one round trip and one COMMIT.
 
-It does what a numbering pass does for a group in which nothing waits, as nearly always nothing
-does. Whether anything waits is asked by the statement's own snapshot: what was committed before
-the publish began is seen, and then the statement does nothing and a pass is due.
+Nearly always no staged event waits for its offset, and one statement then does the work of a
+numbering pass. The statement's own snapshot decides: if it has a staged row that was committed
+before the publish began, the statement writes nothing, and the caller runs a pass.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 from ..protocol.cursors import Position, new_epoch
 from ..protocol.events import Event
 
-#: With more, what is saved is no longer felt, and the statement grows.
+#: With more events, one round trip less makes no difference, and the statement grows.
 MOST_EVENTS: Final = 1000
 
 _SQL: Final = """
@@ -38,13 +38,13 @@ SELECT "group", "epoch", "offset" FROM head
 """
 
 
-def append_at_once(
+def append_in_one_statement(
     connection: Any, tables: tuple[str, str], events: Sequence[Event], now: object
 ) -> list[Event] | None:
-    """Store `events` and return them placed; None, with nothing done, where an event waits.
+    """Store `events` and return them with offsets; None, and nothing stored, if staged ones wait.
 
-    `tables` are the quoted names of the heads and the events. The heads are locked in the order
-    of their names, as a pass does it.
+    `tables` are the quoted table names of heads and events. The statement locks the heads in the
+    order of their names, as a pass does.
     """
     added = Counter(event.group for event in events)
     left = dict(added)
@@ -65,15 +65,15 @@ def append_at_once(
     with connection.cursor() as cursor:
         cursor.execute(sql, [*groups, *sorted(added), *rows])
         heads = {group: Position(epoch, offset) for group, epoch, offset in cursor.fetchall()}
-    return _placed(events, heads, added) if heads else None
+    return _numbered(events, heads, added) if heads else None
 
 
-def _placed(
+def _numbered(
     events: Sequence[Event], heads: dict[str, Position], added: Counter[str]
 ) -> list[Event]:
     offsets = {group: head.offset - added[group] for group, head in heads.items()}
-    placed = []
+    numbered = []
     for event in events:
         offsets[event.group] += 1
-        placed.append(event.at(heads[event.group].epoch, offsets[event.group]))
-    return placed
+        numbered.append(event.at(heads[event.group].epoch, offsets[event.group]))
+    return numbered

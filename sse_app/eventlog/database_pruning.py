@@ -1,8 +1,8 @@
-"""What the database log deletes: what is beyond retention, from each group's beginning, in steps.
+"""Deletes events beyond retention from the database log, in steps.
 
-Always from the beginning: a row is dated by its publisher's clock and when it is staged, placed
-when its transaction has committed. So an old row can stand behind a young one, and a hole must
-not appear. Every step is a short transaction of its own that takes no lock a publisher needs.
+`created_at` is set when a row is staged, its offset after the commit, so dates are not monotonic
+in offset. Only ever delete a prefix of a group's log; deleting by date alone would leave gaps.
+Every step is a short transaction that takes no lock that publishers need.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from django.db.models import F, OuterRef, Q, Subquery
 from django.utils import timezone
 
 from ..conf import settings
-from .contract import HEAD_LIVES
+from .contract import HEAD_RETENTION_FACTOR
 from .models import GroupHead, StoredEvent
-from .retention import retained
+from .retention import retained_count
 
 STEP_ROWS: Final = 500
 
@@ -33,7 +33,7 @@ def prune_rows(alias: str, limit: int | None) -> int:
         step = _step(alias, now - age, left)
         pruned += step
         if not step:
-            _forget_idle(alias, now - age * HEAD_LIVES)
+            _delete_idle_heads(alias, now - age * HEAD_RETENTION_FACTOR)
             break
     return pruned
 
@@ -52,36 +52,37 @@ def _step(alias: str, before: datetime, most: int) -> int:
 
 
 def _prunable(alias: str, before: datetime) -> Iterator[tuple[str, int]]:
-    """Yield groups with the offset up to which they are beyond retention."""
+    """Yield groups and, for each, the last offset that is beyond retention."""
     rows = StoredEvent.objects.using(alias).filter(offset__isnull=False)
     of_group = rows.filter(group=OuterRef("group")).order_by("offset").values("offset")
     heads = GroupHead.objects.using(alias).annotate(first=Subquery(of_group[:1]))
     bound = F("offset") - settings().RETENTION_EVENTS
     for group, last in heads.filter(first__lte=bound).values_list("group", bound)[:STEP_ROWS]:
         yield group, last
-    # Those that stay would otherwise be found again each time, in place of those that can go.
-    old = rows.filter(created_at__lt=before).exclude(_stays(alias)).order_by("created_at")
+    # Rows of `RETAIN` stay. Without the exclusion, `STEP_ROWS` of them would fill every step.
+    old = rows.filter(created_at__lt=before).exclude(_retained_rows(alias)).order_by("created_at")
     for group in dict.fromkeys(old.values_list("group", flat=True)[:STEP_ROWS]):
         own = rows.filter(group=group).order_by("offset")
-        young = own.filter(created_at__gte=before).values_list("offset", flat=True).first()
+        kept = own.filter(created_at__gte=before).values_list("offset", flat=True).first()
         last = own.values_list("offset", flat=True).last()
         if last is not None:
-            yield group, min(last - retained(group), last if young is None else young - 1)
+            yield group, min(last - retained_count(group), last if kept is None else kept - 1)
 
 
-def _stays(alias: str) -> Q:
-    """Say which rows are among the last ones of a group that matches `RETAIN`."""
+def _retained_rows(alias: str) -> Q:
+    """Return the condition of the last rows of groups that `RETAIN` keeps."""
     heads = GroupHead.objects.using(alias).filter(group=OuterRef("group")).values("offset")[:1]
-    stays = Q(pk__in=[])
+    retained = Q(pk__in=[])
     for pattern, count in settings().RETAIN.items():
         name = ".*".join(map(re.escape, pattern.split("*")))
-        stays |= Q(group__regex=f"^{name}$", offset__gt=Subquery(heads) - count)
-    return stays
+        retained |= Q(group__regex=f"^{name}$", offset__gt=Subquery(heads) - count)
+    return retained
 
 
-def _forget_idle(alias: str, before: datetime) -> None:
-    # One statement: a publisher that writes to the group meanwhile keeps its head. It never waits
-    # for a publisher's lock, since it takes its own in another order and both would wait for ever.
+def _delete_idle_heads(alias: str, before: datetime) -> None:
+    # One statement, so that a publisher that writes to the group meanwhile keeps its head. Locked
+    # heads are skipped: the statement locks in another order than publishers, so waiting for one
+    # could deadlock.
     connection = connections[alias]
     quote = connection.ops.quote_name
     heads, rows = quote(GroupHead._meta.db_table), quote(StoredEvent._meta.db_table)

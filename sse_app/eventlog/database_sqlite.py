@@ -1,4 +1,4 @@
-"""Seeing other connections' commits to a SQLite file: `PRAGMA data_version`, from one thread."""
+"""A thread that notices other connections' commits to a SQLite file, by `PRAGMA data_version`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ logger = logging.getLogger("sse_app")
 
 
 def watch_file(name: str | os.PathLike[str], changed: Callable[[], None]) -> Callable[[], None]:
-    """Call `changed` whenever another connection has committed to the file; return the stopper.
+    """Call `changed` after other connections' commits to the file; return a function that stops it.
 
-    The pragma's value changes with every commit of another connection to the same file
-    (https://www.sqlite.org/pragma.html#pragma_data_version), and reading it touches no row. The
-    connection is held, since the value only means something within one connection.
+    The value of the pragma changes with every commit of another connection to the same file
+    (https://www.sqlite.org/pragma.html#pragma_data_version), and reading it touches no row. Values
+    can only be compared on one connection, so the thread keeps its connection.
     """
     stop = threading.Event()
     thread = threading.Thread(
@@ -49,9 +49,9 @@ def _poll(name: str, changed: Callable[[], None], stop: threading.Event) -> None
                     seen = version
                     changed()
     except sqlite3.Error:
-        # Only quickness is lost: the periodic check of the heads goes on.
+        # Events are only slower: the periodic check of the heads still finds them.
         logger.warning(
-            "The SQLite file %s can't be watched for commits.",
+            "Commits to the SQLite file %s can't be noticed immediately.",
             name,
             exc_info=True,
             extra=log_fields(),

@@ -1,4 +1,4 @@
-"""The log of one process: a lock and a deque per group. A restart is a new epoch."""
+"""The log in the memory of one process: a lock, and a deque per group. A restart is a new epoch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..conf import settings
 from ..protocol.cursors import START, Position, new_epoch
 from ..protocol.events import Event
 from ..runtime.forks import at_fork
-from .contract import HEAD_LIVES, Discontinuity, EventLog, goes_on
-from .retention import retained
+from .contract import HEAD_RETENTION_FACTOR, Discontinuity, EventLog, has_events_after
+from .retention import retained_count
 
 
 @dataclass
@@ -44,13 +44,13 @@ class _Log:
 
 
 class MemoryEventLog(EventLog):
-    """Keeps events in this process only; for tests, and for demos of one process."""
+    """Stores events in this process only; for tests, and for demos with one process."""
 
     shared: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._reset()
-        # The child's log goes its own way from here, so it must not share epochs.
+        # After a fork the child's log has other events, so it needs other epochs.
         at_fork(self._reset)
 
     def _reset(self) -> None:
@@ -67,7 +67,7 @@ class MemoryEventLog(EventLog):
     def append(self, events: Sequence[Event]) -> list[Event]:
         now = time.time()
         keep, before = settings().RETENTION_EVENTS, now - settings().RETENTION_SECONDS
-        placed = []
+        numbered = []
         with self._lock:
             for event in events:
                 log = self._logs.get(event.group)
@@ -77,10 +77,10 @@ class MemoryEventLog(EventLog):
                 log.changed_at = now
                 log.events.append((now, event))
                 log.head += 1
-                placed.append(event)
-            for group in {event.group for event in placed}:
-                self._logs[group].trim(keep, before, retained(group))
-        return placed
+                numbered.append(event)
+            for group in {event.group for event in numbered}:
+                self._logs[group].trim(keep, before, retained_count(group))
+        return numbered
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
         return self.append(events)
@@ -89,13 +89,13 @@ class MemoryEventLog(EventLog):
         with self._lock:
             log = self._logs.get(group)
             head = log.position if log else START
-            if not goes_on(after, head) or log is None:
+            if not has_events_after(after, head) or log is None:
                 return []
             if after.offset + 1 < log.first:
                 raise Discontinuity("trimmed", head)
             skip = after.offset + 1 - log.first
             run = (event for _, event in islice(log.events, skip, skip + limit))
-            # An event from before a new epoch goes out under the new one.
+            # `renew_epoch()` does not touch the stored events: they get the new epoch here.
             return [e if e.epoch == log.epoch else e.at(log.epoch, e.offset or 0) for e in run]
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
@@ -140,13 +140,15 @@ class MemoryEventLog(EventLog):
     def prune(self, limit: int | None = None) -> int:
         keep, now = settings().RETENTION_EVENTS, time.time()
         before = now - settings().RETENTION_SECONDS
-        gone = now - settings().RETENTION_SECONDS * HEAD_LIVES
+        idle_before = now - settings().RETENTION_SECONDS * HEAD_RETENTION_FACTOR
         pruned = 0
         with self._lock:
             for group, log in self._logs.items():
                 left = None if limit is None else limit - pruned
-                pruned += log.trim(keep, before, retained(group), left)
-            for group in [group for group, log in self._logs.items() if log.changed_at < gone]:
+                pruned += log.trim(keep, before, retained_count(group), left)
+            for group in [
+                group for group, log in self._logs.items() if log.changed_at < idle_before
+            ]:
                 if not self._logs[group].events:
                     del self._logs[group]
         return pruned

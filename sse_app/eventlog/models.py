@@ -1,4 +1,4 @@
-"""Rows of the database log: the events, and where each group's log stands."""
+"""Rows of the database log: the events, and the head of each group."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class GroupHead(models.Model):
-    """Where a group's log is: its epoch and the offset of its last event."""
+    """The head of a group's log: its epoch and the offset of its last event."""
 
     group = models.CharField(max_length=80, primary_key=True)
     epoch = models.CharField(max_length=16)
@@ -23,9 +23,9 @@ class GroupHead(models.Model):
 
 
 class StoredEvent(models.Model):
-    """A durable event. `offset` is unset from the insert until its numbering after commit.
+    """A durable event. A staged event has no `offset` until it is numbered after the commit.
 
-    The primary key is never a cursor: a lower one can commit after a higher one was read.
+    The primary key is never a cursor: a lower key can commit after a higher one was read.
     """
 
     id = models.BigAutoField(primary_key=True)

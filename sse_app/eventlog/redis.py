@@ -1,13 +1,13 @@
 """The log in Redis or Valkey: a hash for a group's head and a stream for its events.
 
-Every change is one Lua script on the two keys of its group, so it is atomic and the keys, which
-share the hash tag `{<group>}`, live on one node of a Redis Cluster. A stream entry's id is
-`<offset>-<milliseconds>`: the order is the offset's, and the age is at hand for trimming. Both
-keys expire, the head after its events, so an idle group costs nothing for ever; those of a group
-that matches `RETAIN` stay.
+Every change is one Lua script on the two keys of a group, so it is atomic. The keys share the hash
+tag `{<group>}`, so they are on one node of a Redis Cluster. A stream entry's id is
+`<offset>-<milliseconds>`: offsets give the order, and trimming reads the age. Both keys expire, the
+head later than the events, so an idle group uses no memory in the end; the keys of a group that
+matches `RETAIN` don't expire.
 
-How durable an acknowledged event is, Redis decides: with `appendonly yes` and `appendfsync always`
-it survives a crash of the server. After a crash that lost some, `manage.py sse_new_epoch` is due.
+Redis decides how durable an acknowledged event is: with `appendonly yes` and `appendfsync always`
+it survives a crash of the server. After a crash that lost events, run `manage.py sse_new_epoch`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ..conf import settings, site_tag
 from ..protocol.cursors import START, Position, new_epoch
 from ..protocol.events import Event
 from ..runtime.telemetry import log_fields
-from .contract import HEAD_LIVES, Discontinuity, EventLog, goes_on
+from .contract import HEAD_RETENTION_FACTOR, Discontinuity, EventLog, has_events_after
 from .redis_clients import RedisClients
 from .redis_scripts import APPEND, BEGAN, PRUNE, READ, RENEW
-from .retention import retained
+from .retention import retained_count
 
-#: How many events one script removes at most: a script holds up everybody else on the server.
+#: The most events that one script removes: while a script runs, Redis serves no other client.
 PRUNE_EVENTS: Final = 1000
 PIPELINE_READS: Final = 500
-#: How many groups are looked at to complete a name.
+#: How many groups `known()` reads.
 KNOWN_HEADS: Final = 2000
 
 _PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z", re.ASCII)
@@ -43,16 +43,16 @@ logger = logging.getLogger("sse_app")
 
 
 class RedisEventLog(EventLog):
-    """Keeps events in Redis 7, Valkey 7.2 or newer; shared by all processes that name the same.
+    """Stores events in Redis 7, Valkey 7.2 or newer; all processes with the same options share it.
 
-    `url` as redis-py reads it: `redis://`, `rediss://` for TLS, `unix://`. `prefix` of its keys, by
-    default `sse_app.` with the site tag; sites with one prefix share one log. `cluster=True` for a
-    Redis Cluster. `sentinels`, a list of `(host, port)`, with `service_name` for Sentinel.
-    `options` go to redis-py's client, for example `{"ssl_ca_certs": "/etc/ssl/redis.pem"}`.
-    Raises `ImproperlyConfigured` that names what is wrong with them.
+    `url`: `redis://`, `rediss://` for TLS, or `unix://`, as redis-py reads it. `prefix`: the first
+    part of the keys, by default `sse_app.` and the site tag; sites with the same prefix share one
+    log. `cluster=True`: for a Redis Cluster. `sentinels`, a list of `(host, port)`, and
+    `service_name`: for Sentinel. `options`: for redis-py's client, for example
+    `{"ssl_ca_certs": "/etc/ssl/redis.pem"}`. Raises `ImproperlyConfigured` for invalid arguments.
 
     An `append()` to several groups is one round trip and one transaction; on a cluster it is one
-    for each node, and atomic for each group.
+    round trip for each node and atomic for each group.
     """
 
     shared: ClassVar[bool] = True
@@ -77,17 +77,17 @@ class RedisEventLog(EventLog):
         self._prefix = prefix
         self._clients = RedisClients(url, cluster, sentinels, service_name, options or {})
 
-    def place(self) -> tuple[str, Callable[[], Any]]:
-        """Return the prefix of its keys, and what makes a client of its servers."""
+    def location(self) -> tuple[str, Callable[[], Any]]:
+        """Return the prefix of the keys, and a function that makes a client of the servers."""
         return self._prefix, self._clients.connect
 
     def began(self) -> float:
-        return float(self._clients.sync.eval(*self._first_call()))
+        return float(self._clients.sync.eval(*self._began_call()))
 
     async def abegan(self) -> float:
-        return float(await self._clients.aeval(*self._first_call()))
+        return float(await self._clients.aeval(*self._began_call()))
 
-    def _first_call(self) -> list[Any]:
+    def _began_call(self) -> list[Any]:
         return [BEGAN, 1, f"{self._prefix}:began", time.time()]
 
     # --- publishing ---
@@ -98,7 +98,7 @@ class RedisEventLog(EventLog):
             answers = [self._clients.sync.eval(*call) for call in calls.values()]
         else:
             answers = self._clients.pipeline(_evals(calls.values()))
-        return _placed(events, dict(zip(calls, answers, strict=True)))
+        return _numbered(events, dict(zip(calls, answers, strict=True)))
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
         calls = self._append_calls(events)
@@ -106,14 +106,14 @@ class RedisEventLog(EventLog):
             answers = [await self._clients.aeval(*call) for call in calls.values()]
         else:
             answers = await self._clients.apipeline(_evals(calls.values()))
-        return _placed(events, dict(zip(calls, answers, strict=True)))
+        return _numbered(events, dict(zip(calls, answers, strict=True)))
 
     def _append_calls(self, events: Sequence[Event]) -> dict[str, list[Any]]:
         calls: dict[str, list[Any]] = {}
         for event in events:
             call = calls.get(event.group)
             if call is None:
-                limits = [*_limits(event.group), new_epoch(), HEAD_LIVES]
+                limits = [*_limits(event.group), new_epoch(), HEAD_RETENTION_FACTOR]
                 call = calls[event.group] = [APPEND, 2, *self._keys(event.group), *limits]
             call += [event.name, event.data]
         return calls
@@ -128,12 +128,12 @@ class RedisEventLog(EventLog):
         return _since(group, after, await self._clients.aeval(*call))
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
-        parts = _parts(self._head_reads(groups))
-        return _heads(groups, [head for part in parts for head in self._clients.pipeline(part)])
+        batches = _batches(self._head_reads(groups))
+        return _heads(groups, [head for batch in batches for head in self._clients.pipeline(batch)])
 
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
-        parts = _parts(self._head_reads(groups))
-        answers = [head for part in parts for head in await self._clients.apipeline(part)]
+        batches = _batches(self._head_reads(groups))
+        answers = [head for batch in batches for head in await self._clients.apipeline(batch)]
         return _heads(groups, answers)
 
     def known(self, text: str, limit: int) -> list[str]:
@@ -158,7 +158,7 @@ class RedisEventLog(EventLog):
     def _head_reads(self, groups: Collection[str]) -> list[list[Any]]:
         return [["HMGET", self._keys(group)[0], "epoch", "offset"] for group in groups]
 
-    # --- keeping ---
+    # --- retention and epochs ---
 
     def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
         heads = self._all_heads() if groups is None else (self._keys(g)[0] for g in groups)
@@ -168,9 +168,9 @@ class RedisEventLog(EventLog):
     def prune(self, limit: int | None = None) -> int:
         pruned = 0
         for head in self._all_heads():
-            while (most := _most(limit, pruned)) > 0:
+            while (most := _prune_limit(limit, pruned)) > 0:
                 events = head.removesuffix(b"head") + b"events"
-                limits = [*_limits(_group_of(head)), HEAD_LIVES, most]
+                limits = [*_limits(_group_of(head)), HEAD_RETENTION_FACTOR, most]
                 trimmed = int(self._clients.sync.eval(PRUNE, 2, head, events, *limits))
                 pruned += trimmed
                 if trimmed < most:
@@ -178,10 +178,10 @@ class RedisEventLog(EventLog):
         return pruned
 
     async def server_time(self) -> float | None:
-        """Return the server's Unix time; None for a cluster, where each node has its own."""
+        """Return the server's Unix time; None for a cluster, whose nodes have different clocks."""
         if self._clients.cluster:
             return None
-        async with self._clients.of_loop.lent() as client:
+        async with self._clients.of_loop.borrow() as client:
             seconds, micros = await client.time()
         return float(seconds + micros / 1e6)
 
@@ -197,20 +197,20 @@ class RedisEventLog(EventLog):
 
 def _limits(group: str) -> list[int]:
     now, age = time.time(), settings().RETENTION_SECONDS
-    return [int(now * 1000), int(age * 1000), settings().RETENTION_EVENTS, retained(group)]
+    return [int(now * 1000), int(age * 1000), settings().RETENTION_EVENTS, retained_count(group)]
 
 
 def _group_of(head: bytes) -> str:
-    """Return the group of a head's key: what is in the braces, which a name has not."""
+    """Return the group of a head's key: the text in braces, which names of groups can't have."""
     return head.decode().partition("{")[2].partition("}")[0]
 
 
-def _most(limit: int | None, done: int) -> int:
+def _prune_limit(limit: int | None, done: int) -> int:
     return PRUNE_EVENTS if limit is None else min(PRUNE_EVENTS, limit - done)
 
 
-def _parts(commands: list[list[Any]]) -> list[list[list[Any]]]:
-    """Split what many groups ask for, so that neither the server nor the loop is held up."""
+def _batches(commands: list[list[Any]]) -> list[list[list[Any]]]:
+    """Split the commands, so that one pipeline blocks neither the server nor the loop for long."""
     return [commands[at : at + PIPELINE_READS] for at in range(0, len(commands), PIPELINE_READS)]
 
 
@@ -218,29 +218,29 @@ def _evals(calls: Iterable[list[Any]]) -> list[list[Any]]:
     return [["EVAL", *call] for call in calls]
 
 
-def _placed(events: Sequence[Event], answers: Mapping[str, Any]) -> list[Event]:
+def _numbered(events: Sequence[Event], answers: Mapping[str, Any]) -> list[Event]:
     count = Counter(event.group for event in events)
-    place = {
+    positions = {
         group: (epoch.decode(), int(last) - count[group])
         for group, (epoch, last) in answers.items()
     }
-    placed = []
+    numbered = []
     for event in events:
-        epoch, offset = place[event.group]
-        place[event.group] = epoch, offset + 1
-        placed.append(event.at(epoch, offset + 1))
-    return placed
+        epoch, offset = positions[event.group]
+        positions[event.group] = epoch, offset + 1
+        numbered.append(event.at(epoch, offset + 1))
+    return numbered
 
 
 def _since(group: str, after: Position, answer: Sequence[Any]) -> list[Event]:
     head = _head(answer)
-    if not goes_on(after, head):
+    if not has_events_after(after, head):
         return []
     events: list[Event] = []
     for entry in answer[2]:
         event = _event(group, head.epoch, *entry)
         if event is None or event.offset != after.offset + 1 + len(events):
-            break  # What lies behind a gap is no continuation: the next read says so.
+            break  # Events after a gap are not the next ones: the next read raises.
         events.append(event)
     if not events:
         raise Discontinuity("trimmed", head)
@@ -248,7 +248,7 @@ def _since(group: str, after: Position, answer: Sequence[Any]) -> list[Event]:
 
 
 def _event(group: str, epoch: str, id: bytes, fields: Sequence[bytes]) -> Event | None:
-    """Return the event of a stream entry, or None, logged, for what this log never wrote."""
+    """Return the event of a stream entry; log an entry of another writer, and return None."""
     try:
         offset = int(id.partition(b"-")[0])
         found = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -256,7 +256,7 @@ def _event(group: str, epoch: str, id: bytes, fields: Sequence[bytes]) -> Event 
         return Event(group=group, name=name, data=data).at(epoch, offset)
     except (KeyError, ValueError) as error:
         logger.warning(
-            "The entry %r in the log of group %s is no event: %r",
+            "The entry %r in the log of group %s is not an event: %r",
             id,
             group,
             error,

@@ -1,7 +1,7 @@
 """redis-py's clients for the Redis log: one for all threads, and one for each event loop.
 
-No command is sent a second time by the client: an append whose answer was lost may have been
-done, and would be done twice. A reader tries again by itself.
+The clients never repeat a command: an append whose answer was lost may have been done, and would
+be done twice. Readers try again themselves.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from weakref import WeakKeyDictionary
 from django.core.exceptions import ImproperlyConfigured
 
 TIMEOUTS: Final[Mapping[str, Any]] = {"socket_timeout": 5.0, "socket_connect_timeout": 2.0}
-#: For plain code, unless the options say otherwise: a thread uses one connection at a time.
+#: For sync code, unless the options say otherwise: a thread uses one connection at a time.
 UNLIMITED: Final[Mapping[str, Any]] = {"max_connections": 2**31}
 #: Connections of one event loop, on a cluster to each node. Redis runs one command at a time, so
-#: more connections gain nothing, and redis-py's pools refuse a command that finds none free.
+#: more connections gain nothing. The app waits for one, since redis-py's pools raise if none is
+#: free.
 CONNECTIONS: Final = 32
 #: How long a command waits for a connection before it fails.
 WAIT_SECONDS: Final = 5.0
@@ -28,9 +29,9 @@ _SECRET: Final = re.compile(r"(?<=://)[^@/]*@")
 
 
 class LoopClient:
-    """The client of one event loop, lent to one command or pipeline at a time per connection.
+    """The client of one event loop; a command or pipeline borrows one connection.
 
-    After `retire()` the last borrower closes the client: no command in flight loses its connection.
+    After `retire()` the last borrower closes the client, so no command loses its connection.
     """
 
     def __init__(self, client: Any, connections: int) -> None:
@@ -40,8 +41,8 @@ class LoopClient:
         self._retired = False
 
     @asynccontextmanager
-    async def lent(self) -> AsyncIterator[Any]:
-        """Wait for a connection to be free; raises redis-py's `TimeoutError` if none gets free."""
+    async def borrow(self) -> AsyncIterator[Any]:
+        """Wait for a free connection; raises redis-py's `TimeoutError` after `WAIT_SECONDS`."""
         self._borrowers += 1
         try:
             await self._acquire()
@@ -54,7 +55,7 @@ class LoopClient:
             await self._close_if_unused()
 
     async def retire(self) -> None:
-        """Close the client as soon as nobody borrows it."""
+        """Close the client as soon as it has no borrower."""
         self._retired = True
         await self._close_if_unused()
 
@@ -78,9 +79,10 @@ class LoopClient:
 
 
 class RedisClients:
-    """Makes clients when they are first used, after a fork too: its connections know their process.
+    """Makes the clients at their first use.
 
-    Raises `ImproperlyConfigured` for options that can't be meant so, without connecting.
+    They may be used after a fork: redis-py's pools open new connections in another process.
+    Raises `ImproperlyConfigured` for invalid options, without connecting.
     """
 
     def __init__(
@@ -109,12 +111,12 @@ class RedisClients:
             ) from error
         if bool(self._sentinels) != bool(self._service):
             raise ImproperlyConfigured(
-                "SSE_APP['EVENT_LOG'] needs SENTINELS and SERVICE_NAME together: it has "
+                "SSE_APP['EVENT_LOG'] needs both SENTINELS and SERVICE_NAME, or neither: it has "
                 f"{self._sentinels!r} and {self._service!r}."
             )
         if self._sentinels and self.cluster:
             raise ImproperlyConfigured(
-                "SSE_APP['EVENT_LOG'] has both CLUSTER and SENTINELS; a Redis Cluster needs none."
+                "SSE_APP['EVENT_LOG'] has CLUSTER and SENTINELS; a Redis Cluster has no sentinels."
             )
         try:
             pool = redis.ConnectionPool.from_url(self._url, **self._options)
@@ -130,7 +132,7 @@ class RedisClients:
 
     @cached_property
     def sync(self) -> Any:
-        """The client for plain code; safe to use from every thread."""
+        """The client for sync code; any thread may use it."""
         import redis.sentinel
         from redis.backoff import NoBackoff
         from redis.retry import Retry
@@ -152,7 +154,7 @@ class RedisClients:
         return client
 
     def connect(self) -> Any:
-        """Return another client for the running loop; whoever asks closes it."""
+        """Return a new client for the running loop; the caller closes it."""
         import redis.asyncio.sentinel
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
@@ -173,19 +175,19 @@ class RedisClients:
 
     async def aeval(self, *call: Any) -> Any:
         """Run a script on the running loop."""
-        async with self.of_loop.lent() as client:
+        async with self.of_loop.borrow() as client:
             return await client.eval(*call)
 
     async def apipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """See `pipeline()`."""
-        async with self.of_loop.lent() as client:
+        async with self.of_loop.borrow() as client:
             pipe = client.pipeline(transaction=not self.cluster)
             for command in commands:
                 pipe.execute_command(*command)
             return list(await pipe.execute())
 
     async def aclose(self) -> None:
-        """Give up the client of the running loop; what comes later gets another one."""
+        """Retire the client of the running loop; later commands get a new one."""
         client = self._of_loop.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.retire()

@@ -1,10 +1,11 @@
-"""The Lua scripts of the Redis log. Each touches the two keys of one group, in one atomic step."""
+"""The Lua scripts of the Redis log. Each one is atomic and uses the keys of one group only."""
 
 from __future__ import annotations
 
 from typing import Final
 
-#: Trims from the beginning only, so that clocks that differ leave no gap. `most` bounds the work.
+#: Removes only the first entries: publishers' clocks may differ, and removing by age alone would
+#: leave gaps. `most` bounds the work of one call.
 _TRIM: Final = """
 local function trim(events, last, keep, before, least, most)
   local first = redis.call('XRANGE', events, '-', '+', 'COUNT', 1)[1]
@@ -24,9 +25,9 @@ local function trim(events, last, keep, before, least, most)
 end
 """
 
-#: KEYS: head, events. ARGV: now in ms, retention in ms, in events, how many last events stay for
-#: ever, an epoch for a new log, lives of a head, then name and data of each event. Returns the
-#: epoch and the last offset.
+#: KEYS: head, events. ARGV: now in ms, retention in ms, retention in events, how many last events
+#: `RETAIN` keeps, an epoch for a new log, `HEAD_RETENTION_FACTOR`, then each event's name and data.
+#: Returns the epoch and the last offset.
 APPEND: Final = (
     _TRIM
     + """
@@ -35,7 +36,7 @@ local least = tonumber(ARGV[4])
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
 local epoch, offset = found[1], tonumber(found[2])
 if not epoch or not offset then
-  -- The head was lost, so what is left of its events can't be placed.
+  -- Without the head, the positions of the events that are left are unknown.
   redis.call('DEL', KEYS[2])
   epoch, offset = ARGV[5], 0
 end
@@ -44,8 +45,8 @@ for i = 7, #ARGV, 2 do
   local id = string.format('%.0f-%.0f', offset, now)
   redis.call('XADD', KEYS[2], id, 'n', ARGV[i], 'd', ARGV[i + 1])
 end
-local place = string.format('%.0f', offset)
-redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', place, 'changed_at', ARGV[1])
+local last = string.format('%.0f', offset)
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', last, 'changed_at', ARGV[1])
 if least > 0 then
   redis.call('PERSIST', KEYS[1])
   redis.call('PERSIST', KEYS[2])
@@ -54,17 +55,19 @@ else
   redis.call('PEXPIRE', KEYS[2], string.format('%.0f', age))
 end
 trim(KEYS[2], offset, keep, now - age, least, 100)
-return {epoch, place}
+return {epoch, last}
 """
 )
 
-#: KEYS: a key of the whole log. ARGV: now. Returns the time of the first call since it was empty.
+#: KEYS: one key of the whole log. ARGV: now. Returns the time of the first call since the key was
+#: lost.
 BEGAN: Final = """
 redis.call('SET', KEYS[1], ARGV[1], 'NX')
 return redis.call('GET', KEYS[1])
 """
 
-#: KEYS: head, events. ARGV: the offset to begin after, how many. Returns epoch, offset, entries.
+#: KEYS: head, events. ARGV: the offset before the first entry, how many entries. Returns the head's
+#: epoch and offset, and the entries.
 READ: Final = """
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
 if not found[1] or not found[2] then return {} end
@@ -72,7 +75,7 @@ local from = string.format('%.0f', tonumber(ARGV[1]) + 1)
 return {found[1], found[2], redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', ARGV[2])}
 """
 
-#: KEYS: head. ARGV: the new epoch, the one it must have (empty: any). Returns 1 if it was renewed.
+#: KEYS: head. ARGV: the new epoch, the expected old one (empty: any). Returns 1 if it was renewed.
 RENEW: Final = """
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch or (ARGV[2] ~= '' and ARGV[2] ~= epoch) then return 0 end
@@ -80,8 +83,9 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
 return 1
 """
 
-#: KEYS: head, events. ARGV: now in ms, retention in ms, in events, how many last events stay for
-#: ever, lives of a head, at most.
+#: KEYS: head, events. ARGV: now in ms, retention in ms, retention in events, how many last events
+#: `RETAIN` keeps, `HEAD_RETENTION_FACTOR`, how many events to remove at most. Returns how many were
+#: removed.
 PRUNE: Final = (
     _TRIM
     + """
@@ -93,7 +97,7 @@ local pruned = trim(KEYS[2], tonumber(found[1]), keep, now - age, least, most)
 local idle = tonumber(found[2]) < now - age * tonumber(ARGV[5])
 if idle and redis.call('XLEN', KEYS[2]) == 0 then redis.call('DEL', KEYS[1], KEYS[2]) end
 if least == 0 and redis.call('PTTL', KEYS[1]) == -1 then
-  -- Its pattern was taken out of RETAIN.
+  -- RETAIN no longer has a pattern for this group.
   redis.call('PEXPIRE', KEYS[1], string.format('%.0f', age * tonumber(ARGV[5])))
   redis.call('PEXPIRE', KEYS[2], string.format('%.0f', age))
 end

@@ -1,4 +1,4 @@
-"""The setting `RETAIN`: how many of a group's last events are kept for ever and given at once."""
+"""The setting `RETAIN`: how many last events of a group are kept, and replayed to new streams."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from ..protocol.groups import matches, validate_pattern
 MOST_EVENTS: Final = 500
 
 
-def retained(group: str) -> int:
-    """Return how many last events of `group` every new stream gets, the most that a pattern says.
+def retained_count(group: str) -> int:
+    """Return how many last events of `group` stay in the log at any age, and go to new streams.
 
-    They stay in the log whatever their age.
+    Of several patterns that match, the largest number counts.
     """
-    wanted = settings().RETAIN
-    return max((wanted[pattern] for pattern in wanted if matches(group, [pattern])), default=0)
+    retain = settings().RETAIN
+    return max((retain[pattern] for pattern in retain if matches(group, [pattern])), default=0)
 
 
 def retained_patterns() -> Mapping[str, int]:
-    """Return the setting `RETAIN`; raises `ImproperlyConfigured` that names what is wrong."""
-    wanted = settings().RETAIN
-    if not isinstance(wanted, Mapping):
+    """Return the setting `RETAIN`; raises `ImproperlyConfigured` that names an invalid value."""
+    retain = settings().RETAIN
+    if not isinstance(retain, Mapping):
         raise ImproperlyConfigured(
-            f"SSE_APP['RETAIN'] is {wanted!r}; it must be a dict of patterns and numbers of "
+            f"SSE_APP['RETAIN'] is {retain!r}; it must be a dict of patterns and numbers of "
             "events, for example {'price.*': 1}."
         )
-    if not wanted:
-        return wanted  # Whatever RETENTION_EVENTS is; its own check says what is wrong there.
-    # Half, so that they are not trimmed before a new stream has read them, while others come.
+    if not retain:
+        return retain  # RETENTION_EVENTS, which another check validates, is then not used.
+    # Half of RETENTION_EVENTS: new events must not trim retained ones before a new stream has
+    # read them.
     most = max(1, min(MOST_EVENTS, settings().RETENTION_EVENTS // 2))
-    for pattern, count in wanted.items():
+    for pattern, count in retain.items():
         try:
             validate_pattern(pattern)
         except ValueError as error:
@@ -44,4 +45,4 @@ def retained_patterns() -> Mapping[str, int]:
                 f"SSE_APP['RETAIN'][{pattern!r}] is {count!r}; it must be an int from 1 to {most}, "
                 f"the smaller of {MOST_EVENTS} and half of RETENTION_EVENTS."
             )
-    return wanted
+    return retain

@@ -149,7 +149,7 @@ async def _site() -> Finding:
         return Finding("error", "site", text, hint)
     text = f"The tag is {tag!r}; no message of a site with another tag arrives."
     if isinstance(log, RedisEventLog):
-        text += f" The keys of the event log begin with {log.place()[0]!r}."
+        text += f" The keys of the event log begin with {log.location()[0]!r}."
     return Finding("fine", "site", text)
 
 

@@ -1,4 +1,4 @@
-"""Rows of presence: who is in a group, and which server processes say so."""
+"""Rows of presence: the members of groups, and the server processes with their streams."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from django.utils.translation import gettext_lazy as _
 
 
 class GroupMember(models.Model):
-    """A user who is in a group: once, over all processes and tabs.
+    """A user who is in a group; one row for all processes and tabs.
 
-    `leaves_at` is set while no process has a stream of theirs: when they will have left.
+    `leaves_at` is set while no process has a stream of the user: the time at which the user leaves.
     """
 
     group = models.CharField(max_length=80)
@@ -31,9 +31,9 @@ class GroupMember(models.Model):
 
 
 class Presence(models.Model):
-    """A server process has at least one stream of a user in a group; written by that process.
+    """A server process that has at least one stream of a user in a group.
 
-    The others delete it when that process has died.
+    The process writes the row; after its death other processes delete it.
     """
 
     group = models.CharField(max_length=80)

@@ -1,6 +1,7 @@
-"""Who is in a group: the signed-in users with a stream of it, each once however many tabs.
+"""The members of a group: the signed-in users who have a stream of it, each once.
 
-Kept for the groups that match the setting `PRESENCE_GROUPS`; `attendance` writes what is read here.
+Members are known for groups that match the setting `PRESENCE_GROUPS`. `tracker` writes the rows
+that this module reads.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LEAVE: Final = "presence.leave"
 
 @dataclass(frozen=True)
 class Member:
-    """Who is in a group: the user's primary key as text, their user name, and since when."""
+    """A user in a group: their primary key as text, their user name, and the time they joined."""
 
     user: str
     name: str
@@ -32,16 +33,16 @@ class Member:
 
 
 def members(group: str) -> list[Member]:
-    """Return who is in `group`, by name; in every process the same.
+    """Return the members of `group`, sorted by name; every process returns the same.
 
-    Whoever is in the list has joined by an event `presence.join`, and is in it until the event
-    `presence.leave`: with `cursor(group)` read first, a page misses none. One query. Raises
-    `ValueError` for a group that no pattern of `PRESENCE_GROUPS` matches, and `django.db.Error`.
+    A user is a member from the event `presence.join` until the event `presence.leave`: a page that
+    calls `cursor(group)` first misses no change. One query. Raises `ValueError` for a group that
+    matches no pattern of `PRESENCE_GROUPS`, and `django.db.Error`.
     """
     if not is_kept(validate_group(group)):
         raise ValueError(
-            f"Nobody keeps who is in {group!r}: no pattern of SSE_APP['PRESENCE_GROUPS'] "
-            f"matches it. It has: {', '.join(map(repr, patterns())) or 'none'}."
+            f"The members of {group!r} are not known: it matches no pattern of "
+            f"SSE_APP['PRESENCE_GROUPS']: {', '.join(map(repr, patterns())) or 'none'}."
         )
     rows = written(GroupMember).filter(group=group)
     found = rows.order_by("name", "pk").values_list("user_key", "name", "since")
@@ -54,12 +55,12 @@ async def amembers(group: str) -> list[Member]:
 
 
 def is_kept(group: str) -> bool:
-    """Whether it is kept who is in `group`."""
+    """Return whether `group` matches a pattern of `PRESENCE_GROUPS`."""
     return matches(group, patterns())
 
 
 def patterns() -> Sequence[str]:
-    """Return the setting `PRESENCE_GROUPS`; raises `ImproperlyConfigured` for what is no list."""
+    """Return the setting `PRESENCE_GROUPS`; raises `ImproperlyConfigured` unless it is a list."""
     found = settings().PRESENCE_GROUPS
     if isinstance(found, str) or not isinstance(found, Sequence):
         raise ImproperlyConfigured(

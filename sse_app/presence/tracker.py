@@ -1,9 +1,9 @@
-"""Keeping who is in a group: what this process has, its rows, and who joins and leaves.
+"""Tracks the members of groups: counts streams, writes rows, publishes joins and leaves.
 
-A process counts the streams of each user in memory. Once a second its reporter's thread brings the
-rows up to that in one transaction, a *pass*. Passes of all processes come one after another, as
-each begins by writing the same row: so the first row of a user in a group is one join, and the last
-is one leave. Where nobody comes or goes there is no pass.
+A process counts the streams of each user in memory. Once a second its reporter's thread updates the
+rows in one transaction, a *pass*. Every pass first writes the same row, so the passes of all
+processes run one after another: the first row of a user in a group is exactly one join, and the
+removal of the last is exactly one leave. Without changes there is no pass.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from ..signals import stream_closed, stream_lost_group, stream_opened
 from . import roster
 from .models import GroupMember, Presence
 
-#: How long whose process ended or died may take to come back by another. The farewell of a server
-#: that stops asks its clients to come again within ten seconds.
-RETURN_SECONDS: Final = 10.0
-#: The row that every pass writes first; no group has such a name.
-TURN: Final = f"{RESERVED}presence"
+#: Grace period for users whose server process stopped or died: if they reconnect to another process
+#: within it, no leave event is published. `sse.close` of a server that stops asks its clients to
+#: reconnect within ten seconds.
+RECONNECT_SECONDS: Final = 10.0
+#: The `group` of the row that every pass writes first; no real group has this name.
+PASS_LOCK: Final = f"{RESERVED}presence"
 #: Rows per statement: SQLite takes a limited number of parameters.
 BATCH: Final = 400
 
@@ -46,29 +47,29 @@ _Value = TypeVar("_Value")
 
 _KEY: Final = ("group", "user_key")
 _lock = threading.Lock()
-#: One pass of this process at a time.
-_passing = threading.Lock()
-#: The groups in which a stream counts. What it listens to may be fewer by then.
+#: Held during a pass: one pass of this process at a time.
+_pass_lock = threading.Lock()
+#: The groups in which a stream is counted. The stream may have lost groups since.
 _counted: WeakKeyDictionary[Stream, set[str]] = WeakKeyDictionary()
 _streams: dict[Key, int] = {}
 _names: dict[Key, str] = {}
-#: The primary keys of this process's rows; None: to be read again.
+#: The primary keys of this process's rows; None: they must be read again.
 _rows: dict[Key, int] | None = None
 
 
-# --- what this process has ---
+# --- the streams of this process ---
 
 
 def connect_signals() -> None:
-    """Follow the streams of this process; called once the apps are ready."""
+    """Count the streams of this process from now on; called when the apps are ready."""
     stream_opened.connect(_opened, dispatch_uid="sse_app.presence.tracker")
     stream_lost_group.connect(_lost, dispatch_uid="sse_app.presence.tracker")
     stream_closed.connect(_closed, dispatch_uid="sse_app.presence.tracker")
 
 
-# Async, since a plain function would cost each stream a hop to a thread.
+# Async, since Django would call a sync receiver in a thread for each stream.
 async def _opened(sender: Any, stream: Stream, **kwargs: Any) -> None:
-    # Programs with a token have a name too, and are nobody to be seen.
+    # Programs with a token have a name too, but are not members.
     if not roster.patterns() or not stream.user.is_authenticated:
         return
     groups = set(filter(roster.is_kept, stream.groups))
@@ -84,14 +85,14 @@ async def _opened(sender: Any, stream: Stream, **kwargs: Any) -> None:
 
 
 async def _lost(sender: Any, stream: Stream, group: str, **kwargs: Any) -> None:
-    _discount(stream, [group])
+    _uncount(stream, [group])
 
 
 async def _closed(sender: Any, stream: Stream, **kwargs: Any) -> None:
-    _discount(stream, list(_counted.get(stream, ())))
+    _uncount(stream, list(_counted.get(stream, ())))
 
 
-def _discount(stream: Stream, groups: Collection[str]) -> None:
+def _uncount(stream: Stream, groups: Collection[str]) -> None:
     with _lock:
         counted = _counted.get(stream, set())
         for group in counted.intersection(groups):
@@ -106,71 +107,71 @@ def _discount(stream: Stream, groups: Collection[str]) -> None:
 
 
 def keep_presence() -> None:
-    """Keep the rows of this process. A duty of every server process; see `keep()`."""
-    # Those who keep no presence pay nothing for it.
+    """Update the rows of presence. A duty of every server process; see `keep()`."""
+    # Without patterns there is no query.
     if roster.patterns():
         keep({process_name(), *(process.name for process in processes.alive())})
 
 
 def keep(alive: Collection[str]) -> None:
-    """Bring the rows up to what this process has; publish who joined and left.
+    """Update the rows to the streams of this process; publish joins and leaves.
 
-    `alive` names the processes that live: the rows of others go. Raises the database's and the
-    log's errors; nothing has changed then, and the next call does it.
+    `alive` are the names of the live processes: the rows of other processes are deleted. Raises the
+    errors of the database and of the log; then nothing has changed, and the next call tries again.
     """
-    with _passing:
+    with _pass_lock:
         _pass(alive)
 
 
 def _pass(alive: Collection[str]) -> None:
     global _rows
     if Hub.draining:
-        # Its streams end with it. What it had stays for those who come back by another process.
+        # The streams end now. The rows stay for users who reconnect to another process.
         return
     with _lock:
-        wanted = dict(_names)
+        present = dict(_names)
     if _rows is None or _own().count() != len(_rows):
-        # Taken for dead, it lost them to another process.
+        # Another process took this one for dead and deleted rows.
         _rows = {(group, user): pk for group, user, pk in _own().values_list(*_KEY, "pk")}
-    if wanted.keys() == _rows.keys() and not _is_due(alive):
+    if present.keys() == _rows.keys() and not _is_due(alive):
         return
-    rows, _rows = _rows, None  # Whatever is raised in a pass, it is read again what there is.
+    rows, _rows = _rows, None  # After an error in the pass, read them again.
     with transaction.atomic(using=written(GroupMember).db):
-        _take_turn()
+        _lock_passes()
         now = timezone.now()
         dead = written(Presence).exclude(process__in=alive).values_list(*_KEY, "pk")
-        _remove({(group, user): pk for group, user, pk in dead}, now, RETURN_SECONDS)
-        departed = {key: pk for key, pk in rows.items() if key not in wanted}
-        _remove(departed, now, settings().PRESENCE_GRACE)
-        arrived = {key: name for key, name in wanted.items() if key not in rows}
-        added = _add(arrived)
-        joined = _admit(arrived, now)
-        left = _dismiss(now)
+        _remove_presences({(group, user): pk for group, user, pk in dead}, now, RECONNECT_SECONDS)
+        departed = {key: pk for key, pk in rows.items() if key not in present}
+        _remove_presences(departed, now, settings().PRESENCE_GRACE)
+        arrived = {key: name for key, name in present.items() if key not in rows}
+        added = _add_presences(arrived)
+        joined = _add_members(arrived, now)
+        left = _delete_members(now)
         events = [*_events(roster.LEAVE, left), *_events(roster.JOIN, joined)]
         publish_events(events, using=written(GroupMember).db)
-    _rows = {key: pk for key, pk in rows.items() if key in wanted} | added
+    _rows = {key: pk for key, pk in rows.items() if key in present} | added
 
 
 def _is_due(alive: Collection[str]) -> bool:
-    """Whether there is something of other processes to do."""
+    """Return whether there are rows of dead processes or members whose time to leave has come."""
     dead = written(Presence).exclude(process__in=alive)
     return dead.exists() or written(GroupMember).filter(leaves_at__lte=timezone.now()).exists()
 
 
-def _take_turn() -> None:
-    """Wait until no other pass is under way; none begins before this one has ended."""
-    turn = written(GroupMember).filter(group=TURN)
-    # Writing comes first: SQLite can't always turn a reading transaction into a writing one.
-    if not turn.update(since=timezone.now()):
+def _lock_passes() -> None:
+    """Wait for the end of other passes; until the transaction ends, no other pass begins."""
+    lock = written(GroupMember).filter(group=PASS_LOCK)
+    # Write first: SQLite can't always turn a reading transaction into a writing one.
+    if not lock.update(since=timezone.now()):
         written(GroupMember).bulk_create(
-            [GroupMember(group=TURN, user_key="", name="", since=timezone.now())],
+            [GroupMember(group=PASS_LOCK, user_key="", name="", since=timezone.now())],
             ignore_conflicts=True,
         )
-        turn.update(since=timezone.now())
+        lock.update(since=timezone.now())
 
 
-def _remove(rows: dict[Key, int], now: datetime, grace: float) -> None:
-    """Delete presences; whoever has no other will have left after `grace` seconds."""
+def _remove_presences(rows: dict[Key, int], now: datetime, grace: float) -> None:
+    """Delete presences; users without another one leave after `grace` seconds."""
     for pks in _batches(rows.values()):
         written(Presence).filter(pk__in=pks).delete()
     remaining = set(_found(written(Presence), rows))
@@ -180,7 +181,7 @@ def _remove(rows: dict[Key, int], now: datetime, grace: float) -> None:
         members.filter(pk__in=pks).update(leaves_at=now + timedelta(seconds=grace))
 
 
-def _add(arrived: Iterable[Key]) -> dict[Key, int]:
+def _add_presences(arrived: Iterable[Key]) -> dict[Key, int]:
     """Add presences of this process; return their primary keys."""
     own = process_name()
     made = [Presence(group=group, user_key=user, process=own) for group, user in arrived]
@@ -188,8 +189,8 @@ def _add(arrived: Iterable[Key]) -> dict[Key, int]:
     return {(row.group, row.user_key): row.pk for row in rows}
 
 
-def _admit(arrived: dict[Key, str], now: datetime) -> Sequence[GroupMember]:
-    """Let those who arrived be members; return those who were none."""
+def _add_members(arrived: dict[Key, str], now: datetime) -> Sequence[GroupMember]:
+    """Make users members; return the new members."""
     found = _found(written(GroupMember), arrived)
     back = [row.pk for row in found.values() if row.leaves_at is not None]
     for pks in _batches(back):
@@ -202,8 +203,8 @@ def _admit(arrived: dict[Key, str], now: datetime) -> Sequence[GroupMember]:
     return written(GroupMember).bulk_create(new, batch_size=BATCH)
 
 
-def _dismiss(now: datetime) -> Sequence[GroupMember]:
-    """Delete the members whose time to leave has come; return them."""
+def _delete_members(now: datetime) -> Sequence[GroupMember]:
+    """Delete and return the members whose time to leave has come."""
     left = list(written(GroupMember).filter(leaves_at__lte=now))
     for pks in _batches(row.pk for row in left):
         written(GroupMember).filter(pk__in=pks).delete()
@@ -218,9 +219,9 @@ def _events(name: str, rows: Iterable[GroupMember]) -> Iterator[Event]:
 def _found(rows: QuerySet[Any], keys: Iterable[Key]) -> dict[Key, Any]:
     """Return the rows of `keys`, by key."""
     found: dict[Key, Any] = {}
-    for some in _batches(keys):
-        groups, users = {group for group, _ in some}, {user for _, user in some}
-        wanted = set(some)
+    for batch in _batches(keys):
+        groups, users = {group for group, _ in batch}, {user for _, user in batch}
+        wanted = set(batch)
         for row in rows.filter(group__in=groups, user_key__in=users):
             key = row.group, row.user_key
             if key in wanted:
@@ -238,14 +239,14 @@ def _own() -> QuerySet[Presence]:
     return written(Presence).filter(process=process_name())
 
 
-def _begin_anew() -> None:
-    """In a forked child: it is another process, and has no streams."""
-    global _rows, _lock, _passing
-    _lock, _passing = threading.Lock(), threading.Lock()
+def _reset_after_fork() -> None:
+    """In a forked child: a new process has no streams."""
+    global _rows, _lock, _pass_lock
+    _lock, _pass_lock = threading.Lock(), threading.Lock()
     _streams.clear()
     _names.clear()
     _counted.clear()
     _rows = None
 
 
-at_fork(_begin_anew)
+at_fork(_reset_after_fork)

@@ -1,4 +1,7 @@
-"""What goes in: into the event log, then to the channel layer.
+"""Publishing: events go to the event log and then to the channel layer, with or without a loop.
 
-Knows nothing of readers and streams.
+An event of a transaction leaves only if the transaction commits. The wing knows nothing of streams,
+of readers or of access.
+
+Private: import its public functions from `sse_app`.
 """

@@ -1,4 +1,4 @@
-"""`publish_template()`: a piece of HTML, rendered once and sent to every reader of a group."""
+"""`publish_template()`: a fragment of HTML, rendered once and sent to all readers of a group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.template.loader import render_to_string
 from ..protocol.events import Event
 from .publish import publish
 
-#: Names of a context that belong to one visitor, and a fragment goes to many.
+#: Names that a context must not have: they belong to one visitor, and a fragment goes to many.
 _OF_ONE_VISITOR: Final = ("request", "csrf_token")
 
 
@@ -27,19 +27,20 @@ def publish_template(
 ) -> Event:
     """Render a template once, publish the result as the event's data, and return the event.
 
-    `template`: a name for the project's template engines, or several, of which the first that
-    exists is taken. White space around the result is taken off.
+    `template`: the name of a template, or several names, of which the first existing one is used.
+    White space around the result is removed.
 
-    There is no request, so no context processor runs: everybody who reads the group gets the same
-    bytes. What is one visitor's must not be in `context`; `request` and `csrf_token` are refused.
+    There is no request, so no context processor runs: all readers of the group get the same bytes.
+    `context` must not have data of one visitor; `request` and `csrf_token` are refused.
 
-    Rendered at the call, so inside a transaction with what it sees, and published as `publish()`
-    does: it leaves only if the transaction commits. Two that change the same row at once
-    keep their order if each publishes in the transaction that locked or changed it.
+    The template is rendered immediately, so it sees the changes of the surrounding transaction.
+    The event is published as by `publish()`: it leaves only if the transaction commits. If two
+    requests change the same row at the same time, publish in the transaction that locked or
+    changed the row: the events then have the order of the changes.
 
-    Blocks for the log's I/O and for what the template reads: in async code use
-    `apublish_template()`. Raises what rendering raises (`TemplateDoesNotExist`, …), `ValueError`
-    for a refused name in `context`, and what `publish()` raises; nothing is published then.
+    Blocks for the log's I/O and for the template's queries: in async code use
+    `apublish_template()`. Raises the errors of rendering (`TemplateDoesNotExist`, …), `ValueError`
+    for a refused name in `context`, and the errors of `publish()`; nothing is published then.
     """
     html = _render(template, context or {})
     return publish(group, event, html, durable=durable, key=key, using=using)
@@ -55,7 +56,7 @@ async def apublish_template(
     key: str | None = None,
     using: str | None = None,
 ) -> Event:
-    """See `publish_template()`. Renders and publishes where Django's async database calls run."""
+    """See `publish_template()`. Runs in the thread of Django's async database calls."""
     send = sync_to_async(publish_template)
     return await send(group, event, template, context, durable=durable, key=key, using=using)
 
@@ -64,8 +65,8 @@ def _render(template: str | Sequence[str], context: Mapping[str, Any]) -> str:
     found = [name for name in _OF_ONE_VISITOR if name in context]
     if found:
         raise ValueError(
-            f"Refused in the context of a fragment: {', '.join(found)}. It goes to everybody who "
-            "reads the group, so leave out what is one visitor's."
+            f"Refused in the context of a fragment: {', '.join(found)}. All readers of the group "
+            "get the same fragment, so leave out data of one visitor."
         )
     # strip() also turns Django's SafeString into a plain str.
     return render_to_string(template, dict(context)).strip()

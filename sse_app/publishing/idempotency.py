@@ -1,8 +1,8 @@
-"""A repeated request acts once: the answer is kept under the key that the client chose.
+"""Idempotency keys: a request that is repeated under the same key acts once.
 
-Key and act are one transaction. A second request with the same key waits for the first one's
-commit, on the unique key (PostgreSQL) or the write lock (SQLite), and then finds its answer; after
-a rollback it finds nothing and acts itself.
+The stored answer and the act are one transaction. A second request with the same key waits for the
+commit of the first, on the unique key (PostgreSQL) or the write lock (SQLite), and then finds its
+answer. After a rollback of the first it finds no answer, and acts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from django.utils import timezone
 from ..conf import written
 from .models import HandledMessage
 
-KEPT: Final = timedelta(hours=24)
+KEEP: Final = timedelta(hours=24)
 ATTEMPTS: Final = 3
 STEP_ROWS: Final = 500
 
@@ -31,15 +31,15 @@ _KEY: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request is answered: `text` is JSON; `replayed` if an earlier one was answered so."""
+    """The answer to a request: `text` is JSON; `replayed`: it is the answer to an earlier one."""
 
     status: int
     text: str
     replayed: bool = False
 
 
-class OtherBody(Exception):
-    """The key belongs to an earlier request that said something else."""
+class BodyMismatch(Exception):
+    """The key belongs to an earlier request with another body."""
 
 
 def validate_key(key: str) -> str:
@@ -50,19 +50,19 @@ def validate_key(key: str) -> str:
 
 
 def digest_of(*parts: object) -> str:
-    """Return a digest of `parts`, which are JSON; it tells ("a", "bc") from ("ab", "c")."""
+    """Return a digest of `parts`, which are JSON; ("a", "bc") and ("ab", "c") differ."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def once(key: str, body: str, act: Callable[[], Answer]) -> Answer:
-    """Return what `act()` answers, and to every repeat within 24 hours the same without it.
+def run_once(key: str, body: str, act: Callable[[], Answer]) -> Answer:
+    """Return the answer of `act()`; for repeats within 24 hours, return it without calling `act`.
 
-    `key` and `body` are digests of who asks for what under which key, and of what is said.
-    `act` runs inside `transaction.atomic()` on the database of `HandledMessage`; what it raises
-    is passed on, and then nothing is kept and a repeat acts anew. It acts exactly once as far as
-    it works on that database: what it does elsewhere is done again if the commit fails. Raises
-    `OtherBody` for a repeat whose `body` differs, and `django.db.OperationalError` where the
-    database gives up waiting for the first one.
+    `key` is a digest of the sender, the address and the client's key, `body` one of the content.
+    `act` runs inside `transaction.atomic()` on the database of `HandledMessage`; after an exception
+    of `act`, which the caller gets, nothing is stored and a repeat calls `act` again. Changes in
+    that database are made exactly once; other effects are repeated if the commit fails. Raises
+    `BodyMismatch` for a repeat with another `body`, and `django.db.OperationalError` if the
+    database stops waiting for the first request.
     """
     rows = written(HandledMessage)
     for _ in range(ATTEMPTS):
@@ -73,16 +73,16 @@ def once(key: str, body: str, act: Callable[[], Answer]) -> Answer:
                 rows.filter(digest=key).update(status=answer.status, answer=kept)
                 return answer
         row = rows.filter(digest=key).first()
-        # None: it was forgotten in between, and the key is free; or the caller's transaction
-        # reads from a snapshot older than the row, and will as long as it lasts.
+        # None: the row was deleted meanwhile, so the key is free; or the caller's transaction has
+        # a snapshot older than the row, and will not see it.
         if row is not None:
             return _replay(row, body)
     raise OperationalError("An idempotency key is taken, and its answer can't be seen yet.")
 
 
 def _claim(rows: QuerySet[HandledMessage], key: str) -> bool:
-    # The insert comes first in its transaction, before anything is read: SQLite refuses to turn
-    # a reader into a writer, and only an insert waits for whoever holds the key.
+    # Insert before any read of the transaction: SQLite can refuse to turn a reading transaction
+    # into a writing one, and only an insert waits for the request that holds the key.
     try:
         with transaction.atomic(using=rows.db):
             rows.create(digest=key, created_at=timezone.now())
@@ -94,18 +94,17 @@ def _claim(rows: QuerySet[HandledMessage], key: str) -> bool:
 def _replay(row: HandledMessage, body: str) -> Answer:
     kept, text = json.loads(row.answer)
     if kept != body:
-        raise OtherBody
+        raise BodyMismatch
     return Answer(row.status or 200, text, replayed=True)
 
 
 def forget_old(limit: int | None = None) -> int:
-    """Delete answers older than 24 hours, at most `limit` (None: all); return how many went.
+    """Delete answers older than 24 hours, at most `limit` (None: all); return how many.
 
-    In steps of `STEP_ROWS`, each a short transaction of its own, so nobody waits long. It may run
-    in several processes at once.
+    Each step of `STEP_ROWS` is a short transaction. Several processes may run this in parallel.
     """
     rows = written(HandledMessage)
-    old = rows.filter(created_at__lt=timezone.now() - KEPT).order_by("created_at")
+    old = rows.filter(created_at__lt=timezone.now() - KEEP).order_by("created_at")
     gone = 0
     while limit is None or gone < limit:
         most = STEP_ROWS if limit is None else min(STEP_ROWS, limit - gone)

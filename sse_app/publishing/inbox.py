@@ -1,4 +1,4 @@
-"""What pages send up: handlers by event name, registered with `on()`, removed with `off()`."""
+"""Messages from pages: handlers by event name, registered with `on()`, removed with `off()`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _handlers: dict[str, list[Callable[..., Any]]] = {}
 class Message:
     """One message from a page. `user` comes from the session, never from the page.
 
-    `stream` is the id of the stream beside which it was spoken, as far as the page said so and it
-    is this user's, else empty; `tab` tells apart the pages that share it. See `reply()`.
+    `stream` is the id of the page's stream; it is empty if the page sent none, or the id of another
+    user's stream. `tab` distinguishes the tabs that share the stream. See `reply()`.
     """
 
     user: Any
@@ -39,12 +39,12 @@ class Message:
 
 
 def on(event: str) -> Callable[[Handler], Handler]:
-    """Register the decorated function, sync or async, for what pages send up as `event`.
+    """Register the decorated function, sync or async, for the messages `event` of pages.
 
-    It is called with a `Message`; what it returns is the JSON answer (of several handlers, the
-    first answer that is not None). A `ValidationError` it raises is answered with 422. For a
-    message with an idempotency key it runs inside `transaction.atomic()`. Raises `ValueError` for
-    an invalid or reserved event name.
+    The function is called with a `Message` and returns the JSON answer (of several handlers, the
+    first answer that is not None). If it raises `ValidationError`, the answer is 422. For a
+    message with an idempotency key it runs inside `transaction.atomic()`. `on()` raises
+    `ValueError` for an invalid or reserved event name.
     """
     validate_published(event)
 
@@ -58,14 +58,14 @@ def on(event: str) -> Callable[[Handler], Handler]:
 
 
 def off(event: str, handler: Callable[..., Any]) -> None:
-    """Remove `handler` from `event`; nothing happens if it is not there."""
+    """Remove `handler` from `event`, if it is registered."""
     handlers = _handlers.get(event, [])
     if handler in handlers:
         handlers.remove(handler)
 
 
 def has_handler(event: str) -> bool:
-    """Whether a handler is registered for `event`."""
+    """Return whether a handler is registered for `event`."""
     return bool(_handlers.get(event))
 
 
@@ -88,17 +88,16 @@ def reply(
     using: str | None = None,
     immediate: bool = False,
 ) -> bool:
-    """Send one event to the stream beside which `message` was spoken, and to no other.
+    """Send one event to the stream of the page that sent `message`, and to no other stream.
 
-    For what a handler's answer comes too early for: the progress of what was asked for, or its
-    result from a task. `data`, `key`, `using` and `immediate` as for `publish()` of an event that
-    is not durable: it has no id, is never replayed, and leaves with the surrounding transaction
-    unless `immediate=True`. With the in-memory layer it reaches the streams of its own process
-    only. Of the tabs that share the stream by the app's script, only the one that spoke gets it.
+    For results that come later than the handler's answer: the progress of a task, or its result.
+    `data`, `key`, `using` and `immediate` are those of `publish()` for an event that is not
+    durable: it has no id, is never replayed, and leaves with the surrounding transaction unless
+    `immediate=True`. With the in-memory layer it reaches streams of this process only. If
+    several tabs share the stream by the app's script, only the tab that sent `message` gets it.
 
-    Returns False, and sends nothing, if the page did not say which stream is its own. That it is
-    sent does not mean that it arrives: the connection may have ended, and there is no other.
-    Raises `ValueError` and `TypeError` as `publish()` does.
+    Returns False, and sends nothing, if the page did not name its stream. A sent event is lost if
+    the connection has ended. Raises `ValueError` and `TypeError` as `publish()` does.
     """
     made = Reply.of(
         *(message.group, event, data), key=key, stream=message.stream, tab=message.tab
@@ -118,6 +117,6 @@ async def areply(
     using: str | None = None,
     immediate: bool = False,
 ) -> bool:
-    """See `reply()`. Runs where Django's own async database calls run."""
+    """See `reply()`. Runs in the thread of Django's async database calls."""
     send = sync_to_async(reply)
     return await send(message, event, data, key=key, using=using, immediate=immediate)

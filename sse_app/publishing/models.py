@@ -1,4 +1,4 @@
-"""Rows of messages that pages sent up with an idempotency key."""
+"""Rows of messages from pages with an idempotency key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 
 class HandledMessage(models.Model):
-    """The answer to a message that a page sent up with an idempotency key."""
+    """The answer to a message from a page with an idempotency key."""
 
     digest = models.CharField(max_length=64, primary_key=True)
     status = models.SmallIntegerField(null=True)

@@ -1,9 +1,9 @@
-"""Sending on the channel layer, from anywhere: any thread, any loop, or no loop at all.
+"""Sending on the channel layer, from any thread, with or without a running loop.
 
-Sends run on the hub's loop if this process has a hub, since an in-memory layer only wakes a
-receiver from its own loop; else on one background loop, so that plain sync code has one
-connection to Redis and not one per call. The layer carries events fast and may lose them: the
-event log is the truth, so nothing here raises.
+If the process has a hub, sends run on the hub's loop, since an in-memory layer only wakes receivers
+of its own loop. Otherwise they run on one background loop, so that sync code has one connection to
+Redis and not one per call. The channel layer may lose events, which are then read from the event
+log. So nothing here raises.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from ..runtime.forks import at_fork
 from ..runtime.services import every, spawn
 from ..runtime.telemetry import COUNTS, log_fields
 
-#: Beyond these the oldest are dropped, and beyond those a publisher waits.
+#: While more events than this wait, the oldest are dropped.
 WAITING_EVENTS: Final = 10_000
+#: While more events than this wait, sync publishers wait too.
 ROOM_EVENTS: Final = 1_000
 BATCH_EVENTS: Final = 100
-#: After events have gone: those of the next moment then share a message, here and at every reader.
+#: The pause after a message: events published during the pause then share the next message.
 PAUSE_SECONDS: Final = 0.002
 SEND_SECONDS: Final = 2.0
 
@@ -41,19 +42,17 @@ logger = logging.getLogger("sse_app")
 
 
 def send(events: Sequence[Event]) -> None:
-    """Hand `events` to the channel layer and to the receivers of `event_published`.
+    """Queue `events` for the channel layer and call the receivers of `event_published`.
 
-    They are all durable or all not.
-
-    Returns at once, but in plain sync code waits up to two seconds for the layer: the first time,
-    when it has to connect, and while more than a thousand events wait for it. What still waits
-    when the process ends is sent then, in a child of `multiprocessing` too. A process that is
-    killed, or ends by `os._exit()`, in that instant loses the quick way for it: streams get the
-    durable events by the check of the heads, and the others are gone.
+    Either all events are durable or none. With a running loop the call returns immediately. In sync
+    code it waits up to two seconds: at the first send for the connection, and later while more than
+    a thousand events are queued. When the process ends, also a child of `multiprocessing`, it sends
+    the queued events. A process that is killed, or ends by `os._exit()`, loses them: streams then
+    find the durable events by the check of the heads.
     """
     if not events:
         return
-    count = len(events)  # Before the sum is read: a call may let another thread in.
+    count = len(events)  # Not within the sum: another thread could run during the call.
     if events[0].durable:
         COUNTS.durable += count
     else:
@@ -69,19 +68,19 @@ def send(events: Sequence[Event]) -> None:
 
 
 def flush(seconds: float = SEND_SECONDS) -> bool:
-    """Wait until the channel layer has what was sent to it; return whether it has.
+    """Wait until the channel layer has taken all queued events; return whether it has.
 
-    For sync code: an event loop that waits here can't send.
+    For sync code only: a loop that waits here can't send.
     """
     with _lock:
-        outboxes = [*_home, *([_background] if _background else [])]
+        outboxes = [*_hub_outboxes, *([_background] if _background else [])]
     return all(outbox.flush(seconds) for outbox in outboxes)
 
 
 class Outbox:
-    """Events on their way to the channel layer, sent in order by one task of `loop`.
+    """A queue of events for the channel layer, sent in order by one task of `loop`.
 
-    `connected`: can the layer be taken to answer at once, before anything has been sent?
+    `connected`: if False, sync publishers also wait until the first send has ended.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, connected: bool) -> None:
@@ -96,7 +95,7 @@ class Outbox:
         """Queue `events`, from any thread; when ten thousand wait, the oldest are dropped."""
         with self._progress:
             if not self._timed:
-                # One at a time is enough to see how long they are on their way.
+                # One timestamp per batch is enough to measure the latency.
                 self._timed = True
                 events[0].send_at(time.time())
             waiting = len(self._waiting)
@@ -116,17 +115,17 @@ class Outbox:
             else:
                 self.loop.call_soon_threadsafe(self._start)
         except RuntimeError:
-            # The loop was closed meanwhile; what is published next goes another way.
+            # The loop was closed meanwhile; the next events get another outbox.
             self._stopped()
 
     def wait_for_room(self) -> None:
-        """Wait for the layer where it has to catch up; when it hangs, only one wait is in vain."""
+        """Wait while too many events are queued; after a timeout, not again before a send."""
         with self._progress:
             if not self._has_room() and not self._hangs:
                 self._hangs = not self._progress.wait_for(self._has_room, SEND_SECONDS)
 
     def flush(self, seconds: float) -> bool:
-        """Wait, in another thread than the loop's, until nothing is left; return whether it is."""
+        """Wait until the queue is empty, not in the loop's thread; return whether it is empty."""
         with self._progress:
             return self._progress.wait_for(lambda: not self._sending, seconds)
 
@@ -138,7 +137,7 @@ class Outbox:
         self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        # All tasks are cancelled when their loop ends, even before their first step.
+        # When a loop ends, its tasks are cancelled, even before their first step.
         if task.cancelled() or task.exception() is not None:
             self._stopped()
 
@@ -154,7 +153,7 @@ class Outbox:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     def _take(self) -> dict[str, list[Event]]:
-        """Return the next events by group; if there are none, the next `put()` starts anew."""
+        """Return the next events by group; without any, the next `put()` starts a new task."""
         batch: dict[str, list[Event]] = {}
         with self._progress:
             self._timed = False
@@ -178,7 +177,7 @@ class Outbox:
             return True
         except Exception as error:
             logger.warning(
-                "The channel layer did not take %d event(s) of group %s (%r); streams get the "
+                "The channel layer did not take %d event(s) of group %s (%r); streams read the "
                 "durable ones from the log.",
                 len(events),
                 group,
@@ -191,21 +190,21 @@ class Outbox:
 def _message(events: list[Event], target: Any) -> dict[str, Any]:
     if len(events) == 1:
         return events[0].to_message()
-    # Within one process the events can go as they are, and each is encoded once for all of it.
-    as_they_are = isinstance(target, InMemoryChannelLayer)
-    parts = events if as_they_are else [event.to_message() for event in events]
-    return {"type": BATCH_TYPE, "events": parts}
+    # Within one process the objects are passed on, so each event is encoded once per process.
+    if isinstance(target, InMemoryChannelLayer):
+        return {"type": BATCH_TYPE, "events": events}
+    return {"type": BATCH_TYPE, "events": [event.to_message() for event in events]}
 
 
 _lock = threading.RLock()
-_home: list[Outbox] = []
+_hub_outboxes: list[Outbox] = []
 _background: Outbox | None = None
 
 
 class HubOutbox:
-    """A service of the hub, see `HubService`: what is sent in this process leaves on its loop.
+    """A service of the hub, see `HubService`: events of this process are sent on the hub's loop.
 
-    It also numbers and sends what a publisher committed and did not live to number.
+    It also numbers and sends committed events whose publisher ended before numbering them.
     """
 
     name: Final = "sweep"
@@ -214,53 +213,53 @@ class HubOutbox:
         self._outbox = Outbox(asyncio.get_running_loop(), connected=True)
 
     async def start(self, hub: object) -> None:
-        """Send on the hub's loop from now on."""
+        """Send on the hub's loop."""
         with _lock:
-            _home.append(self._outbox)
+            _hub_outboxes.append(self._outbox)
 
     async def run(self) -> None:
         """Number and send every `SWEEP_INTERVAL`, until cancelled."""
         await every(lambda: settings().SWEEP_INTERVAL, _sweep)
 
     def close(self) -> None:
-        """Send on another loop from now on."""
+        """Stop sending on the hub's loop."""
         with _lock:
-            if self._outbox in _home:
-                _home.remove(self._outbox)
+            if self._outbox in _hub_outboxes:
+                _hub_outboxes.remove(self._outbox)
 
 
 async def _sweep() -> None:
-    """Number and send what was committed, and not numbered by its publisher."""
+    """Number and send committed events without offsets."""
     send(await event_log().anumber())
 
 
 def _outbox() -> Outbox:
     global _background
     with _lock:
-        while _home:
-            if not _home[-1].loop.is_closed():
-                return _home[-1]
-            _home.pop()
+        while _hub_outboxes:
+            if not _hub_outboxes[-1].loop.is_closed():
+                return _hub_outboxes[-1]
+            _hub_outboxes.pop()
         if _background is None:
             loop = asyncio.new_event_loop()
             threading.Thread(target=loop.run_forever, name="sse_app-layer", daemon=True).start()
             _background = Outbox(loop, connected=False)
-            # At exit, also that of a multiprocessing child, where atexit has no say; not in forks.
+            # Unlike atexit, Finalize also runs when a child of multiprocessing ends.
             Finalize(None, _background.flush, args=(SEND_SECONDS,), exitpriority=0)
         return _background
 
 
-def _forget() -> None:
-    """In a forked child: the parent's loops do not run here."""
+def _reset_after_fork() -> None:
+    """In a forked child, the parent's loops do not run."""
     global _background, _lock
     _lock = threading.RLock()
-    _home.clear()
+    _hub_outboxes.clear()
     _background = None
 
 
-at_fork(_forget)
+at_fork(_reset_after_fork)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
-    # get_running_loop() raises if there is none, which takes ten times as long.
+    # Without a loop, get_running_loop() raises, which takes ten times as long.
     return asyncio._get_running_loop()

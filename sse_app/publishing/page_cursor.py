@@ -1,4 +1,4 @@
-"""What a view needs before it renders: the place from which the page's stream is to go on."""
+"""`cursor()`: the positions after which a page's stream starts."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from . import outbox
 
 
 def cursor(*groups: str) -> str:
-    """Return where `groups` stand now, for `{% sse_stream "orders" after=position %}`.
+    """Return a cursor at the heads of `groups`, for `{% sse_stream "orders" after=position %}`.
 
-    Call it first in the view, then read what the page shows: whatever commits after that reaches
-    the page as an event, and nothing that it shows does. Only inside a transaction on the log's
-    database (`ATOMIC_REQUESTS`) an event whose own commit is a few milliseconds old may come
-    again: it could not be numbered here without holding up other publishers.
+    Call it first in the view, then read the rows for the page: changes that commit later reach the
+    page as events, and changes that the page shows do not. One exception: inside a transaction on
+    the log's database (`ATOMIC_REQUESTS`), an event that was committed a few milliseconds ago may
+    arrive although the page shows its change. Numbering it here would make other publishers wait.
 
-    Reads the event log. Raises `ValueError` for an invalid name.
+    Reads the event log, and numbers staged events unless in a transaction. Raises `ValueError` for
+    an invalid name.
     """
     names = [validate_group(group) for group in groups]
     log = event_log()
     if log.alias is not None and not connections[log.alias].in_atomic_block:
-        # What has been committed is on the page, so it must stand before the page's position.
+        # The page shows committed changes, so their events must be before the page's position.
         outbox.send(log.number(names))
     now, heads = time.time(), log.heads(names)
     if START in heads.values():
-        now = max(now, log.began())  # It begins now, if nothing else has ever asked.
+        now = max(now, log.began())  # The first call of began() creates the log now.
     return encode_cursor(heads, now)
 
 

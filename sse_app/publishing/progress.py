@@ -1,7 +1,4 @@
-"""`progress()`: how far a long task is, as events of a group, for the bar on a page.
-
-A module `progress` would take the place of the function in the package.
-"""
+"""`progress()`: reports how far a long task is as events of a group, for a bar on a page."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ from ..protocol.groups import validate_group
 from ..runtime.telemetry import log_fields
 from .publish import apublish, publish
 
-#: The event's name, and the key of those that are not durable.
+#: The name of the events, and the `key` of the events that are not durable.
 NAME: Final = "progress"
-#: Between two events that are not durable.
+#: The shortest time between two events that are not durable.
 PAUSE_SECONDS: Final = 0.1
 
 logger = logging.getLogger("sse_app")
@@ -29,25 +26,25 @@ logger = logging.getLogger("sse_app")
 def progress(group: str, total: float | None = None, *, using: str | None = None) -> Progress:
     """Return a context manager, sync and async, for the code of a long task.
 
-    Its value reports to `group` with `advance()` and `at()`; `total` is how much there is to do,
-    None if nobody knows. Each report is an event `progress` with the data `{"done", "total",
-    "text", "state"}`; the state is "running", and in the end "done", or "failed" if the block
-    raised. The exception goes on, and its text is not published.
+    Its value reports to `group` with `advance()` and `at()`; `total` is the whole amount of work,
+    None if it is unknown. Each report is an event `progress` with the data `{"done", "total",
+    "text", "state"}`. The state is "running", and at the end "done", or "failed" if the block
+    raised. The exception is raised again; its text is not published.
 
-    The first event and the last are durable: a page that comes later sees the last of them with
-    `?from=-1`. They belong to a transaction around them as those of `publish(…, using=using)` do,
-    so open transactions inside the block and not around it. What is between is not durable, leaves
-    at once, inside a transaction too, and at most ten times a second; the latest is never held back
-    for longer.
+    The first and the last event are durable: a page that opens later gets the latest of them with
+    `?from=-1`. They leave with a surrounding transaction, as those of `publish(…, using=using)`,
+    so open transactions inside the block and not around it. The events between are not durable and
+    leave immediately, also inside a transaction, at most ten a second; the latest report waits at
+    most a tenth of a second.
 
-    Entering raises what `publish()` raises. A last event that can't be published is logged: the
-    task has ended by then. Raises `ValueError` for an invalid group or total.
+    Entering raises the errors of `publish()`. An error of the last event is logged, since the task
+    has ended. Raises `ValueError` for an invalid group or total.
     """
     return Progress(validate_group(group), None if total is None else _amount(total), using)
 
 
 class Progress:
-    """What `progress()` returns. Made by it alone; reports may come from any thread."""
+    """The value of `progress()`, which alone makes it. Any thread may report."""
 
     def __init__(self, group: str, total: float | None, using: str | None) -> None:
         self.group = group
@@ -56,29 +53,29 @@ class Progress:
         self.text = ""
         self.state: Literal["new", "running", "done", "failed"] = "new"
         self._using = using
-        # Held while an event leaves, so that an older one never follows a newer one.
+        # Held while an event is published, so that an older report never follows a newer one.
         self._lock = threading.RLock()
         self._next_at = 0.0
         self._timer: threading.Timer | asyncio.TimerHandle | None = None
 
     def advance(self, n: float = 1) -> None:
-        """Report that `n` more are done. Never blocks for the log. See `at()`."""
+        """Report that `n` more are done, without I/O of the log. See `at()`."""
         with self._lock:
             self.at(self.done + n)
 
     def at(self, done: float, text: str | None = None) -> None:
-        """Report that `done` of the total are done; `text` stays until there is another.
+        """Report that `done` of the total are done; `text` stays until the next text.
 
-        Raises `ValueError` if `done` is negative or not finite, or the text is longer than an
-        event may be, and `RuntimeError` outside the block.
+        Raises `ValueError` for a `done` that is negative or not finite and for a text beyond
+        `MAX_EVENT_BYTES`, and `RuntimeError` outside the block.
         """
         with self._lock:
             if self.state != "running":
                 raise RuntimeError("Report within the block: with progress(…) as report.")
             done = _amount(done)
             if text is not None:
-                # Now, as the active language may be another when it leaves; and a text that is
-                # too long is the caller's mistake, not one of the timer's.
+                # Now and not in the timer: the active language may have changed by then, and the
+                # caller must get the error of a text that is too long.
                 self.text = self._checked(str(text))
             self.done = done
             if self._timer is None:
@@ -86,7 +83,7 @@ class Progress:
                 if wait <= 0:
                     self._send()
                 else:
-                    self._timer = self._later(wait)
+                    self._timer = self._start_timer(wait)
 
     def __enter__(self) -> Self:
         self._begin()
@@ -98,7 +95,7 @@ class Progress:
         try:
             publish(self.group, NAME, self._report(), using=self._using)
         except Exception as failure:
-            self._not_told(failure)
+            self._log_failure(failure)
 
     async def __aenter__(self) -> Self:
         self._begin()
@@ -110,7 +107,7 @@ class Progress:
         try:
             await apublish(self.group, NAME, self._report(), using=self._using)
         except Exception as failure:
-            self._not_told(failure)
+            self._log_failure(failure)
 
     def _begin(self) -> None:
         if self.state != "new":
@@ -123,11 +120,11 @@ class Progress:
             self.state = "done" if kind is None else "failed"
             timer, self._timer = self._timer, None
         if timer is not None:
-            timer.cancel()  # What it would have sent is part of the last event.
+            timer.cancel()  # The last event has the report of the timer too.
         if isinstance(timer, threading.Timer):
             timer.join()
 
-    def _later(self, seconds: float) -> threading.Timer | asyncio.TimerHandle:
+    def _start_timer(self, seconds: float) -> threading.Timer | asyncio.TimerHandle:
         try:
             return asyncio.get_running_loop().call_later(seconds, self._on_timer)
         except RuntimeError:
@@ -151,11 +148,11 @@ class Progress:
 
     def _checked(self, text: str) -> str:
         Event.of(self.group, NAME, self._report() | {"text": text}).limited(
-            settings().MAX_EVENT_BYTES - 100  # For figures that grow.
+            settings().MAX_EVENT_BYTES - 100  # Room for numbers that grow.
         )
         return text
 
-    def _not_told(self, failure: Exception) -> None:
+    def _log_failure(self, failure: Exception) -> None:
         logger.error(
             "The end of a task (%s) could not be published to %s: %r",
             self.state,
@@ -167,7 +164,7 @@ class Progress:
 
 
 def _amount(number: float) -> float:
-    """Return `number` if it can be an amount of work."""
+    """Return `number` if it is an amount of work, else raise `ValueError`."""
     if isinstance(number, int | float) and 0 <= number < inf:
         return number
-    raise ValueError(f"Invalid amount {number!r}: a finite number, not below 0.")
+    raise ValueError(f"Invalid amount {number!r}: it must be a finite number, not below 0.")

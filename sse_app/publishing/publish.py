@@ -30,19 +30,19 @@ def publish(
 ) -> Event:
     """Publish one event to the subscribers of `group` and return it.
 
-    `data`: a `str` goes out as it is, everything else as JSON by Django's encoder.
-    `durable=False`: not logged, has no id, is never replayed; a reader that lags gets only the
-    latest per `key`.
+    `data`: a `str` is sent unchanged, any other object as JSON by Django's encoder.
+    `durable=False`: the event is not logged, has no id and is never replayed; a reader that lags
+    gets only the latest event per `key`.
 
     Inside `transaction.atomic()` on the database `using` (default: `"default"`) or on the log's
-    own it leaves only if that transaction commits, and the event returned has no offset yet. Where
-    the log is in that same database it is part of the transaction and leaves whenever that
-    commits; any other log gets it right after the commit, and a crash in that instant loses it.
-    `immediate=True`, for events that are not durable, leaves at once.
+    database, the event leaves only if that transaction commits, and the returned event has no
+    offset yet. If the log is in the same database, the event is part of the transaction and leaves
+    whenever that commits. Any other log gets the event right after the commit; a crash in between
+    loses it. `immediate=True`, only with `durable=False`, does not wait for the transaction.
 
     Blocks for the log's I/O: in async code use `apublish()`. Raises `ValueError` for an invalid
     or reserved group or event name or an event beyond `MAX_EVENT_BYTES`, `TypeError` for data that
-    can't be JSON, and outside a transaction the log's own errors; nothing is published then.
+    can't be JSON, and outside a transaction the log's errors; nothing is published then.
     """
     made = _make(group, event, data, durable=durable, key=key)
     return _publish([made], using=using, immediate=_checked(immediate, durable))[0]
@@ -58,7 +58,7 @@ async def apublish(
     using: str | None = None,
     immediate: bool = False,
 ) -> Event:
-    """See `publish()`. Runs where Django's own async database calls run."""
+    """See `publish()`. Runs in the thread of Django's async database calls."""
     made = _make(group, event, data, durable=durable, key=key)
     send = sync_to_async(_publish)
     return (await send([made], using=using, immediate=_checked(immediate, durable)))[0]
@@ -73,7 +73,7 @@ def publish_many(
 ) -> list[Event]:
     """Publish `(group, event, data)` triples in one round trip to the log. See `publish()`.
 
-    All or none are published; the order within each group is the order given.
+    All or none are published, in the order given within each group.
     """
     made = [_make(*event, durable=durable, key=None) for event in events]
     return _publish(made, using=using, immediate=_checked(immediate, durable))
@@ -95,29 +95,30 @@ async def apublish_many(
 def publish_events(
     events: list[Event], *, using: str | None = None, immediate: bool = False
 ) -> list[Event]:
-    """Publish events as they are, for the app's own: nothing is checked. See `publish()`."""
+    """Publish events of the app without checks. See `publish()`."""
     return _publish(events, using=using, immediate=immediate)
 
 
 def publish_numbered(events: list[Event]) -> list[Event]:
-    """Publish durable events in the transaction open on the log's own database, for the app's own.
+    """Publish durable events in the transaction open on the log's database; return their positions.
 
-    Returned with their places, which nobody else sees before the commit. Until then whoever
-    publishes to their groups waits: `publish()` does not do so, and only a short transaction may.
+    This takes the offsets now, so the groups' head rows stay locked until the commit and other
+    publishers wait. Use it only in short transactions; `publish()` avoids it by numbering after
+    the commit.
     """
     log = event_log()
-    placed = log.append(events)
-    transaction.on_commit(lambda: outbox.send(placed), using=log.alias, robust=True)
-    return placed[-len(events) :]
+    numbered = log.append(events)
+    transaction.on_commit(lambda: outbox.send(numbered), using=log.alias, robust=True)
+    return numbered[-len(events) :]
 
 
-def publish_within(
+def publish_in_transaction(
     events: Iterable[tuple[str, str, object]], *, using: str, last: bool = False
 ) -> None:
-    """Publish triples in the transaction open on `using`, for the app's own. See `publish_many()`.
+    """Publish triples in the transaction open on `using`. See `publish_many()`.
 
-    `last`: nothing but the commit follows. SQLite has one writer, so the events may have their
-    places then without anybody waiting for it, and need not be written and read once more.
+    `last`: the commit follows immediately. On SQLite, which has one writer, the events then get
+    their offsets now: no other publisher waits longer for it, and the rows are written once.
     """
     made = [_make(*event, durable=True, key=None) for event in events]
     if last and event_log().alias == using and connections[using].vendor == "sqlite":
@@ -134,21 +135,21 @@ def _make(group: str, name: str, data: object, *, durable: bool, key: str | None
 def _checked(immediate: bool, durable: bool) -> bool:
     if immediate and durable:
         raise ValueError(
-            "immediate=True requires durable=False: the log can't be written past the transaction "
-            "that is open (a second SQLite connection would wait for the first for ever)."
+            "immediate=True requires durable=False: the log can't be written outside the open "
+            "transaction (a second SQLite connection would wait for the first for ever)."
         )
     return immediate
 
 
 def _publish(events: list[Event], *, using: str | None, immediate: bool) -> list[Event]:
-    """Publish now or with the transaction; the events are all durable or all not."""
+    """Publish now or with the transaction; either all events are durable or none."""
     if not events:
         return []
     log = event_log()
     alias = using or DEFAULT_DB_ALIAS
     if immediate:
         return _publish_now(events)
-    # Each publish has its own callback: the first one's may go with a savepoint rolled back.
+    # Each publish adds a callback: the rollback of a savepoint removes the callbacks within it.
     durable = events[0].durable
     if connections[alias].in_atomic_block and not (durable and alias == log.alias):
         transaction.on_commit(lambda: _publish_after_commit(events), using=alias, robust=True)
@@ -166,34 +167,34 @@ def _publish_now(events: list[Event]) -> list[Event]:
         outbox.send(events)
         return events
     began = perf_counter()
-    placed = event_log().append(events)
+    numbered = event_log().append(events)
     COUNTS.publish_seconds.observe(perf_counter() - began)
-    outbox.send(placed)
-    return placed[-len(events) :]
+    outbox.send(numbered)
+    return numbered[-len(events) :]
 
 
 def _number(groups: Iterable[str]) -> None:
-    """Number what the transaction staged; the first callback of a transaction numbers all."""
+    """Number and send staged events; the first callback of a transaction numbers all of them."""
     try:
         began = perf_counter()
-        placed = event_log().number(set(groups))
+        numbered = event_log().number(set(groups))
         COUNTS.publish_seconds.observe(perf_counter() - began)
     except Exception:
         logger.warning(
-            "Committed events of %s wait for the next sweep: they could not be numbered now.",
+            "Committed events of %s could not be numbered; they wait for the next sweep.",
             ", ".join(sorted(groups)),
             exc_info=True,
             extra=log_fields(groups=groups),
         )
     else:
-        outbox.send(placed)
+        outbox.send(numbered)
 
 
 def _publish_after_commit(events: list[Event]) -> None:
     try:
         log = event_log()
         if events[0].durable and log.alias is not None:
-            # The log's own database may be in a transaction too: then with that one's commit.
+            # The log's database may be in a transaction too: the events then wait for its commit.
             _publish(events, using=log.alias, immediate=False)
         else:
             _publish_now(events)

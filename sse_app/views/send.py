@@ -88,8 +88,8 @@ def _act_once(message: inbox.Message, key: str) -> idempotency.Answer:
 
     digest = idempotency.digest_of(_speaker(message), key, message.group, message.event)
     try:
-        return idempotency.once(digest, idempotency.digest_of(message.data), act)
-    except idempotency.OtherBody as error:
+        return idempotency.run_once(digest, idempotency.digest_of(message.data), act)
+    except idempotency.BodyMismatch as error:
         raise Refused(422, "This Idempotency-Key belongs to a message with other data.") from error
     except OperationalError as error:
         if began:

@@ -268,18 +268,18 @@ class Members:
         self.connected = 0
 
     def __call__(self) -> SharedCounts:
-        self.made.append(SharedCounts(self.log.place()[0], self._connect))
+        self.made.append(SharedCounts(self.log.location()[0], self._connect))
         return self.made[-1]
 
     def _connect(self) -> Any:
         self.connected += 1
-        return self.log.place()[1]()
+        return self.log.location()[1]()
 
     def stored(self) -> dict[str, Any]:
         """Return everything there is in Redis of these members."""
         with closing(redis.Redis.from_url(self.url, decode_responses=True)) as client:
             found = {}
-            for key in client.scan_iter(match=f"{{{self.log.place()[0]}.limits}}:*"):
+            for key in client.scan_iter(match=f"{{{self.log.location()[0]}.limits}}:*"):
                 zset = client.type(key) == "zset"
                 found[key.partition("}:")[2]] = (
                     dict(client.zrange(key, 0, -1, withscores=True))
@@ -407,7 +407,7 @@ async def test_a_count_that_nobody_ends_expires_after_the_longest_life_of_a_stre
     for _ in range(2):
         await counts.take({"user:1": 9})
     with closing(redis.Redis.from_url(members.url)) as client:
-        key = f"{{{members.log.place()[0]}.limits}}:user:1"
+        key = f"{{{members.log.location()[0]}.limits}}:user:1"
         assert 120_000 < int(client.pttl(key)) <= 200_000
         client.persist(key)
         counts.give_back(["user:1"])
@@ -511,7 +511,7 @@ async def test_a_redis_that_lost_everything_is_told_again_at_once(
     for _ in range(3):
         await counts.take(THREE)
     with closing(redis.Redis.from_url(members.url)) as client:
-        client.delete(*client.scan_iter(match=f"{{{members.log.place()[0]}.limits}}:*"))
+        client.delete(*client.scan_iter(match=f"{{{members.log.location()[0]}.limits}}:*"))
     await takes(counts, {"user:2": 9})
     assert await other.take(THREE) == "user:1"
     assert sorted(members.stored()) == ["leases", "user:1", "user:2"]
@@ -520,7 +520,7 @@ async def test_a_redis_that_lost_everything_is_told_again_at_once(
 @pytest.mark.usefixtures("patient")
 async def test_on_a_cluster_too(valkey_cluster: str) -> None:
     log = RedisEventLog(valkey_cluster, prefix=f"test.{uuid.uuid4().hex}", cluster=True)
-    one, two = SharedCounts(*log.place()), SharedCounts(*log.place())
+    one, two = SharedCounts(*log.location()), SharedCounts(*log.location())
     assert await one.take({"user:1": 2, "session:a": 9, "address:b": 9}) is None
     assert await two.take(THREE) is None
     assert await one.take({"user:1": 2}) == "user:1"

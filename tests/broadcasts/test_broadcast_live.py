@@ -188,9 +188,8 @@ async def test_the_count_over_two_processes_is_exact(
             await asyncio.gather(first.close(), second.close(), twice.close())
             await asyncio.to_thread(eventually, lambda: two.streams() == 0)
             for site in (one, two):
-                await asyncio.to_thread(
-                    run, site, "from sse_app.broadcasts.sending import sending as b; b.tally()"
-                )
+                count = "from sse_app.broadcasts import sending; sending.count_deliveries()"
+                await asyncio.to_thread(run, site, count)
             assert staff.delivered() == expected
     for site in (one, two):
         assert "ERROR" not in site.text()

@@ -305,12 +305,12 @@ async def test_the_count_is_that_of_deliveries_here(seen: list[Event]) -> None:
         row = await in_thread(made)(groups=["orders", "news"])
         await in_thread(sending.send)(row.pk)
         await anext(one), await anext(two), await anext(two)
-        await in_thread(sending.tally)()
+        await in_thread(sending.count_deliveries)()
         count = await BroadcastCount.objects.aget()
         assert (count.broadcast_id, count.streams) == (row.pk, 3)
         assert count.process == process_name()
         # A topic forgets when its last reader leaves; what was counted stays.
-    await in_thread(sending.tally)()
+    await in_thread(sending.count_deliveries)()
     assert (await BroadcastCount.objects.aget()).streams == 3
 
 
@@ -323,18 +323,18 @@ async def test_a_count_only_grows_and_is_written_when_it_does(seen: list[Event])
         topic = get_hub().topics["orders"]
         for reached, counted in ((7, 7), (5, 7), (6, 7), (9, 9)):
             topic._reached[place] = reached
-            await in_thread(sending.tally)()
+            await in_thread(sending.count_deliveries)()
             count = await BroadcastCount.objects.aget()
             assert count.streams == counted
             last = count.counted_at
-        await in_thread(sending.tally)()
+        await in_thread(sending.count_deliveries)()
         assert (await BroadcastCount.objects.aget()).counted_at == last
 
 
 def test_old_broadcasts_are_not_counted_any_more() -> None:
     made(state="sent", sent_at=ago(sending.COUNT_SECONDS + 1), places=[["orders", "abc", 1]])
     sending._counts[12345] = {}
-    sending.tally()
+    sending.count_deliveries()
     assert sending._counts == {}
 
 

@@ -64,7 +64,7 @@ def test_a_broadcast_sent_in_the_admin_appears(open_page: Callable[..., Page]) -
     delivered = admin.locator("td.field-delivered").first
     reload_until(admin, delivered, "1")
     admin.locator("#result_list tbody th a").first.click()
-    expect(admin.locator(".field-said")).to_contain_text("{{ sender }}")
+    expect(admin.locator(".field-body_text")).to_contain_text("{{ sender }}")
 
 
 def reload_until(page: Page, place: Locator, text: str) -> None:

@@ -188,7 +188,7 @@ def test_the_admins_pages_of_broadcasts_show_text(context: BrowserContext, site:
         form.page.click("input[name=_confirm]")
         expect(form.page.locator(".messagelist")).to_contain_text("was sent")
         form.page.locator("#result_list tbody th a").first.click()
-        expect(form.page.locator(".field-said")).to_contain_text(text)
+        expect(form.page.locator(".field-body_text")).to_contain_text(text)
         assert form.page.evaluate("window.ran") == []
     assert form.dialogs == []
 

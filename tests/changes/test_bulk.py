@@ -78,7 +78,8 @@ def test_a_call_is_one_round_trip_to_the_log() -> None:
     }
     for verb, call in calls.items():
         with mock.patch(
-            "sse_app.changes.publication.publish_within", wraps=publishing.publish_within
+            "sse_app.changes.publication.publish_in_transaction",
+            wraps=publishing.publish_in_transaction,
         ) as publish:
             assert len(published(call)) == 1_200, verb
         assert publish.call_count == 1, verb
@@ -89,10 +90,11 @@ def test_a_call_is_one_round_trip_to_the_log() -> None:
 def test_many_events_are_published_in_portions_and_in_order(
     autocommit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_app.changes.publication.GATHERED", 4)
+    monkeypatch.setattr("sse_app.changes.publication.MAX_PENDING", 4)
     with (
         mock.patch(
-            "sse_app.changes.publication.publish_within", wraps=publishing.publish_within
+            "sse_app.changes.publication.publish_in_transaction",
+            wraps=publishing.publish_in_transaction,
         ) as done,
         mock.patch(
             "sse_app.publishing.publish.publish_numbered", wraps=publish_numbered
@@ -127,7 +129,7 @@ def test_what_a_handler_rolled_back_is_not_published() -> None:
 def test_rows_and_events_are_one_transaction() -> None:
     pks = [order.pk for order in orders(2)]
     broken = mock.patch(
-        "sse_app.changes.publication.publish_within", side_effect=RuntimeError("no event")
+        "sse_app.changes.publication.publish_in_transaction", side_effect=RuntimeError("no event")
     )
     for work in (
         lambda: Order.objects.bulk_create([Order(total=9)]),

@@ -43,7 +43,6 @@ PUBLIC = {"changes", "eventlog", "presence", "testing"}
 SMALL: dict[str, str] = {
     "access.refusals": "an exception",
     "protocol.headers": "the headers of a stream, for every wing",
-    "publishing.page_cursor": "two functions, the same for sync and async code",
     "runtime.forks": "one function that every wing uses",
     "testing.daphne_process": "a program for a process of its own",
     "testing.fixtures": "fixtures for pytest",
@@ -52,9 +51,6 @@ SMALL: dict[str, str] = {
 #: Functions, classes and modules that are too long. The list may only shrink.
 LONG: set[str] = {
     "asgi.begin",
-    "changes.bulk.bulk_create",
-    "changes.decorator._connect",
-    "changes.decorator.publish_changes",
 }
 FORBIDDEN = {"utils", "helpers", "manager", "core", "base", "data", "info", "process"}
 

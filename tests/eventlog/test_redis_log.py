@@ -243,7 +243,7 @@ async def test_a_command_that_finds_no_connection_free_says_so_in_the_end(
     monkeypatch.setattr(redis_clients, "WAIT_SECONDS", 0.01)
     async with AsyncExitStack() as stack:
         for _ in range(redis_clients.CONNECTIONS):
-            await stack.enter_async_context(log._clients.of_loop.lent())
+            await stack.enter_async_context(log._clients.of_loop.borrow())
         with pytest.raises(redis.TimeoutError, match=r"was free within 0\.01 s"):
             await log.aheads(["g"])
     assert await log.aheads(["g"]) == {"g": START}

@@ -129,15 +129,15 @@ MUTATIONS = (
     Mutation(
         "A page that is rendered is told that a group is empty, too: the log begins with it.",
         "sse_app/publishing/page_cursor.py",
-        "        now = max(now, log.began())  # It begins now, if nothing else has ever asked.\n",
+        "        now = max(now, log.began())  # The first call of began() creates the log now.\n",
         "        pass\n",
         ["publishing/test_publishing.py::test_cursor_sees_no_group_empty_before_the_log_began"],
     ),
     Mutation(
         "A head that goes with its events lets a group begin anew under the eyes of its readers.",
         "sse_app/eventlog/database_pruning.py",
-        "_forget_idle(alias, now - age * HEAD_LIVES)",
-        "_forget_idle(alias, now - age)",
+        "_delete_idle_heads(alias, now - age * HEAD_RETENTION_FACTOR)",
+        "_delete_idle_heads(alias, now - age)",
         ["eventlog/test_eventlog.py::test_an_idle_groups_head_outlives_its_events"],
     ),
     Mutation(

@@ -36,7 +36,7 @@ MUTATIONS = (
     Mutation(
         "A loop of its own for sending would not wake the receiver where streams are served.",
         "sse_app/publishing/outbox.py",
-        "            if not _home[-1].loop.is_closed():",
+        "            if not _hub_outboxes[-1].loop.is_closed():",
         "            if False:",
         ["delivery/test_hub.py::test_what_a_thread_publishes_is_sent_on_the_hubs_loop"],
     ),
@@ -190,7 +190,7 @@ MUTATIONS = (
     Mutation(
         "In a forked child the parent's loop does not run.",
         "sse_app/publishing/outbox.py",
-        "at_fork(_forget)\n",
+        "at_fork(_reset_after_fork)\n",
         "",
         [
             "publishing/test_outbox.py::test_after_a_fork_parent_and_child_deliver_by_a_connection_each"

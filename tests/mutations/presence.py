@@ -8,7 +8,8 @@ MUTATIONS = (
     Mutation(
         "A process that was killed says nothing of those it had.",
         "sse_app/presence/tracker.py",
-        "        _remove({(group, user): pk for group, user, pk in dead}, now, RETURN_SECONDS)\n",
+        "        _remove_presences({(group, user): pk for group, user, pk in dead}, now, "
+        "RECONNECT_SECONDS)\n",
         "",
         ["presence/test_presence_live.py::test_who_was_with_a_killed_process_is_gone_once"],
     ),
@@ -38,7 +39,7 @@ MUTATIONS = (
     Mutation(
         "Two processes that look at the same time would both tell of a join or a leave.",
         "sse_app/presence/tracker.py",
-        "        _take_turn()\n",
+        "        _lock_passes()\n",
         "",
         [
             "presence/test_presence_live.py::"
@@ -48,8 +49,8 @@ MUTATIONS = (
     Mutation(
         "A process that stops loses its streams, and their users come back by another.",
         "sse_app/presence/tracker.py",
-        "    if Hub.draining:\n        # Its streams end with it. What it had stays for those who "
-        "come back by another process.\n        return\n",
+        "    if Hub.draining:\n        # The streams end now. The rows stay for users who "
+        "reconnect to another process.\n        return\n",
         "",
         ["presence/test_presence.py::test_a_process_that_stops_says_nothing_of_those_it_had"],
     ),

@@ -443,7 +443,7 @@ def test_a_forked_child_is_another_process() -> None:
 
 def test_the_duties_of_a_process_are_registered_once() -> None:
     apps.get_app_config("sse_app").ready()
-    expected = [sending.send_due, sending.tally, tracker.keep_presence]
+    expected = [sending.send_due, sending.count_deliveries, tracker.keep_presence]
     assert processes.duties == expected
 
 

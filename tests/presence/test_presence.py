@@ -33,9 +33,9 @@ ROOM = "chat.room"
 @pytest.fixture(autouse=True)
 def kept() -> Iterator[None]:
     with override_settings(SSE_APP={"PRESENCE_GROUPS": ["chat.*"]}):
-        tracker._begin_anew()
+        tracker._reset_after_fork()
         yield
-        tracker._begin_anew()
+        tracker._reset_after_fork()
 
 
 def there(*users: str, group: str = ROOM) -> None:
@@ -176,11 +176,11 @@ def test_a_pass_whose_commit_was_done_and_not_answered_is_known_to_the_next(
 def test_a_process_that_died_while_nobody_lived_is_found_by_the_next(seen: list[Event]) -> None:
     there("1", "2")
     Presence.objects.update(process="dead")
-    tracker._begin_anew()
+    tracker._reset_after_fork()
     there("1")
     due = GroupMember.objects.get(user_key="2").leaves_at
     assert due is not None
-    assert 0 < (due - timezone.now()).total_seconds() <= tracker.RETURN_SECONDS
+    assert 0 < (due - timezone.now()).total_seconds() <= tracker.RECONNECT_SECONDS
     assert told(seen) == [("presence.join", "1"), ("presence.join", "2")]
     GroupMember.objects.filter(user_key="2").update(leaves_at=timezone.now())
     there("1")

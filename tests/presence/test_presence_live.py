@@ -48,7 +48,7 @@ def hasten(server: Server) -> None:
         "from sse_app.operations import processes; from sse_app.operations import reporter\n"
         "reporter.REPORT_SECONDS = 0.5\n"
         "processes.ALIVE_SECONDS = 3\n"
-        "tracker.RETURN_SECONDS = 2",
+        "tracker.RECONNECT_SECONDS = 2",
     )
 
 
@@ -144,7 +144,7 @@ async def test_who_was_with_a_killed_process_is_gone_once(
 
 def test_the_ages_as_shipped_make_it_less_than_thirty_seconds() -> None:
     # A pass late to find it dead, and one late to find that it did not return.
-    latest = processes.ALIVE_SECONDS + tracker.RETURN_SECONDS + 2 * TICK_SECONDS
+    latest = processes.ALIVE_SECONDS + tracker.RECONNECT_SECONDS + 2 * TICK_SECONDS
     assert latest < 30
     assert Settings().RETRY[1] < Settings().PRESENCE_GRACE, "so a reconnection is no leave"
 

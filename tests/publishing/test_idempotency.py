@@ -22,7 +22,7 @@ from sse_app import off, on, publish
 from sse_app.eventlog import event_log
 from sse_app.models import HandledMessage
 from sse_app.publishing import idempotency
-from sse_app.publishing.idempotency import STEP_ROWS, Answer, forget_old, once
+from sse_app.publishing.idempotency import STEP_ROWS, Answer, forget_old, run_once
 from sse_app.publishing.inbox import Message
 
 from ..support.patience import PATIENCE
@@ -335,7 +335,7 @@ def test_the_key_is_written_before_anything_is_read(monkeypatch: pytest.MonkeyPa
         return real(rows, key)
 
     monkeypatch.setattr(idempotency, "_claim", meanwhile)
-    assert once("key", "body", lambda: Answer(200, "1")) == Answer(200, "1")
+    assert run_once("key", "body", lambda: Answer(200, "1")) == Answer(200, "1")
 
 
 class Meeting:
@@ -345,13 +345,13 @@ class Meeting:
         self.alias = alias
         self.acts: list[int] = []
         self.arrived = threading.Semaphore(0)
-        real = idempotency.once
+        real = idempotency.run_once
 
         def arriving(*args: Any) -> Answer:
             self.arrived.release()
             return real(*args)
 
-        monkeypatch.setattr(idempotency, "once", arriving)
+        monkeypatch.setattr(idempotency, "run_once", arriving)
 
     def act(self) -> int:
         self.acts.append(threading.get_ident())
@@ -401,7 +401,7 @@ def test_many_at_once_act_once(alias: str) -> None:
         acts.append(1)
         return Answer(200, "1")
 
-    answers = together(*[lambda: once("k", "b", act) for _ in range(8)])
+    answers = together(*[lambda: run_once("k", "b", act) for _ in range(8)])
     assert len(acts) == 1
     assert sorted(answer.replayed for answer in answers) == [False] + [True] * 7
 
@@ -412,7 +412,7 @@ def test_a_key_that_is_taken_and_whose_answer_cannot_be_seen_is_given_up(
     """As where the caller's transaction reads from a snapshot older than the answer."""
     monkeypatch.setattr(idempotency, "_claim", lambda rows, key: False)
     with pytest.raises(OperationalError):
-        once("k", "b", lambda: Answer(200, "1"))
+        run_once("k", "b", lambda: Answer(200, "1"))
 
 
 # --- forgetting ---
@@ -449,17 +449,17 @@ def test_answers_older_than_a_day_are_forgotten_in_bounded_steps(
 
 
 def test_a_key_that_was_forgotten_is_free(alias: str) -> None:
-    once("k", "b", lambda: Answer(200, "1"))
+    run_once("k", "b", lambda: Answer(200, "1"))
     HandledMessage.objects.using(alias).update(created_at=timezone.now() - timedelta(days=2))
-    assert once("k", "b", lambda: Answer(200, "2")).replayed
+    assert run_once("k", "b", lambda: Answer(200, "2")).replayed
     forget_old()
-    assert once("k", "b", lambda: Answer(200, "2")) == Answer(200, "2")
+    assert run_once("k", "b", lambda: Answer(200, "2")) == Answer(200, "2")
 
 
 def test_a_key_forgotten_while_somebody_asks_is_free(
     alias: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once("k", "b", lambda: Answer(200, "1"))
+    run_once("k", "b", lambda: Answer(200, "1"))
     real = idempotency._claim
 
     def claim(rows: QuerySet[HandledMessage], key: str) -> bool:
@@ -469,4 +469,4 @@ def test_a_key_forgotten_while_somebody_asks_is_free(
         return claimed
 
     monkeypatch.setattr(idempotency, "_claim", claim)
-    assert once("k", "b", lambda: Answer(200, "2")) == Answer(200, "2")
+    assert run_once("k", "b", lambda: Answer(200, "2")) == Answer(200, "2")

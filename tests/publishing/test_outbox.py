@@ -434,7 +434,7 @@ class RaisingLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has 
 def fresh(settings: Any) -> Iterator[Callable[[str], None]]:
     """Begin as in a new process, with the channel layer that a test names."""
     settings.SSE_APP = {"EVENT_LOG": "sse_app.eventlog.MemoryEventLog"}
-    layer._forget()
+    layer._reset_after_fork()
 
     def use(name: str) -> None:
         settings.CHANNEL_LAYERS = {"default": {"BACKEND": f"tests.publishing.test_outbox.{name}"}}
@@ -447,7 +447,7 @@ def fresh(settings: Any) -> Iterator[Callable[[str], None]]:
         layer.flush(PATIENCE)
         loop = layer._background.loop
         loop.call_soon_threadsafe(loop.stop)
-    layer._forget()
+    layer._reset_after_fork()
     channel_layers.backends.clear()
 
 

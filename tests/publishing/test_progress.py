@@ -95,7 +95,7 @@ def test_there_are_at_most_ten_a_second(seen: list[Event], monkeypatch: pytest.M
         return SimpleNamespace(cancel=lambda: None)
 
     monkeypatch.setattr(task_progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(task_progress.Progress, "_later", later)
+    monkeypatch.setattr(task_progress.Progress, "_start_timer", later)
     with progress(GROUP, total=10**9) as report:
         for n in range(1, 6):
             for _ in range(100):

@@ -97,7 +97,7 @@ async def test_the_keys_of_log_and_limits_have_the_tag_unless_a_prefix_is_given(
     def place() -> str:
         log = event_log()
         assert isinstance(log, RedisEventLog)
-        return log.place()[0]
+        return log.location()[0]
 
     def limits() -> str:
         counts = shared_counts()

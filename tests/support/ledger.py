@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 
 from sse_app.eventlog import EventLog
-from sse_app.eventlog.contract import HEAD_LIVES
+from sse_app.eventlog.contract import HEAD_RETENTION_FACTOR
 from sse_app.protocol.cursors import START, Position
 
 from .simulation import Clock
@@ -161,7 +161,7 @@ class Ledger:
             ledger.may_trim(self.keep, self.clock.now - self.age)
             if heads[group] == START and ledger.epoch is not None:
                 idle = self.clock.now - ledger.changed_at
-                assert idle > self.age * HEAD_LIVES, "a head went too early"
+                assert idle > self.age * HEAD_RETENTION_FACTOR, "a head went too early"
                 assert ledger.due > len(ledger.entries)
                 assert not ledger.waiting
                 ledger.forget()
