@@ -27,7 +27,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         settings()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="sse_app.E001")]
-    return [*_values(), *_retained(), *_layer(), *_log(), *_policies(), *_edge(), *_asgi()]
+    return [*_values(), *_retention(), *_layer(), *_log(), *_policies(), *_edge(), *_asgi()]
 
 
 def _values() -> Iterator[CheckMessage]:
@@ -62,7 +62,7 @@ def _values() -> Iterator[CheckMessage]:
         )
 
 
-def _retained() -> Iterator[CheckMessage]:
+def _retention() -> Iterator[CheckMessage]:
     if not _is_positive(settings().RETENTION_EVENTS):
         return  # Said above; there is no bound to compare with.
     try:

@@ -102,12 +102,12 @@ async def _layer() -> Finding:
 async def _log() -> Finding:
     log = event_log()
     began = time.perf_counter()
-    (*_, placed) = await log.aappend([Event.of(GROUP, "doctor", {"at": time.time()})])
-    before = (await log.aheads([GROUP]))[GROUP]._replace(offset=(placed.offset or 1) - 1)
+    (*_, stored) = await log.aappend([Event.of(GROUP, "doctor", {"at": time.time()})])
+    before = (await log.aheads([GROUP]))[GROUP]._replace(offset=(stored.offset or 1) - 1)
     read = await log.asince(GROUP, before if before.offset else START, 1)
     took = (time.perf_counter() - began) * 1000
-    if not read or (read[0].data, read[0].offset) != (placed.data, placed.offset):
-        text = f"It took event {placed.offset} of group {GROUP!r} and gave back {read!r}."
+    if not read or (read[0].data, read[0].offset) != (stored.data, stored.offset):
+        text = f"It took event {stored.offset} of group {GROUP!r} and gave back {read!r}."
         return Finding("error", "event log", text, "Is it a replica, or are two logs mixed up?")
     where = f"{type(log).__name__}" + (f" in the database {log.alias!r}" if log.alias else "")
     return Finding("fine", "event log", f"{where}: written and read in {took:.1f} ms.")
@@ -117,8 +117,8 @@ async def _clock() -> Finding:
     log, now = event_log(), time.time()
     if log.alias is not None and connections[log.alias].vendor == "postgresql":
         there = await in_thread(_database_time, log.alias)
-    elif isinstance(log, RedisEventLog) and (told := await log.server_time()) is not None:
-        there = told
+    elif isinstance(log, RedisEventLog) and (server_time := await log.server_time()) is not None:
+        there = server_time
     else:
         return Finding("fine", "clock", "The event log uses the clock of this machine.")
     ahead = (now + time.time()) / 2 - there

@@ -30,27 +30,27 @@ async def examine_stream(url: str, token: str = "") -> AsyncIterator[Finding]:
     headers = {"Accept-Encoding": "gzip, br", "Accept": "text/event-stream"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    patience = settings().HEARTBEAT + SLACK_SECONDS
-    timeout = client.Timeout(FIRST_SECONDS, read=patience)
+    wait_seconds = settings().HEARTBEAT + SLACK_SECONDS
+    timeout = client.Timeout(FIRST_SECONDS, read=wait_seconds)
     began = time.monotonic()
     try:
         async with (
             client.AsyncClient(timeout=timeout) as session,
             session.stream("GET", url, headers=headers) as response,
         ):
-            wrong = _wrong(response)
-            if wrong is not None:
-                yield wrong
+            fault = _fault_of(response)
+            if fault is not None:
+                yield fault
                 return
-            async for finding in _read(response, began, patience):
+            async for finding in _read(response, began, wait_seconds):
                 yield finding
     except client.ReadTimeout:
-        yield Finding("error", ABOUT, f"Nothing came for {patience:g} s.", _BUFFERS)
+        yield Finding("error", ABOUT, f"Nothing came for {wait_seconds:g} s.", _BUFFERS)
     except (client.HTTPError, client.InvalidURL) as error:
         yield Finding("error", ABOUT, f"It can't be read: {error!r}.", "See the proxy's log.")
 
 
-def _wrong(response: Any) -> Finding | None:
+def _fault_of(response: Any) -> Finding | None:
     kind = response.headers.get("content-type", "").partition(";")[0]
     encoding = response.headers.get("content-encoding", "identity")
     if response.is_redirect:
@@ -78,7 +78,7 @@ def _wrong(response: Any) -> Finding | None:
     return None
 
 
-async def _read(response: Any, began: float, patience: float) -> AsyncIterator[Finding]:
+async def _read(response: Any, began: float, wait_seconds: float) -> AsyncIterator[Finding]:
     """Expect the first event at once, and then whatever comes next, a heartbeat at the latest."""
     got, opened = b"", False
     async for chunk in response.aiter_raw():
@@ -92,14 +92,14 @@ async def _read(response: Any, began: float, patience: float) -> AsyncIterator[F
         opened = True
         first = got.partition(b"\n\n")[0].decode(errors="replace")
         if "event: sse.open" not in first:
-            said = " ".join(line for line in first.splitlines() if not line.startswith("retry:"))
+            text = " ".join(line for line in first.splitlines() if not line.startswith("retry:"))
             hint = "sse.busy: a limit is reached, or the log is away. sse.close: its time is over."
-            yield Finding("error", ABOUT, f"It does not open: {said}", hint)
+            yield Finding("error", ABOUT, f"It does not open: {text}", hint)
             return
         late = took > FIRST_SECONDS
         level: Level = "error" if late else "fine"
-        said = f"The first event came after {took:.2f} s."
-        yield Finding(level, ABOUT, said, _BUFFERS if late else "")
+        text = f"The first event came after {took:.2f} s."
+        yield Finding(level, ABOUT, text, _BUFFERS if late else "")
     yield Finding(
-        "error", ABOUT, f"It ended within {patience:g} s.", "See the proxy's time limits."
+        "error", ABOUT, f"It ended within {wait_seconds:g} s.", "See the proxy's time limits."
     )

@@ -54,8 +54,8 @@ def listeners(groups: Collection[str]) -> int:
     count = sum(map(reports.subscribers, wanted))
     for process in alive():
         if process.name != process_name():
-            said = process.report.get("groups", {})
-            count += sum(said[group]["subscribers"] for group in wanted & said.keys())
+            reported = process.report.get("groups", {})
+            count += sum(reported[group]["subscribers"] for group in wanted & reported.keys())
     return count
 
 
@@ -70,19 +70,19 @@ def watch(seconds: float = 10.0) -> None:
     )
     if reporter is not None:
         reporter.watched_until = until
-        reporter.soon()
+        reporter.tick_now()
 
 
 def begin(send: Any) -> None:
     """Report from now on, on the running loop; `send` tells what server this is."""
     global reporter
     loop = asyncio.get_running_loop()
-    if Hub.draining or (reporter is not None and not _is_over(reporter.loop, loop)):
+    if Hub.draining or (reporter is not None and not _has_ended(reporter.loop, loop)):
         return
     reporter = Reporter(process_name(), name_of(send), duties)
 
 
-def _is_over(loop: asyncio.AbstractEventLoop, running: asyncio.AbstractEventLoop) -> bool:
+def _has_ended(loop: asyncio.AbstractEventLoop, running: asyncio.AbstractEventLoop) -> bool:
     return loop is not running and (loop.is_closed() or not loop.is_running())
 
 

@@ -34,7 +34,7 @@ STATES: Final = ("live", "catching up", "lagging", "held")
 Row = dict[str, Any]
 
 _ended: deque[Row] = deque(maxlen=ENDED)
-_beginnings: WeakKeyDictionary[Stream, dict[str, str]] = WeakKeyDictionary()
+_starts: WeakKeyDictionary[Stream, dict[str, str]] = WeakKeyDictionary()
 
 
 def report(server: str = "", *, layer: str = "ok", loop_lag: float = 0.0) -> dict[str, Any]:
@@ -114,7 +114,7 @@ async def rows() -> dict[str, list[Row]]:
 
 def row_of(stream: Stream) -> Row:
     """Return what there is to know of a stream, and nothing that would open another one."""
-    groups, began = stream.groups, _began(stream)
+    groups, start = stream.groups, _start_of(stream)
     return {
         "id": stream.id,
         "user": stream.user.get_username() if stream.user.is_authenticated else "",
@@ -127,25 +127,28 @@ def row_of(stream: Stream) -> Row:
         "bytes": stream.bytes_sent,
         "queue": stream.queue,
         "lag": _lag(stream),
-        "opened": {group: began[group] for group in groups if group in began},
+        "opened": {group: start[group] for group in groups if group in start},
         "positions": {
-            group: _text(place) for group, place in list(stream.subscription.positions.items())
+            group: _text(position)
+            for group, position in list(stream.subscription.positions.items())
         },
-        "resets": {group: [_text(place), why] for group, (place, why) in stream.resets.items()},
+        "resets": {
+            group: [_text(position), reason] for group, (position, reason) in stream.resets.items()
+        },
         "taken": [group for group in stream.asked if group not in groups],
         "closed_at": None,
         "reason": stream.close_reason or "",
     }
 
 
-def _began(stream: Stream) -> dict[str, str]:
+def _start_of(stream: Stream) -> dict[str, str]:
     """Return where `stream` began in each group; read once, as it is asked for every second."""
-    found = _beginnings.get(stream)
+    found = _starts.get(stream)
     if found is None:
         cursor = Cursor.parse(stream.opened)
-        places = {group: cursor.get(group) if cursor else None for group in stream.asked}
-        found = {group: _text(place) for group, place in places.items() if place}
-        _beginnings[stream] = found
+        positions = {group: cursor.get(group) if cursor else None for group in stream.asked}
+        found = {group: _text(position) for group, position in positions.items() if position}
+        _starts[stream] = found
     return found
 
 
@@ -192,16 +195,16 @@ def _lag(stream: Stream) -> int:
     if stream.subscription.live:
         return 0
     behind = 0
-    for group, place in list(stream.subscription.positions.items()):
+    for group, position in list(stream.subscription.positions.items()):
         topic = stream.hub.topics.get(group)
         head = topic.position if topic else None
         if head is not None:
-            behind += max(0, head.offset - (place.offset if place.epoch == head.epoch else 0))
+            behind += max(0, head.offset - (position.offset if position.epoch == head.epoch else 0))
     return behind
 
 
-def _text(place: Position) -> str:
-    return f"{place.epoch}-{place.offset}"
+def _text(position: Position) -> str:
+    return f"{position.epoch}-{position.offset}"
 
 
 at_fork(_ended.clear)

@@ -21,7 +21,7 @@ from ..delivery.transports.servers import daphne_of, stopped_of, warn_of_options
 from ..runtime.services import spawn
 from . import processes
 
-FAREWELL_SECONDS: Final = 3.0
+CLOSE_SECONDS: Final = 3.0
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _installed: list[object] = []
@@ -39,8 +39,8 @@ def install(send: Any) -> None:
         reactor.addSystemEventTrigger("before", "shutdown", _close_for_twisted)
     elif stopped is not None:
         _installed.append(spawn(_close_after, stopped))
-    elif threading.current_thread() is threading.main_thread() and _handled(signal.SIGTERM):
-        for number in filter(_handled, SIGNALS):
+    elif threading.current_thread() is threading.main_thread() and _has_handler(signal.SIGTERM):
+        for number in filter(_has_handler, SIGNALS):
             _close_on(number)
 
 
@@ -86,23 +86,23 @@ async def _close_after(stopped: Callable[[], Awaitable[Any]]) -> None:
     close_streams()
 
 
-def _handled(number: int) -> bool:
+def _has_handler(number: int) -> bool:
     """Whether the server has a handler for the signal; without one it is not told either."""
     return callable(signal.getsignal(number))
 
 
 def _close_on(number: int) -> None:
-    then: Any = signal.getsignal(number)
+    previous: Any = signal.getsignal(number)
 
     def handle(number: int, frame: Any) -> None:
         close_streams()
-        then(number, frame)
+        previous(number, frame)
 
     signal.signal(number, handle)
 
 
 async def _streams_ended() -> None:
-    deadline = asyncio.get_running_loop().time() + FAREWELL_SECONDS
+    deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
     while is_sending() or _is_retiring() or any(hub.subscriptions for hub in running_hubs()):
         if asyncio.get_running_loop().time() > deadline:
             return

@@ -24,7 +24,7 @@ def connect_signals() -> None:
 async def _opened(sender: Any, stream: Any, **kwargs: Any) -> None:
     if logger.isEnabledFor(logging.INFO):
         groups = ", ".join(stream.groups)
-        logger.info("Stream %s opened: %s.", stream.id, groups, extra=_about(stream))
+        logger.info("Stream %s opened: %s.", stream.id, groups, extra=_stream_log_fields(stream))
 
 
 async def _closed(sender: Any, stream: Any, **kwargs: Any) -> None:
@@ -33,12 +33,12 @@ async def _closed(sender: Any, stream: Any, **kwargs: Any) -> None:
         logger.info(
             "Stream %s closed after %.1f s: %s.",
             *(stream.id, seconds, reason),
-            extra=_about(stream)
+            extra=_stream_log_fields(stream)
             | log_fields(reason=reason, seconds=seconds, bytes=stream.bytes_sent),
         )
 
 
-def _about(stream: Any) -> dict[str, Any]:
+def _stream_log_fields(stream: Any) -> dict[str, Any]:
     return log_fields(
         stream=stream.id,
         user=stream.user_key or None,

@@ -81,7 +81,7 @@ class TestStream:
         self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
-        self._taken = self._felt = 0
+        self._read_count = self._heartbeats_read = 0
         self._buffer = b""
         self._body = b""
         self._name, self._data, self._id = "", list[str](), ""
@@ -90,14 +90,14 @@ class TestStream:
         scope = await self._scope()
         self._inbox.put_nowait({"type": "http.request", "body": b"", "more_body": False})
         application = get_default_application()
-        self._running = asyncio.ensure_future(application(scope, self._inbox.get, self._take))
+        self._running = asyncio.ensure_future(application(scope, self._inbox.get, self._receive))
         self._running.add_done_callback(lambda _: self._changed.set())
         try:
             await self._until(lambda: self.status, "a response")
             if self.status == 200 and is_stream(scope):
                 await self._until(lambda: self.received, "the first event")
                 if self.received[0].name == "sse.open":
-                    self.opened, self._taken = self.received[0].json(), 1
+                    self.opened, self._read_count = self.received[0].json(), 1
         except BaseException:
             await self._leave()
             raise
@@ -106,16 +106,16 @@ class TestStream:
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         await self._leave()
         if error is None:
-            self._raise_what_ended_it()
+            self._raise_its_error()
 
     async def next(self) -> Received:
         """Return the next event, `sse.reset` and its like included.
 
         Raises `AssertionError` when it does not come in time, or the stream has ended.
         """
-        await self._until(lambda: self._taken < len(self.received), "an event")
-        self._taken += 1
-        return self.received[self._taken - 1]
+        await self._until(lambda: self._read_count < len(self.received), "an event")
+        self._read_count += 1
+        return self.received[self._read_count - 1]
 
     async def take(self, count: int) -> list[Received]:
         """Return the next `count` events. See `next()`."""
@@ -124,39 +124,41 @@ class TestStream:
     async def until_end(self) -> list[Received]:
         """Return the events that are left once the stream has ended; `sse.close` is the last."""
         await self._until(lambda: self._ended, "the end")
-        rest, self._taken = self.received[self._taken :], len(self.received)
+        rest, self._read_count = self.received[self._read_count :], len(self.received)
         return rest
 
     async def heartbeat(self) -> None:
         """Return after the next heartbeat, each time after another. See `next()`."""
-        await self._until(lambda: self.heartbeats > self._felt, "a heartbeat")
-        self._felt += 1
+        await self._until(lambda: self.heartbeats > self._heartbeats_read, "a heartbeat")
+        self._heartbeats_read += 1
 
     @property
     def _ended(self) -> bool:
         return self._running is not None and self._running.done()
 
-    async def _until(self, check: Callable[[], object], what: str) -> None:
+    async def _until(self, check: Callable[[], object], awaited: str) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 while not check():
                     if self._ended:
-                        self._raise_what_ended_it()
-                        raise AssertionError(f"The stream ended without {what}; {self._so_far()}")
+                        self._raise_its_error()
+                        raise AssertionError(
+                            f"The stream ended without {awaited}; {self._received_text()}"
+                        )
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             raise AssertionError(
-                f"No sign of {what} within {self._timeout:g} s; {self._so_far()}"
+                f"No sign of {awaited} within {self._timeout:g} s; {self._received_text()}"
             ) from None
 
-    def _so_far(self) -> str:
+    def _received_text(self) -> str:
         if self.status != 200:
             return f"the answer was {self.status or 'none'}: {self._body.decode(errors='replace')}"
         events = ", ".join(f"{event.name} {event.data}" for event in self.received)
         return f"received so far: {events or 'nothing'}."
 
-    def _raise_what_ended_it(self) -> None:
+    def _raise_its_error(self) -> None:
         if self._running is not None and self._ended and not self._running.cancelled():
             self._running.result()
 
@@ -208,7 +210,7 @@ class TestStream:
         cookies: SimpleCookie = reader.cookies
         return cookies
 
-    async def _take(self, message: dict[str, Any]) -> None:
+    async def _receive(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.headers = {
                 name.decode().lower(): value.decode() for name, value in message["headers"]

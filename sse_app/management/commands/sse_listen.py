@@ -74,7 +74,7 @@ examples:
         count = 0
         async for item in _events(options):
             if isinstance(item, str):
-                self.stderr.write(item, style_func=lambda said: said)
+                self.stderr.write(item, style_func=lambda text: text)
                 continue
             self.stdout.write(_as_json(item) if options["json"] else _as_text(item))
             self.stdout.flush()
@@ -84,7 +84,7 @@ examples:
 
 
 def _events(options: dict[str, Any]) -> AsyncIterator[HttpEvent | str]:
-    """Yield events, and what else is to be said as text."""
+    """Yield events, and every notice about the connection as text."""
     if options["url"]:
         history = _history(options["history"])
         return listen(
@@ -98,9 +98,9 @@ def _events(options: dict[str, Any]) -> AsyncIterator[HttpEvent | str]:
 
 async def _from_log(options: dict[str, Any]) -> AsyncIterator[HttpEvent | str]:
     history = _history(options["history"])
-    wanted = -int(history) if history.startswith("-") else history or None
+    history_arg = -int(history) if history.startswith("-") else history or None
     async with subscribe(
-        *options["groups"], after=options["after"], history=wanted, events=options["event"]
+        *options["groups"], after=options["after"], history=history_arg, events=options["event"]
     ) as events:
         while True:
             try:
@@ -129,9 +129,9 @@ def _as_json(event: HttpEvent) -> str:
         data = json.loads(event.data)
     except ValueError:
         data = event.data
-    said = {"group": event.group, "event": event.name, "data": data, "id": event.id}
+    fields = {"group": event.group, "event": event.name, "data": data, "id": event.id}
     return json.dumps(
-        {key: value for key, value in said.items() if value != ""}, ensure_ascii=False
+        {key: value for key, value in fields.items() if value != ""}, ensure_ascii=False
     )
 
 

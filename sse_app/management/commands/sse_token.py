@@ -87,14 +87,14 @@ examples:
         self.stdout.write(text)
         # On stderr, so that stdout can be caught into a variable.
         self.stderr.write(
-            f"Token {_line(token)}. It is not shown again.", style_func=lambda said: said
+            f"Token {_line(token)}. It is not shown again.", style_func=lambda text: text
         )
 
     def _list(self, options: dict[str, Any]) -> None:
         for token in written(AccessToken).order_by("pk"):
             self.stdout.write(_line(token))
         if not written(AccessToken).exists():
-            self.stderr.write("There are no tokens.", style_func=lambda said: said)
+            self.stderr.write("There are no tokens.", style_func=lambda text: text)
 
     def _revoke(self, options: dict[str, Any]) -> None:
         token = self._find(options["token"])

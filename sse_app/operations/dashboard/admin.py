@@ -82,7 +82,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         """Add the dashboard's own pages before the rows'."""
         page = self.admin_site.admin_view
         own = [
-            path("feed/", _never_redirected(self.feed), name=f"{_NAME}_feed"),
+            path("feed/", _without_redirect(self.feed), name=f"{_NAME}_feed"),
             path("end/", page(require_POST(self.end)), name=f"{_NAME}_end"),
             path("explain/", page(self.explain), name=f"{_NAME}_explain"),
             path("group/<str:group>/", page(self.group), name=f"{_NAME}_group"),
@@ -108,10 +108,10 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         urls["group"] = self._url("group", group="GROUP")
         shown = {"urls": urls, "may": may, "texts": texts()}
         context = {"title": _("Live streams"), "dashboard": shown, **(extra_context or {})}
-        said = texts()
+        labels = texts()
         context |= {
-            "states": [(state, said[f"state.{state}"]) for state in STATES],
-            "sorts": [(sort, said[f"sort.{sort}"]) for sort in SORTS],
+            "states": [(state, labels[f"state.{state}"]) for state in STATES],
+            "sorts": [(sort, labels[f"sort.{sort}"]) for sort in SORTS],
             "charts": [
                 ("published", _("Events published per second")),
                 ("delivered", _("Events delivered per second")),
@@ -172,7 +172,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
     def group(self, request: HttpRequest, group: str) -> HttpResponse:
         """Show where a group's log is, and its last events."""
         self._demand(request, READ)
-        history = group_history.read(_known(group))
+        history = group_history.read(_valid_group(group))
         context = {
             "title": _("Events of %s") % group,
             "history": history,
@@ -184,7 +184,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
     def replay(self, request: HttpRequest, group: str, offset: int) -> HttpResponse:
         """Ask, and on POST publish an old event's name and data as a new event."""
         self._demand(request, READ, SEND)
-        event = group_history.find(_known(group), offset)
+        event = group_history.find(_valid_group(group), offset)
         if event is None:
             raise Http404(_("The log does not have this event any more."))
         target, error = request.POST.get("target", group).strip(), ""
@@ -194,8 +194,8 @@ class LiveStreamsAdmin(admin.ModelAdmin):
             except ValueError as invalid:
                 error = str(invalid)
             else:
-                said = f"Sent event {offset} of {group} again, to {target}, as {event.name}."
-                log_act(request, ServerProcess, group, f"{group} {offset}", said)
+                message = f"Sent event {offset} of {group} again, to {target}, as {event.name}."
+                log_act(request, ServerProcess, group, f"{group} {offset}", message)
                 messages.success(request, _("The event was sent to %s.") % target)
                 return redirect(self._url("group", group=target))
         context = {"title": _("Send the event again?"), "event": event, "group": group}
@@ -211,9 +211,9 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         row = next((row for row in streams if row["id"] == asked["stream"]), None)
         if asked["stream"] and asked["group"] and asked["offset"]:
             named = has_permission(request.user, READ)
-            verdict, error = _explained(asked, row, named=named)
+            verdict, error = _verdict_of(asked, row, named=named)
         context: dict[str, Any] = {"title": _("Why did this stream not get the event?")}
-        context |= {"asked": asked, "row": row, "places": _places(row)}
+        context |= {"asked": asked, "row": row, "positions": _positions(row)}
         context |= {"verdict": verdict, "error": error}
         context |= {
             "state": texts()[f"state.{row['state']}"] if row else "",
@@ -249,7 +249,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
 _ASKED: Final = ("stream", "group", "offset", "epoch")
 
 
-def _never_redirected(view: Any) -> Any:
+def _without_redirect(view: Any) -> Any:
     """Wrap the feed as `admin_view()` wraps pages, but that one takes no async view and redirects.
 
     Who may look is the view's own to ask.
@@ -262,7 +262,7 @@ def _never_redirected(view: Any) -> Any:
     return login_not_required(never_cache(require_GET(wrapped)))
 
 
-def _known(group: str) -> str:
+def _valid_group(group: str) -> str:
     try:
         return validate_group(group)
     except ValueError as error:
@@ -278,7 +278,7 @@ def _name_of(key: str) -> str:
     return key if user is None else user.get_username()
 
 
-def _explained(asked: dict[str, str], row: Any, *, named: bool) -> tuple[Verdict | None, str]:
+def _verdict_of(asked: dict[str, str], row: Any, *, named: bool) -> tuple[Verdict | None, str]:
     """Return the verdict, or what is wrong with the question; `named`: the event may be named."""
     try:
         group, offset = validate_group(asked["group"]), int(asked["offset"])
@@ -289,8 +289,8 @@ def _explained(asked: dict[str, str], row: Any, *, named: bool) -> tuple[Verdict
     head, earliest = group_history.range_of(group)
     epoch = asked["epoch"] or head.epoch
     event = group_history.find(group, offset) if named and epoch == head.epoch else None
-    place = to_position(f"{epoch}-{offset}")
-    return explain(Question(row, group, place, head, earliest, event.name if event else "")), ""
+    position = to_position(f"{epoch}-{offset}")
+    return explain(Question(row, group, position, head, earliest, event.name if event else "")), ""
 
 
 def _newest(streams: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -299,14 +299,14 @@ def _newest(streams: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(row["id"], f"{row['user'] or '–'} {row['address']}") for row in rows]
 
 
-def _places(row: Any) -> list[dict[str, str]]:
+def _positions(row: Any) -> list[dict[str, str]]:
     if row is None:
         return []
     return [
         {
             "group": group,
             "opened": row["opened"].get(group, ""),
-            "stands": row["positions"].get(group, ""),
+            "current": row["positions"].get(group, ""),
         }
         for group in row["groups"]
     ]

@@ -27,32 +27,32 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Question:
-    """Why did the stream of `row` not get the event at `place` of `group`?
+    """Why did the stream of `row` not get the event at `position` of `group`?
 
     `row` is as `reports.row_of()` makes it, None if no process has such a stream. `name` is the
     event's, empty if the log no longer says or the asker may not know. `head` is the last event's
-    place, `earliest` the one before the first event that the log has, as the log says now.
+    position, `earliest` the one before the first event that the log has, as the log says now.
     """
 
     row: Mapping[str, Any] | None
     group: str
-    place: Position
+    position: Position
     head: Position
     earliest: Position
     name: str = ""
 
     @property
-    def stands(self) -> Position:
+    def current(self) -> Position:
         """Where the stream stands in the group."""
         return self._read("positions")
 
     @property
-    def began(self) -> Position:
+    def start(self) -> Position:
         """Where it began."""
         return self._read("opened")
 
     @property
-    def was_reset(self) -> tuple[Position, str] | None:
+    def reset(self) -> tuple[Position, str] | None:
         """Where it was reset to that, and why, if it was."""
         found = (self.row or {}).get("resets", {}).get(self.group)
         return (to_position(found[0]), found[1]) if found else None
@@ -60,7 +60,10 @@ class Question:
     @property
     def has_passed(self) -> bool:
         """Whether the stream stands at the event or after it."""
-        return self.stands.epoch == self.place.epoch and self.stands.offset >= self.place.offset
+        return (
+            self.current.epoch == self.position.epoch
+            and self.current.offset >= self.position.offset
+        )
 
     def _read(self, key: str) -> Position:
         return to_position((self.row or {}).get(key, {}).get(self.group, ""))
@@ -74,7 +77,13 @@ def to_position(text: str) -> Position:
 
 def explain(question: Question) -> Verdict:
     """Return why, the first reason that holds; "sent" if it got the event."""
-    for find in (_of_the_stream, _of_the_event, _of_the_filter, _of_the_beginning, _of_the_place):
+    for find in (
+        _of_the_stream,
+        _of_the_event,
+        _of_the_filter,
+        _of_the_beginning,
+        _of_the_position,
+    ):
         verdict = find(question)
         if verdict is not None:
             return verdict
@@ -113,7 +122,7 @@ def _of_the_stream(asked: Question) -> Verdict | None:
 
 
 def _of_the_event(asked: Question) -> Verdict | None:
-    if asked.place.epoch != asked.head.epoch:
+    if asked.position.epoch != asked.head.epoch:
         return Verdict(
             "epoch",
             _(
@@ -123,7 +132,7 @@ def _of_the_event(asked: Question) -> Verdict | None:
             )
             % {"epoch": asked.head.epoch},
         )
-    if asked.place.offset > asked.head.offset:
+    if asked.position.offset > asked.head.offset:
         return Verdict(
             "unpublished",
             _(
@@ -151,8 +160,8 @@ def _of_the_filter(asked: Question) -> Verdict | None:
 
 
 def _of_the_beginning(asked: Question) -> Verdict | None:
-    place, began, reset = asked.place, asked.began, asked.was_reset
-    if began.epoch == place.epoch and place.offset <= began.offset:
+    position, start, reset = asked.position, asked.start, asked.reset
+    if start.epoch == position.epoch and position.offset <= start.offset:
         return Verdict(
             "before",
             _(
@@ -160,9 +169,9 @@ def _of_the_beginning(asked: Question) -> Verdict | None:
                 "page came later, or it had the event already and said so when it came back. Give "
                 "the page cursor() of before it was rendered, or ask for history with from=."
             )
-            % {"offset": began.offset},
+            % {"offset": start.offset},
         )
-    if reset and reset[0].epoch == place.epoch and place.offset <= reset[0].offset:
+    if reset and reset[0].epoch == position.epoch and position.offset <= reset[0].offset:
         return Verdict(
             "reset",
             _(
@@ -174,13 +183,13 @@ def _of_the_beginning(asked: Question) -> Verdict | None:
     return None
 
 
-def _of_the_place(asked: Question) -> Verdict | None:
+def _of_the_position(asked: Question) -> Verdict | None:
     row = asked.row or {}
     if asked.has_passed:
         return _sent(asked)
     if row.get("state") == "closed":
         return _closed(row.get("reason", ""))
-    if asked.stands.epoch not in (START.epoch, asked.place.epoch):
+    if asked.current.epoch not in (START.epoch, asked.position.epoch):
         return Verdict(
             "reset",
             _(
@@ -188,7 +197,7 @@ def _of_the_place(asked: Question) -> Verdict | None:
                 "present one. The page is told by sse.reset, and has to load its state again."
             ),
         )
-    if asked.place.offset <= asked.earliest.offset:
+    if asked.position.offset <= asked.earliest.offset:
         return Verdict(
             "pruned",
             _(
@@ -203,14 +212,14 @@ def _of_the_place(asked: Question) -> Verdict | None:
 def _sent(asked: Question) -> Verdict:
     row = asked.row or {}
     text = _("It was sent: the stream stands at offset %(offset)d.") % {
-        "offset": asked.stands.offset
+        "offset": asked.current.offset
     }
     if row.get("events") and not asked.name:
         text = _(
             "The stream stands at offset %(offset)d: the event was sent, unless the stream's "
             "filter passed it over. The event's name is not known here: the log has it no longer, "
             "or you lack the permission to read events."
-        ) % {"offset": asked.stands.offset}
+        ) % {"offset": asked.current.offset}
     waiting = row.get("queue", 0)
     if waiting:
         text += " " + _(
@@ -247,7 +256,7 @@ def _closed(reason: str) -> Verdict:
 
 def _of_the_state(asked: Question) -> Verdict:
     row = asked.row or {}
-    behind = max(0, asked.place.offset - asked.stands.offset)
+    behind = max(0, asked.position.offset - asked.current.offset)
     if row.get("state") == "held":
         return Verdict(
             "held",

@@ -54,10 +54,10 @@ class Growth:
         old, new = summed(before["counts"]), summed(now["counts"])
         grown = {name: _grown(count, old.get(name, 0)) for name, count in new.items()}
         made = cls(grown, {name: count / seconds for name, count in grown.items()})
-        for group, said in now["groups"].items():
+        for group, current in now["groups"].items():
             earlier = before["groups"].get(group, {})
             for kind, rates in (("published", made.published), ("delivered", made.delivered)):
-                rates[group] = _grown(said[kind], earlier.get(kind, 0)) / seconds
+                rates[group] = _grown(current[kind], earlier.get(kind, 0)) / seconds
         return made
 
 
@@ -111,12 +111,12 @@ class Meter:
         found: dict[str, Row] = {}
         for name, report in self._reports.items():
             growth = self._growth.get(name, Growth())
-            for group, said in report["groups"].items():
+            for group, current in report["groups"].items():
                 row = found.setdefault(
                     group,
                     {"name": group, "subscribers": 0, "published": 0.0, "delivered": 0.0},
                 )
-                row["subscribers"] += said["subscribers"]
+                row["subscribers"] += current["subscribers"]
                 row["published"] = max(row["published"], growth.published.get(group, 0.0))
                 row["delivered"] += growth.delivered.get(group, 0.0)
         return sorted(found.values(), key=lambda row: (-row["subscribers"], row["name"]))
@@ -157,7 +157,7 @@ class Choice:
         if self.state not in {"open", "ended"}:
             rows = (row for row in rows if row["state"] == self.state)
         if self.text:
-            rows = (row for row in rows if self._fits(row))
+            rows = (row for row in rows if self._matches(row))
         found = list(rows)
         key, descending = SORTS[self.sort]
         if descending:
@@ -166,7 +166,7 @@ class Choice:
             first = sorted(found, key=lambda row: (row[key], row["id"]))[:MOST_STREAMS]
         return first, len(found)
 
-    def _fits(self, row: Row) -> bool:
+    def _matches(self, row: Row) -> bool:
         texts = (row["user"], row["address"], row["id"], *row["groups"])
         return any(self.text in text.lower() for text in texts)
 
@@ -185,9 +185,9 @@ def _grown(now: float, before: float) -> float:
     return now - before if now >= before else now
 
 
-def _sum(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def _sum(mappings: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     total: dict[str, float] = {}
-    for part in parts:
-        for name, count in part.items():
+    for mapping in mappings:
+        for name, count in mapping.items():
             total[name] = total.get(name, 0) + count
     return total

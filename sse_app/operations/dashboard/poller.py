@@ -28,7 +28,7 @@ STEP_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
-class Sight:
+class Overview:
     """What was seen at one moment. `version` is another one when the lists of streams are."""
 
     totals: Row
@@ -40,7 +40,7 @@ class Sight:
     version: int
 
 
-class Watch:
+class Poller:
     """Looks at the rows of all processes; used by one thread at a time."""
 
     def __init__(self) -> None:
@@ -50,21 +50,21 @@ class Watch:
         self._opened: list[Row] = []
         self._ended: list[Row] = []
         self._version = 0
-        self._looking = threading.Lock()
-        self._seen: tuple[float, Sight] | None = None
+        self._polling = threading.Lock()
+        self._latest: tuple[float, Overview] | None = None
 
     @property
-    def fresh(self) -> Sight | None:
-        """What was seen, if that was a moment ago."""
-        seen = self._seen
-        return seen[1] if seen and time.monotonic() - seen[0] < FRESH_SECONDS else None
+    def fresh(self) -> Overview | None:
+        """The latest overview, if it is younger than `FRESH_SECONDS`."""
+        latest = self._latest
+        return latest[1] if latest and time.monotonic() - latest[0] < FRESH_SECONDS else None
 
-    def look(self) -> Sight:
+    def poll(self) -> Overview:
         """Read the rows and return what they say. Raises `django.db.Error`."""
-        with self._looking:
-            return self.fresh or self._look()
+        with self._polling:
+            return self.fresh or self._poll()
 
-    def _look(self) -> Sight:
+    def _poll(self) -> Overview:
         began = time.monotonic()
         rows = processes.alive(streams=True)
         soon = timezone.now() + timedelta(seconds=WATCH_SECONDS / 2)
@@ -73,7 +73,7 @@ class Watch:
             processes.watch(WATCH_SECONDS)
         self._meter.take({row.name: row.report for row in rows if row.report}, time.time())
         self._take_lists(rows)
-        sight = Sight(
+        overview = Overview(
             totals=self._meter.totals(),
             chart=list(self._meter.chart),
             processes=[self._process(row) for row in rows],
@@ -82,8 +82,8 @@ class Watch:
             ended=self._ended,
             version=self._version,
         )
-        self._seen = began, sight
-        return sight
+        self._latest = began, overview
+        return overview
 
     def _take_lists(self, rows: list[ServerProcess]) -> None:
         """Parse the lists that are others than before: each may be a megabyte."""
@@ -124,15 +124,15 @@ def listed(row: ServerProcess) -> dict[str, list[Row]]:
     return found
 
 
-async def sight() -> Sight:
+async def overview() -> Overview:
     """Return what there is to see, at most a second old: one read for all who ask meanwhile.
 
     In a thread of its own, not the one that streams wait for. Raises `django.db.Error`.
     """
-    seen = _watch.fresh
-    if seen is not None:
-        return seen
-    return await _looking.result_here(partial(in_thread, _watch.look, thread_sensitive=False))
+    latest = _poller.fresh
+    if latest is not None:
+        return latest
+    return await _polling.result_here(partial(in_thread, _poller.poll, thread_sensitive=False))
 
 
 def all_streams() -> list[Row]:
@@ -156,14 +156,14 @@ def find_stream(id: str) -> Row | None:
     return next((row for row in all_streams() if row["id"] == id), None)
 
 
-_watch = Watch()
-_looking = SharedTasks()
+_poller = Poller()
+_polling = SharedTasks()
 
 
-def _begin_anew() -> None:
-    global _watch
-    _watch = Watch()
-    _looking.forget()
+def _reset() -> None:
+    global _poller
+    _poller = Poller()
+    _polling.forget()
 
 
-at_fork(_begin_anew)
+at_fork(_reset)

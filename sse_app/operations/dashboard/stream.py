@@ -41,15 +41,15 @@ async def feed(request: HttpRequest, permits: Permits) -> AsyncIterator[tuple[st
     `q`, `state` and `sort` in the URL choose the streams, see `overview.Choice`. Whether the user
     still may look is asked anew each second, and while there is no answer nothing is shown.
     """
-    choice, feeding = Choice.by(request.GET.dict()), Feeding()
+    choice, dashboard = Choice.by(request.GET.dict()), DashboardFeed()
     ends_at = time.monotonic() + LIFE_SECONDS * random.uniform(0.8, 1.2)
     while time.monotonic() < ends_at and not Hub.draining:
         began = time.monotonic()
         try:
-            if not await _still(request, permits):
+            if not await _is_permitted(request, permits):
                 yield Close("auth")
                 return
-            items = await asyncio.to_thread(feeding.items, await poller.sight(), choice)
+            items = await asyncio.to_thread(dashboard.items, await poller.overview(), choice)
         except Exception as error:
             logger.warning(
                 "What the dashboard shows can't be read: %r", error, extra=log_fields(error=error)
@@ -61,25 +61,25 @@ async def feed(request: HttpRequest, permits: Permits) -> AsyncIterator[tuple[st
     yield Close("shutdown" if Hub.draining else "age")
 
 
-class Feeding:
+class DashboardFeed:
     """What one dashboard was told: lists that are as they were are not sent again."""
 
     def __init__(self) -> None:
         self._version = -1
-        self._begun = False
+        self._has_begun = False
 
-    def items(self, sight: poller.Sight, choice: Choice) -> list[tuple[str, Any]]:
-        """Return the events that say `sight`."""
+    def items(self, overview: poller.Overview, choice: Choice) -> list[tuple[str, Any]]:
+        """Return the events that say `overview`."""
         items: list[tuple[str, Any]] = []
-        if not self._begun:
-            self._begun = True
-            items.append(("chart", sight.chart))
-        items.append(("totals", sight.totals))
-        items.append(("processes", sight.processes))
-        items.append(("groups", _shown(sight.groups)))
-        if sight.version != self._version:
-            self._version = sight.version
-            rows, count = choice.pick(sight.opened, sight.ended)
+        if not self._has_begun:
+            self._has_begun = True
+            items.append(("chart", overview.chart))
+        items.append(("totals", overview.totals))
+        items.append(("processes", overview.processes))
+        items.append(("groups", _shown(overview.groups)))
+        if overview.version != self._version:
+            self._version = overview.version
+            rows, count = choice.pick(overview.opened, overview.ended)
             items.append(
                 ("streams", {"rows": list(map(_row, rows)), "count": count, **asdict(choice)})
             )
@@ -100,13 +100,13 @@ def _row(row: Row) -> Row:
     return {name: row[name] for name in _LISTED}
 
 
-async def _still(request: HttpRequest, permits: Permits) -> bool:
+async def _is_permitted(request: HttpRequest, permits: Permits) -> bool:
     # In a thread of its own: the request's would keep its connection to the database.
-    answer = await in_thread(_asked_anew, request, permits, thread_sensitive=False)
+    answer = await in_thread(_permitted_now, request, permits, thread_sensitive=False)
     return answer is True
 
 
-def _asked_anew(request: HttpRequest, permits: Permits) -> bool:
+def _permitted_now(request: HttpRequest, permits: Permits) -> bool:
     """Ask with the session and the user as they are now in the database."""
     now = copy(request)
     now.session = session_by(request.session.session_key)
