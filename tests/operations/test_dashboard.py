@@ -284,7 +284,7 @@ def test_a_reader_that_takes_nothing_shows_as_lagging(
     expect(state).to_have_text("Lagging")
     expect(page.locator("[data-figure=lagged] dd").first).not_to_have_text("0")
     page.select_option("[name=state]", "live")
-    expect(page.locator("[data-testid=streams]")).to_have_text("No stream fits.")
+    expect(page.locator("[data-testid=streams]")).to_have_text("No matching streams.")
     page.select_option("[name=state]", "lagging")
     expect(state).to_have_count(1)
     assert page.url.endswith("state=lagging&sort=newest"), "a reload shows the same"

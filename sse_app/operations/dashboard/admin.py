@@ -1,7 +1,8 @@
-"""The admin's "Live streams": a dashboard over all processes, and what can be done from there.
+"""The admin's "Live streams": a dashboard over all processes, with its pages and actions.
 
-`sse_app.view_serverprocess` permits to look. Ending streams needs `end_streams`, reading the events
-of a group or their names `read_events`, and sending one of them again `send_broadcast` besides.
+`sse_app.view_serverprocess` permits the dashboard. To end streams, a user also needs `end_streams`;
+to read the events of a group or their names, `read_events`; to send one of these events again,
+`read_events` and `send_broadcast`.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from .texts import texts
 
 
 def log_act(request: HttpRequest, model: Any, id: Any, name: str, message: str) -> None:
-    """Write an entry for the request's user: `message`, about `id`, shown as `name` of `model`.
+    """Write `message` to the admin's log, for the request's user and the object `id` of `model`.
 
-    `ModelAdmin.log_change()` does the same for objects that have a row.
+    The log shows the object as `name`. `ModelAdmin.log_change()` needs an object with a row.
     """
     LogEntry.objects.create(
         user_id=request.user.pk or 0,
@@ -64,18 +65,18 @@ _NAME: Final = "sse_app_serverprocess"
 
 @admin.register(ServerProcess)
 class LiveStreamsAdmin(admin.ModelAdmin):
-    """The dashboard takes the place of the list of rows; nobody adds, changes or deletes one."""
+    """Shows the dashboard in place of the list of rows. Rows can't be changed in the admin."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody: a process makes its own row."""
+        """Return False: only a process makes its row."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody changes what a process says."""
+        """Return False: only a process changes its row."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody: a process deletes its own row."""
+        """Return False: a process deletes its own row."""
         return False
 
     def get_urls(self) -> list[URLPattern]:
@@ -97,14 +98,14 @@ class LiveStreamsAdmin(admin.ModelAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Show the dashboard, which its own script fills."""
+        """Show the dashboard, which is filled by its script."""
         self._demand(request)
         urls = {"feed": self._url("feed"), "end": self._url("end"), "explain": self._url("explain")}
         may = {
             "end": has_permission(request.user, END),
             "read": has_permission(request.user, READ),
         }
-        # The script puts a group's name where this one is.
+        # The script replaces "GROUP" by the name of a group.
         urls["group"] = self._url("group", group="GROUP")
         shown = {"urls": urls, "may": may, "texts": texts()}
         context = {"title": _("Live streams"), "dashboard": shown, **(extra_context or {})}
@@ -126,20 +127,20 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Show the dashboard: the admin's log leads here, and what it is about may be gone."""
+        """Redirect to the dashboard: the admin's log links to objects that may no longer exist."""
         self._demand(request)
         return redirect(self._url("changelist"))
 
     async def feed(self, request: HttpRequest) -> HttpResponseBase:
-        """Stream what the dashboard shows; 403 and no redirect for who may not look."""
+        """Stream the data of the dashboard. Answer 403, no redirect, if it is not permitted."""
         if not await in_thread(self._permits, request):
             return HttpResponse(_("Not permitted."), status=403, content_type="text/plain")
         return EventStreamResponse(feed(request, self._permits))
 
-    # --- what can be done ---
+    # --- actions ---
 
     def end(self, request: HttpRequest) -> HttpResponse:
-        """End one stream (`stream`, an id) or all of a user (`user`, the key in the list)."""
+        """End one stream (`stream`: its id) or all streams of a user (`user`: the user's key)."""
         self._demand(request, END)
         stream, user = request.POST.get("stream", ""), request.POST.get("user", "")
         if _ID.match(stream) and not user:
@@ -165,12 +166,12 @@ class LiveStreamsAdmin(admin.ModelAdmin):
             ServerProcess,
             key,
             who,
-            "Ended all streams of the user, and took back the grants.",
+            "Ended all streams of the user, and revoked the user's grants.",
         )
         return JsonResponse({"said": _("All streams of %s were ended.") % who})
 
     def group(self, request: HttpRequest, group: str) -> HttpResponse:
-        """Show where a group's log is, and its last events."""
+        """Show the offset and epoch of a group's log, and its last events."""
         self._demand(request, READ)
         history = group_history.read(_valid_group(group))
         context = {
@@ -182,11 +183,11 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         return self._page(request, "group", context)
 
     def replay(self, request: HttpRequest, group: str, offset: int) -> HttpResponse:
-        """Ask, and on POST publish an old event's name and data as a new event."""
+        """Ask for confirmation; on POST, publish the event's name and data as a new event."""
         self._demand(request, READ, SEND)
         event = group_history.find(_valid_group(group), offset)
         if event is None:
-            raise Http404(_("The log does not have this event any more."))
+            raise Http404(_("This event is no longer in the log."))
         target, error = request.POST.get("target", group).strip(), ""
         if request.method == "POST":
             try:
@@ -203,7 +204,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         return self._page(request, "replay", context)
 
     def explain(self, request: HttpRequest) -> HttpResponse:
-        """Say why a stream did not get an event: `stream`, `group`, `offset` and `epoch`."""
+        """Show why `stream` did not get the event at `offset` and `epoch` of `group`."""
         self._demand(request)
         asked = {key: request.GET.get(key, "").strip() for key in _ASKED}
         verdict, error = None, ""
@@ -221,7 +222,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         }
         return self._page(request, "explain", context)
 
-    # --- what they share ---
+    # --- permissions and pages ---
 
     def _permits(self, request: HttpRequest) -> bool:
         may_enter = self.admin_site.has_permission(request)
@@ -250,9 +251,9 @@ _ASKED: Final = ("stream", "group", "offset", "epoch")
 
 
 def _without_redirect(view: Any) -> Any:
-    """Wrap the feed as `admin_view()` wraps pages, but that one takes no async view and redirects.
+    """Wrap the feed in place of `admin_view()`, which takes no async views and redirects to login.
 
-    Who may look is the view's own to ask.
+    The view itself checks the permission.
     """
 
     async def wrapped(request: HttpRequest) -> HttpResponseBase:
@@ -273,13 +274,13 @@ def _name_of(key: str) -> str:
     model = get_user_model()
     try:
         user = model._default_manager.filter(pk=key).first()
-    except (ValueError, TypeError):  # A token's key is no primary key.
+    except (ValueError, TypeError):  # The key of a token is not a primary key.
         user = None
     return key if user is None else user.get_username()
 
 
 def _verdict_of(asked: dict[str, str], row: Any, *, named: bool) -> tuple[Verdict | None, str]:
-    """Return the verdict, or what is wrong with the question; `named`: the event may be named."""
+    """Return the verdict, or an error text. `named`: the verdict may name the event."""
     try:
         group, offset = validate_group(asked["group"]), int(asked["offset"])
     except ValueError as error:
@@ -294,7 +295,7 @@ def _verdict_of(asked: dict[str, str], row: Any, *, named: bool) -> tuple[Verdic
 
 
 def _newest(streams: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the id of each of the newest streams, with whose it is, to choose from."""
+    """Return the id and the label, user and address, of each of the newest streams."""
     rows, _count = Choice().pick(streams, ())
     return [(row["id"], f"{row['user'] or '–'} {row['address']}") for row in rows]
 
