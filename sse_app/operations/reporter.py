@@ -1,4 +1,4 @@
-"""`Reporter`: keeps the row of this server process, and does what else is due once a second."""
+"""`Reporter`: writes the row of this server process, and calls the duties once a second."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from .models import ServerProcess
 
 TICK_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 5.0
-#: Of the list of streams, which may be long.
+#: Between two writes of the list of streams, which may be long.
 STREAMS_SECONDS: Final = 3.0
 DELETE_SECONDS: Final = 60.0
 RETIRE_SECONDS: Final = 1.0
 
 logger = logging.getLogger("sse_app")
 
-#: What is done in the thread that keeps the row: after the seconds that it returns, else after one.
+#: Called in the thread that writes the row: again after the returned seconds, else after one.
 Duty = Callable[[], float | None]
 
 
 class Reporter:
-    """Keeps the row of this process. Used on its loop only, but for `tick_now()` and `retire()`.
+    """Writes the row of this process. Used on its loop only, except `tick_now()` and `retire()`.
 
-    It waits by a timer and not in a task: a loop that is closed without a word, as that of a test
-    may be, then leaves nothing behind that complains.
+    Waits by a timer and not in a task: asyncio complains of tasks that are pending when a loop is
+    closed, as the loop of a test may be.
     """
 
     def __init__(self, name: str, server: str, duties: Sequence[Duty]) -> None:
@@ -61,20 +61,20 @@ class Reporter:
         self._schedule(TICK_SECONDS)
 
     def report(self) -> dict[str, Any]:
-        """Return what this process would say now."""
+        """Return the report of this process as of now."""
         return reports.report(self._server, layer=self._layer, loop_lag=self._lag)
 
     def tick_now(self) -> None:
-        """Let the next tick come at once. From any thread."""
+        """Run the next tick immediately. From any thread."""
         self._call_on_loop(self._tick_at_once)
 
     def retire(self) -> None:
-        """Stop, and delete the row: `is_retiring` says until when. From any thread."""
+        """Stop, and delete the row; `is_retiring` is True until that is done. From any thread."""
         self._is_ending = True
         self._call_on_loop(self._begin_retiring)
 
     def _call_on_loop(self, function: Callable[[], None]) -> None:
-        """Call `function` on the loop, unless that has closed. From any thread."""
+        """Call `function` on the loop, unless the loop is closed. From any thread."""
         try:
             self.loop.call_soon_threadsafe(function, context=Context())
         except RuntimeError:
@@ -82,7 +82,7 @@ class Reporter:
 
     @property
     def is_retiring(self) -> bool:
-        """Whether its row is about to be deleted."""
+        """Whether the row is still to be deleted."""
         ended = self.loop.is_closed() or (self._retiring is not None and self._retiring.done())
         return self._is_ending and not ended
 
@@ -96,7 +96,7 @@ class Reporter:
 
     def _schedule(self, seconds: float) -> None:
         self._due = self.loop.time() + seconds
-        # In a context of its own: nothing of the request that came first stays with it.
+        # In an empty context, so that no context variable of the first request stays alive.
         self._timer = self.loop.call_at(self._due, self._start_tick, context=Context())
 
     def _tick_at_once(self) -> None:
@@ -124,10 +124,10 @@ class Reporter:
             with contained():
                 report, streams = await self._due_report()
                 until = await in_thread(self._write_row, report, streams)
-            # What `watch()` has set here meanwhile may not have been in the row yet.
+            # `watch()` may have set a later time here after the row was read.
             self.watched_until = max(filter(None, (self.watched_until, until)), default=None)
         except Exception as error:
-            self._failed("row", "The row of this server process can't be kept: %r", error)
+            self._failed("row", "The row of this server process can't be written: %r", error)
         else:
             self._failing.discard("row")
 
@@ -178,7 +178,7 @@ class Reporter:
             with contained():
                 seconds = duty()
         except Exception as error:
-            self._failed(key, f"{key} failed, and is tried again each second: %r", error)
+            self._failed(key, f"{key} failed, and is called again each second: %r", error)
             return None
         self._failing.discard(key)
         return seconds
@@ -191,7 +191,7 @@ class Reporter:
             all_rows().filter(seen_at__lt=before).delete()
 
     def _failed(self, key: str, text: str, error: Exception) -> None:
-        """Log a failure, once until it has gone."""
+        """Log a failure, unless the previous call failed as well."""
         if key not in self._failing:
             self._failing.add(key)
             logger.warning(text, error, exc_info=True, extra=log_fields(reason=key, error=error))
@@ -202,20 +202,20 @@ class Reporter:
                 if self._probe is not None:
                     self._probe.cancel()
                 if self._task is not None:
-                    # Not cancelled: what its thread writes must not come after the deletion.
+                    # Not cancelled: its thread could write the row after the deletion.
                     await asyncio.wait([self._task])
                 if self._has_row:
                     await in_thread(all_rows().filter(pk=self.name).delete)
         except Exception as error:
             logger.warning(
-                "The row of this server process stays until others delete it: %r",
+                "The row of this server process can't be deleted; another process will do it: %r",
                 error,
                 extra=log_fields(error=error),
             )
 
 
 def _to_json(streams: dict[str, Any]) -> str:
-    """Return JSON text, made row by row: other threads have their turn between, unlike in one."""
+    """Return JSON text, made row by row, so that other threads can run in between."""
     lists = (
         f"{json.dumps(kind)}: [{', '.join(map(json.dumps, rows))}]"
         for kind, rows in streams.items()
@@ -224,5 +224,5 @@ def _to_json(streams: dict[str, Any]) -> str:
 
 
 def all_rows() -> QuerySet[ServerProcess]:
-    """Return the rows of all processes, from the database that is written to."""
+    """Return the rows of all processes, from the database for writes."""
     return written(ServerProcess)

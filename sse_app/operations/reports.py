@@ -1,7 +1,7 @@
-"""What this process says of itself: its health, its streams by state, its counters, its groups.
+"""The report of this process: its health, its streams by state, its counters and its groups.
 
-The shapes are public: `ServerProcess` keeps them, and the admin and the metrics read them. Used on
-the event loop, and from other threads where a figure that is a moment old is good enough.
+The shapes are stored: `ServerProcess` keeps them, and the admin and the metrics read them. Used on
+the event loop, and from other threads where a figure may be a moment old.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..signals import stream_closed
 
 GROUPS: Final = 500
 ENDED: Final = 100
-#: Rows that are made before the event loop turns: two or three milliseconds.
+#: Rows that are made in one iteration of the event loop, which takes two or three milliseconds.
 SLICE: Final = 200
 STATES: Final = ("live", "catching up", "lagging", "held")
 
@@ -40,9 +40,9 @@ _starts: WeakKeyDictionary[Stream, dict[str, str]] = WeakKeyDictionary()
 def report(server: str = "", *, layer: str = "ok", loop_lag: float = 0.0) -> dict[str, Any]:
     """Return the report of this process.
 
-    `server`: such as "daphne 4.2.3", empty where nothing is served. `layer`: "ok", or what is wrong
-    with the channel layer. `loop_lag`: in seconds. Of the groups, those with the most subscribers
-    are named.
+    `server`: such as "daphne 4.2.3", empty if the process serves no streams. `layer`: "ok", or the
+    problem of the channel layer. `loop_lag`: in seconds. The groups are the 500 with the most
+    subscribers.
     """
     opened = streams()
     return {
@@ -66,10 +66,10 @@ def report(server: str = "", *, layer: str = "ok", loop_lag: float = 0.0) -> dic
 
 
 def counts() -> dict[str, float]:
-    """Return what only grows while the process lives, by name, see `Counts.flat()`.
+    """Return the counters of the process, by name, see `Counts.flat()`.
 
-    What was published is named by its log, as in `"published.DatabaseEventLog"`, and what was in
-    none as `"published.none"`.
+    Durable events are counted by the class of the log, as in `"published.DatabaseEventLog"`,
+    non-durable ones as `"published.none"`.
     """
     found = COUNTS.flat()
     found[f"published.{type(event_log()).__name__}"] = found.pop("durable")
@@ -78,7 +78,7 @@ def counts() -> dict[str, float]:
 
 
 def groups() -> dict[str, dict[str, int]]:
-    """Return the groups that are listened to, with how much they are."""
+    """Return the subscribers, published and delivered events of groups with subscribers."""
     found = nlargest(GROUPS, _topics(), key=lambda topic: topic.readers)
     return {
         topic.group: {
@@ -91,19 +91,19 @@ def groups() -> dict[str, dict[str, int]]:
 
 
 def subscribers(group: str) -> int:
-    """Return how many listen to `group` in this process now."""
+    """Return the number of subscribers of `group` in this process now."""
     topics = (hub.topics.get(group) for hub in running_hubs())
     return sum(topic.readers for topic in topics if topic is not None)
 
 
 def streams() -> list[Stream]:
-    """Return the streams of this process that are open."""
+    """Return the open streams of this process."""
     sinks = (reader.sink for hub in running_hubs() for reader in list(hub.subscriptions))
     return [sink for sink in sinks if isinstance(sink, Stream) and sink.opened]
 
 
 async def rows() -> dict[str, list[Row]]:
-    """Return a row for each open stream, and for those that ended last; on the event loop."""
+    """Return a row for each open stream, and for the last ones that ended; on the event loop."""
     opened = []
     for count, stream in enumerate(streams(), 1):
         opened.append(row_of(stream))
@@ -113,7 +113,7 @@ async def rows() -> dict[str, list[Row]]:
 
 
 def row_of(stream: Stream) -> Row:
-    """Return what there is to know of a stream, and nothing that would open another one."""
+    """Return the facts about a stream, without secrets that could open another one."""
     groups, start = stream.groups, _start_of(stream)
     return {
         "id": stream.id,
@@ -142,7 +142,7 @@ def row_of(stream: Stream) -> Row:
 
 
 def _start_of(stream: Stream) -> dict[str, str]:
-    """Return where `stream` began in each group; read once, as it is asked for every second."""
+    """Return the first position of `stream` in each group; kept, as it is needed every second."""
     found = _starts.get(stream)
     if found is None:
         cursor = Cursor.parse(stream.opened)
@@ -165,12 +165,12 @@ def state_of(stream: Stream) -> str:
 
 
 def connect_signals() -> None:
-    """Remember the streams that end; called once the apps are ready."""
+    """Start to keep the streams that end last; called once the apps are ready."""
     stream_closed.connect(_remember, dispatch_uid="sse_app.operations.reports")
 
 
 async def _remember(sender: Any, stream: Stream, **kwargs: Any) -> None:
-    # Async, since a plain function would cost each stream a hop to a thread.
+    # Async, because Django would run a sync receiver in a thread for each stream.
     _ended.append(row_of(stream) | {"state": "closed", "closed_at": time.time()})
 
 
@@ -191,7 +191,7 @@ def _topics() -> Iterator[Topic]:
 
 
 def _lag(stream: Stream) -> int:
-    """Return how many events `stream` is behind its topics, as far as offsets tell."""
+    """Return the number of events between `stream` and its topics, by their offsets."""
     if stream.subscription.live:
         return 0
     behind = 0

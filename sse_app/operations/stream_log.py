@@ -1,6 +1,6 @@
-"""What is logged of every stream, at INFO: receivers of the app's own signals.
+"""Logs the opening and the end of every stream, at INFO, as receivers of the app's own signals.
 
-They are async, since a plain function would cost each stream a hop to a thread.
+The receivers are async, because Django would run sync ones in a thread for each stream.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ logger = logging.getLogger("sse_app")
 
 
 def connect_signals() -> None:
-    """Log streams from now on; called once the apps are ready."""
+    """Start to log streams; called once the apps are ready."""
     stream_opened.connect(_opened, dispatch_uid="sse_app.operations.stream_log")
     stream_closed.connect(_closed, dispatch_uid="sse_app.operations.stream_log")
 

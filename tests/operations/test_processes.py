@@ -307,7 +307,7 @@ def test_a_missing_table_is_told_once_and_harms_nobody(daphne: Daphne) -> None:
     )
     ticks = "from sse_app.operations import reporter\nresult = len(reporter.counted)"
     eventually(lambda: run(daphne, ticks) > 3)
-    assert daphne.text().count("The row of this server process can't be kept") == 1
+    assert daphne.text().count("The row of this server process can't be written") == 1
     run(
         daphne,
         "from django.db import connection\n"

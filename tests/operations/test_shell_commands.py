@@ -201,4 +201,4 @@ def test_a_server_that_is_away_is_tried_again(daphne: Daphne) -> None:
     url = f"http://127.0.0.1:{free_port()}/events/?group=orders"
     with listening(daphne, "--url", url) as listener:
         assert listener.stderr
-        assert "again in 3 s" in listener.stderr.readline()
+        assert "reconnecting in 3 s" in listener.stderr.readline()
