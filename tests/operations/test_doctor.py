@@ -221,7 +221,7 @@ def test_an_address_that_is_no_stream_is_seen(daphne: Daphne) -> None:
     for path, said in (
         ("/events/?group=secret", "Answers 403."),
         ("/nowhere/", "Answers 404."),
-        ("/", "It is text/html, no event stream."),
+        ("/", "The answer is text/html, not an event stream."),
         ("/admin/", "Redirects to"),
     ):
         found = daphne.try_manage("sse_doctor", "--url", f"{daphne.url}{path}")
@@ -252,7 +252,10 @@ async def test_a_log_that_gives_back_something_else_is_an_error(
 
     monkeypatch.setattr(log, "asince", nothing)
     found = await doctor._log()
-    assert (found.level, found.hint) == ("error", "Is it a replica, or are two logs mixed up?")
+    assert (found.level, found.hint) == (
+        "error",
+        "Is the log on a replica, or do its settings name two different logs?",
+    )
 
 
 @pytest.mark.django_db(databases=["default", "postgresql"], transaction=True)

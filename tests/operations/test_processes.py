@@ -247,7 +247,7 @@ def test_a_process_that_was_killed_is_gone_when_its_age_says_so(
     run(
         watcher,
         "from sse_app.operations import processes; from sse_app.operations import reporter\n"
-        "reporter.FORGET_SECONDS = 1\n"
+        "reporter.DELETE_SECONDS = 1\n"
         "processes.reporter._swept = 0",
     )
     eventually(lambda: pid not in rows(watcher))
