@@ -1,4 +1,4 @@
-"""System checks: what is wrong with the settings, and what would be right."""
+"""System checks: which settings are invalid, and which values are valid."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _values() -> Iterator[CheckMessage]:
 
 def _retention() -> Iterator[CheckMessage]:
     if not _is_positive(settings().RETENTION_EVENTS):
-        return  # Said above; there is no bound to compare with.
+        return  # Reported by `_values()`; RETAIN has no bound to be compared with.
     try:
         retention.retained_patterns()
     except ImproperlyConfigured as error:
@@ -183,7 +183,7 @@ def _asgi() -> Iterator[CheckMessage]:
         return
     if isinstance(application, ASGIHandler):
         yield Error(
-            f"ASGI_APPLICATION is {path!r}, which is Django's own handler and serves no streams.",
+            f"ASGI_APPLICATION is {path!r}, Django's own handler, which serves no streams.",
             hint=hint,
             id="sse_app.E007",
         )
