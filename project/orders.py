@@ -51,7 +51,7 @@ def advance_order(pk: int) -> Order:
 
 
 def clear_delivered(keep: int) -> int:
-    """Delete the oldest delivered orders beyond `keep` orders; return the number of deleted ones."""
+    """Delete the oldest delivered orders beyond `keep` orders; return how many were deleted."""
     surplus = Order.objects.count() - keep
     if surplus <= 0:
         return 0

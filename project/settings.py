@@ -43,8 +43,8 @@ def _database(url: str) -> dict[str, Any]:
     """Read a database URL; SQLite gets the options that several writing processes need."""
     database: dict[str, Any] = dict(dj_database_url.parse(url))
     if database["ENGINE"] == "django.db.backends.sqlite3":
-        # If a deferred transaction reads first and writes later, the write may fail immediately with
-        # "database is locked", in spite of the timeout. An immediate one waits for its turn.
+        # If a deferred transaction reads first and writes later, the write may fail with "database
+        # is locked" in spite of the timeout. An immediate transaction waits for its turn.
         database["OPTIONS"] = database.get("OPTIONS", {}) | {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
