@@ -1,7 +1,7 @@
 """Clients that arrive at once, each with groups of its own: `python -m benchmarks.arriving`.
 
 One Daphne process with the Redis log and the Redis channel layer. The clock runs until each client
-has its first event; `sse.busy` in place of `sse.open` is a client that was sent away.
+has its first event. A client that gets `sse.busy` in place of `sse.open` was refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OPENING: Final = 500
 
 
 async def arrive(port: int, client: int, groups: int, opening: asyncio.Semaphore) -> str:
-    """Return the name of the first event, with its data if the client was sent away."""
+    """Return the name of the first event, with its data if the client was refused."""
     query = "&".join(f"group=own.{client}.{n}" for n in range(groups))
     async with opening:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

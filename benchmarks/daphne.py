@@ -1,4 +1,4 @@
-"""A real `daphne` process, by default with the counting event log, on a socket that outlives it."""
+"""A real `daphne` process, by default with the counting event log; its socket survives restarts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .servers import ROOT, Servers
 
 
 class Daphne:
-    """A context manager: runs on entering, ends on leaving; may be restarted in between."""
+    """A context manager: the process runs within the block, and may be restarted there."""
 
     def __init__(
         self,

@@ -1,13 +1,13 @@
 """How many events one process publishes in a second: `python -m benchmarks.publish`.
 
 Every case has a process of its own that stays for all rounds, and the rounds are interleaved, so
-that a machine that gets slower in the middle does so for all cases. Nothing counts that has not
-left: the log's head must have moved by what was published, and a subscriber must have got as many
-events: of the process itself through the in-memory layer for the memory log, else on Valkey
-through the Redis pub/sub layer. The events are about 200 bytes on the wire.
+that a machine that gets slower in the middle does so for all cases. A round counts only if all its
+events were delivered: the log's head must have moved by their number, and a subscriber must have
+got them all. For the memory log the subscriber is in the process itself, with the in-memory layer;
+else it reads from Valkey, with the Redis pub/sub layer. An event has about 200 bytes on the wire.
 
-What PostgreSQL can do is for the most part up to the disk, since each publish is a COMMIT: so one
-that only inserts a row is measured too, and both again without waiting for the disk.
+PostgreSQL's rate depends mostly on the disk, since each publish is a COMMIT. So a case that only
+inserts a row is measured, too, and both again without waiting for the disk.
 """
 
 from __future__ import annotations

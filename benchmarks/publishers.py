@@ -1,4 +1,4 @@
-"""The process that `benchmarks.publish` measures: it publishes as many events as it is told to.
+"""The process that `benchmarks.publish` measures: it publishes the requested number of events.
 
 One case for each process, named on the command line. Each line on stdin is a number of events;
 the answer on stdout is one line of JSON: the seconds until all had left, and how far the log got.
@@ -111,7 +111,7 @@ def commit(count: int) -> dict[str, Any]:
 
 
 def head() -> int:
-    """Return the offset at which the group's log stands."""
+    """Return the offset of the group's last event."""
     from sse_app.eventlog import event_log
 
     return event_log().heads([GROUP])[GROUP].offset

@@ -1,4 +1,7 @@
-"""A subscription that counts what arrives, encoded as a client's stream gets it."""
+"""A subscription that counts events, encoded as for a client's stream.
+
+`subscribe()`, which is public, does not encode events, so this module needs private ones.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Reader(Sink):
 
     @classmethod
     async def start(cls, group: str) -> Self:
-        """Return a reader that gets what is published from now on."""
+        """Return a reader of the events that are published from now on."""
         reader = cls(group)
         await reader._hub.join(reader._subscription)
         reader._subscription.move({group: reader._hub.position(group)})

@@ -1,10 +1,9 @@
 """A thousand clients that return at once after a restart: `python -m benchmarks.returning`.
 
-Every client missed at least fifty events. One Daphne process is started anew, all connect with
-their `Last-Event-ID`, and the clock runs until each has what it missed, in order and once, and
-one more event that is published when the last of them is live. The clients share the machine with
-the server. Reads of the log are counted in the server: `since()` for events, `heads()` for where
-groups stand.
+Every client missed at least fifty events. One Daphne process is restarted, all clients connect with
+their `Last-Event-ID`, and the clock runs until each has got its missed events, in order and once,
+and one more event that is published when the last client is live. The clients share the machine
+with the server. The server counts reads of the log: `since()` for events, `heads()` for positions.
 """
 
 from __future__ import annotations
@@ -126,17 +125,17 @@ async def last_ids(daphne: Daphne, count: int) -> tuple[list[str], list[int]]:
 
 async def measure(daphne: Daphne, scenario: Scenario) -> None:
     """Restart the server, let everybody return, note what it took."""
-    # One more than was missed: a cursor is the place after an event.
+    # One more than was missed: a cursor is the position after an event.
     ids, numbers = await last_ids(daphne, MISSED + scenario.cursors)
     await asyncio.to_thread(daphne.stop)
     await asyncio.to_thread(daphne.start)
-    places = [n % scenario.cursors for n in range(CLIENTS)]
+    indices = [n % scenario.cursors for n in range(CLIENTS)]
     before = await asyncio.to_thread(daphne.get, "bench/reads/")
     began = time.perf_counter()
     clients = await asyncio.gather(
-        *(connect(daphne.port, f"group={GROUP}", ids[place]) for place in places)
+        *(connect(daphne.port, f"group={GROUP}", ids[index]) for index in indices)
     )
-    expected = [numbers[place + 1 :] for place in places]
+    expected = [numbers[index + 1 :] for index in indices]
     async with asyncio.timeout(PATIENCE):
         for client, missed in zip(clients, expected, strict=True):
             await client.until(len(missed))

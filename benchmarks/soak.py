@@ -2,8 +2,8 @@
 
 Figures of this machine, as a table: the memory of a server process (RSS) beside fifty readers that
 never read and after thousands of bad requests, how much longer `bulk_create()` takes with events,
-how late scheduled broadcasts are, and how soon pages hear. Nothing here fails for being slow: what
-must hold is counted by the tests of the same names.
+how late scheduled broadcasts are, and how soon pages get events. Nothing here fails for being slow:
+the tests count the facts that must be true.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def scheduled_broadcasts(ground: Ground, scale: Scale) -> str:
 
 
 def pages(ground: Ground, scale: Scale) -> str:
-    """Measure how soon a new page hears, and how soon all tabs do when one closes that leads."""
+    """Measure how soon a new page gets events, and all tabs do after the leading tab has closed."""
     if CHROMIUM is None:
         return "no Chromium"
     from playwright.sync_api import sync_playwright

@@ -44,7 +44,7 @@ class OrderAdmin(BroadcastActionMixin, admin.ModelAdmin):
 
 @admin.register(ChatMessage)
 class ChatMessageAdmin(admin.ModelAdmin):
-    """What was said; deleting a line here takes it out of the history only."""
+    """The chat's messages. Deleting one removes it from the history, but not from open pages."""
 
     list_display = ["id", "room", "author", "text", "created"]
     list_filter = ["room"]

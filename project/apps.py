@@ -1,4 +1,4 @@
-"""The demo's app: at start it connects what people say and who listens."""
+"""The demo's app, which registers its handlers and signal receivers when it starts."""
 
 from django.apps import AppConfig
 

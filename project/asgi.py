@@ -1,4 +1,4 @@
-"""What Daphne serves: Django, with the event streams in front of it."""
+"""The ASGI application: Django, with the event streams in front of it."""
 
 import os
 
@@ -12,7 +12,7 @@ django_application = get_asgi_application()
 from sse_app.asgi import event_stream_application  # noqa: E402 - it needs the loaded apps
 
 if settings.DEBUG:
-    # The plain `daphne` command, unlike `runserver`, leaves CSS and JavaScript to somebody else.
+    # The plain `daphne` command, unlike `runserver`, serves no CSS and JavaScript.
     django_application = ASGIStaticFilesHandler(django_application)
 
 application = event_stream_application(django_application)

@@ -25,9 +25,9 @@ class ClientRow:
 
 @cache
 def clients_passed() -> tuple[ClientRow, ...]:
-    """Return the rows of the documentation's table, which a test compares with what was run.
+    """Return the rows of the documentation's table, which a test compares with the tested clients.
 
-    Empty where the demo is without its documentation.
+    Empty if the demo is installed without its documentation.
     """
     page = settings.BASE_DIR / PAGE
     if not page.exists():

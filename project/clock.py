@@ -1,7 +1,7 @@
-"""The server's clock: one task per server process, running only while somebody watches.
+"""The server's clock: one task per server process, running only while the clock has subscribers.
 
-Behind several server processes every one of them that has a watcher ticks; a page then hears the
-same second more than once, which a clock does not mind.
+With several server processes, each one that has a subscriber publishes the time. A page then gets
+the same second more than once, which does not matter for a clock.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ async def ticks() -> AsyncIterator[str]:
 
 
 async def ticks_for_one_page() -> AsyncIterator[tuple[str, dict[str, str]] | Close]:
-    """Yield named events for a one-off stream; it ends in time and the browser comes back."""
+    """Yield named events for a one-off stream, which ends after ten minutes; browsers reconnect."""
     left = LONGEST_STREAM
     async for now in ticks():
         yield "tick", {"time": now}
@@ -68,11 +68,11 @@ class Clock:
             try:
                 await apublish(GROUP, "clock.tick", {"time": now}, durable=False, key=GROUP)
             except Exception:
-                # The next second is another try; whatever is away may be back.
+                # Try again in the next second: the log or the channel layer may answer then.
                 logger.exception("The clock could not publish the time")
 
 
-# By event loop: a fork, a test or a second server thread brings its own and starts from nothing.
+# By event loop: a fork, a test or a second server thread has its own loop and needs its own clock.
 _clocks: WeakKeyDictionary[asyncio.AbstractEventLoop, Clock] = WeakKeyDictionary()
 
 
@@ -85,7 +85,7 @@ async def start_clock(stream: Any, **kwargs: Any) -> None:
 
 @receiver(stream_closed)
 async def stop_clock(stream: Any, **kwargs: Any) -> None:
-    """Stop the clock when its last listener goes."""
+    """Stop the clock when its last listener leaves."""
     clock = _clocks.get(asyncio.get_running_loop())
     if clock is not None and GROUP in stream.groups:
         await clock.leave(stream)

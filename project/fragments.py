@@ -15,23 +15,23 @@ ROWS = 60
 
 
 def _context(group: str) -> dict[str, object]:
-    # First the position, then the rows: what changes in between arrives as an event.
+    # First the position, then the rows: a change in between arrives as an event.
     position = cursor(group)
     return {"position": position, "group": group, "orders": list(Order.objects.all()[:ROWS])}
 
 
 @require_safe
 def htmx(request: HttpRequest) -> HttpResponse:
-    """A list that htmx keeps: named events, swapped in."""
+    """A list for htmx, which swaps in the data of named events."""
     return render(request, "htmx.html", _context(shop.HTMX_GROUP))
 
 
 @require_safe
 def turbo(request: HttpRequest) -> HttpResponse:
-    """A list that Turbo keeps: messages that say themselves where they go."""
+    """A list for Turbo: its messages name the element that they change."""
     nonce = secrets.token_urlsafe(16)
     response = render(request, "turbo.html", _context(shop.TURBO_GROUP) | {"style_nonce": nonce})
-    # Turbo brings the style of its progress bar inline.
+    # Turbo adds the style of its progress bar inline.
     policy = f"{POLICY}; style-src 'self' 'nonce-{nonce}'"
     response.headers["Content-Security-Policy"] = policy
     return response
@@ -39,7 +39,7 @@ def turbo(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def place(request: HttpRequest) -> HttpResponse:
-    """Place an order; the page hears of it on its stream, so there is nothing to answer."""
+    """Place an order. The page gets the new row by its stream, so the answer is empty."""
     shop.clear_delivered(keep=ROWS - 1)
     if Order.objects.count() >= ROWS:
         return HttpResponse("The board is full. Advance an order first.", status=409)
@@ -49,7 +49,7 @@ def place(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def advance(request: HttpRequest, pk: int) -> HttpResponse:
-    """Move an order one step on; one that is gone stays so."""
+    """Move an order to its next status; do nothing if it was deleted."""
     try:
         shop.advance_order(pk)
     except Order.DoesNotExist:

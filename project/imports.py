@@ -29,7 +29,7 @@ def _import() -> None:
     try:
         with progress(GROUP, total=ROWS) as report:
             for row in range(1, ROWS + 1):
-                time.sleep(SECONDS_PER_ROW)  # What a row takes, were there any.
+                time.sleep(SECONDS_PER_ROW)  # Stands for the work of a real import.
                 report.at(row, text=f"row {row} of {ROWS}")
     except Exception:
         logger.exception("The demo's import failed")

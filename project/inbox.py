@@ -1,4 +1,4 @@
-"""What the demo's pages send up: chat messages, commands to the chat, and that somebody types."""
+"""Handlers of the events that the demo's pages send: chat messages, commands and typing."""
 
 from django import forms
 from django.core.exceptions import PermissionDenied, ValidationError
@@ -23,12 +23,12 @@ def room_of(group: str) -> str:
 
 
 def text_of(data: object) -> str:
-    """Return what was said, 1 to 500 characters, or raise ValidationError."""
+    """Return the message's text, 1 to 500 characters, or raise ValidationError."""
     text = data.get("text") if isinstance(data, dict) else None
     if not isinstance(text, str):
         raise ValidationError('Expected {"text": "..."}.')
     try:
-        # JSON can spell half a surrogate pair, which neither a database nor a stream can take.
+        # JSON can have half a surrogate pair, which neither a database nor a stream can encode.
         text.encode()
     except UnicodeEncodeError as error:
         raise ValidationError("The text is not valid Unicode.") from error
@@ -37,9 +37,9 @@ def text_of(data: object) -> str:
 
 @on("chat.message")
 def chat_message(message: Message) -> dict[str, int] | None:
-    """Save what a signed-in user says and publish it to the room; answer a command to them alone.
+    """Save a signed-in user's message and publish it to the room, in one transaction.
 
-    Message and event are one transaction.
+    A message that is a command is only answered, by an event to that user's stream.
     """
     if not message.user.is_authenticated:
         raise PermissionDenied("Sign in to speak.")
@@ -55,7 +55,7 @@ def chat_message(message: Message) -> dict[str, int] | None:
 
 @on("chat.typing")
 def chat_typing(message: Message) -> None:
-    """Tell the room that somebody is typing: of no use later, so it is not durable."""
+    """Publish that the user is typing. The event is useless later, so it is not durable."""
     if not message.user.is_authenticated:
         raise PermissionDenied("Sign in to speak.")
     room_of(message.group)
@@ -64,10 +64,10 @@ def chat_typing(message: Message) -> None:
 
 
 def _obey(command: str, group: str) -> str:
-    """Return what a command, such as "/who", comes to."""
+    """Return the answer to a command such as "/who"."""
     if command == "/who":
         names = [member.name for member in presence.members(group)]
-        return f"Here: {', '.join(names) or 'nobody who is signed in'}."
+        return f"Here: {', '.join(names) or 'no signed-in users'}."
     if command == "/help":
-        return "/who says who is here. Only you see this."
+        return "/who shows who is here. Only you see the answer."
     raise ValidationError(f"There is no command {command!r}: try /who or /help.")

@@ -1,12 +1,12 @@
-"""What the log says of a client's mistakes."""
+"""How clients' errors are logged."""
 
 import logging
 
 
 class BriefFilter(logging.Filter):
-    """Takes the traceback from what was the client's fault: one line per bad request is enough.
+    """Removes the traceback of records about a client's error: one line per request is enough.
 
-    Django logs a wrong Host, for one, with its traceback, so a stranger could fill a disk.
+    For example, Django logs a traceback for each wrong Host, so any client could fill the disk.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -24,7 +24,7 @@ POLICY = "; ".join(
 
 
 def _protect(response: HttpResponseBase) -> HttpResponseBase:
-    # Django's own error pages in DEBUG bring their style and script inline.
+    # Django's own error pages in DEBUG have inline style and script.
     if not (settings.DEBUG and response.status_code >= 400):
         response.headers.setdefault("Content-Security-Policy", POLICY)
     return response
@@ -32,7 +32,7 @@ def _protect(response: HttpResponseBase) -> HttpResponseBase:
 
 @sync_and_async_middleware
 def content_security_policy(get_response: SyncHandler | AsyncHandler) -> SyncHandler | AsyncHandler:
-    """Add the policy to every answer, on either side of the async divide."""
+    """Add the policy to every answer, of sync and of async views."""
     if iscoroutinefunction(get_response):
         next_async = cast(AsyncHandler, get_response)
 

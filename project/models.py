@@ -10,7 +10,7 @@ from sse_app.changes import publish_changes
 
 @publish_changes(groups=["orders"], fields=["customer", "item", "status", "total"])
 class Order(models.Model):
-    """An order on its way from the till to the door."""
+    """An order, from its placement to its delivery."""
 
     class Status(models.TextChoices):
         NEW = "new"
@@ -42,7 +42,7 @@ class Order(models.Model):
 
 
 class ChatMessage(models.Model):
-    """One line that somebody said in a chat room."""
+    """A message in a chat room."""
 
     room = models.SlugField(max_length=40)
     author = models.ForeignKey(
@@ -59,7 +59,7 @@ class ChatMessage(models.Model):
         return f"{self.author} in {self.room}: {self.text[:40]}"
 
     def as_event(self) -> dict[str, object]:
-        """What a page needs to show the message; the id lets it drop a repeat."""
+        """Return the fields that a page shows, and the id, by which it skips a repeat."""
         return {
             "id": self.pk,
             "author": self.author.get_username(),

@@ -1,4 +1,4 @@
-"""What happens to orders, for the buttons, the simulator and the first data alike."""
+"""Changes of orders, for the buttons, the simulator and the first data."""
 
 import random
 from decimal import Decimal
@@ -27,7 +27,7 @@ ITEMS = {
 
 
 def place_order(status: str = Order.Status.NEW) -> Order:
-    """Save a new order of something for somebody."""
+    """Save a new order of a random item for a random customer."""
     item, price = random.choice(list(ITEMS.items()))
     with transaction.atomic():
         order = Order.objects.create(
@@ -41,9 +41,9 @@ def place_order(status: str = Order.Status.NEW) -> Order:
 
 
 def advance_order(pk: int) -> Order:
-    """Move one order a step on; raise Order.DoesNotExist if it is gone."""
+    """Move an order to its next status; raise Order.DoesNotExist if it was deleted."""
     with transaction.atomic():
-        # Two buttons pressed at once are two steps, not the same step twice.
+        # The lock makes two simultaneous requests two steps, not the same step twice.
         order = Order.objects.select_for_update().get(pk=pk)
         order.advance()
         publish_row(order)
@@ -51,7 +51,7 @@ def advance_order(pk: int) -> Order:
 
 
 def clear_delivered(keep: int) -> int:
-    """Delete the oldest delivered orders beyond `keep` orders; return how many went."""
+    """Delete the oldest delivered orders beyond `keep` orders; return how many were deleted."""
     surplus = Order.objects.count() - keep
     if surplus <= 0:
         return 0
@@ -72,6 +72,6 @@ def publish_row(order: Order) -> None:
 
 
 def publish_no_row(order: Order) -> None:
-    """Publish that the order's row goes, while the order still has its number."""
+    """Publish that the order's row is removed, before the order is deleted and loses its id."""
     publish_template(HTMX_GROUP, "order.gone", "_htmx_gone.html", {"order": order})
     publish_template(TURBO_GROUP, "message", "_turbo_gone.html", {"order": order})

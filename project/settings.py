@@ -1,4 +1,4 @@
-"""Settings of the demo site; whatever differs between machines comes from the environment."""
+"""Settings of the demo site; the environment sets the ones that differ between machines."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ def _flag(name: str) -> bool:
 
 
 def _secret_key() -> str:
-    """Read SECRET_KEY; only a site in DEBUG may do without."""
+    """Read SECRET_KEY, which is required unless DEBUG is on."""
     if key := os.environ.get("SECRET_KEY"):
         return key
     if DEBUG:
@@ -43,8 +43,8 @@ def _database(url: str) -> dict[str, Any]:
     """Read a database URL; SQLite gets the options that several writing processes need."""
     database: dict[str, Any] = dict(dj_database_url.parse(url))
     if database["ENGINE"] == "django.db.backends.sqlite3":
-        # A deferred transaction that turns into a writing one fails at once with "database is
-        # locked", however long the timeout is: begin as a writer.
+        # If a deferred transaction reads first and writes later, the write may fail with "database
+        # is locked" in spite of the timeout. An immediate transaction waits for its turn.
         database["OPTIONS"] = database.get("OPTIONS", {}) | {
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
@@ -123,7 +123,7 @@ SSE_APP: dict[str, Any] = {
         *("clock", "orders", "orders.*", "chat.*", "import"),
         *("showcase", "showcase.*"),
     ],
-    # Anybody may publish 60 KB events on the landing page.
+    # Any visitor may publish events of 60 KB on the landing page.
     "RETENTION_EVENTS": 1_000,
     "PRESENCE_GROUPS": ["chat.*"],
 }
@@ -132,7 +132,7 @@ if _event_log := os.environ.get("SSE_EVENT_LOG"):
     if _redis_url and _event_log.endswith(".RedisEventLog"):
         SSE_APP["EVENT_LOG"]["URL"] = _redis_url
 
-# The demo's logins are "ann" with the password "ann": no validator would let them pass.
+# The demo's logins, such as "ann" with the password "ann", would pass no validator.
 AUTH_PASSWORD_VALIDATORS: list[dict[str, Any]] = []
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "showcase"

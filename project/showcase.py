@@ -1,4 +1,4 @@
-"""The landing page: live panes, and buttons that do to them what a day in production would.
+"""The landing page: live panes, and buttons that cause the problems of a day in production.
 
 Anybody may press a button, so each action runs once at a time and has a rate, per server process.
 """
@@ -27,20 +27,20 @@ from sse_app.views.throttle import TokenBuckets
 
 GROUP: Final = "showcase"
 SLOW_GROUP: Final = "showcase.slow"
-#: With a browser's name: what its shared connection listens to, and what its slow reader does,
-#: so that the server can tell them from those of others. Nothing is ever published there.
+#: With a browser's name: a group of its shared connection, and a group of its slow reader, by which
+#: the server can recognise them. Nothing is ever published to these groups.
 TABS_GROUP: Final = "showcase.tabs.{}"
 READER_GROUP: Final = "showcase.reader.{}"
 BURST: Final = 200
 #: 18 MB in all. Linux lets the buffers of one connection grow to 8 MB on a quick start, and
-#: Chromium takes 2 MB ahead of its page; what they hold, the server does not see lagging.
+#: Chromium reads 2 MB ahead of its page. The server notices a slow reader only after these.
 SLOW_BURST: Final = 300
 SLOW_BYTES: Final = 60_000
 RESTART_EVENTS: Final = 50
 MOST_ORDERS: Final = 60
-#: So that the answer is out before the server ends.
+#: The answer has to be sent before the server ends.
 RESTART_SECONDS: Final = 0.2
-#: Under which the runner of the demo tells the server its process id.
+#: The environment variable with the process id of the demo's runner.
 RUNNER: Final = "DEMO_RUNNER"
 
 View = Callable[[HttpRequest], HttpResponse]
@@ -49,9 +49,9 @@ buckets: Final = TokenBuckets()
 
 
 def bounded(*, seconds: float, burst: int) -> Callable[[View], View]:
-    """Let everybody together do something once per `seconds`, `burst` times in a row at most.
+    """Limit a view to one call per `seconds` for all clients together, with bursts of `burst`.
 
-    One runs at a time. Who comes too early gets 429 and `Retry-After`.
+    One call runs at a time. A request that comes too early gets 429 and `Retry-After`.
     """
 
     def decorate(view: View) -> View:
@@ -73,14 +73,14 @@ def bounded(*, seconds: float, burst: int) -> Callable[[View], View]:
 
 
 def _too_early(seconds: int) -> JsonResponse:
-    answer = {"error": f"Others press buttons too. Try again in {seconds} s."}
+    answer = {"error": f"Other visitors press buttons, too. Try again in {seconds} s."}
     return JsonResponse(answer, status=429, headers={"Retry-After": str(seconds)})
 
 
 def publish_numbers(group: str, count: int, why: str, padding: str = "") -> str:
     """Publish `count` events, numbered from 1, and return the name of the run they belong to.
 
-    A page that sees one of them knows how many there are, so it can tell what it lacks.
+    Each event has the number of all, so a page knows which ones it has missed.
     """
     run = secrets.token_hex(4)
     data = {"run": run, "of": count, "why": why, "padding": padding}
@@ -104,12 +104,12 @@ def showcase(request: HttpRequest) -> HttpResponse:
 @require_POST
 @bounded(seconds=0.5, burst=10)
 def save_order(request: HttpRequest) -> HttpResponse:
-    """Save an order: a new one, or the next step of the one that has waited longest."""
+    """Save a new order, or the next status of the order that has waited longest."""
     shop.clear_delivered(keep=MOST_ORDERS - 1)
     if Order.objects.count() < MOST_ORDERS:
         order = shop.place_order()
     else:
-        # None is delivered, or there would be room.
+        # No order is delivered, since delivered ones have been deleted.
         order = shop.advance_order(Order.objects.order_by("updated_at").values_list("pk")[0][0])
     return JsonResponse({"order": str(order)}, status=201)
 
@@ -124,7 +124,7 @@ def burst(request: HttpRequest) -> HttpResponse:
 @require_POST
 @bounded(seconds=60, burst=3)
 def slow_burst(request: HttpRequest) -> HttpResponse:
-    """Publish 18 MB to those who read slowly. The demo's retention keeps 60 MB of them at most."""
+    """Publish 18 MB to the slow readers. The demo's retention keeps 60 MB of these at most."""
     run = publish_numbers(SLOW_GROUP, SLOW_BURST, "slow", padding="." * SLOW_BYTES)
     return JsonResponse({"run": run, "of": SLOW_BURST}, status=201)
 
@@ -132,8 +132,8 @@ def slow_burst(request: HttpRequest) -> HttpResponse:
 @require_POST
 @bounded(seconds=3, burst=3)
 def wipe(request: HttpRequest) -> HttpResponse:
-    """Forget the history of the showcase's group, as a restored backup would."""
-    # A group that never had an event has no history to forget, and nobody could be told.
+    """Lose the history of the showcase's group, as a restored backup would."""
+    # A group without events has no epoch, so a new epoch would reset no stream.
     publish(GROUP, "showcase.last", {"text": "the last event of the old history"})
     event_log().renew_epoch([GROUP])
     return JsonResponse({}, status=201)
@@ -150,7 +150,7 @@ def restart(request: HttpRequest) -> HttpResponse:
 
 
 class LastAnswer(JsonResponse):
-    """What is said before the server stops, which is asked for only once this has left."""
+    """The server's last answer. The stop is requested only after the answer has been sent."""
 
     def __init__(self, runner: int) -> None:
         super().__init__({}, status=202)
@@ -162,14 +162,14 @@ class LastAnswer(JsonResponse):
 
 
 def _runner() -> int | None:
-    """Return the process id of the runner that started this server, if it is still there."""
+    """Return the process id of the runner that started this server, if it still runs."""
     parent = os.getppid()
     return parent if settings.DEBUG and os.environ.get(RUNNER) == str(parent) else None
 
 
 @require_safe
 def seen_by_server(request: HttpRequest) -> JsonResponse:
-    """How many streams this process has: of the browser named in `?browser=`, and in all."""
+    """Return the number of this process's streams, and of those of the browser `?browser=`."""
     browser = request.GET.get("browser", "")
     tabs, reader = TABS_GROUP.format(browser), READER_GROUP.format(browser)
     streams = open_streams()

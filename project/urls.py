@@ -34,7 +34,7 @@ urlpatterns = [
     path("events/", include("sse_app.urls")),
     path(
         "login/",
-        # Only a demo on somebody's desk shows its passwords.
+        # The login page shows the demo's passwords only in DEBUG.
         LoginView.as_view(extra_context={"show_logins": settings.DEBUG}),
         name="login",
     ),

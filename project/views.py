@@ -33,7 +33,7 @@ def _as_json(order: Order) -> dict[str, Any]:
 @require_safe
 def board(request: HttpRequest) -> HttpResponse:
     """The board: every order, by status."""
-    # First the position, then the rows: what changes in between arrives as an event.
+    # First the position, then the rows: a change in between arrives as an event.
     position = cursor("orders")
     rows = list(Order.objects.all())
     columns = [
@@ -44,13 +44,13 @@ def board(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def orders(request: HttpRequest) -> JsonResponse:
-    """Every order as JSON: for a page that has to start over after `sse.reset`."""
+    """Every order as JSON, for a page that loads its state again after `sse.reset`."""
     return JsonResponse({"orders": [_as_json(order) for order in Order.objects.all()]})
 
 
 @require_POST
 def new_order(request: HttpRequest) -> JsonResponse:
-    """Place an order; anybody may, so a full board first has to move on."""
+    """Place an order. Any visitor may do this, so a full board accepts no more orders."""
     shop.clear_delivered(keep=BOARD_LIMIT - 1)
     if Order.objects.count() >= BOARD_LIMIT:
         return JsonResponse({"error": "The board is full. Advance an order first."}, status=409)
@@ -59,7 +59,7 @@ def new_order(request: HttpRequest) -> JsonResponse:
 
 @require_POST
 def advance_order(request: HttpRequest, pk: int) -> JsonResponse:
-    """Move an order one step on; a delivered one stays where it is."""
+    """Move an order to its next status; a delivered one keeps its status."""
     try:
         return JsonResponse(_as_json(shop.advance_order(pk)))
     except Order.DoesNotExist:
@@ -75,7 +75,7 @@ def _history(room: str) -> list[ChatMessage]:
 
 @require_safe
 def chat(request: HttpRequest, room: str) -> HttpResponse:
-    """A chat room with the last of what was said."""
+    """A chat room with its last messages."""
     group = f"chat.{room}"
     if len(room) > ROOM_LENGTH:
         raise Http404(f"A room's name has at most {ROOM_LENGTH} characters.")
@@ -92,7 +92,7 @@ def chat(request: HttpRequest, room: str) -> HttpResponse:
 
 @require_safe
 def chat_messages(request: HttpRequest, room: str) -> JsonResponse:
-    """What was said last and who is here, as JSON: for a page that has to start over."""
+    """The last messages and the members, as JSON, for a page that loads its state again."""
     messages = [message.as_event() for message in _history(room)]
     people = presence.members(f"chat.{room}")
     members = [{"user": member.user, "name": member.name} for member in people]
@@ -107,7 +107,7 @@ def import_page(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def begin_import(request: HttpRequest) -> JsonResponse:
-    """Start the long task; anybody may, so there is one at a time."""
+    """Start the long task. Any visitor may do this, so one task runs at a time."""
     if not start_import():
         return JsonResponse({"error": "An import is running already."}, status=409)
     return JsonResponse({}, status=202)

@@ -1,7 +1,8 @@
 """`Collector`: the metrics of all server processes for Prometheus, from any one of them.
 
-Its own numbers are of now, those of the others of their last reports, so one scrape of one process
-is right for all. `prometheus_client` is needed to import this module.
+The numbers of the scraped process are current, those of the others come from their last reports.
+So scraping one process gets the metrics of all. This module needs `prometheus_client`. Public:
+`Collector`.
 """
 
 from __future__ import annotations
@@ -28,14 +29,16 @@ from .operations import processes, reports
 from .operations.metric_definitions import ENDS, METRICS, Metric, Report, Sample
 from .runtime.telemetry import log_fields, process_name
 
+__all__ = ["Collector"]
+
 logger = logging.getLogger("sse_app")
 
 
 class Collector(AnyCollector):
-    """Give it to a registry of your own to tell the metrics elsewhere, such as in a task worker.
+    """A collector for your own registry, for example in a task worker.
 
-    Each series has the label `process`, a random name. Collecting costs one query; where the
-    database is away, the process tells of itself alone.
+    Each series has the label `process`, a random name. Collecting costs one query. If the database
+    does not answer, only the metrics of this process are collected.
     """
 
     def collect(self) -> Iterator[Family]:
@@ -45,13 +48,13 @@ class Collector(AnyCollector):
             yield _family(metric, found)
 
     def describe(self) -> Iterator[Family]:
-        """Yield every metric without samples, so that registering asks no database."""
+        """Yield every metric without samples, so that registering needs no query."""
         for metric in METRICS:
             yield _family(metric, ())
 
 
 def exposition(accept: str) -> tuple[bytes, str]:
-    """Return the metrics in a format that an `Accept` header wants, and its content type."""
+    """Return the metrics in a format that the header `Accept` permits, and its content type."""
     registry = CollectorRegistry()
     registry.register(Collector())
     encode, content_type = choose_encoder(accept)
@@ -65,7 +68,7 @@ def _reports() -> Iterator[tuple[str, Report]]:
         readable = True
     except Error as error:
         logger.warning(
-            "What the other processes report can't be read: %r",
+            "The reports of the other processes can't be read: %r",
             error,
             extra=log_fields(error=error),
         )
@@ -81,7 +84,7 @@ def _samples(metric: Metric, report: Report) -> list[Sample]:
     try:
         return list(metric.read(report))
     except (AttributeError, KeyError, TypeError, ValueError):
-        return []  # Of another version of the app, which did not say it, or said it otherwise.
+        return []  # A process with another version of the app reports this otherwise, or not.
 
 
 def _family(metric: Metric, reports: Iterable[tuple[str, Report]]) -> Family:

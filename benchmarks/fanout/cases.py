@@ -36,17 +36,17 @@ class Case:
 
     @property
     def slow(self) -> bool:
-        """Whether it is known not to keep a pace that the others keep."""
+        """Whether this case is known to be slower than the pace of the others."""
         return self.application == "textbook"
 
     @property
     def ours(self) -> bool:
-        """Whether it is this app."""
+        """Whether the case is this app."""
         return self.application == "own"
 
     @property
     def bare(self) -> bool:
-        """Whether it is the server alone."""
+        """Whether the case is the server alone."""
         return self.application == "raw"
 
 

@@ -1,4 +1,4 @@
-"""`Client`: the load client's process, as those who measure see it."""
+"""`Client`: starts the load client's process and reads its figures."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Client:
         return int(self.connected["opened"])
 
     def figures(self) -> dict[str, Any]:
-        """Return what has come since it was last asked."""
+        """Return the figures since the last call."""
         assert self._process.stdin
         self._process.stdin.write("\n")
         self._process.stdin.flush()

@@ -1,4 +1,4 @@
-"""`Goal`: a figure that this app is to reach, beside what was measured. Nothing fails by it."""
+"""`Goal`: a figure that this app should reach, and the measured figure. Nothing fails by it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANONYMOUS_KIB, SIGNED_IN_KIB = 4.0, 10.0
 
 @dataclass(frozen=True)
 class Goal:
-    """`value` is None where something it needs was not measured; `note` says what it is made of."""
+    """`value` is None if a figure that it is made of was not measured; `note` names these."""
 
     title: str
     value: float | None
@@ -27,7 +27,7 @@ class Goal:
 
     @property
     def reached(self) -> bool | None:
-        """Whether it is."""
+        """Whether the goal is reached."""
         if self.value is None:
             return None
         return self.value <= self.limit if self.sign == MOST else self.value >= self.limit
@@ -47,7 +47,7 @@ def _number(value: float) -> str:
 
 
 class _Measured:
-    """Medians by case, and what is made of two of them."""
+    """Medians by case, and figures that are made of two medians."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
@@ -56,7 +56,7 @@ class _Measured:
         return self._results.median(case.title, phase, name)
 
     def to(self, other: Case, phase: str, name: str) -> tuple[float | None, str]:
-        """Return a figure as a multiple of another's, and both."""
+        """Return a figure as a multiple of another case's figure, and a text with both."""
         return _ratio(self.of(OWN, phase, name), self.of(other, phase, name))
 
 
@@ -67,7 +67,7 @@ def _ratio(ours: float | None, theirs: float | None) -> tuple[float | None, str]
 
 
 def goals(results: Results, scale: Scale) -> list[Goal]:
-    """Return all of them."""
+    """Return all goals."""
     measured = _Measured(results)
     return [*_fanout(measured), *_long(measured), *_many(measured, scale), _sqlite(measured, scale)]
 
@@ -144,7 +144,7 @@ def _many(measured: _Measured, scale: Scale) -> list[Goal]:
 
 
 def _sqlite(measured: _Measured, scale: Scale) -> Goal:
-    """What is left of the SQLite log's cost when publishing is taken from it, to the memory log."""
+    """Compare the SQLite log's cost, without that of publishing, to the memory log's cost."""
     title = "SQLite log: CPU per delivery less publishing, to the memory log"
     durable, memory = (measured.of(case, "paced", "micros") for case in (SQLITE, OWN))
     one, other = (measured.of(case, "publishing", "micros") for case in (SQLITE, OWN))
@@ -162,12 +162,12 @@ HEAD: Final = "| goal | limit | measured | reached | of what |\n|---|---:|---:|-
 
 
 def table(reached: list[Goal]) -> str:
-    """Return those that were measured as Markdown."""
+    """Return the measured goals as Markdown."""
     return "\n".join([HEAD, *(goal.row() for goal in reached if goal.value is not None)])
 
 
 def plain(reached: list[Goal]) -> list[dict[str, Any]]:
-    """Return them as JSON can hold them."""
+    """Return the goals as values for JSON."""
     return [
         {
             **asdict(goal),

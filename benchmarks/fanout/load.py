@@ -36,7 +36,7 @@ LONGEST_STAMP: Final = 24
 
 @dataclass(slots=True)
 class Stream:
-    """One connection; what has come on it before its first event, or since its last stamp."""
+    """One connection, with the bytes before its first event, or after its last stamp."""
 
     socket: socket.socket
     receive: Callable[[bytearray], int]
@@ -106,7 +106,7 @@ class Client:
         self._epoll.register(descriptor, select.EPOLLOUT)
 
     def until_asked(self) -> dict[str, Any]:
-        """Read until there is a line on stdin; return what came since the last one."""
+        """Read until there is a line on stdin; return the figures since the last line."""
         while not self._read(10.0):
             pass
         # There may be more streams that can be read than one poll tells of.
@@ -130,7 +130,7 @@ class Client:
         return found
 
     def _read(self, seconds: float) -> bool:
-        """Read what there is; return whether stdin had a line."""
+        """Read all data that is there; return whether stdin had a line."""
         asked, before = False, self.events
         buffer, streams = self.buffer, self.streams
         for descriptor, ready in self._epoll.poll(seconds):
@@ -192,7 +192,7 @@ class Client:
 
 
 def main() -> None:
-    """Open the streams, say so, and answer."""
+    """Open the streams, report that, and answer the lines of stdin."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("port", type=int)
     parser.add_argument("path")

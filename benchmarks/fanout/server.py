@@ -1,4 +1,4 @@
-"""`Server`: the process of one case on core 0, and what it has used."""
+"""`Server`: the process of one case on core 0, and the time and memory that it uses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BUSY: Final = 0.3
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is there for all servers: folders and URLs, files with session cookies and errors."""
+    """The folders, URLs and files that all servers share."""
 
     found: Servers
     cookies: Path
@@ -42,7 +42,7 @@ class Surroundings:
 
 
 class Server:
-    """Runs from its creation until `stop()`. `stuck`: it had more to do than it was waited for."""
+    """Runs from its creation until `stop()`. `stuck`: it was still busy when a wait had ended."""
 
     def __init__(self, case: Case, around: Surroundings) -> None:
         self.case = case
@@ -79,14 +79,14 @@ class Server:
                 return
 
     def pace(self, rate: float, seconds: float, size: int) -> int:
-        """Let it publish; return how many events it were."""
+        """Make the server publish; return the number of events."""
         query = f"rate={rate}&seconds={seconds}&size={size}"
         url = f"http://127.0.0.1:{self.port}/pace/?{query}"
         with urlopen(url, timeout=seconds + 60) as answer:
             return int(json.load(answer)["published"])
 
     def settle(self, seconds: float = 4.0) -> None:
-        """Return when it has nothing more to do, or after `seconds`: then it is `stuck`."""
+        """Wait until the server is idle, or for `seconds`: then it is `stuck`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             before, began = self.cpu, time.monotonic()
@@ -102,13 +102,13 @@ class Server:
 
     @property
     def waited(self) -> float:
-        """Seconds so far in which it could have run, but other processes had its core."""
+        """Seconds so far in which the process was ready, but other processes used its core."""
         threads = Path(f"/proc/{self._process.pid}/task").iterdir()
         return sum(int((one / "schedstat").read_text().split()[1]) for one in threads) / 1e9
 
     @property
     def memory(self) -> int:
-        """Bytes of memory that it has now."""
+        """The process's bytes of memory now."""
         return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * PAGE
 
     def stop(self) -> None:

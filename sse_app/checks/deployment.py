@@ -1,4 +1,4 @@
-"""`manage.py check --deploy`: what works on a desk and not in production."""
+"""`manage.py check --deploy`: settings that work in development, but not in production."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..access import addresses, authorization, origins
 from ..conf import channel_layer, settings, site_tag
 from ..eventlog import DatabaseEventLog, MemoryEventLog, RedisEventLog, event_log
 
-#: The lowest versions without known security holes that concern a server of streams. Of several
-#: series each is listed; another series is compared with the first.
+#: The lowest version of each series without known security holes that concern a server of streams.
+#: A series that is not listed is compared with the first.
 FLOORS: Final[Mapping[str, Sequence[str]]] = {
     "daphne": ["4.2.2"],
     "django": ["5.2.13", "6.0.4"],
@@ -36,10 +36,10 @@ START_FILES: Final = (
     "compose.yml",
     "compose.yaml",
 )
-#: Any name at all, among them names that nobody has thought of yet.
+#: A pattern that permits any name, also the names of future groups.
 _EVERYTHING: Final = re.compile(r"\*+\Z")
 _WAL: Final = re.compile(r"journal_mode\s*=\s*['\"]?wal\b", re.IGNORECASE)
-# A line may go on after a backslash; a list of words has quotes and commas between them.
+# A line may continue after a backslash; in a list of words, quotes and commas separate them.
 _HTTP_TIMEOUT: Final = re.compile(
     r"\bdaphne\b(?:[^\n\\]|\\\n|\\)*?[\s'\"](-t|--http-timeout)[\s=,'\"]*(\d+)"
 )
@@ -47,7 +47,7 @@ _HTTP_TIMEOUT: Final = re.compile(
 
 @register("sse_app", deploy=True)
 def check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Warn of settings that do not go with production; what is plain wrong `checks` reports."""
+    """Warn of settings that do not fit production; `checks.settings` reports invalid ones."""
     try:
         settings()
     except ImproperlyConfigured:
@@ -64,8 +64,9 @@ def check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 def _layer() -> Iterator[CheckMessage]:
     if isinstance(channel_layer(), InMemoryChannelLayer):
         yield Warning(
-            f"The channel layer {settings().CHANNEL_LAYER!r} is in-memory: it reaches this process "
-            "only, so events that are not logged reach no other, and limits are counted in each.",
+            f"The channel layer {settings().CHANNEL_LAYER!r} is in-memory and reaches one process "
+            "only: non-durable events reach no other process, and each process counts its own "
+            "limits.",
             hint="With more than one process: CHANNEL_LAYERS = {'default': {'BACKEND': "
             "'channels_redis.pubsub.RedisPubSubChannelLayer', 'CONFIG': {'hosts': [...]}}}.",
             id="sse_app.W001",
@@ -75,9 +76,9 @@ def _layer() -> Iterator[CheckMessage]:
 def _log() -> Iterator[CheckMessage]:
     if isinstance(event_log(), MemoryEventLog):
         yield Warning(
-            f"SSE_APP['EVENT_LOG'] is {settings().EVENT_LOG!r}: the log is gone with the process, "
-            "and other processes do not see it.",
-            hint="Leave EVENT_LOG out for the database, or name 'sse_app.eventlog.RedisEventLog'.",
+            f"SSE_APP['EVENT_LOG'] is {settings().EVENT_LOG!r}: the log is lost when the process "
+            "stops, and other processes do not see it.",
+            hint="Leave EVENT_LOG out for the database, or use 'sse_app.eventlog.RedisEventLog'.",
             id="sse_app.W002",
         )
 
@@ -91,8 +92,8 @@ def _tag() -> Iterator[CheckMessage]:
         return
     yield Warning(
         f"The site tag {site_tag()!r} comes from the last of SECRET_KEY_FALLBACKS. When that key "
-        "is removed, the tag changes: processes with the old and the new tag do not hear of each "
-        "other, and a Redis log with the default prefix begins again, empty.",
+        "is removed, the tag changes: processes with the old and the new tag get no events of each "
+        "other, and a Redis log with the default prefix starts again, empty.",
         hint=f"SSE_APP = {{'SITE_TAG': {site_tag()!r}, ...}} keeps it.",
         id="sse_app.W014",
     )
@@ -101,8 +102,8 @@ def _tag() -> Iterator[CheckMessage]:
 def _debug() -> Iterator[CheckMessage]:
     if django_settings.DEBUG:
         yield Warning(
-            "DEBUG is True: Django keeps every query of a thread in memory, and errors show "
-            "settings to whoever asks.",
+            "DEBUG is True: Django keeps every query of a thread in memory, and error pages show "
+            "settings to every visitor.",
             hint="DEBUG = False.",
             id="sse_app.W003",
         )
@@ -124,7 +125,7 @@ def _sqlite() -> Iterator[CheckMessage]:
     if missing:
         yield Warning(
             f"The event log is in the SQLite database {alias!r}, and {' and '.join(missing)}: "
-            "writers and readers will meet 'database is locked'.",
+            "writers and readers will fail with 'database is locked'.",
             hint=f"DATABASES[{alias!r}]['OPTIONS'] = {{'transaction_mode': 'IMMEDIATE', 'timeout': "
             "20, 'init_command': 'PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL'}.",
             id="sse_app.W004",
@@ -150,7 +151,8 @@ def _versions() -> Iterator[CheckMessage]:
         least = next((one for one in floors if _numbers(one)[:2] == has[:2]), floors[0])
         if has < _numbers(least):
             yield Warning(
-                f"{name} {installed} is installed; before {least} it has known security holes.",
+                f"{name} {installed} is installed; versions before {least} have known security "
+                "holes.",
                 hint=f"pip install '{name}>={least}'.",
                 id="sse_app.W005",
             )
@@ -161,7 +163,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _http_timeout() -> Iterator[CheckMessage]:
-    # The running server says it itself in its log; here only what starts it can be looked at.
+    # A running server logs this itself; a check can only read the files that start servers.
     folder = Path(getattr(django_settings, "BASE_DIR", "."))
     for name in START_FILES:
         try:
@@ -181,8 +183,8 @@ def _cookies() -> Iterator[CheckMessage]:
     for name in ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE"):
         if not getattr(django_settings, name):
             yield Warning(
-                f"{name} is {getattr(django_settings, name)!r}: the cookie that opens streams and "
-                "sends messages travels readable over plain HTTP.",
+                f"{name} is {getattr(django_settings, name)!r}: the cookie, which permits streams "
+                "and messages, is also sent over plain HTTP, where it can be read.",
                 hint=f"{name} = True.",
                 id="sse_app.W007",
             )
@@ -190,12 +192,12 @@ def _cookies() -> Iterator[CheckMessage]:
 
 def _relative_urls() -> Iterator[CheckMessage]:
     for name in ("STATIC_URL", "MEDIA_URL"):
-        # As the project wrote it: of Django's own settings it already has the prefix.
+        # The project's own value: `django.conf.settings` returns it with the prefix already added.
         url = getattr(vars(django_settings)["_wrapped"], name, None)
         if url and not str(url).startswith(("/", "http://", "https://")):
             yield Warning(
-                f"{name} is {url!r}, which is relative: Django puts the script prefix of a "
-                "process's first request before it and keeps that for all later pages.",
+                f"{name} is {url!r}, which is relative: Django adds the script prefix of a "
+                "process's first request and keeps the result for all later pages.",
                 hint=f"{name} = '/{url}'.",
                 id="sse_app.W013",
             )
@@ -206,20 +208,20 @@ def _public() -> Iterator[CheckMessage]:
         if isinstance(pattern, str) and _EVERYTHING.match(pattern):
             yield Warning(
                 f"SSE_APP['PUBLIC_GROUPS'] has {pattern!r}: anybody may listen to every group, "
-                "the users' own included.",
+                "including the groups of single users.",
                 hint="Name the groups that are public, for example ['news', 'chat.*'].",
                 id="sse_app.W008",
             )
     if "*" in django_settings.ALLOWED_HOSTS:
         yield Warning(
-            "ALLOWED_HOSTS has '*': a page of any host name that points to this server passes "
-            "for its own.",
+            "ALLOWED_HOSTS has '*': a page of any host name that points to this server is treated "
+            "as the site's own.",
             hint="Name the hosts, for example ALLOWED_HOSTS = ['www.example.com'].",
             id="sse_app.W009",
         )
     if "null" in origins.allowed_origins():
         yield Warning(
-            "SSE_APP['ALLOWED_ORIGINS'] has 'null', which any site can be, in a sandboxed frame.",
+            "SSE_APP['ALLOWED_ORIGINS'] has 'null': a sandboxed frame of any site has this origin.",
             hint="Name origins, for example ['https://www.example.com'].",
             id="sse_app.W010",
         )
@@ -228,17 +230,17 @@ def _public() -> Iterator[CheckMessage]:
 def _proxies() -> Iterator[CheckMessage]:
     if not settings().TRUSTED_PROXIES:
         yield Warning(
-            "SSE_APP['TRUSTED_PROXIES'] is empty: limits by address do not apply to peers that "
-            "are loopback, private or on a Unix socket, so behind a proxy to nobody.",
-            hint="SSE_APP['TRUSTED_PROXIES'] = ['127.0.0.1'], ['10.0.0.0/8'] or ['unix']: where "
-            "the proxy connects from; PROXY_HEADER: the header in which it names the client.",
+            "SSE_APP['TRUSTED_PROXIES'] is empty: limits by address do not apply to peers with a "
+            "loopback or private address or on a Unix socket, so behind a proxy to no client.",
+            hint="SSE_APP['TRUSTED_PROXIES'] = ['127.0.0.1'], ['10.0.0.0/8'] or ['unix']: the "
+            "address of the proxy; PROXY_HEADER: the header in which the proxy names the client.",
             id="sse_app.W011",
         )
     for network in addresses.trusted_proxies().networks:
         if network.prefixlen == 0:
             yield Warning(
-                f"SSE_APP['TRUSTED_PROXIES'] has {str(network)!r}: every client is believed, so "
-                "each can choose the address it is counted by.",
+                f"SSE_APP['TRUSTED_PROXIES'] has {str(network)!r}, which trusts every client: each "
+                "can choose the address that its streams are counted for.",
                 hint="Name the proxies' own addresses or networks.",
                 id="sse_app.W012",
             )

@@ -1,4 +1,4 @@
-"""System checks: what is wrong with the settings, and what would be right."""
+"""System checks: which settings are invalid, and which values are valid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         settings()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="sse_app.E001")]
-    return [*_values(), *_retained(), *_layer(), *_log(), *_policies(), *_edge(), *_asgi()]
+    return [*_values(), *_retention(), *_layer(), *_log(), *_policies(), *_edge(), *_asgi()]
 
 
 def _values() -> Iterator[CheckMessage]:
@@ -62,9 +62,9 @@ def _values() -> Iterator[CheckMessage]:
         )
 
 
-def _retained() -> Iterator[CheckMessage]:
+def _retention() -> Iterator[CheckMessage]:
     if not _is_positive(settings().RETENTION_EVENTS):
-        return  # Said above; there is no bound to compare with.
+        return  # Reported by `_values()`; RETAIN has no bound to be compared with.
     try:
         retention.retained_patterns()
     except ImproperlyConfigured as error:
@@ -183,7 +183,7 @@ def _asgi() -> Iterator[CheckMessage]:
         return
     if isinstance(application, ASGIHandler):
         yield Error(
-            f"ASGI_APPLICATION is {path!r}, which is Django's own handler and serves no streams.",
+            f"ASGI_APPLICATION is {path!r}, Django's own handler, which serves no streams.",
             hint=hint,
             id="sse_app.E007",
         )

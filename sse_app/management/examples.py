@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 
 class CommandWithExamples(BaseCommand):
-    """Shows `help` and `examples` as they are written; the help is wrapped by hand."""
+    """Shows `help` and `examples` with their own line breaks."""
 
     examples: ClassVar[str]
 

@@ -1,7 +1,7 @@
-"""What `manage.py sse_doctor` looks at: what is wrong in this place, and how to mend it.
+"""The examinations of `manage.py sse_doctor`: what is wrong on this machine, and how to fix it.
 
-System checks see the settings; this sees what runs: the layer and the log answer, clocks agree,
-servers were started well, and a proxy lets streams through.
+System checks read the settings. The doctor also tests what runs: whether the channel layer and the
+event log answer, clocks agree, and Daphne was started with the right options.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from . import processes
 from .health import GROUP, probe_layer
 
 ANSWER_SECONDS: Final = 5.0
-#: From which clocks that differ are wrong, and not only slow to answer.
+#: A larger difference of clocks is an error. A smaller one may be the time of the query.
 CLOCK_SECONDS: Final = 2.0
-REACH: Final = "See whether it runs, and whether this machine may reach it."
+REACH: Final = "Check whether it runs, and whether this machine can connect to it."
 PROCESSES: Final = Path("/proc")
 _TIMEOUT: Final = re.compile(r"\A(-t\d*|--http-timeout)(=.*)?\Z")
 
@@ -38,7 +38,7 @@ Level = Literal["fine", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `hint` says how to mend what is not fine."""
+    """The result of one examination; unless it is fine, `hint` says how to fix the problem."""
 
     level: Level
     about: str
@@ -47,13 +47,13 @@ class Finding:
 
 
 async def examine(*, deploy: bool = False) -> AsyncIterator[Finding]:
-    """Yield what there is to say of this project and this machine, one thing after the other."""
+    """Yield the findings about this project and this machine, as soon as each is known."""
     wrong = False
     for finding in await in_thread(lambda: list(_settings(deploy))):
         wrong = wrong or finding.level == "error"
         yield finding
     if wrong:
-        return  # What follows would fail for the same reasons.
+        return  # The other examinations would fail for the same reasons.
     yield await _answering("channel layer", _layer())
     yield await _answering("event log", _log())
     yield await _answering("clock", _clock())
@@ -72,43 +72,44 @@ def _settings(deploy: bool) -> Iterator[Finding]:
         level: Level = "error" if message.level >= checks.ERROR else "warning"
         yield Finding(level, f"settings ({message.id})", str(message.msg), message.hint or "")
     if not found:
-        yield Finding("fine", "settings", "SSE_APP has no mistakes.")
+        yield Finding("fine", "settings", "SSE_APP has no errors.")
 
 
 async def _answering(about: str, check: Any) -> Finding:
-    """Return what a check finds; one that fails or does not end has found something too."""
+    """Return the finding of `check`. An exception or no answer in time is a finding, too."""
     task: asyncio.Task[Finding] = asyncio.create_task(check)
     done, _ = await asyncio.wait([task], timeout=ANSWER_SECONDS)
     if not done:
-        task.cancel()  # And not waited for: what it would clean up may hang too.
-        return Finding("error", about, f"It did not answer within {ANSWER_SECONDS:g} s.", REACH)
+        task.cancel()  # Not awaited, since its clean-up may hang too.
+        return Finding("error", about, f"No answer within {ANSWER_SECONDS:g} s.", REACH)
     try:
         return task.result()
     except Exception as error:
         missing = "no such table" in str(error) or isinstance(error, ProgrammingError)
         hint = "Run manage.py migrate." if missing else REACH
-        return Finding("error", about, f"It failed: {type(error).__name__}: {error}", hint)
+        return Finding("error", about, f"Failed: {type(error).__name__}: {error}", hint)
 
 
 async def _layer() -> Finding:
     target = channel_layer()
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
-    text = f"{kind}: there and back in {await probe_layer() * 1000:.1f} ms."
+    text = f"{kind}: sent and received in {await probe_layer() * 1000:.1f} ms."
     if isinstance(target, InMemoryChannelLayer):
-        text += " It reaches one process only."
+        text += " An in-memory layer reaches one process only."
     return Finding("fine", "channel layer", text)
 
 
 async def _log() -> Finding:
     log = event_log()
     began = time.perf_counter()
-    (*_, placed) = await log.aappend([Event.of(GROUP, "doctor", {"at": time.time()})])
-    before = (await log.aheads([GROUP]))[GROUP]._replace(offset=(placed.offset or 1) - 1)
+    (*_, stored) = await log.aappend([Event.of(GROUP, "doctor", {"at": time.time()})])
+    before = (await log.aheads([GROUP]))[GROUP]._replace(offset=(stored.offset or 1) - 1)
     read = await log.asince(GROUP, before if before.offset else START, 1)
     took = (time.perf_counter() - began) * 1000
-    if not read or (read[0].data, read[0].offset) != (placed.data, placed.offset):
-        text = f"It took event {placed.offset} of group {GROUP!r} and gave back {read!r}."
-        return Finding("error", "event log", text, "Is it a replica, or are two logs mixed up?")
+    if not read or (read[0].data, read[0].offset) != (stored.data, stored.offset):
+        text = f"Event {stored.offset} of group {GROUP!r} was written, but {read!r} was read."
+        hint = "Is the log on a replica, or do its settings name two different logs?"
+        return Finding("error", "event log", text, hint)
     where = f"{type(log).__name__}" + (f" in the database {log.alias!r}" if log.alias else "")
     return Finding("fine", "event log", f"{where}: written and read in {took:.1f} ms.")
 
@@ -117,14 +118,14 @@ async def _clock() -> Finding:
     log, now = event_log(), time.time()
     if log.alias is not None and connections[log.alias].vendor == "postgresql":
         there = await in_thread(_database_time, log.alias)
-    elif isinstance(log, RedisEventLog) and (told := await log.server_time()) is not None:
-        there = told
+    elif isinstance(log, RedisEventLog) and (server_time := await log.server_time()) is not None:
+        there = server_time
     else:
         return Finding("fine", "clock", "The event log uses the clock of this machine.")
     ahead = (now + time.time()) / 2 - there
     text = f"This machine is {abs(ahead):.2f} s {'ahead of' if ahead > 0 else 'behind'} the log's."
     if abs(ahead) > CLOCK_SECONDS:
-        hint = "Let NTP set both: retention, grants and tickets go by these clocks."
+        hint = "Set both clocks by NTP: retention, grants and tickets depend on them."
         return Finding("error", "clock", text, hint)
     return Finding("fine", "clock", text)
 
@@ -136,7 +137,7 @@ def _database_time(alias: str) -> float:
 
 
 async def _site() -> Finding:
-    """Name the site tag, and the server processes on the same database that have another one."""
+    """Show the site tag, and the server processes on this database that have another tag."""
     tag, log = site_tag(), event_log()
     others = [
         f"{process.report['site']!r} in process {process.pid} on {process.host}"
@@ -144,10 +145,12 @@ async def _site() -> Finding:
         if process.report.get("site", tag) != tag
     ]
     if others:
-        text = f"The tag is {tag!r} here, but {', '.join(others)}: they do not hear of each other."
-        hint = "Give all processes of a site one SECRET_KEY, SECRET_KEY_FALLBACKS and SITE_TAG."
+        text = (
+            f"The tag is {tag!r} here, but {', '.join(others)}: they get no events of each other."
+        )
+        hint = "Use the same SECRET_KEY, SECRET_KEY_FALLBACKS and SITE_TAG in all processes."
         return Finding("error", "site", text, hint)
-    text = f"The tag is {tag!r}; no message of a site with another tag arrives."
+    text = f"The tag is {tag!r}; messages of sites with another tag do not arrive."
     if isinstance(log, RedisEventLog):
         text += f" The keys of the event log begin with {log.location()[0]!r}."
     return Finding("fine", "site", text)
@@ -165,21 +168,21 @@ def _sqlite() -> Iterator[Finding]:
         yield Finding(
             "warning",
             "SQLite",
-            f"The journal mode is {mode!r}: whoever reads keeps publishers waiting.",
+            f"The journal mode is {mode!r}: publishers wait while another connection reads.",
             "OPTIONS = {'init_command': 'PRAGMA journal_mode=WAL', ...}",
         )
     if str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
         yield Finding(
             "warning",
             "SQLite",
-            "Transactions begin deferred: one that writes after it has read fails at once when "
-            "another writes meanwhile.",
+            "Transactions begin deferred: if one reads first and another connection writes "
+            "meanwhile, its own write fails immediately.",
             "OPTIONS = {'transaction_mode': 'IMMEDIATE', ...}",
         )
 
 
 def _servers() -> Iterator[Finding]:
-    """Look at the command lines of the Daphne processes of this machine, where Linux shows them."""
+    """Examine the command lines of this machine's Daphne processes, where /proc shows them."""
     found = False
     for words in filter(_is_daphne, _command_lines()):
         found = True
@@ -192,18 +195,18 @@ def _servers() -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "Daphne",
-                f"Believes the address that clients claim: {line}",
+                f"Accepts any client address that a request's header claims: {line}",
                 "Leave out --proxy-headers and set SSE_APP['TRUSTED_PROXIES'].",
             )
         if not any("backlog=" in word for word in words) and "--fd" not in words:
             yield Finding(
                 "warning",
                 "Daphne",
-                f"Only 50 clients can wait to be accepted, and after a restart all come: {line}",
+                f"Only 50 clients can wait in the backlog, also if all reconnect at once: {line}",
                 "Start it with -e tcp:port=8000:interface=127.0.0.1:backlog=4096.",
             )
     if not found:
-        yield Finding("fine", "Daphne", "No process of it is seen on this machine.")
+        yield Finding("fine", "Daphne", "No Daphne process is visible on this machine.")
 
 
 def _is_daphne(words: list[str]) -> bool:
@@ -215,4 +218,4 @@ def _command_lines() -> Iterator[list[str]]:
         try:
             yield file.read_bytes().decode(errors="replace").rstrip("\0").split("\0")
         except OSError:
-            continue  # It ended, or is not ours to see.
+            continue  # The process has ended, or belongs to another user.

@@ -1,4 +1,4 @@
-"""`GET health/`: may this process get traffic? Its probes are those of `sse_doctor` too."""
+"""`GET health/`: whether this process can get traffic. `sse_doctor` uses the same probes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ..eventlog import event_log
 from ..protocol.groups import layer_group
 from ..runtime.services import SharedTasks, spawn
 
-#: The group that probes use; nobody else does.
+#: The group of the probes.
 GROUP: Final = "doctor"
 PROBE_SECONDS: Final = 2.0
-#: Whoever asks, nothing is probed more often than this.
+#: A result is kept this long, so that many requests cause one probe.
 KEPT_SECONDS: Final = 1.0
 
 _kept: tuple[float, dict[str, str]] | None = None
@@ -30,12 +30,12 @@ _probing = SharedTasks()
 
 @require_safe
 async def health(request: HttpRequest) -> HttpResponse:
-    """Answer 200 if the event log and the channel layer answer, 503 if not or when stopping.
+    """Answer 200 if the event log and the channel layer answer, else 503.
 
-    The body is JSON such as `{"ready": false, "log": "ok", "layer": "ConnectionError"}`, with
-    `"timeout"` for what did not answer within two seconds. 503 too while a service of a hub is
-    down, with `"services": {"revalidator": "KeyError"}`. For load balancers: open to everybody,
-    and the log and the layer are probed once a second at most.
+    The body is JSON such as `{"ready": false, "log": "ok", "layer": "ConnectionError"}`; no answer
+    within two seconds is `"timeout"`. The answer is also 503 while a service of a hub is down, with
+    `"services": {"revalidator": "KeyError"}`, and while the server stops, with `"stopping": true`.
+    For load balancers: open to everybody. The log and the layer are probed once a second at most.
     """
     found, down = await probed(), services_down()
     ready = not Hub.draining and not down and set(found.values()) == {"ok"}
@@ -48,12 +48,12 @@ async def health(request: HttpRequest) -> HttpResponse:
 
 
 def services_down() -> dict[str, str]:
-    """Return the services of this process's hubs that are down, each with its last exception."""
+    """Return the services of this process's hubs that are down, with the names of exceptions."""
     return {name: error for hub in running_hubs() for name, error in hub.services.down.items()}
 
 
 async def probed() -> dict[str, str]:
-    """Return "ok" or what is wrong, for `"log"` and `"layer"`; at most a second old."""
+    """Return "ok" or the problem, for `"log"` and `"layer"`. At most a second old."""
     if _kept is not None and time.monotonic() - _kept[0] <= KEPT_SECONDS:
         return _kept[1]
     return await _probing.result_here(_probe)
@@ -71,19 +71,19 @@ async def _outcome(probe: Callable[[], Coroutine[Any, Any, object]]) -> str:
     task = spawn(probe)
     done, _ = await asyncio.wait([task], timeout=PROBE_SECONDS)
     if not done:
-        task.cancel()  # And not waited for: what it would clean up may hang too.
+        task.cancel()  # Not awaited, since its clean-up may hang too.
         return "timeout"
     error = task.exception()
     return "ok" if error is None else type(error).__name__
 
 
 async def probe_log() -> None:
-    """Ask the event log for something; raises what it raises."""
+    """Read a head from the event log; raises the log's exceptions."""
     await event_log().aheads([GROUP])
 
 
 async def probe_layer() -> float:
-    """Send something through the channel layer; return the seconds that it took."""
+    """Send a message through the channel layer and receive it; return the seconds."""
     target = channel_layer()
     group = layer_group(f"{GROUP}.{secrets.token_hex(4)}", site_tag())
     channel = await target.new_channel()
@@ -94,7 +94,7 @@ async def probe_layer() -> float:
         await target.receive(channel)
     finally:
         await target.group_discard(group, channel)
-        # The pub/sub layer forgets a channel when waiting for it is given up, and only then.
+        # The pub/sub layer deletes a channel only when a receive() of it is cancelled.
         with suppress(TimeoutError):
             async with asyncio.timeout(0):
                 await target.receive(channel)

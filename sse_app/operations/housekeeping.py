@@ -27,19 +27,19 @@ class Housekeeping:
     name: Final = "prune"
 
     async def start(self, hub: object) -> None:
-        """Nothing has to be prepared."""
+        """Do nothing: no preparation is needed."""
 
     async def run(self) -> None:
-        """Delete about every `PRUNE_INTERVAL`, until cancelled."""
-        # The interval is random, so that several processes rarely delete at the same time.
+        """Delete about every `PRUNE_INTERVAL` seconds, until cancelled."""
+        # The interval is random, so that processes rarely delete at the same time.
         await every(lambda: settings().PRUNE_INTERVAL * random.uniform(0.5, 1.5), _clean)
 
     def close(self) -> None:
-        """Nothing has to be given back."""
+        """Do nothing: no resource is held."""
 
 
 def delete_expired() -> None:
-    """Delete unused tickets, answers kept for repeats, and revocations of grants now expired."""
+    """Delete expired tickets and idempotency records, and revocations of expired grants."""
     tickets.forget_old()
     idempotency.forget_old()
     expired = timezone.now() - timedelta(seconds=settings().GRANT_AGE)
@@ -47,7 +47,7 @@ def delete_expired() -> None:
 
 
 async def _clean() -> None:
-    """Delete what has expired; of the log in steps, so that publishers never wait for long."""
+    """Delete expired rows and events. The log is pruned in steps, so publishers wait shortly."""
     await in_thread(delete_expired)
     log = event_log()
     if log.prunes_itself:

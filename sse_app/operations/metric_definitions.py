@@ -1,6 +1,6 @@
-"""`METRICS`: every metric of a server process, and how it is read from the process's report.
+"""`METRICS`: every metric of a server process, and how to read it from the process's report.
 
-Plain numbers, without the package that `sse_app.metrics` needs to tell them to Prometheus.
+Does not need the package `prometheus_client`, which `sse_app.metrics` needs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Final, Literal, NamedTuple
 from ..runtime.telemetry import BOUNDS
 
 Report = dict[str, Any]
-#: The upper ends of the buckets, as they are named.
+#: The upper bounds of the buckets, as Prometheus names them.
 ENDS: Final = (*map(str, BOUNDS), "+Inf")
 
 
 class Sample(NamedTuple):
-    """The values of a metric's labels, and a number; of a histogram, also what each bucket has."""
+    """The values of a metric's labels, and a number; for a histogram, also the buckets' counts."""
 
     values: tuple[str, ...]
     number: float
@@ -30,7 +30,7 @@ Read = Callable[[Report], Iterator[Sample]]
 
 @dataclass(frozen=True)
 class Metric:
-    """One name of which each process has a sample, or one for each value of `labels`."""
+    """A metric. Each process has one sample, or one sample for each value of `labels`."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -40,12 +40,12 @@ class Metric:
 
     @property
     def series(self) -> str:
-        """The name to query; that of a histogram ends in `_bucket`, `_sum` and `_count` too."""
+        """The name in queries; a histogram's also gets `_bucket`, `_sum` and `_count` appended."""
         return f"{self.name}_total" if self.kind == "counter" else self.name
 
 
 def _number(*path: str) -> Read:
-    """What stands in a report under `path`."""
+    """Read the number at `path` of a report."""
 
     def read(report: Report) -> Iterator[Sample]:
         found: Any = report
@@ -61,7 +61,7 @@ def _count(name: str) -> Read:
 
 
 def _counts(name: str) -> Read:
-    """What was counted by reason."""
+    """Read the counts of `name` by reason."""
 
     def read(report: Report) -> Iterator[Sample]:
         for key, number in sorted(report["counts"].items()):
@@ -73,7 +73,7 @@ def _counts(name: str) -> Read:
 
 
 def _seconds(name: str) -> Read:
-    """A histogram; none if the process is of another version, which has other buckets."""
+    """Read a histogram; no sample if a process of another version has other buckets."""
 
     def read(report: Report) -> Iterator[Sample]:
         counts = report["counts"]
@@ -121,7 +121,7 @@ METRICS: Final = (
     Metric(
         "sse_app_refusals",
         "counter",
-        "Requests for a stream that got none, by the reason they were told or the HTTP status.",
+        "Requests for a stream that were refused, by the reason in the answer or the HTTP status.",
         _counts("refused"),
         ("reason",),
     ),
@@ -129,100 +129,107 @@ METRICS: Final = (
     Metric(
         "sse_app_events_published",
         "counter",
-        "Events handed to the channel layer by this process; the durable ones have an offset.",
+        "Events that this process gave to the channel layer; durable events have an offset.",
         _published,
         ("log", "durable"),
     ),
     Metric(
         "sse_app_events_delivered",
         "counter",
-        "Events shown to readers: one event to a thousand streams counts a thousand.",
+        "Events sent to readers: one event to a thousand streams counts a thousand.",
         _count("delivered"),
     ),
     Metric(
         "sse_app_events_superseded",
         "counter",
-        "Non-durable events that a slow reader did not get, for a later one or too many.",
+        "Non-durable events that a slow reader missed: replaced by a later one, or too many.",
         _count("superseded"),
     ),
     Metric("sse_app_sent_bytes", "counter", "Bytes of the bodies of streams.", _count("bytes")),
     Metric(
         "sse_app_publish_seconds",
         "histogram",
-        "Seconds from a call of publish() until the event log had returned; for a transaction, "
-        "how long the log took to number its events after the commit.",
+        "Seconds that a call of publish() waited for the event log; in a transaction, seconds "
+        "that the log took to number the transaction's events after the commit.",
         _seconds("publish_seconds"),
     ),
     Metric(
         "sse_app_delivery_seconds",
         "histogram",
-        "Seconds from when an event was handed to the channel layer, by the clock of who did, "
-        "until this process had written it to its streams (of more than a thousand, the first "
-        "thousand). Of events on their way at the same time, one is measured.",
+        "Seconds from when the publisher gave an event to the channel layer, by the publisher's "
+        "clock, until this process had written it to its streams (if there are more than a "
+        "thousand, to the first thousand). Of events in delivery at the same time, one is "
+        "measured.",
         _seconds("delivery_seconds"),
     ),
     Metric(
         "sse_app_queue_bytes",
         "gauge",
-        "Bytes in this process that wait for clients to take them.",
+        "Bytes in this process that clients have not read yet.",
         _number("waiting", "bytes"),
     ),
     Metric(
         "sse_app_lag_events",
         "gauge",
-        "Events that streams have yet to read from the log, over all streams.",
+        "Events that streams still have to read from the log, summed over all streams.",
         _number("waiting", "events"),
     ),
     Metric(
         "sse_app_readers_lagged",
         "counter",
-        "Readers that could take no more and were left to read the log when they can again.",
+        "Readers that read too slowly, and continue from the log when they can read again.",
         _count("lagged"),
     ),
     Metric(
-        "sse_app_readers_caught_up", "counter", "Those that were live again.", _count("caught_up")
+        "sse_app_readers_caught_up",
+        "counter",
+        "Lagging readers that became live again.",
+        _count("caught_up"),
     ),
     Metric(
         "sse_app_readers_stalled",
         "counter",
-        "Those that took nothing for STALL_SECONDS and were let go.",
+        "Readers that were disconnected because they read nothing for STALL_SECONDS.",
         _count("stalled"),
     ),
     Metric(
         "sse_app_heals",
         "counter",
-        "How often a group was brought up to its log's head, since the layer had lost something.",
+        "How often a group was read from the log because the channel layer had lost events.",
         _count("heals"),
     ),
     Metric(
         "sse_app_service_restarts",
         "counter",
-        "How often a service of the hub had ended and began again, since it must not end.",
+        "How often a service of the hub ended unexpectedly and was started again.",
         _counts("restarts"),
         ("service",),
     ),
     Metric(
         "sse_app_hub_up",
         "gauge",
-        "1 while the process has a hub, that is while somebody listens there.",
+        "1 while the process has a hub, that is, while it has subscribers.",
         _number("health", "hub"),
     ),
     Metric("sse_app_layer_up", "gauge", "1 if the channel layer answers.", _layer_up),
     Metric(
-        "sse_app_draining", "gauge", "1 once it was told to stop.", _number("health", "draining")
+        "sse_app_draining",
+        "gauge",
+        "1 while the process closes its streams in order to stop.",
+        _number("health", "draining"),
     ),
     Metric(
         "sse_app_loop_lag_seconds",
         "gauge",
-        "By how many seconds the event loop was late for its last timer of one second.",
+        "Seconds by which the event loop ran its last timer of one second too late.",
         _number("health", "loop_lag"),
     ),
     Metric("sse_app_process_info", "gauge", "Always 1.", _about, ("host", "pid", "server")),
-    Metric("sse_app_report_age_seconds", "gauge", "How old these figures are.", _age),
+    Metric("sse_app_report_age_seconds", "gauge", "Age of the process's report.", _age),
     Metric(
         "sse_app_others_up",
         "gauge",
-        "1 if the process that was scraped could read what the others report.",
+        "1 if the scraped process could read the reports of the other processes.",
         _others_up,
     ),
 )

@@ -10,11 +10,10 @@ from django.utils.translation import gettext_lazy as _
 
 
 class ServerProcess(models.Model):
-    """A server process and what it last said of itself; written by that process alone.
+    """A server process and its last report; only that process writes the row.
 
-    `report` and the rows in `streams` are as `sse_app.operations.reports` makes them. `streams` is
-    JSON text, and empty unless somebody has asked for it until `watched_until`: it may be a
-    megabyte.
+    `sse_app.operations.reports` makes `report` and the rows in `streams`. `streams` is JSON text of
+    up to a megabyte. It is empty, unless a dashboard has asked for it by `watched_until`.
     """
 
     name = models.CharField(_("name"), max_length=32, primary_key=True)
@@ -40,9 +39,9 @@ class ServerProcess(models.Model):
         return f"{self.host} {self.pid}"
 
     def all_streams(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the rows of its streams, `"open"` and `"ended"`; none unless it is watched.
+        """Return the rows of the process's streams, `"open"` and `"ended"`; see `streams`.
 
-        One query if the row was read without them, as `processes.alive()` does.
+        One query if `streams` was deferred, as by `processes.alive()`.
         """
         found: dict[str, list[dict[str, Any]]]
         found = json.loads(self.streams) if self.streams else {"open": [], "ended": []}

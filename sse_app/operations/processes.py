@@ -1,8 +1,8 @@
-"""The server processes of a site: each has a row of `ServerProcess` and says there how it is.
+"""The server processes of a site: each writes a report about itself to its row of `ServerProcess`.
 
-A row is written every five seconds, every second while somebody watches, and deleted when its
-process stops. One that was killed counts as gone when it has not been seen for a while. Processes
-that serve nothing, such as `manage.py` and task workers, have no row and can ask all the same.
+A row is written every five seconds, or every second while a dashboard is open, and deleted when the
+process stops. A process without a write for 15 seconds counts as dead. Processes that serve no
+streams, such as `manage.py` and task workers, have no row, but can read the others' rows.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from . import reports
 from .models import ServerProcess
 from .reporter import Duty, Reporter, all_rows
 
-#: Not seen for so long, a process is taken for dead.
+#: A process without a write for this long counts as dead.
 ALIVE_SECONDS: Final = 15.0
 
-#: What each process does once a second in the thread that keeps its row, or sooner where one
-#: returns in how many seconds it is to be called again; what they raise is logged, once.
+#: Called once a second by each process, in the thread that writes its row. A duty that returns
+#: seconds is called again after these. Exceptions are logged, each once.
 duties: Final[list[Duty]] = []
-#: What keeps the row of this process, from its first request on.
+#: Writes the row of this process, from the first request on.
 reporter: Reporter | None = None
 
 
 def alive(*, streams: bool = False) -> list[ServerProcess]:
-    """Return the processes that were seen within the last 15 s.
+    """Return the processes that have written their row within the last 15 s.
 
-    Without `streams`, their lists of streams are read only when they are asked for. One query;
-    raises `django.db.Error`.
+    Without `streams`, the field of that name is deferred. One query; raises `django.db.Error`.
     """
     since = timezone.now() - timedelta(seconds=ALIVE_SECONDS)
     rows = all_rows().filter(seen_at__gte=since)
@@ -45,24 +44,25 @@ def alive(*, streams: bool = False) -> list[ServerProcess]:
 
 
 def listeners(groups: Collection[str]) -> int:
-    """Return how many listen to `groups` in all processes: a stream counts once per group.
+    """Return the number of subscribers of `groups` in all processes, counted once per group.
 
-    Of this process now, of the others by what they said within the last 15 s, and there of the
-    500 groups with the most subscribers. One query; raises `django.db.Error`.
+    Those of this process are counted now; those of the others come from their last reports, which
+    have the 500 groups with the most subscribers. One query; raises `django.db.Error`.
     """
     wanted = set(groups)
     count = sum(map(reports.subscribers, wanted))
     for process in alive():
         if process.name != process_name():
-            said = process.report.get("groups", {})
-            count += sum(said[group]["subscribers"] for group in wanted & said.keys())
+            reported = process.report.get("groups", {})
+            count += sum(reported[group]["subscribers"] for group in wanted & reported.keys())
     return count
 
 
 def watch(seconds: float = 10.0) -> None:
-    """Have all processes report each second for so long, with their streams.
+    """Ask all processes to report each second, with their streams, for `seconds`.
 
-    This process begins at once, the others within a second. One query; raises `django.db.Error`.
+    This process starts immediately, the others within a second. One query; raises
+    `django.db.Error`.
     """
     until = timezone.now() + timedelta(seconds=seconds)
     all_rows().filter(Q(watched_until=None) | Q(watched_until__lt=until)).update(
@@ -70,24 +70,24 @@ def watch(seconds: float = 10.0) -> None:
     )
     if reporter is not None:
         reporter.watched_until = until
-        reporter.soon()
+        reporter.tick_now()
 
 
 def begin(send: Any) -> None:
-    """Report from now on, on the running loop; `send` tells what server this is."""
+    """Start to report, on the running loop. `send` is the ASGI callable, which shows the server."""
     global reporter
     loop = asyncio.get_running_loop()
-    if Hub.draining or (reporter is not None and not _is_over(reporter.loop, loop)):
+    if Hub.draining or (reporter is not None and not _has_ended(reporter.loop, loop)):
         return
     reporter = Reporter(process_name(), name_of(send), duties)
 
 
-def _is_over(loop: asyncio.AbstractEventLoop, running: asyncio.AbstractEventLoop) -> bool:
+def _has_ended(loop: asyncio.AbstractEventLoop, running: asyncio.AbstractEventLoop) -> bool:
     return loop is not running and (loop.is_closed() or not loop.is_running())
 
 
 def _forget() -> None:
-    """In a forked child: it is another process, and the parent's loop does not run here."""
+    """Forget the reporter in a forked child, which has another row and does not run its loop."""
     global reporter
     reporter = None
 

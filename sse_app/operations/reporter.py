@@ -1,4 +1,4 @@
-"""`Reporter`: keeps the row of this server process, and does what else is due once a second."""
+"""`Reporter`: writes the row of this server process, and calls the duties once a second."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from .models import ServerProcess
 
 TICK_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 5.0
-#: Of the list of streams, which may be long.
+#: Between two writes of the list of streams, which may be long.
 STREAMS_SECONDS: Final = 3.0
-FORGET_SECONDS: Final = 60.0
+DELETE_SECONDS: Final = 60.0
 RETIRE_SECONDS: Final = 1.0
 
 logger = logging.getLogger("sse_app")
 
-#: What is done in the thread that keeps the row: after the seconds that it returns, else after one.
+#: Called in the thread that writes the row: again after the returned seconds, else after one.
 Duty = Callable[[], float | None]
 
 
 class Reporter:
-    """Keeps the row of this process. Used on its loop only, but for `soon()` and `retire()`.
+    """Writes the row of this process. Used on its loop only, except `tick_now()` and `retire()`.
 
-    It waits by a timer and not in a task: a loop that is closed without a word, as that of a test
-    may be, then leaves nothing behind that complains.
+    Waits by a timer and not in a task: asyncio complains of tasks that are pending when a loop is
+    closed, as the loop of a test may be.
     """
 
     def __init__(self, name: str, server: str, duties: Sequence[Duty]) -> None:
@@ -51,30 +51,30 @@ class Reporter:
         self._layer = "ok"
         self._lag = 0.0
         self._reported = self._listed = self._swept = float("-inf")
-        self._written = self._again = self._retired = self._is_ending = False
+        self._has_row = self._tick_again = self._retired = self._is_ending = False
         self._failing: set[str] = set()
         self._pause = TICK_SECONDS
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._retiring: asyncio.Task[None] | None = None
         self._started_at = timezone.now()
-        self._plan(TICK_SECONDS)
+        self._schedule(TICK_SECONDS)
 
     def report(self) -> dict[str, Any]:
-        """Return what this process would say now."""
+        """Return the report of this process as of now."""
         return reports.report(self._server, layer=self._layer, loop_lag=self._lag)
 
-    def soon(self) -> None:
-        """Let the next tick come at once. From any thread."""
-        self._call(self._hurry)
+    def tick_now(self) -> None:
+        """Run the next tick immediately. From any thread."""
+        self._call_on_loop(self._tick_at_once)
 
     def retire(self) -> None:
-        """Stop, and delete the row: `is_retiring` says until when. From any thread."""
+        """Stop, and delete the row; `is_retiring` is True until that is done. From any thread."""
         self._is_ending = True
-        self._call(self._begin_retiring)
+        self._call_on_loop(self._begin_retiring)
 
-    def _call(self, function: Callable[[], None]) -> None:
-        """Call `function` on the loop, unless that has closed. From any thread."""
+    def _call_on_loop(self, function: Callable[[], None]) -> None:
+        """Call `function` on the loop, unless the loop is closed. From any thread."""
         try:
             self.loop.call_soon_threadsafe(function, context=Context())
         except RuntimeError:
@@ -82,7 +82,7 @@ class Reporter:
 
     @property
     def is_retiring(self) -> bool:
-        """Whether its row is about to be deleted."""
+        """Whether the row is still to be deleted."""
         ended = self.loop.is_closed() or (self._retiring is not None and self._retiring.done())
         return self._is_ending and not ended
 
@@ -94,44 +94,44 @@ class Reporter:
 
     # --- ticks ---
 
-    def _plan(self, seconds: float) -> None:
+    def _schedule(self, seconds: float) -> None:
         self._due = self.loop.time() + seconds
-        # In a context of its own: nothing of the request that came first stays with it.
-        self._timer = self.loop.call_at(self._due, self._begin, context=Context())
+        # In an empty context, so that no context variable of the first request stays alive.
+        self._timer = self.loop.call_at(self._due, self._start_tick, context=Context())
 
-    def _hurry(self) -> None:
+    def _tick_at_once(self) -> None:
         if self._retired:
             return
-        self._again = self._task is not None
+        self._tick_again = self._task is not None
         if self._task is None:
             self._timer.cancel()
-            self._plan(0.0)
+            self._schedule(0.0)
 
-    def _begin(self) -> None:
+    def _start_tick(self) -> None:
         self._lag = max(0.0, self.loop.time() - self._due)
         self._pause = TICK_SECONDS
         self._task = spawn(self._tick)
-        self._task.add_done_callback(self._ticked)
+        self._task.add_done_callback(self._tick_done)
 
-    def _ticked(self, task: asyncio.Task[None]) -> None:
+    def _tick_done(self, task: asyncio.Task[None]) -> None:
         self._task = None
         if not self._retired and not task.cancelled():
-            self._plan(0.0 if self._again else self._pause)
-            self._again = False
+            self._schedule(0.0 if self._tick_again else self._pause)
+            self._tick_again = False
 
     async def _tick(self) -> None:
         try:
             with contained():
-                said, streams = await self._said()
-                until = await in_thread(self._keep, said, streams)
-            # What `watch()` has set here meanwhile may not have been in the row yet.
+                report, streams = await self._due_report()
+                until = await in_thread(self._write_row, report, streams)
+            # `watch()` may have set a later time here after the row was read.
             self.watched_until = max(filter(None, (self.watched_until, until)), default=None)
         except Exception as error:
-            self._failed("row", "The row of this server process can't be kept: %r", error)
+            self._failed("row", "The row of this server process can't be written: %r", error)
         else:
             self._failing.discard("row")
 
-    async def _said(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    async def _due_report(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """Return the report and the list of streams, each if it is due."""
         now = self.loop.time()
         watched = self.watched_until is not None and timezone.now() < self.watched_until
@@ -153,43 +153,45 @@ class Reporter:
 
     # --- in a thread ---
 
-    def _keep(self, said: dict[str, Any] | None, streams: dict[str, Any] | None) -> datetime | None:
+    def _write_row(
+        self, report: dict[str, Any] | None, streams: dict[str, Any] | None
+    ) -> datetime | None:
         own = all_rows().filter(pk=self.name)
         watched_until = own.values_list("watched_until", flat=True).first()
-        if said is not None:
-            fields: dict[str, Any] = {"seen_at": timezone.now(), "report": said}
+        if report is not None:
+            fields: dict[str, Any] = {"seen_at": timezone.now(), "report": report}
             if streams is not None:
                 fields["streams"] = _to_json(streams)
             if not own.update(**fields):
                 host = socket.gethostname()[:255]
                 fields |= {"host": host, "pid": os.getpid(), "started_at": self._started_at}
                 all_rows().create(name=self.name, **fields)
-            self._written = True
-        self._forget_others()
-        wanted = [self._do(duty) for duty in self._duties]
-        self._pause = min([TICK_SECONDS, *(seconds for seconds in wanted if seconds is not None)])
+            self._has_row = True
+        self._delete_dead_rows()
+        pauses = [self._run_duty(duty) for duty in self._duties]
+        self._pause = min([TICK_SECONDS, *(seconds for seconds in pauses if seconds is not None)])
         return watched_until
 
-    def _do(self, duty: Duty) -> float | None:
+    def _run_duty(self, duty: Duty) -> float | None:
         key = getattr(duty, "__qualname__", repr(duty))
         try:
             with contained():
                 seconds = duty()
         except Exception as error:
-            self._failed(key, f"{key} failed, and is tried again each second: %r", error)
+            self._failed(key, f"{key} failed, and is called again each second: %r", error)
             return None
         self._failing.discard(key)
         return seconds
 
-    def _forget_others(self) -> None:
+    def _delete_dead_rows(self) -> None:
         now = self.loop.time()
-        if now >= self._swept + FORGET_SECONDS:
+        if now >= self._swept + DELETE_SECONDS:
             self._swept = now
-            before = timezone.now() - timedelta(seconds=FORGET_SECONDS)
+            before = timezone.now() - timedelta(seconds=DELETE_SECONDS)
             all_rows().filter(seen_at__lt=before).delete()
 
     def _failed(self, key: str, text: str, error: Exception) -> None:
-        """Log a failure, once until it has gone."""
+        """Log a failure, unless the previous call failed as well."""
         if key not in self._failing:
             self._failing.add(key)
             logger.warning(text, error, exc_info=True, extra=log_fields(reason=key, error=error))
@@ -200,27 +202,27 @@ class Reporter:
                 if self._probe is not None:
                     self._probe.cancel()
                 if self._task is not None:
-                    # Not cancelled: what its thread writes must not come after the deletion.
+                    # Not cancelled: its thread could write the row after the deletion.
                     await asyncio.wait([self._task])
-                if self._written:
+                if self._has_row:
                     await in_thread(all_rows().filter(pk=self.name).delete)
         except Exception as error:
             logger.warning(
-                "The row of this server process stays until others delete it: %r",
+                "The row of this server process can't be deleted; another process will do it: %r",
                 error,
                 extra=log_fields(error=error),
             )
 
 
 def _to_json(streams: dict[str, Any]) -> str:
-    """Return JSON text, made row by row: other threads have their turn between, unlike in one."""
-    parts = (
+    """Return JSON text, made row by row, so that other threads can run in between."""
+    lists = (
         f"{json.dumps(kind)}: [{', '.join(map(json.dumps, rows))}]"
         for kind, rows in streams.items()
     )
-    return f"{{{', '.join(parts)}}}" if streams else ""
+    return f"{{{', '.join(lists)}}}" if streams else ""
 
 
 def all_rows() -> QuerySet[ServerProcess]:
-    """Return the rows of all processes, from the database that is written to."""
+    """Return the rows of all processes, from the database for writes."""
     return written(ServerProcess)

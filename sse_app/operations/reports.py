@@ -1,7 +1,7 @@
-"""What this process says of itself: its health, its streams by state, its counters, its groups.
+"""The report of this process: its health, its streams by state, its counters and its groups.
 
-The shapes are public: `ServerProcess` keeps them, and the admin and the metrics read them. Used on
-the event loop, and from other threads where a figure that is a moment old is good enough.
+The shapes are stored: `ServerProcess` keeps them, and the admin and the metrics read them. Used on
+the event loop, and from other threads where a figure may be a moment old.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from ..signals import stream_closed
 
 GROUPS: Final = 500
 ENDED: Final = 100
-#: Rows that are made before the event loop turns: two or three milliseconds.
+#: Rows that are made in one iteration of the event loop, which takes two or three milliseconds.
 SLICE: Final = 200
 STATES: Final = ("live", "catching up", "lagging", "held")
 
 Row = dict[str, Any]
 
 _ended: deque[Row] = deque(maxlen=ENDED)
-_beginnings: WeakKeyDictionary[Stream, dict[str, str]] = WeakKeyDictionary()
+_starts: WeakKeyDictionary[Stream, dict[str, str]] = WeakKeyDictionary()
 
 
 def report(server: str = "", *, layer: str = "ok", loop_lag: float = 0.0) -> dict[str, Any]:
     """Return the report of this process.
 
-    `server`: such as "daphne 4.2.3", empty where nothing is served. `layer`: "ok", or what is wrong
-    with the channel layer. `loop_lag`: in seconds. Of the groups, those with the most subscribers
-    are named.
+    `server`: such as "daphne 4.2.3", empty if the process serves no streams. `layer`: "ok", or the
+    problem of the channel layer. `loop_lag`: in seconds. The groups are the 500 with the most
+    subscribers.
     """
     opened = streams()
     return {
@@ -66,10 +66,10 @@ def report(server: str = "", *, layer: str = "ok", loop_lag: float = 0.0) -> dic
 
 
 def counts() -> dict[str, float]:
-    """Return what only grows while the process lives, by name, see `Counts.flat()`.
+    """Return the counters of the process, by name, see `Counts.flat()`.
 
-    What was published is named by its log, as in `"published.DatabaseEventLog"`, and what was in
-    none as `"published.none"`.
+    Durable events are counted by the class of the log, as in `"published.DatabaseEventLog"`,
+    non-durable ones as `"published.none"`.
     """
     found = COUNTS.flat()
     found[f"published.{type(event_log()).__name__}"] = found.pop("durable")
@@ -78,7 +78,7 @@ def counts() -> dict[str, float]:
 
 
 def groups() -> dict[str, dict[str, int]]:
-    """Return the groups that are listened to, with how much they are."""
+    """Return the subscribers, published and delivered events of groups with subscribers."""
     found = nlargest(GROUPS, _topics(), key=lambda topic: topic.readers)
     return {
         topic.group: {
@@ -91,19 +91,19 @@ def groups() -> dict[str, dict[str, int]]:
 
 
 def subscribers(group: str) -> int:
-    """Return how many listen to `group` in this process now."""
+    """Return the number of subscribers of `group` in this process now."""
     topics = (hub.topics.get(group) for hub in running_hubs())
     return sum(topic.readers for topic in topics if topic is not None)
 
 
 def streams() -> list[Stream]:
-    """Return the streams of this process that are open."""
+    """Return the open streams of this process."""
     sinks = (reader.sink for hub in running_hubs() for reader in list(hub.subscriptions))
     return [sink for sink in sinks if isinstance(sink, Stream) and sink.opened]
 
 
 async def rows() -> dict[str, list[Row]]:
-    """Return a row for each open stream, and for those that ended last; on the event loop."""
+    """Return a row for each open stream, and for the last ones that ended; on the event loop."""
     opened = []
     for count, stream in enumerate(streams(), 1):
         opened.append(row_of(stream))
@@ -113,8 +113,8 @@ async def rows() -> dict[str, list[Row]]:
 
 
 def row_of(stream: Stream) -> Row:
-    """Return what there is to know of a stream, and nothing that would open another one."""
-    groups, began = stream.groups, _began(stream)
+    """Return the facts about a stream, without secrets that could open another one."""
+    groups, start = stream.groups, _start_of(stream)
     return {
         "id": stream.id,
         "user": stream.user.get_username() if stream.user.is_authenticated else "",
@@ -127,25 +127,28 @@ def row_of(stream: Stream) -> Row:
         "bytes": stream.bytes_sent,
         "queue": stream.queue,
         "lag": _lag(stream),
-        "opened": {group: began[group] for group in groups if group in began},
+        "opened": {group: start[group] for group in groups if group in start},
         "positions": {
-            group: _text(place) for group, place in list(stream.subscription.positions.items())
+            group: _text(position)
+            for group, position in list(stream.subscription.positions.items())
         },
-        "resets": {group: [_text(place), why] for group, (place, why) in stream.resets.items()},
+        "resets": {
+            group: [_text(position), reason] for group, (position, reason) in stream.resets.items()
+        },
         "taken": [group for group in stream.asked if group not in groups],
         "closed_at": None,
         "reason": stream.close_reason or "",
     }
 
 
-def _began(stream: Stream) -> dict[str, str]:
-    """Return where `stream` began in each group; read once, as it is asked for every second."""
-    found = _beginnings.get(stream)
+def _start_of(stream: Stream) -> dict[str, str]:
+    """Return the first position of `stream` in each group; kept, as it is needed every second."""
+    found = _starts.get(stream)
     if found is None:
         cursor = Cursor.parse(stream.opened)
-        places = {group: cursor.get(group) if cursor else None for group in stream.asked}
-        found = {group: _text(place) for group, place in places.items() if place}
-        _beginnings[stream] = found
+        positions = {group: cursor.get(group) if cursor else None for group in stream.asked}
+        found = {group: _text(position) for group, position in positions.items() if position}
+        _starts[stream] = found
     return found
 
 
@@ -162,12 +165,12 @@ def state_of(stream: Stream) -> str:
 
 
 def connect_signals() -> None:
-    """Remember the streams that end; called once the apps are ready."""
+    """Start to keep the streams that end last; called once the apps are ready."""
     stream_closed.connect(_remember, dispatch_uid="sse_app.operations.reports")
 
 
 async def _remember(sender: Any, stream: Stream, **kwargs: Any) -> None:
-    # Async, since a plain function would cost each stream a hop to a thread.
+    # Async, because Django would run a sync receiver in a thread for each stream.
     _ended.append(row_of(stream) | {"state": "closed", "closed_at": time.time()})
 
 
@@ -188,20 +191,20 @@ def _topics() -> Iterator[Topic]:
 
 
 def _lag(stream: Stream) -> int:
-    """Return how many events `stream` is behind its topics, as far as offsets tell."""
+    """Return the number of events between `stream` and its topics, by their offsets."""
     if stream.subscription.live:
         return 0
     behind = 0
-    for group, place in list(stream.subscription.positions.items()):
+    for group, position in list(stream.subscription.positions.items()):
         topic = stream.hub.topics.get(group)
         head = topic.position if topic else None
         if head is not None:
-            behind += max(0, head.offset - (place.offset if place.epoch == head.epoch else 0))
+            behind += max(0, head.offset - (position.offset if position.epoch == head.epoch else 0))
     return behind
 
 
-def _text(place: Position) -> str:
-    return f"{place.epoch}-{place.offset}"
+def _text(position: Position) -> str:
+    return f"{position.epoch}-{position.offset}"
 
 
 at_fork(_ended.clear)

@@ -1,9 +1,9 @@
-"""A farewell on every stream when the server stops.
+"""Closes every stream with `sse.close` when the server stops.
 
-Servers cancel their applications at that point, or wait for responses that have no end: streams
-have to end by themselves, as soon as it is known. Daphne tells it to Twisted's triggers, public
-API, and needs it: its own shutdown fails in silence on one half-sent request. hypercorn tells it
-by an event. The others only have the signal, so theirs is handled here, and then by them.
+Servers then cancel their applications, or wait for responses, which never end for streams. So
+streams must be closed as soon as the stop is known. Daphne calls Twisted's shutdown triggers, which
+are public API; its own shutdown fails silently on one half-sent request. hypercorn sets an event.
+For the other servers the signals are handled here first, and then by the server's own handler.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..delivery.transports.servers import daphne_of, stopped_of, warn_of_options
 from ..runtime.services import spawn
 from . import processes
 
-FAREWELL_SECONDS: Final = 3.0
+CLOSE_SECONDS: Final = 3.0
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _installed: list[object] = []
 
 
 def install(send: Any) -> None:
-    """Install what suits the server that `send` is of, once per process."""
+    """Install the way that fits the server of the ASGI callable `send`, once per process."""
     if _installed:
         return
     _installed.append(True)
@@ -39,8 +39,8 @@ def install(send: Any) -> None:
         reactor.addSystemEventTrigger("before", "shutdown", _close_for_twisted)
     elif stopped is not None:
         _installed.append(spawn(_close_after, stopped))
-    elif threading.current_thread() is threading.main_thread() and _handled(signal.SIGTERM):
-        for number in filter(_handled, SIGNALS):
+    elif threading.current_thread() is threading.main_thread() and _has_handler(signal.SIGTERM):
+        for number in filter(_has_handler, SIGNALS):
             _close_on(number)
 
 
@@ -48,7 +48,7 @@ async def lifespan(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """Answer a server's `lifespan` scope: it ends when all streams have had their farewell."""
+    """Answer a server's `lifespan` scope: its shutdown is complete when all streams have ended."""
     while (await receive())["type"] != "lifespan.shutdown":
         await send({"type": "lifespan.startup.complete"})
     close_streams()
@@ -57,7 +57,7 @@ async def lifespan(
 
 
 def close_streams() -> None:
-    """Close the streams of this process, and let no other be opened. From any thread."""
+    """Close the streams of this process, and refuse new ones. From any thread."""
     Hub.draining = True
     if processes.reporter is not None:
         processes.reporter.retire()
@@ -65,7 +65,7 @@ def close_streams() -> None:
         try:
             hub.loop.call_soon_threadsafe(_close_streams_of, hub)
         except RuntimeError:
-            pass  # The loop has closed, and the streams with it.
+            pass  # The loop is closed, and its streams have ended.
 
 
 def _close_streams_of(hub: Hub) -> None:
@@ -74,7 +74,7 @@ def _close_streams_of(hub: Hub) -> None:
 
 
 def _close_for_twisted() -> Any:
-    """Close all streams; Twisted waits for the `Deferred` that is returned."""
+    """Close all streams; Twisted waits for the returned `Deferred`."""
     from twisted.internet.defer import Deferred
 
     close_streams()
@@ -86,23 +86,23 @@ async def _close_after(stopped: Callable[[], Awaitable[Any]]) -> None:
     close_streams()
 
 
-def _handled(number: int) -> bool:
-    """Whether the server has a handler for the signal; without one it is not told either."""
+def _has_handler(number: int) -> bool:
+    """Whether the server handles the signal. Without a handler the process ends immediately."""
     return callable(signal.getsignal(number))
 
 
 def _close_on(number: int) -> None:
-    then: Any = signal.getsignal(number)
+    previous: Any = signal.getsignal(number)
 
     def handle(number: int, frame: Any) -> None:
         close_streams()
-        then(number, frame)
+        previous(number, frame)
 
     signal.signal(number, handle)
 
 
 async def _streams_ended() -> None:
-    deadline = asyncio.get_running_loop().time() + FAREWELL_SECONDS
+    deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
     while is_sending() or _is_retiring() or any(hub.subscriptions for hub in running_hubs()):
         if asyncio.get_running_loop().time() > deadline:
             return

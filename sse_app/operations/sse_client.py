@@ -1,7 +1,7 @@
-"""A client of event streams for `sse_listen --url`: comes back by itself, and where it was.
+"""A client of event streams for `sse_listen --url`, which reconnects with its last event id.
 
-What it does after an error is what the HTML Standard, section 9.2.3 "Processing model", asks of a
-browser, except that it says so. Needs the package `httpx-sse`, which servers do not.
+After an error it does what the HTML Standard, section 9.2.3 "Processing model", requires of a
+browser, and reports it. Needs the package `httpx-sse`, which servers do not need.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: Until a stream says something else.
+#: Until a stream sends another `retry:`.
 RETRY_SECONDS: Final = 3.0
 CONNECT_SECONDS: Final = 30.0
-#: Longer than two heartbeats; a connection that is silent for so long is dead.
+#: Longer than two heartbeats: a connection without data for this long is dead.
 SILENCE_SECONDS: Final = 45.0
 
 
 class Stopped(Exception):
-    """The server has answered so that coming back would be of no use; the text says how."""
+    """A browser would not reconnect after the server's answer, which is in the text."""
 
 
 @dataclass(frozen=True)
 class HttpEvent:
-    """An event as a client gets it; `group` is known only where it was read from the log."""
+    """An event as a client gets it; `group` is known only if it was read from the log."""
 
     name: str
     data: str
@@ -33,10 +33,10 @@ class HttpEvent:
 
 
 def httpx() -> Any:
-    """Return the package; raises `Stopped` that says how to get it."""
+    """Return the package `httpx`. Raises `Stopped`, which says how to install it."""
     try:
         import httpx as package
-        import httpx_sse  # noqa: F401 - the one that needs the other
+        import httpx_sse  # noqa: F401 - it needs httpx, and is the one to install
     except ImportError as error:
         text = f'--url needs the package httpx-sse: pip install "sse-app[listen]" ({error}).'
         raise Stopped(text) from error
@@ -46,11 +46,11 @@ def httpx() -> Any:
 async def listen(
     url: str, *, parameters: Sequence[tuple[str, str]] = (), after: str = "", token: str = ""
 ) -> AsyncIterator[HttpEvent | str]:
-    """Yield the events of the stream at `url`, and text that says what happens to the connection.
+    """Yield the events of the stream at `url`, and a text when the connection ends or fails.
 
-    `parameters` are added to the query, `after` is the id to go on from. Never ends by itself.
-    Raises `Stopped` for an answer after which a browser would not come back, or without the
-    package, and `ValueError` for what is no address.
+    `parameters` are added to the query, `after` is the id to continue from. Never ends by itself.
+    Raises `Stopped` after an answer for which a browser would not reconnect, or if the package is
+    missing, and `ValueError` for an invalid address.
     """
     http = httpx()
     from httpx_sse import aconnect_sse
@@ -58,9 +58,9 @@ async def listen(
     try:
         address = http.URL(url).copy_merge_params(parameters)
     except http.InvalidURL as error:
-        raise ValueError(f"{url!r} is no address: {error}.") from error
+        raise ValueError(f"{url!r} is not a valid address: {error}.") from error
     if address.scheme not in ("http", "https") or not address.host:
-        raise ValueError(f"{url!r} is no address of a stream: it begins with http:// or https://.")
+        raise ValueError(f"{url!r} is not a stream's address: it must begin with http(s)://.")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     last, retry = after, RETRY_SECONDS
     timeout = http.Timeout(CONNECT_SECONDS, read=SILENCE_SECONDS)
@@ -74,9 +74,9 @@ async def listen(
                         last = event.id or last
                         retry = retry if event.retry is None else event.retry / 1000
                         yield HttpEvent(event.event, event.data, event.id)
-                    yield f"The stream ended; back in {retry:g} s."
+                    yield f"The stream ended; reconnecting in {retry:g} s."
             except http.TransportError as error:
-                yield f"The connection failed ({error!r}); again in {retry:g} s."
+                yield f"The connection failed ({error!r}); reconnecting in {retry:g} s."
             await asyncio.sleep(retry)
 
 

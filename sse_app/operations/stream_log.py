@@ -1,6 +1,6 @@
-"""What is logged of every stream, at INFO: receivers of the app's own signals.
+"""Logs the opening and the end of every stream, at INFO, as receivers of the app's own signals.
 
-They are async, since a plain function would cost each stream a hop to a thread.
+The receivers are async, because Django would run sync ones in a thread for each stream.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ logger = logging.getLogger("sse_app")
 
 
 def connect_signals() -> None:
-    """Log streams from now on; called once the apps are ready."""
+    """Start to log streams; called once the apps are ready."""
     stream_opened.connect(_opened, dispatch_uid="sse_app.operations.stream_log")
     stream_closed.connect(_closed, dispatch_uid="sse_app.operations.stream_log")
 
@@ -24,7 +24,7 @@ def connect_signals() -> None:
 async def _opened(sender: Any, stream: Any, **kwargs: Any) -> None:
     if logger.isEnabledFor(logging.INFO):
         groups = ", ".join(stream.groups)
-        logger.info("Stream %s opened: %s.", stream.id, groups, extra=_about(stream))
+        logger.info("Stream %s opened: %s.", stream.id, groups, extra=_stream_log_fields(stream))
 
 
 async def _closed(sender: Any, stream: Any, **kwargs: Any) -> None:
@@ -33,12 +33,12 @@ async def _closed(sender: Any, stream: Any, **kwargs: Any) -> None:
         logger.info(
             "Stream %s closed after %.1f s: %s.",
             *(stream.id, seconds, reason),
-            extra=_about(stream)
+            extra=_stream_log_fields(stream)
             | log_fields(reason=reason, seconds=seconds, bytes=stream.bytes_sent),
         )
 
 
-def _about(stream: Any) -> dict[str, Any]:
+def _stream_log_fields(stream: Any) -> dict[str, Any]:
     return log_fields(
         stream=stream.id,
         user=stream.user_key or None,

@@ -1,4 +1,4 @@
-"""Template tags: thin shells over the app's functions."""
+"""Template tags: thin shells over the app's functions. Public: the tags, by `{% load sse %}`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ SCRIPT: Final = "sse_app/sse.js"
 def sse_url(context: Any, *groups: str, after: str = "") -> str:
     """Return the URL of a stream of `groups`: `{% sse_url "orders" "clock" after=position %}`.
 
-    Groups that are not public are signed for the user of the context's `request` and expire after
-    `GRANT_AGE`: whoever gets this page may listen to them. `after` is what `cursor()` returned in
-    the view; without it the stream begins when it opens.
+    Groups that are not public are granted to the user of the context's `request` for `GRANT_AGE`
+    seconds, without asking a policy: the view decides who gets the page. `after` is the result of
+    `cursor()` in the view; without it the stream begins when it opens. Raises `ValueError` for an
+    invalid group, or without a `request` if a group is not public.
     """
     public = [validate_group(group) for group in groups if is_public([group])]
     query = [("group", group) for group in public]
@@ -37,10 +38,10 @@ def sse_url(context: Any, *groups: str, after: str = "") -> str:
     if signed:
         request = context.get("request")
         if request is None:
-            # Without a user the grant would be everybody's.
+            # A grant without a user would be valid for everybody.
             raise ValueError(
-                f"{{% sse_url %}} signs {', '.join(signed)} for the page's user, so it needs "
-                "`request` in the context: render(request, …), or "
+                f"{{% sse_url %}} grants {', '.join(signed)} to the page's user, so the context "
+                "needs `request`: use render(request, …), or "
                 "'django.template.context_processors.request' in TEMPLATES."
             )
         query.append(("grant", Grant.to(reader_of(request), signed).sign()))
@@ -51,11 +52,11 @@ def sse_url(context: Any, *groups: str, after: str = "") -> str:
 
 @register.simple_tag(takes_context=True)
 def sse_stream(context: Any, *groups: str, after: str = "") -> SafeString:
-    """Return the element that carries a stream's URL: `{% sse_stream "orders" after=position %}`.
+    """Return the element that connects to a stream: `{% sse_stream "orders" after=position %}`.
 
-    `<sse-stream url="…"></sse-stream>` shows nothing. With `{% sse_script %}` in the page it is
-    connected while it is there; any `EventSource` can open its `url` too. The arguments are those
-    of `sse_url`.
+    `<sse-stream url="…"></sse-stream>` shows nothing. If the page has `{% sse_script %}`, the
+    stream is open while the element is in the page. Any `EventSource` can open its `url`, too. The
+    arguments and errors are those of `sse_url`.
     """
     url = sse_url(context, *groups, after=after)
     return format_html('<sse-stream url="{}"{}></sse-stream>', url, _user_of(context))
@@ -63,37 +64,37 @@ def sse_stream(context: Any, *groups: str, after: str = "") -> SafeString:
 
 @register.simple_tag
 def sse_members(group: str) -> list[Member]:
-    """Return who is in `group`, see `presence.members()`: `{% sse_members "room.1" as people %}`.
+    """Return the members of `group`: `{% sse_members "room.1" as people %}`.
 
-    Each has a `name`, `user` (the primary key as text) and `since`.
+    Each has a `name`, `user` (the primary key as text) and `since`. See `presence.members()`.
     """
     return members(group)
 
 
 @register.simple_tag(takes_context=True)
 def sse_script(context: Any) -> SafeString:
-    """Return the element that loads the page's script, for the page's head: `{% sse_script %}`.
+    """Return the `<script>` element of the app, for the page's head: `{% sse_script %}`.
 
-    It has the nonce that a Content-Security-Policy names if the context has one as `csp_nonce`, as
-    of Django's context processor, or its `request` does, as of django-csp.
+    The element has the nonce of the Content-Security-Policy, if the context has `csp_nonce`, set by
+    Django's context processor, or its `request` has it, set by django-csp.
     """
     nonce = context.get("csp_nonce")
     if nonce is None:
         nonce = getattr(context.get("request"), "csp_nonce", None)
-    # Not by its truth: one that nobody has asked for yet is false, and is made by str().
+    # Compared with None: a lazy nonce is false until str() makes it.
     own = "" if nonce is None else format_html(' nonce="{}"', str(nonce))
     src, user = static(SCRIPT), _user_of(context)
     return format_html('<script type="module" src="{}"{}{}></script>', src, own, user)
 
 
 def _user_of(context: Any) -> SafeString | str:
-    """Return the attribute that says for whom the page is rendered: pages of one user share."""
+    """Return the attribute with a digest of the user: pages of one user share a connection."""
     request = context.get("request")
     if request is None:
         return ""
     try:
         user = reader_of(request)
     except SynchronousOnlyOperation:
-        # In an async view that has not loaded the user. The server says it when a stream opens.
+        # An async view has not loaded the user. The server sends the digest when a stream opens.
         return ""
     return format_html(' data-sse="{}"', user_digest("" if user is None else str(user.pk)))

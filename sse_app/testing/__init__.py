@@ -1,4 +1,8 @@
-"""For the tests of projects that use the app; its pytest fixtures are in `.fixtures`."""
+"""Tools for the tests of projects that use the app, without mocks and without a network.
+
+No module of the app imports this wing. Public: the names below, and the pytest fixtures in
+`.fixtures` with their classes `live.LiveDaphne` and `clocks.SseClock`.
+"""
 
 from .capturing import Capture, capture_events
 from .streaming import Received, TestStream, stream

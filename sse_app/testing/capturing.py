@@ -1,4 +1,4 @@
-"""`capture_events()`: what is published within a block."""
+"""`capture_events()`: the events that are published within a block."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ..signals import event_published
 def capture_events(
     *groups: str, events: Iterable[str] = (), using: str | None = None, on_commit: bool = True
 ) -> Capture:
-    """Return a context manager, sync and async, whose value is the list of what is published.
+    """Return a context manager, sync and async, whose value is the list of published events.
 
-    In order; with `groups` or `events` only what is published to these or has these names. What
-    was rolled back is not in the list, and what waits for a commit is not in it yet.
+    The list is in order. With `groups` or `events` it has only events of these groups or with these
+    names. Events that were rolled back are not in the list, nor those that wait for a commit.
 
-    The transaction that `TestCase` and pytest's `db` put around a test never commits. There the
-    block's `on_commit` callbacks, yours too, run at the block's end, those on the database `using`
-    (default: `"default"`) and then those on the log's own, so the list is complete after the
-    block. `on_commit=False`: they do not. A transaction of the test's own is left alone, so commit
-    it within the block.
+    The transaction that `TestCase` and pytest's `db` put around a test never commits. In such a
+    test, all `on_commit` callbacks of the block run at its end: first those on the database `using`
+    (default: `"default"`), then those on the log's database. So the list is complete after the
+    block. With `on_commit=False` they do not run. A transaction that the test itself opens has to
+    be committed within the block.
 
     Raises `ValueError` for an invalid group or name.
     """
@@ -41,7 +41,7 @@ def capture_events(
 
 
 class Capture:
-    """What `capture_events()` returns. Made by it alone."""
+    """The context manager of `capture_events()`, which alone makes it."""
 
     def __init__(
         self, groups: frozenset[str], names: frozenset[str], using: str, on_commit: bool
@@ -66,14 +66,15 @@ class Capture:
             event_published.disconnect(self._collect)
 
     async def __aenter__(self) -> list[Event]:
-        # Where Django's own async calls run, and with their connection.
+        # In the thread of Django's own async calls, so with their database connections.
         return await sync_to_async(self.__enter__)()
 
     async def __aexit__(self, *raised: object) -> None:
         await sync_to_async(self.__exit__)(*raised)
 
     def _enter_callbacks(self) -> None:
-        # The innermost ends first: what it publishes then waits for the log's own commit.
+        # The inner block ends first, since its callbacks may publish, and so add callbacks to the
+        # log's database.
         for alias in dict.fromkeys([event_log().alias or DEFAULT_DB_ALIAS, self._using]):
             blocks = connections[alias].atomic_blocks
             if blocks and getattr(blocks[0], "_from_testcase", False):

@@ -1,4 +1,4 @@
-"""`SseClock`: the time of the streams in a test, which passes when the test says so."""
+"""`SseClock`: the time of the streams in a test, which advances only when the test says so."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from ..delivery import cohorts, hub, streams
 from ..delivery.hub import tick_interval
 from ..delivery.transports import asgi, daphne
 
-#: The modules that look at the time of a stream.
+#: The modules that read the time for a stream.
 MODULES: Final = (hub, streams, readers, cohorts, asgi, daphne)
-#: Turns of the event loop in which transports write what a tick gave them, or they seem stalled.
+#: Iterations of the event loop after a tick, in which transports write. Without them the
+#: transports would seem stalled.
 TURNS: Final = 10
 
 
 class SseClock:
-    """Stands in for the module `time` in the modules of the streams. A fixture makes it."""
+    """Replaces the module `time` in the modules of the streams. Made by the fixture `sse_clock`."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._passed = 0.0
 
     async def advance(self, seconds: float) -> None:
-        """Let `seconds` pass, with all ticks of the streams of this event loop in between.
+        """Advance by `seconds`, with all ticks of this event loop's streams in between.
 
-        Heartbeats, the end of a stream's life and that of its right, and giving up a stalled
-        reader come in their order. Nothing else moves: not the tasks of the hub that look at the
-        log, and not the heartbeats of an `EventStreamResponse`.
+        In their order: heartbeats, the end of a stream's life or of its right, and the abort of a
+        stalled reader. Unchanged are the tasks of the hub that read the log, and the heartbeats of
+        an `EventStreamResponse`.
         """
         step = tick_interval()
         while seconds > 0:
@@ -41,11 +42,11 @@ class SseClock:
                 await asyncio.sleep(0)
 
     def monotonic(self) -> float:
-        """As `time.monotonic()`; it stands still until `advance()`."""
+        """Like `time.monotonic()`, but it changes only by `advance()`."""
         return self._began + self._passed
 
     def time(self) -> float:
-        """As `time.time()`, later by what has passed."""
+        """Like `time.time()`, plus the seconds of all calls of `advance()`."""
         return time.time() + self._passed
 
     def __getattr__(self, name: str) -> Any:

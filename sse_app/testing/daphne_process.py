@@ -1,4 +1,4 @@
-"""What a `LiveDaphne` runs: daphne on the socket and the databases of a test."""
+"""The program of a `LiveDaphne`: daphne on the socket and the databases of a test."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from django.conf import settings
 
 
 def serve(descriptor: str) -> None:
-    """Serve the project's application on the listening socket `descriptor`, until it is stopped."""
-    # Before anything asks for a connection.
+    """Serve the project's application on the listening socket `descriptor`, until a signal."""
+    # Before the first database connection.
     for alias, name in json.loads(os.environ["SSE_APP_TEST_DATABASES"]).items():
         settings.DATABASES[alias]["NAME"] = name
     settings.ALLOWED_HOSTS = [*settings.ALLOWED_HOSTS, "127.0.0.1", "localhost"]

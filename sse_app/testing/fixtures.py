@@ -10,12 +10,14 @@ import pytest
 from .clocks import MODULES, SseClock
 from .live import LiveDaphne
 
+__all__ = ["live_daphne", "sse_clock"]
+
 
 @pytest.fixture
 def live_daphne(transactional_db: None, tmp_path: Path) -> Iterator[LiveDaphne]:
     """A real daphne process that serves the project on the test's database; see `LiveDaphne`.
 
-    An in-memory SQLite database is an `ImproperlyConfigured` error.
+    Raises `ImproperlyConfigured` for an in-memory SQLite database.
     """
     server = LiveDaphne(tmp_path)
     try:
@@ -26,7 +28,7 @@ def live_daphne(transactional_db: None, tmp_path: Path) -> Iterator[LiveDaphne]:
 
 @pytest.fixture
 def sse_clock(monkeypatch: pytest.MonkeyPatch) -> SseClock:
-    """The time of the streams, which stands still until the test lets it pass."""
+    """The time of the streams, which changes only by `SseClock.advance()`."""
     clock = SseClock()
     for module in MODULES:
         monkeypatch.setattr(module, "time", clock)

@@ -1,4 +1,4 @@
-"""`LiveDaphne`: a real daphne process for a test, on the test's database and a port of its own."""
+"""`LiveDaphne`: a real daphne process for a test, on the test's database and a free port."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from django.urls import reverse
 
 from ..eventlog import event_log
 
-#: Under which the process is told the names of the test's databases.
+#: The environment variable that names the test's databases to the process.
 DATABASES: Final = "SSE_APP_TEST_DATABASES"
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 10.0
@@ -27,14 +27,14 @@ STOP_SECONDS: Final = 10.0
 class LiveDaphne:
     """A process that serves `ASGI_APPLICATION` of `DJANGO_SETTINGS_MODULE`.
 
-    It shares the test's databases and nothing else: neither settings that a test has changed, nor
-    an in-memory channel layer or cache. `environment` is added to the process's.
+    The process shares only the databases with the test: neither settings that a test has changed,
+    nor an in-memory channel layer or cache. `environment` is added to the process's environment.
     """
 
     def __init__(self, folder: Path, environment: dict[str, str] | None = None) -> None:
-        #: What the process says: stdout, stderr and the log.
+        #: The file with the process's stdout and stderr.
         self.log = folder / "daphne.log"
-        # Made here and handed over, so no port is guessed.
+        # The process inherits this socket, so the port is surely free.
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -47,10 +47,10 @@ class LiveDaphne:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Return it once the process answers. Raises `RuntimeError` with its log otherwise."""
-        # As a script: its package imports models, which Django must have loaded first.
+        """Return the server once it answers. Raises `RuntimeError` with the log if it does not."""
+        # As a script: `-m` would import this package's models before Django is set up.
         script = Path(__file__).with_name("daphne_process.py")
-        # As pytest is run: from the same folder, and with what it can import.
+        # With the folder and the import path of this process, as pytest sets them.
         environment = self._environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -69,7 +69,7 @@ class LiveDaphne:
         return self
 
     def stop(self) -> None:
-        """End the process: by SIGTERM, and by SIGKILL if it takes too long."""
+        """End the process by SIGTERM, or by SIGKILL if it takes longer than 10 seconds."""
         self._socket.close()
         if self.process is None:
             return
@@ -83,7 +83,7 @@ class LiveDaphne:
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
         try:
-            # It waits in the socket's backlog until the process accepts it.
+            # The request waits in the socket's backlog until the process accepts it.
             connection.request("OPTIONS", reverse("sse_app:stream"))
             connection.getresponse()
             return True
@@ -99,8 +99,8 @@ def _databases() -> dict[str, str]:
         connection: Any = connections[alias]  # Only SQLite's has the method.
         if connection.vendor == "sqlite" and connection.is_in_memory_db():
             raise ImproperlyConfigured(
-                f"live_daphne is another process, which can't see the in-memory test database "
-                f"{alias!r}. Give it a file: DATABASES[{alias!r}]['TEST'] = {{'NAME': BASE_DIR / "
+                f"live_daphne is another process, which can't read the in-memory test database "
+                f"{alias!r}. Use a file: DATABASES[{alias!r}]['TEST'] = {{'NAME': BASE_DIR / "
                 "'test.sqlite3'}."
             )
     return {alias: str(connections[alias].settings_dict["NAME"]) for alias in connections}

@@ -1,4 +1,4 @@
-"""`stream()`: a client that reads a stream of the project's application, without a network."""
+"""`stream()`: a client of the project's streams that needs no network."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from django.urls import reverse
 
 from ..asgi import is_stream
 
-#: How long the application may take to end once its reader has left.
+#: The application has to end this long after its reader has disconnected.
 END_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
 class Received:
-    """One event as an `EventSource` would dispatch it; `id` is the last one that was sent."""
+    """One event as an `EventSource` would dispatch it; `id` is the last id that was sent."""
 
     name: str
     data: str
     id: str
 
     def json(self) -> Any:
-        """Return the data parsed as JSON; raises `ValueError` if it isn't."""
+        """Return the data parsed as JSON; raises `ValueError` if it is invalid."""
         return json.loads(self.data)
 
 
@@ -40,39 +40,40 @@ def stream(
     headers: dict[str, str] | None = None,
     timeout: float = 5.0,
 ) -> TestStream:
-    """Return an async context manager that opens a stream and whose value reads it.
+    """Return an async context manager that opens a stream; its value reads the stream.
 
-    `reader`: Django's test client with its cookies, a user, who is logged in for it, or None.
-    `query`: that of the app's stream, such as `"group=orders"`; or a whole path, which begins with
-    a slash, for example a signed one or that of a view with an `EventStreamResponse`.
-    `timeout`: seconds that each wait may take; what takes longer raises `AssertionError`.
+    `reader`: Django's test client, whose cookies are sent, a user, who is logged in, or None.
+    `query`: the query of the app's stream, such as `"group=orders"`; or a path, which begins with a
+    slash, for example a signed URL or that of a view with an `EventStreamResponse`.
+    `timeout`: seconds for each wait; after that the wait raises `AssertionError`.
 
-    Entered, the app's own stream is open: what is published from then on is received. `sse.open`
-    is in `opened`, and everything is in `received`. On leaving the reader disconnects and the
-    application has ended. An exception that it raised is raised where the test waits for it.
+    In the block, the stream is open: later events are received. The data of `sse.open` is in
+    `opened`, and all events are in `received`. At the block's end the reader disconnects, and the
+    application ends. If the application raises an exception, the next wait or the end of the block
+    raises it.
 
-    The stream runs in the test's event loop, and reads the database from other threads: give the
-    test real transactions (`TransactionTestCase`, `django_db(transaction=True)`), and an SQLite
-    test database a file.
+    The stream runs in the test's event loop and reads the database in other threads. So the test
+    needs real transactions (`TransactionTestCase`, `django_db(transaction=True)`), and an SQLite
+    test database needs a file.
     """
     return TestStream(reader, query, headers or {}, timeout)
 
 
 class TestStream:
-    """What `stream()` returns. Made by it alone."""
+    """The context manager and reader of `stream()`, which alone makes it."""
 
-    __test__ = False  # pytest would take it for tests.
+    __test__ = False  # For pytest, a class named Test… has tests.
 
     def __init__(self, reader: Any, query: str, headers: dict[str, str], timeout: float) -> None:
         self.received: list[Received] = []
-        #: The data of `sse.open`; None if the stream did not begin with it.
+        #: The data of `sse.open`; None if that was not the first event.
         self.opened: Any = None
-        #: 200 for a stream; 403 if the reader may not listen. 0 before the response.
+        #: The HTTP status: 200 for a stream, 403 if the reader may not listen, 0 before a response.
         self.status = 0
         self.headers: dict[str, str] = {}
         #: The last `retry:`, in seconds.
         self.retry: float | None = None
-        #: How many comment lines came: the heartbeats.
+        #: The number of heartbeats, which are comment lines.
         self.heartbeats = 0
         self._reader = reader
         self._query = query
@@ -81,7 +82,7 @@ class TestStream:
         self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._changed = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
-        self._taken = self._felt = 0
+        self._read_count = self._heartbeats_read = 0
         self._buffer = b""
         self._body = b""
         self._name, self._data, self._id = "", list[str](), ""
@@ -90,14 +91,14 @@ class TestStream:
         scope = await self._scope()
         self._inbox.put_nowait({"type": "http.request", "body": b"", "more_body": False})
         application = get_default_application()
-        self._running = asyncio.ensure_future(application(scope, self._inbox.get, self._take))
+        self._running = asyncio.ensure_future(application(scope, self._inbox.get, self._receive))
         self._running.add_done_callback(lambda _: self._changed.set())
         try:
             await self._until(lambda: self.status, "a response")
             if self.status == 200 and is_stream(scope):
                 await self._until(lambda: self.received, "the first event")
                 if self.received[0].name == "sse.open":
-                    self.opened, self._taken = self.received[0].json(), 1
+                    self.opened, self._read_count = self.received[0].json(), 1
         except BaseException:
             await self._leave()
             raise
@@ -106,57 +107,62 @@ class TestStream:
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         await self._leave()
         if error is None:
-            self._raise_what_ended_it()
+            self._raise_its_error()
 
     async def next(self) -> Received:
-        """Return the next event, `sse.reset` and its like included.
+        """Return the next event, which may be a control event such as `sse.reset`.
 
-        Raises `AssertionError` when it does not come in time, or the stream has ended.
+        Raises `AssertionError` if no event comes in time, or the stream has ended.
         """
-        await self._until(lambda: self._taken < len(self.received), "an event")
-        self._taken += 1
-        return self.received[self._taken - 1]
+        await self._until(lambda: self._read_count < len(self.received), "an event")
+        self._read_count += 1
+        return self.received[self._read_count - 1]
 
     async def take(self, count: int) -> list[Received]:
         """Return the next `count` events. See `next()`."""
         return [await self.next() for _ in range(count)]
 
     async def until_end(self) -> list[Received]:
-        """Return the events that are left once the stream has ended; `sse.close` is the last."""
+        """Wait for the end of the stream, and return the events that have not been read.
+
+        The last one is `sse.close`. Raises `AssertionError` if the stream does not end in time.
+        """
         await self._until(lambda: self._ended, "the end")
-        rest, self._taken = self.received[self._taken :], len(self.received)
+        rest, self._read_count = self.received[self._read_count :], len(self.received)
         return rest
 
     async def heartbeat(self) -> None:
-        """Return after the next heartbeat, each time after another. See `next()`."""
-        await self._until(lambda: self.heartbeats > self._felt, "a heartbeat")
-        self._felt += 1
+        """Wait for the next heartbeat that no earlier call has returned for. See `next()`."""
+        await self._until(lambda: self.heartbeats > self._heartbeats_read, "a heartbeat")
+        self._heartbeats_read += 1
 
     @property
     def _ended(self) -> bool:
         return self._running is not None and self._running.done()
 
-    async def _until(self, check: Callable[[], object], what: str) -> None:
+    async def _until(self, check: Callable[[], object], awaited: str) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 while not check():
                     if self._ended:
-                        self._raise_what_ended_it()
-                        raise AssertionError(f"The stream ended without {what}; {self._so_far()}")
+                        self._raise_its_error()
+                        raise AssertionError(
+                            f"The stream ended without {awaited}; {self._received_text()}"
+                        )
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             raise AssertionError(
-                f"No sign of {what} within {self._timeout:g} s; {self._so_far()}"
+                f"No sign of {awaited} within {self._timeout:g} s; {self._received_text()}"
             ) from None
 
-    def _so_far(self) -> str:
+    def _received_text(self) -> str:
         if self.status != 200:
             return f"the answer was {self.status or 'none'}: {self._body.decode(errors='replace')}"
         events = ", ".join(f"{event.name} {event.data}" for event in self.received)
         return f"received so far: {events or 'nothing'}."
 
-    def _raise_what_ended_it(self) -> None:
+    def _raise_its_error(self) -> None:
         if self._running is not None and self._ended and not self._running.cancelled():
             self._running.result()
 
@@ -169,7 +175,7 @@ class TestStream:
             with suppress(asyncio.CancelledError, Exception):
                 await self._running
             raise AssertionError(
-                f"The application did not end within {END_SECONDS:g} s of the reader's leaving."
+                f"The application did not end within {END_SECONDS:g} s after the disconnect."
             )
 
     async def _scope(self) -> dict[str, Any]:
@@ -208,7 +214,7 @@ class TestStream:
         cookies: SimpleCookie = reader.cookies
         return cookies
 
-    async def _take(self, message: dict[str, Any]) -> None:
+    async def _receive(self, message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
             self.headers = {
                 name.decode().lower(): value.decode() for name, value in message["headers"]
@@ -223,7 +229,7 @@ class TestStream:
         self._changed.set()
 
     def _line(self, line: str) -> None:
-        """As in the HTML Standard, 9.2.6, of what the app writes: line ends are `\\n`."""
+        """Parse a line by the HTML Standard, 9.2.6. The app ends lines with `\\n` only."""
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if not line:

@@ -341,7 +341,7 @@ def test_revoke_ends_a_token_by_name_or_number(text: str, by: str) -> None:
     wanted = str(getattr(AccessToken.objects.get(), by))
     assert "is revoked" in run("revoke", wanted)[0]
     assert verify_token(text) is None
-    assert "was revoked before" in run("revoke", wanted)[0]
+    assert "was already revoked" in run("revoke", wanted)[0]
 
 
 def test_of_several_with_a_name_the_live_one_is_revoked_and_two_live_ones_are_a_question(
@@ -355,7 +355,7 @@ def test_of_several_with_a_name_the_live_one_is_revoked_and_two_live_ones_are_a_
     run("revoke", str(old_number))
     run("revoke", "importer")
     assert verify_token(new) is None
-    assert "was revoked before" in run("revoke", "importer")[0]
+    assert "was already revoked" in run("revoke", "importer")[0]
 
 
 @pytest.mark.parametrize(

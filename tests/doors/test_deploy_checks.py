@@ -208,7 +208,7 @@ def test_a_package_with_known_holes_is_named_with_its_floor(
     if floor is None:
         assert found() == {}
     else:
-        assert f"{package} {installed} is installed; before {floor} " in only("W005")
+        assert f"{package} {installed} is installed; versions before {floor} " in only("W005")
 
 
 @pytest.mark.parametrize("name", ["STATIC_URL", "MEDIA_URL"])

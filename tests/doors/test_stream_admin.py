@@ -352,12 +352,12 @@ def test_an_older_process_understands_what_does_not_name_a_stream() -> None:
 def test_a_look_at_the_rows_parses_a_list_only_when_it_is_another(
     monkeypatch: pytest.MonkeyPatch, django_assert_max_num_queries: Any
 ) -> None:
-    watch, parsed = poller.Watch(), []
-    watch.look()
+    polling, parsed = poller.Poller(), []
+    polling.poll()
     with django_assert_max_num_queries(0):
-        assert watch.look() is watch.fresh, "who comes a moment later sees the same"
+        assert polling.poll() is polling.fresh, "who comes a moment later sees the same"
     monkeypatch.setattr(poller, "FRESH_SECONDS", 0.0)
-    watch = poller.Watch()
+    polling = poller.Poller()
     listed = poller.listed
 
     def parse(row: ServerProcess) -> Any:
@@ -365,15 +365,15 @@ def test_a_look_at_the_rows_parses_a_list_only_when_it_is_another(
         return listed(row)
 
     monkeypatch.setattr(poller, "listed", parse)
-    first = watch.look()
+    first = polling.poll()
     assert ServerProcess.objects.get().watched_until is not None
     assert [row["id"] for row in first.opened] == [STREAM]
     assert first.opened[0]["process"] == "h 1"
     with django_assert_max_num_queries(1):
-        assert watch.look().version == first.version
+        assert polling.poll().version == first.version
     assert parsed == ["a"]
     ServerProcess.objects.update(streams='{"open": [], "ended": []}')
-    assert watch.look().version != first.version
+    assert polling.poll().version != first.version
     assert parsed == ["a", "a"]
     ServerProcess.objects.all().delete()
-    assert watch.look().processes == []
+    assert polling.poll().processes == []

@@ -183,11 +183,11 @@ async def test_many_dashboards_share_each_look(daphne: Daphne) -> None:
         daphne,
         "from sse_app.operations.dashboard import poller\n"
         "poller.FRESH_SECONDS = 3600\n"
-        "looked, look = [], poller.Watch._look\n"
+        "polled, poll = [], poller.Poller._poll\n"
         "def counted(self):\n"
-        "    looked.append(1)\n"
-        "    return look(self)\n"
-        "poller.Watch._look, poller.looked = counted, looked\n",
+        "    polled.append(1)\n"
+        "    return poll(self)\n"
+        "poller.Poller._poll, poller.polled = counted, polled\n",
     )
 
     async def watch() -> int:
@@ -197,12 +197,12 @@ async def test_many_dashboards_share_each_look(daphne: Daphne) -> None:
             return 5
 
     assert await asyncio.gather(*(watch() for _ in range(6))) == [5] * 6
-    looked = await asyncio.to_thread(
+    polled = await asyncio.to_thread(
         run,
         daphne,
-        "from sse_app.operations.dashboard import poller\nresult = len(poller.looked)",
+        "from sse_app.operations.dashboard import poller\nresult = len(poller.polled)",
     )
-    assert looked == 1
+    assert polled == 1
 
 
 # --- the page ---
@@ -284,7 +284,7 @@ def test_a_reader_that_takes_nothing_shows_as_lagging(
     expect(state).to_have_text("Lagging")
     expect(page.locator("[data-figure=lagged] dd").first).not_to_have_text("0")
     page.select_option("[name=state]", "live")
-    expect(page.locator("[data-testid=streams]")).to_have_text("No stream fits.")
+    expect(page.locator("[data-testid=streams]")).to_have_text("No matching streams.")
     page.select_option("[name=state]", "lagging")
     expect(state).to_have_count(1)
     assert page.url.endswith("state=lagging&sort=newest"), "a reload shows the same"

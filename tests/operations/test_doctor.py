@@ -42,7 +42,7 @@ def test_with_redis_for_both_it_measures_both_and_the_clock(
     log = {"BACKEND": "sse_app.eventlog.RedisEventLog", "URL": valkey}
     found = make_daphne({"REDIS_URL": valkey}, EVENT_LOG=log).try_manage("sse_doctor")
     assert found.returncode == 0, found.stdout
-    assert "RedisPubSubChannelLayer: there and back in" in found.stdout
+    assert "RedisPubSubChannelLayer: sent and received in" in found.stdout
     assert "RedisEventLog: written and read in" in found.stdout
     assert "ahead of the log's" in found.stdout or "behind the log's" in found.stdout
 
@@ -52,7 +52,7 @@ def test_a_layer_that_is_away_is_an_error(make_daphne: Callable[..., Daphne]) ->
     url = f"redis://127.0.0.1:{free_port()}"
     found = make_daphne({"REDIS_URL": url}).try_manage("sse_doctor")
     assert found.returncode == 1
-    assert "ERROR: channel layer: It failed: ConnectionError: " in found.stdout
+    assert "ERROR: channel layer: Failed: ConnectionError: " in found.stdout
     assert "ok: event log" in found.stdout
 
 
@@ -60,7 +60,7 @@ def test_tables_that_are_missing_are_to_be_migrated(daphne: Daphne, tmp_path: Pa
     daphne.environment["DATABASE_URL"] = f"sqlite:///{tmp_path / 'empty.sqlite3'}"
     found = daphne.try_manage("sse_doctor")
     assert found.returncode == 1
-    assert "ERROR: event log: It failed: OperationalError: no such table" in found.stdout
+    assert "ERROR: event log: Failed: OperationalError: no such table" in found.stdout
     assert "    Run manage.py migrate." in found.stdout
 
 
@@ -92,8 +92,8 @@ def test_what_only_matters_in_production_is_a_warning_and_with_strict_an_end(
         ("/venv/bin/python /venv/bin/daphne -b 0.0.0.0 a:b", ["Only 50 clients can wait"]),
         ("daphne -t 60 --fd 3 a:b", ["Ends every stream after a time"]),
         ("daphne --http-timeout=60 --fd 3 a:b", ["Ends every stream after a time"]),
-        ("daphne --proxy-headers --fd 3 a:b", ["Believes the address that clients claim"]),
-        ("vim daphne.py", ["No process of it is seen"]),
+        ("daphne --proxy-headers --fd 3 a:b", ["Accepts any client address"]),
+        ("vim daphne.py", ["No Daphne process is visible"]),
     ],
 )
 def test_the_command_line_of_a_server_is_looked_at(
@@ -167,11 +167,11 @@ def nginx(folder: Path, daphne: Daphne, options: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        ("", 0, ["ok: stream: The first event came after", "ok: stream: More of it came after"]),
+        ("", 0, ["ok: stream: The first event came after", "ok: stream: The next data came after"]),
         (
             "gzip on; gzip_types text/event-stream; gzip_min_length 0; gzip_proxied any;",
             1,
-            ["ERROR: stream: It is compressed (gzip)"],
+            ["ERROR: stream: Compressed (gzip)"],
         ),
     ],
 )
@@ -219,16 +219,16 @@ def test_a_proxy_that_holds_a_stream_back_is_seen(make_daphne: Callable[..., Dap
 @pytest.mark.slow
 def test_an_address_that_is_no_stream_is_seen(daphne: Daphne) -> None:
     for path, said in (
-        ("/events/?group=secret", "It answers 403."),
-        ("/nowhere/", "It answers 404."),
-        ("/", "It is text/html, no event stream."),
-        ("/admin/", "It redirects to"),
+        ("/events/?group=secret", "Answers 403."),
+        ("/nowhere/", "Answers 404."),
+        ("/", "The answer is text/html, not an event stream."),
+        ("/admin/", "Redirects to"),
     ):
         found = daphne.try_manage("sse_doctor", "--url", f"{daphne.url}{path}")
         assert found.returncode == 1
         assert f"ERROR: stream: {said}" in found.stdout, found.stdout
     url = f"http://127.0.0.1:{free_port()}/events/?group=orders"
-    assert "It can't be read: ConnectError(" in daphne.try_manage("sse_doctor", "--url", url).stdout
+    assert "Can't be read: ConnectError(" in daphne.try_manage("sse_doctor", "--url", url).stdout
 
 
 # --- what takes no server to be seen ---
@@ -237,7 +237,7 @@ def test_an_address_that_is_no_stream_is_seen(daphne: Daphne) -> None:
 async def test_what_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ANSWER_SECONDS", 0.01)
     found = await doctor._answering("channel layer", asyncio.Event().wait())
-    assert (found.level, found.text) == ("error", "It did not answer within 0.01 s.")
+    assert (found.level, found.text) == ("error", "No answer within 0.01 s.")
 
 
 async def test_a_log_that_gives_back_something_else_is_an_error(
@@ -252,7 +252,10 @@ async def test_a_log_that_gives_back_something_else_is_an_error(
 
     monkeypatch.setattr(log, "asince", nothing)
     found = await doctor._log()
-    assert (found.level, found.hint) == ("error", "Is it a replica, or are two logs mixed up?")
+    assert (found.level, found.hint) == (
+        "error",
+        "Is the log on a replica, or do its settings name two different logs?",
+    )
 
 
 @pytest.mark.django_db(databases=["default", "postgresql"], transaction=True)
@@ -287,4 +290,4 @@ def test_a_sqlite_that_keeps_publishers_waiting_is_a_warning(
 def test_a_stream_that_does_not_open_is_seen(daphne: Daphne) -> None:
     url = f"{daphne.url}/test/failing/"
     found = daphne.try_manage("sse_doctor", "--url", url, "--token", "of no use")
-    assert "It does not open: event: before" in found.stdout
+    assert "Does not open: event: before" in found.stdout

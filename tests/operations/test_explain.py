@@ -32,8 +32,8 @@ ROW: dict[str, Any] = {
 def asked(
     offset: int, *, epoch: str = "abc", name: str = "n", earliest: int = 0, **row: Any
 ) -> Question:
-    place = Position(epoch, offset)
-    return Question({**ROW, **row}, "orders", place, HEAD, Position("abc", earliest), name)
+    position = Position(epoch, offset)
+    return Question({**ROW, **row}, "orders", position, HEAD, Position("abc", earliest), name)
 
 
 CASES: list[tuple[str, Question]] = [
@@ -100,8 +100,8 @@ def asks(
     asked = {"stream": stream, "group": group, "offset": str(offset), "epoch": epoch}
     code = (
         "from sse_app.operations.dashboard import poller as watching\n"
-        "from sse_app.operations.dashboard.admin import _explained\n"
-        f"verdict, error = _explained({asked!r}, watching.find_stream({stream!r}), "
+        "from sse_app.operations.dashboard.admin import _verdict_of\n"
+        f"verdict, error = _verdict_of({asked!r}, watching.find_stream({stream!r}), "
         "named=True)\n"
         "result = verdict.reason if verdict else error"
     )

@@ -211,11 +211,11 @@ def test_a_loop_that_is_busy_is_seen_to_lag(daphne: Daphne) -> None:
         daphne,
         "from sse_app.operations import processes\n"
         "reporter = processes.reporter\n"
-        "real = reporter._plan\n"
+        "real = reporter._schedule\n"
         "def plan(seconds):\n"
         "    real(seconds)\n"
         "    reporter._due -= 100  # As if the loop had been busy for so long.\n"
-        "reporter._plan = plan",
+        "reporter._schedule = plan",
     )
     eventually(lambda: of(daphne, "sse_app_loop_lag_seconds") > 99)
 

@@ -43,11 +43,11 @@ result = [
 #: Counts the ticks, which a test can then wait for.
 COUNTED = """
 from sse_app.operations import reporter
-kept, counted = reporter.Reporter._keep, []
+kept, counted = reporter.Reporter._write_row, []
 def keep(self, *given):
     counted.append(given[0] is not None)  # Is there a report?
     return kept(self, *given)
-reporter.Reporter._keep, reporter.counted = keep, counted
+reporter.Reporter._write_row, reporter.counted = keep, counted
 """
 
 
@@ -247,7 +247,7 @@ def test_a_process_that_was_killed_is_gone_when_its_age_says_so(
     run(
         watcher,
         "from sse_app.operations import processes; from sse_app.operations import reporter\n"
-        "reporter.FORGET_SECONDS = 1\n"
+        "reporter.DELETE_SECONDS = 1\n"
         "processes.reporter._swept = 0",
     )
     eventually(lambda: pid not in rows(watcher))
@@ -307,7 +307,7 @@ def test_a_missing_table_is_told_once_and_harms_nobody(daphne: Daphne) -> None:
     )
     ticks = "from sse_app.operations import reporter\nresult = len(reporter.counted)"
     eventually(lambda: run(daphne, ticks) > 3)
-    assert daphne.text().count("The row of this server process can't be kept") == 1
+    assert daphne.text().count("The row of this server process can't be written") == 1
     run(
         daphne,
         "from django.db import connection\n"
@@ -351,7 +351,7 @@ def test_a_loop_that_is_closed_without_a_word_leaves_nothing_that_complains(
         assert asyncio.all_tasks(loop) == set()
         loop.close()
     gc.collect()
-    found.soon()
+    found.tick_now()
     found.retire()
     assert not found.is_retiring, "nobody must wait for a loop that is closed"
     assert caplog.records == []
@@ -387,7 +387,7 @@ async def test_what_is_told_to_come_soon_comes_at_once_and_a_duty_that_fails_is_
     assert found is not None
     for expected in range(1, 5):
         done.clear()
-        found.soon()
+        found.tick_now()
         await asyncio.wait_for(done.wait(), PATIENCE)
         assert count == others == expected
     said = [record.getMessage() for record in caplog.records if "on purpose" in record.getMessage()]
@@ -420,7 +420,7 @@ async def test_nothing_of_the_first_request_stays_with_the_reporter() -> None:
         seen.set()
 
     found._tick = tick  # type: ignore[method-assign]
-    found.soon()
+    found.tick_now()
     await asyncio.wait_for(seen.wait(), PATIENCE)
     assert inside == [""]
 

@@ -36,7 +36,7 @@ def test_data_goes_out_as_it_is_and_is_said_to_be_where() -> None:
     assert (event.group, event.name, event.data) == ("orders", "order.updated", '{"id":  5}')
     head = event_log().heads(["orders"])["orders"]
     assert said == (
-        f"Published order.updated to orders as number {head.offset} of epoch {head.epoch}.\n"
+        f"Published order.updated to orders at offset {head.offset} of epoch {head.epoch}.\n"
     )
 
 
@@ -44,7 +44,7 @@ def test_data_goes_out_as_it_is_and_is_said_to_be_where() -> None:
 def test_json_is_refused_where_it_is_none_and_sent_compact() -> None:
     _, (event,) = publish("orders", "n", '{"id":  5}', json=True)
     assert event.data == '{"id":5}'
-    with pytest.raises(CommandError, match=r"'\{id: 5\}' is not JSON"):
+    with pytest.raises(CommandError, match=r"'\{id: 5\}' is invalid JSON"):
         publish("orders", "n", "{id: 5}", json=True)
 
 
@@ -201,4 +201,4 @@ def test_a_server_that_is_away_is_tried_again(daphne: Daphne) -> None:
     url = f"http://127.0.0.1:{free_port()}/events/?group=orders"
     with listening(daphne, "--url", url) as listener:
         assert listener.stderr
-        assert "again in 3 s" in listener.stderr.readline()
+        assert "reconnecting in 3 s" in listener.stderr.readline()

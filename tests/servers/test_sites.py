@@ -233,7 +233,7 @@ def test_the_doctor_names_the_tag_and_processes_that_have_another(
     found = shop.try_manage("sse_doctor")
     assert found.returncode == 0, found.stdout
     tag = run(shop, TAG)
-    assert f"ok: site: The tag is {tag!r}; no message of a site with another" in found.stdout
+    assert f"ok: site: The tag is {tag!r}; messages of sites with another" in found.stdout
     assert f"begin with 'sse_app.{tag}'" in found.stdout
     eventually(
         lambda: run(

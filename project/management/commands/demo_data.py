@@ -20,12 +20,12 @@ CHAT = [
 
 
 class Command(BaseCommand):
-    """Create what is missing and leave the rest alone, so that it can run at every start."""
+    """Creates the rows that are missing and changes no others, so it can run at every start."""
 
     help = "Create the demo's logins and first orders where they are missing."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Create the rows in one transaction and print where to go."""
+        """Create the rows in one transaction and print the site's address."""
         with transaction.atomic():
             self._create_users()
             self._create_orders()

@@ -1,4 +1,4 @@
-"""Run Daphne for `make demo`, and restart it when it is asked to: `kill -HUP`, or a button."""
+"""Run Daphne for `make demo`, and restart it after SIGHUP, by `kill -HUP` or a button."""
 
 import os
 import signal
@@ -17,12 +17,12 @@ BACKLOG = 4096
 
 
 class Command(BaseCommand):
-    """Holds the listening socket, so that who comes during a restart waits and isn't refused."""
+    """Holds the listening socket, so clients wait during a restart and are not refused."""
 
     help = "Serve the demo with Daphne on HOST and PORT; restart it on SIGHUP."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Serve until SIGTERM or Ctrl-C; end as Daphne does if it ends by itself."""
+        """Serve until SIGTERM or Ctrl-C. If Daphne ends by itself, end with its exit status."""
         self._child: subprocess.Popen[bytes] | None = None
         self._restarts = self._stops = False
         family = socket.AF_INET6 if ":" in settings.HOST else socket.AF_INET
@@ -55,7 +55,7 @@ class Command(BaseCommand):
         )
 
     def _publish_meanwhile(self) -> None:
-        """Publish while no server runs: the panes have to find it when they are back."""
+        """Publish while no server runs: the panes have to get these events when they reconnect."""
         close_old_connections()
         publish_numbers(GROUP, RESTART_EVENTS, "restart")
         connections.close_all()

@@ -1,4 +1,4 @@
-"""Keep the board moving: place, advance and clear orders until told to stop."""
+"""Keep the board moving: place, advance and clear orders until a signal."""
 
 import random
 import signal
@@ -18,7 +18,7 @@ MOST_OPEN = 16
 
 
 class Command(BaseCommand):
-    """A shop in a hurry; it ends quietly on SIGTERM and Ctrl-C."""
+    """Simulates a busy shop; ends without an error on SIGTERM and Ctrl-C."""
 
     help = "Create and advance orders for ever, so that something happens by itself."
 
@@ -32,7 +32,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Change one order after the other until a signal comes."""
+        """Change one order after the other until a signal."""
         interval = options["interval"]
         if not 0 < interval < threading.TIMEOUT_MAX:
             raise CommandError(f"--interval must be more than 0 seconds, not {interval}.")

@@ -2,14 +2,14 @@
 
 // After a 4xx or 5xx the extension opens a new source at the URL of the page, which would repeat
 // what has come since: go on from the last id instead.
-const places = new Map();
+const positions = new Map();
 
 class Resuming extends EventSource {
   constructor(url) {
     const from = new URL(url, location.href);
-    if (places.has(url)) from.searchParams.set("last_event_id", places.get(url));
+    if (positions.has(url)) from.searchParams.set("last_event_id", positions.get(url));
     super(from);
-    this.keep = ({ lastEventId }) => lastEventId && places.set(url, lastEventId);
+    this.keep = ({ lastEventId }) => lastEventId && positions.set(url, lastEventId);
     this.addEventListener("sse.close", ({ data }) => {
       // The right to listen has ended: coming back would be in vain.
       if (["auth", "expired"].includes(JSON.parse(data).reason)) this.close();

@@ -1,4 +1,4 @@
-"""`manage.py sse_doctor`: say what is wrong, and how to mend it."""
+"""`manage.py sse_doctor`: show what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ _MARKS: Final = {"fine": "ok", "warning": "WARNING", "error": "ERROR"}
 
 
 class Command(BaseCommand):
-    """Looks at what runs, where `manage.py check` looks at what is written."""
+    """Tests what runs, while `manage.py check` reads the settings."""
 
     help = (
-        "Look whether streams will work in this place: the settings, the channel layer there and "
-        "back, the event log written and read, clocks, SQLite's modes, the command lines of "
-        "Daphne processes on this machine, and with --url whether a proxy lets a stream through. "
-        "It writes one event to the group 'doctor'. The exit status is 1 if something is wrong, "
-        "so it can guard a deployment."
+        "Test whether streams work on this machine: check the settings, send through the channel "
+        "layer, write and read the event log, compare clocks, check SQLite's modes and the command "
+        "lines of this machine's Daphne processes, and with --url whether a proxy passes a stream "
+        "on. Writes one event to the group 'doctor'. The exit status is 1 if something is wrong, "
+        "so the command can guard a deployment."
     )
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--deploy", action="store_true", help="also what only matters in production"
+            "--deploy", action="store_true", help="also run the checks for production"
         )
         parser.add_argument("--strict", action="store_true", help="exit with 1 for a warning too")
         parser.add_argument(
             "--url",
             metavar="URL",
             help="a stream's public address, such as https://example.org/events/?group=clock: "
-            "its answer is looked at for as long as two heartbeats",
+            "it is read until its first heartbeat",
         )
         parser.add_argument("--token", default="", help="a bearer token for --url")
 

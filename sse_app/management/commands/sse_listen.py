@@ -1,4 +1,4 @@
-"""`manage.py sse_listen`: show the events of groups as they come, from the log or over HTTP."""
+"""`manage.py sse_listen`: show the events of groups, live, from the log or over HTTP."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LAST: Final = re.compile(r"-[1-9][0-9]{0,8}\Z", re.ASCII)
 
 
 class Command(CommandWithExamples):
-    """Listens as a page does: in order, without gap or repeat, across restarts of the server."""
+    """Subscribes like a page: in order, without gaps or repeats, across restarts of the server."""
 
     help = (
-        "Show the events of groups as they come, until Ctrl-C. It reads this project's event log\n"
-        "and channel layer, as a server process does, and asks no policy; or with --url an event\n"
-        "stream over HTTP, as a client that comes back by itself, which shows what a page gets."
+        "Show the events of groups, live, until Ctrl-C. Without --url the command reads this\n"
+        "project's event log and channel layer, as a server process does, and asks no policy.\n"
+        "With --url it reads an event stream over HTTP and reconnects by itself, as a page does."
     )
 
     examples = """
@@ -36,20 +36,20 @@ examples:
 """
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("groups", nargs="*", metavar="GROUP", help="what to listen to")
+        parser.add_argument("groups", nargs="*", metavar="GROUP", help="the groups to listen to")
         parser.add_argument(
             "--from",
             dest="history",
             metavar="earliest|-N",
-            help="begin with all that the log still has, or the last N (default: with what comes)",
+            help="begin with the first event of the log, or the last N (default: new events only)",
         )
-        parser.add_argument("--after", metavar="ID", help="go on after the event with this id")
+        parser.add_argument("--after", metavar="ID", help="continue after the event with this id")
         parser.add_argument(
             "--event",
             action="append",
             default=[],
             metavar="NAME",
-            help="only these; can be repeated",
+            help="show only events with this name; can be repeated",
         )
         parser.add_argument("--json", action="store_true", help="one JSON object per line")
         parser.add_argument("--count", type=int, metavar="N", help="end after N events")
@@ -60,7 +60,7 @@ examples:
         if bool(options["groups"]) == bool(options["url"]):
             raise CommandError("Give either groups, or --url with a stream's address.")
         if options["token"] and not options["url"]:
-            raise CommandError("--token is for --url: reading the log needs none.")
+            raise CommandError("--token is for --url: reading the log needs no token.")
         if options["count"] is not None and options["count"] < 1:
             raise CommandError(f"--count is {options['count']}; it must be 1 or more.")
         try:
@@ -74,7 +74,7 @@ examples:
         count = 0
         async for item in _events(options):
             if isinstance(item, str):
-                self.stderr.write(item, style_func=lambda said: said)
+                self.stderr.write(item, style_func=lambda text: text)
                 continue
             self.stdout.write(_as_json(item) if options["json"] else _as_text(item))
             self.stdout.flush()
@@ -84,7 +84,7 @@ examples:
 
 
 def _events(options: dict[str, Any]) -> AsyncIterator[HttpEvent | str]:
-    """Yield events, and what else is to be said as text."""
+    """Yield events, and notices about the connection as text."""
     if options["url"]:
         history = _history(options["history"])
         return listen(
@@ -98,9 +98,9 @@ def _events(options: dict[str, Any]) -> AsyncIterator[HttpEvent | str]:
 
 async def _from_log(options: dict[str, Any]) -> AsyncIterator[HttpEvent | str]:
     history = _history(options["history"])
-    wanted = -int(history) if history.startswith("-") else history or None
+    history_arg = -int(history) if history.startswith("-") else history or None
     async with subscribe(
-        *options["groups"], after=options["after"], history=wanted, events=options["event"]
+        *options["groups"], after=options["after"], history=history_arg, events=options["event"]
     ) as events:
         while True:
             try:
@@ -129,9 +129,9 @@ def _as_json(event: HttpEvent) -> str:
         data = json.loads(event.data)
     except ValueError:
         data = event.data
-    said = {"group": event.group, "event": event.name, "data": data, "id": event.id}
+    fields = {"group": event.group, "event": event.name, "data": data, "id": event.id}
     return json.dumps(
-        {key: value for key, value in said.items() if value != ""}, ensure_ascii=False
+        {key: value for key, value in fields.items() if value != ""}, ensure_ascii=False
     )
 
 

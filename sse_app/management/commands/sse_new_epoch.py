@@ -1,4 +1,4 @@
-"""`manage.py sse_new_epoch`: after a restore, tell every reader that history is another one."""
+"""`manage.py sse_new_epoch`: after a restore, make every reader load its state again."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Command(BaseCommand):
     """Gives groups a new epoch in the event log."""
 
     help = (
-        "Give all groups, or those named, a new epoch in the event log. A step of every restore of "
-        "the database or the Redis that holds the log: the offsets after the backup are given out "
-        "again, and a page that saw the old ones would take the new for their continuation. Every "
-        "page then gets sse.reset with the reason 'epoch' and reads its state anew. Run it before "
-        "anything publishes; running servers notice within CHECK_INTERVAL."
+        "Give all groups, or the named ones, a new epoch in the event log. Run this command after "
+        "every restore of the database or the Redis that has the log, before anything publishes: "
+        "offsets after the backup are used again, and a page that got the old events would skip "
+        "the new ones. With a new epoch, every page gets sse.reset with the reason 'epoch' and "
+        "loads its state again. Running servers notice within CHECK_INTERVAL."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("groups", nargs="*", metavar="GROUP", help="only these; else all")
+        parser.add_argument("groups", nargs="*", metavar="GROUP", help="only these (default: all)")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -32,4 +32,4 @@ class Command(BaseCommand):
         renewed = event_log().renew_epoch(groups or None)
         self.stdout.write(f"{renewed} group(s) have a new epoch.")
         if len(groups) > renewed:
-            self.stdout.write("The others named have no events, so nothing to lose.")
+            self.stdout.write("The other named groups have no events, so they need no new epoch.")

@@ -1,4 +1,4 @@
-"""`manage.py sse_prune`: delete what is beyond retention."""
+"""`manage.py sse_prune`: delete events beyond retention and expired rows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sse_app.operations.housekeeping import delete_expired
 
 
 class Command(BaseCommand):
-    """Deletes in short steps, so publishers and streams go on meanwhile."""
+    """Deletes in short steps, so publishers and streams continue meanwhile."""
 
     help = (
         "Delete events beyond SSE_APP['RETENTION_SECONDS'] and ['RETENTION_EVENTS'] from the event "
-        "log, and with them unused tickets and the like. Server processes do so by themselves "
-        "every PRUNE_INTERVAL; where none runs all the time, or at once, this command does. It "
-        "can run beside everything else, and twice."
+        "log, and expired tickets, idempotency records and revocations. Server processes do this "
+        "by themselves every PRUNE_INTERVAL seconds. Use this command if no server process runs "
+        "all the time, or to delete now. It may run beside servers, and several times at once."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -18,10 +18,9 @@ class Command(CommandWithExamples):
     """Publishes as `publish()` does: into the log, then on the channel layer."""
 
     help = (
-        "Publish an event to a group. DATA goes out as it is; without it, stdin is read to its\n"
-        "end. In another process than the server's it arrives by the channel layer if that is\n"
-        "Redis, else by the server's next look at the event log; an event that is not durable\n"
-        "then never does."
+        "Publish an event to a group. DATA is sent unchanged; without DATA, stdin is read to its\n"
+        "end. Servers get the event by the channel layer if that is Redis. If it is in-memory,\n"
+        "they get durable events from the event log, and never an event that is not durable."
     )
 
     examples = """
@@ -35,9 +34,9 @@ examples:
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("group", help="the group, such as orders or order.42")
         parser.add_argument("event", help="the event's name, such as order.updated")
-        parser.add_argument("data", nargs="?", help="what is sent (default: what stdin has)")
+        parser.add_argument("data", nargs="?", help="the event's data (default: read stdin)")
         parser.add_argument(
-            "--json", action="store_true", help="refuse data that is not JSON, and send it compact"
+            "--json", action="store_true", help="refuse invalid JSON, and send it compact"
         )
         parser.add_argument(
             "--lines", action="store_true", help="publish each line of stdin as an event"
@@ -45,15 +44,15 @@ examples:
         parser.add_argument(
             "--not-durable",
             action="store_true",
-            help="do not keep it in the log: only who listens now gets it",
+            help="do not keep the event in the log: only current subscribers get it",
         )
-        parser.add_argument("--key", help="with --not-durable: which earlier event it replaces")
+        parser.add_argument("--key", help="with --not-durable: replaces waiting events of this key")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["key"] is not None and not options["not_durable"]:
             raise CommandError("--key replaces events that are not durable: add --not-durable.")
         if options["lines"] and (options["data"] is not None or options["key"] is not None):
-            raise CommandError("--lines publishes what stdin has: leave out DATA and --key.")
+            raise CommandError("--lines publishes the lines of stdin: leave out DATA and --key.")
         try:
             if options["lines"]:
                 self._publish_lines(options)
@@ -63,8 +62,8 @@ examples:
             raise CommandError(str(error)) from error
         if not outbox.flush():
             raise CommandError(
-                "The channel layer did not take it in time. Streams get what is durable from the "
-                "event log; what is not is lost."
+                "The channel layer did not accept the events in time. Streams get durable events "
+                "from the event log; other events are lost."
             )
 
     def _publish_one(self, options: dict[str, Any]) -> None:
@@ -72,12 +71,14 @@ examples:
         if data is None:
             data = sys.stdin.read().removesuffix("\n")
         event = _publish(data, options)
-        place = "" if event.offset is None else f" as number {event.offset} of epoch {event.epoch}"
-        self.stdout.write(f"Published {event.name} to {event.group}{place}.")
+        position = (
+            "" if event.offset is None else f" at offset {event.offset} of epoch {event.epoch}"
+        )
+        self.stdout.write(f"Published {event.name} to {event.group}{position}.")
 
     def _publish_lines(self, options: dict[str, Any]) -> None:
         count = 0
-        for line in sys.stdin:  # Each at once: what writes them may be slow, and have no end.
+        for line in sys.stdin:  # Line by line: the writer of stdin may be slow and never end.
             _publish(line.removesuffix("\n"), options)
             count += 1
         self.stdout.write(f"Published {count} event(s) to {options['group']}.")
@@ -99,4 +100,4 @@ def _data(text: str, options: dict[str, Any]) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise CommandError(f"{text[:60]!r} is not JSON: {error}.") from error
+        raise CommandError(f"{text[:60]!r} is invalid JSON: {error}.") from error

@@ -14,12 +14,12 @@ from sse_app.management.examples import CommandWithExamples
 
 
 class Command(CommandWithExamples):
-    """Makes tokens: here, so that a secret is shown where somebody asked for it, and once."""
+    """Makes tokens in a shell, so that a secret is shown once, and only to the one who made it."""
 
     help = (
-        "Bearer tokens for programs that are not Django: what they may publish (POST publish/)\n"
-        "and which groups they may read, until when. A token permits what it names and nothing\n"
-        "else. The database keeps only a digest: a lost token can't be shown again, only revoked."
+        "Bearer tokens for programs that do not use Django: which groups they may read, and what\n"
+        "they may publish (POST publish/), until when. A token permits nothing else. The database\n"
+        "keeps only a digest, so a lost token can't be shown again, only revoked."
     )
 
     examples = """
@@ -37,25 +37,25 @@ examples:
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
         create = actions.add_parser(
-            "create", help="make a token and print it, alone on stdout, this once"
+            "create", help="make a token and print it, alone on stdout, only once"
         )
-        create.add_argument("name", help="what it is for, such as importer")
+        create.add_argument("name", help="the token's purpose, such as importer")
         for option, text in (
-            ("listen", "a group it may read; '*' stands for any characters; can be repeated"),
-            ("publish", "a group it may publish to; likewise"),
-            ("event", "an event it may publish there; likewise"),
+            ("listen", "a group to read; '*' stands for any characters; can be repeated"),
+            ("publish", "a group to publish to; '*' and repeats as above"),
+            ("event", "an event to publish there; '*' and repeats as above"),
         ):
             create.add_argument(
                 f"--{option}", action="append", default=[], metavar="PATTERN", help=text
             )
         create.add_argument(
-            "--metrics", action="store_true", help="it may read the metrics (GET metrics/)"
+            "--metrics", action="store_true", help="permit to read the metrics (GET metrics/)"
         )
         create.add_argument(
-            "--days", type=float, default=90.0, help="how long it is good for (default: 90)"
+            "--days", type=float, default=90.0, help="days until the token expires (default: 90)"
         )
-        actions.add_parser("list", help="show every token's rights and state, never a secret")
-        revoke = actions.add_parser("revoke", help="end a token now; it can't be taken back")
+        actions.add_parser("list", help="show every token's rights and state, but no secrets")
+        revoke = actions.add_parser("revoke", help="end a token now; this can't be undone")
         revoke.add_argument("token", metavar="NAME_OR_ID", help="as shown by list")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -67,11 +67,11 @@ examples:
         listen, publish, events = options["listen"], options["publish"], options["event"]
         if not (listen or publish or options["metrics"]):
             raise CommandError(
-                "It would permit nothing: give --listen, --metrics, or --publish and --event."
+                "The token would permit nothing: give --listen, --metrics or --publish."
             )
         if bool(publish) != bool(events):
             raise CommandError(
-                "To publish it needs both --publish (groups) and --event (names, '*' for any)."
+                "Give both --publish (groups) and --event (names, '*' for any), or neither."
             )
         try:
             token, text = create_token(
@@ -85,26 +85,26 @@ examples:
         except ValueError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(text)
-        # On stderr, so that stdout can be caught into a variable.
+        # On stderr, so that a shell can assign stdout to a variable.
         self.stderr.write(
-            f"Token {_line(token)}. It is not shown again.", style_func=lambda said: said
+            f"Token {_line(token)}. The secret is not shown again.", style_func=lambda text: text
         )
 
     def _list(self, options: dict[str, Any]) -> None:
         for token in written(AccessToken).order_by("pk"):
             self.stdout.write(_line(token))
         if not written(AccessToken).exists():
-            self.stderr.write("There are no tokens.", style_func=lambda said: said)
+            self.stderr.write("There are no tokens.", style_func=lambda text: text)
 
     def _revoke(self, options: dict[str, Any]) -> None:
         token = self._find(options["token"])
         if revoke_token(token):
             self.stdout.write(f"Token {token.pk} {token.name!r} is revoked.")
         else:
-            self.stdout.write(f"Token {token.pk} {token.name!r} was revoked before.")
+            self.stdout.write(f"Token {token.pk} {token.name!r} was already revoked.")
 
     def _find(self, wanted: str) -> AccessToken:
-        """Return the token of that number, or the one token of that name that is live."""
+        """Return the token with that id, or the only valid token with that name."""
         by_number = wanted.isascii() and wanted.isdecimal() and len(wanted) <= 18
         found = list(
             written(AccessToken).filter(**({"pk": int(wanted)} if by_number else {"name": wanted}))
@@ -113,9 +113,9 @@ examples:
             found = [token for token in found if token.is_live()] or found[:1]
         if len(found) > 1:
             numbers = ", ".join(str(token.pk) for token in found)
-            raise CommandError(f"Several tokens are named {wanted!r}; give one's id: {numbers}.")
+            raise CommandError(f"Several tokens are named {wanted!r}; give an id: {numbers}.")
         if not found:
-            raise CommandError(f"There is no token {wanted!r}; sse_token list shows all.")
+            raise CommandError(f"There is no token {wanted!r}; sse_token list shows all tokens.")
         return found[0]
 
 

@@ -1,7 +1,8 @@
-"""The admin's "Live streams": a dashboard over all processes, and what can be done from there.
+"""The admin's "Live streams": a dashboard over all processes, with its pages and actions.
 
-`sse_app.view_serverprocess` permits to look. Ending streams needs `end_streams`, reading the events
-of a group or their names `read_events`, and sending one of them again `send_broadcast` besides.
+`sse_app.view_serverprocess` permits the dashboard. To end streams, a user also needs `end_streams`;
+to read the events of a group or their names, `read_events`; to send one of these events again,
+`read_events` and `send_broadcast`.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from .texts import texts
 
 
 def log_act(request: HttpRequest, model: Any, id: Any, name: str, message: str) -> None:
-    """Write an entry for the request's user: `message`, about `id`, shown as `name` of `model`.
+    """Write `message` to the admin's log, for the request's user and the object `id` of `model`.
 
-    `ModelAdmin.log_change()` does the same for objects that have a row.
+    The log shows the object as `name`. `ModelAdmin.log_change()` needs an object with a row.
     """
     LogEntry.objects.create(
         user_id=request.user.pk or 0,
@@ -64,25 +65,25 @@ _NAME: Final = "sse_app_serverprocess"
 
 @admin.register(ServerProcess)
 class LiveStreamsAdmin(admin.ModelAdmin):
-    """The dashboard takes the place of the list of rows; nobody adds, changes or deletes one."""
+    """Shows the dashboard in place of the list of rows. Rows can't be changed in the admin."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody: a process makes its own row."""
+        """Return False: only a process makes its row."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody changes what a process says."""
+        """Return False: only a process changes its row."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody: a process deletes its own row."""
+        """Return False: a process deletes its own row."""
         return False
 
     def get_urls(self) -> list[URLPattern]:
         """Add the dashboard's own pages before the rows'."""
         page = self.admin_site.admin_view
         own = [
-            path("feed/", _never_redirected(self.feed), name=f"{_NAME}_feed"),
+            path("feed/", _without_redirect(self.feed), name=f"{_NAME}_feed"),
             path("end/", page(require_POST(self.end)), name=f"{_NAME}_end"),
             path("explain/", page(self.explain), name=f"{_NAME}_explain"),
             path("group/<str:group>/", page(self.group), name=f"{_NAME}_group"),
@@ -97,21 +98,21 @@ class LiveStreamsAdmin(admin.ModelAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Show the dashboard, which its own script fills."""
+        """Show the dashboard, which is filled by its script."""
         self._demand(request)
         urls = {"feed": self._url("feed"), "end": self._url("end"), "explain": self._url("explain")}
         may = {
             "end": has_permission(request.user, END),
             "read": has_permission(request.user, READ),
         }
-        # The script puts a group's name where this one is.
+        # The script replaces "GROUP" by the name of a group.
         urls["group"] = self._url("group", group="GROUP")
         shown = {"urls": urls, "may": may, "texts": texts()}
         context = {"title": _("Live streams"), "dashboard": shown, **(extra_context or {})}
-        said = texts()
+        labels = texts()
         context |= {
-            "states": [(state, said[f"state.{state}"]) for state in STATES],
-            "sorts": [(sort, said[f"sort.{sort}"]) for sort in SORTS],
+            "states": [(state, labels[f"state.{state}"]) for state in STATES],
+            "sorts": [(sort, labels[f"sort.{sort}"]) for sort in SORTS],
             "charts": [
                 ("published", _("Events published per second")),
                 ("delivered", _("Events delivered per second")),
@@ -126,20 +127,20 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """Show the dashboard: the admin's log leads here, and what it is about may be gone."""
+        """Redirect to the dashboard: the admin's log links to objects that may no longer exist."""
         self._demand(request)
         return redirect(self._url("changelist"))
 
     async def feed(self, request: HttpRequest) -> HttpResponseBase:
-        """Stream what the dashboard shows; 403 and no redirect for who may not look."""
+        """Stream the data of the dashboard. Answer 403, no redirect, if it is not permitted."""
         if not await in_thread(self._permits, request):
             return HttpResponse(_("Not permitted."), status=403, content_type="text/plain")
         return EventStreamResponse(feed(request, self._permits))
 
-    # --- what can be done ---
+    # --- actions ---
 
     def end(self, request: HttpRequest) -> HttpResponse:
-        """End one stream (`stream`, an id) or all of a user (`user`, the key in the list)."""
+        """End one stream (`stream`: its id) or all streams of a user (`user`: the user's key)."""
         self._demand(request, END)
         stream, user = request.POST.get("stream", ""), request.POST.get("user", "")
         if _ID.match(stream) and not user:
@@ -165,14 +166,14 @@ class LiveStreamsAdmin(admin.ModelAdmin):
             ServerProcess,
             key,
             who,
-            "Ended all streams of the user, and took back the grants.",
+            "Ended all streams of the user, and revoked the user's grants.",
         )
         return JsonResponse({"said": _("All streams of %s were ended.") % who})
 
     def group(self, request: HttpRequest, group: str) -> HttpResponse:
-        """Show where a group's log is, and its last events."""
+        """Show the offset and epoch of a group's log, and its last events."""
         self._demand(request, READ)
-        history = group_history.read(_known(group))
+        history = group_history.read(_valid_group(group))
         context = {
             "title": _("Events of %s") % group,
             "history": history,
@@ -182,11 +183,11 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         return self._page(request, "group", context)
 
     def replay(self, request: HttpRequest, group: str, offset: int) -> HttpResponse:
-        """Ask, and on POST publish an old event's name and data as a new event."""
+        """Ask for confirmation; on POST, publish the event's name and data as a new event."""
         self._demand(request, READ, SEND)
-        event = group_history.find(_known(group), offset)
+        event = group_history.find(_valid_group(group), offset)
         if event is None:
-            raise Http404(_("The log does not have this event any more."))
+            raise Http404(_("This event is no longer in the log."))
         target, error = request.POST.get("target", group).strip(), ""
         if request.method == "POST":
             try:
@@ -194,8 +195,8 @@ class LiveStreamsAdmin(admin.ModelAdmin):
             except ValueError as invalid:
                 error = str(invalid)
             else:
-                said = f"Sent event {offset} of {group} again, to {target}, as {event.name}."
-                log_act(request, ServerProcess, group, f"{group} {offset}", said)
+                message = f"Sent event {offset} of {group} again, to {target}, as {event.name}."
+                log_act(request, ServerProcess, group, f"{group} {offset}", message)
                 messages.success(request, _("The event was sent to %s.") % target)
                 return redirect(self._url("group", group=target))
         context = {"title": _("Send the event again?"), "event": event, "group": group}
@@ -203,7 +204,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         return self._page(request, "replay", context)
 
     def explain(self, request: HttpRequest) -> HttpResponse:
-        """Say why a stream did not get an event: `stream`, `group`, `offset` and `epoch`."""
+        """Show why `stream` did not get the event at `offset` and `epoch` of `group`."""
         self._demand(request)
         asked = {key: request.GET.get(key, "").strip() for key in _ASKED}
         verdict, error = None, ""
@@ -211,9 +212,9 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         row = next((row for row in streams if row["id"] == asked["stream"]), None)
         if asked["stream"] and asked["group"] and asked["offset"]:
             named = has_permission(request.user, READ)
-            verdict, error = _explained(asked, row, named=named)
+            verdict, error = _verdict_of(asked, row, named=named)
         context: dict[str, Any] = {"title": _("Why did this stream not get the event?")}
-        context |= {"asked": asked, "row": row, "places": _places(row)}
+        context |= {"asked": asked, "row": row, "positions": _positions(row)}
         context |= {"verdict": verdict, "error": error}
         context |= {
             "state": texts()[f"state.{row['state']}"] if row else "",
@@ -221,7 +222,7 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         }
         return self._page(request, "explain", context)
 
-    # --- what they share ---
+    # --- permissions and pages ---
 
     def _permits(self, request: HttpRequest) -> bool:
         may_enter = self.admin_site.has_permission(request)
@@ -249,10 +250,10 @@ class LiveStreamsAdmin(admin.ModelAdmin):
 _ASKED: Final = ("stream", "group", "offset", "epoch")
 
 
-def _never_redirected(view: Any) -> Any:
-    """Wrap the feed as `admin_view()` wraps pages, but that one takes no async view and redirects.
+def _without_redirect(view: Any) -> Any:
+    """Wrap the feed in place of `admin_view()`, which takes no async views and redirects to login.
 
-    Who may look is the view's own to ask.
+    The view itself checks the permission.
     """
 
     async def wrapped(request: HttpRequest) -> HttpResponseBase:
@@ -262,7 +263,7 @@ def _never_redirected(view: Any) -> Any:
     return login_not_required(never_cache(require_GET(wrapped)))
 
 
-def _known(group: str) -> str:
+def _valid_group(group: str) -> str:
     try:
         return validate_group(group)
     except ValueError as error:
@@ -273,13 +274,13 @@ def _name_of(key: str) -> str:
     model = get_user_model()
     try:
         user = model._default_manager.filter(pk=key).first()
-    except (ValueError, TypeError):  # A token's key is no primary key.
+    except (ValueError, TypeError):  # The key of a token is not a primary key.
         user = None
     return key if user is None else user.get_username()
 
 
-def _explained(asked: dict[str, str], row: Any, *, named: bool) -> tuple[Verdict | None, str]:
-    """Return the verdict, or what is wrong with the question; `named`: the event may be named."""
+def _verdict_of(asked: dict[str, str], row: Any, *, named: bool) -> tuple[Verdict | None, str]:
+    """Return the verdict, or an error text. `named`: the verdict may name the event."""
     try:
         group, offset = validate_group(asked["group"]), int(asked["offset"])
     except ValueError as error:
@@ -289,24 +290,24 @@ def _explained(asked: dict[str, str], row: Any, *, named: bool) -> tuple[Verdict
     head, earliest = group_history.range_of(group)
     epoch = asked["epoch"] or head.epoch
     event = group_history.find(group, offset) if named and epoch == head.epoch else None
-    place = to_position(f"{epoch}-{offset}")
-    return explain(Question(row, group, place, head, earliest, event.name if event else "")), ""
+    position = to_position(f"{epoch}-{offset}")
+    return explain(Question(row, group, position, head, earliest, event.name if event else "")), ""
 
 
 def _newest(streams: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the id of each of the newest streams, with whose it is, to choose from."""
+    """Return the id and the label, user and address, of each of the newest streams."""
     rows, _count = Choice().pick(streams, ())
     return [(row["id"], f"{row['user'] or '–'} {row['address']}") for row in rows]
 
 
-def _places(row: Any) -> list[dict[str, str]]:
+def _positions(row: Any) -> list[dict[str, str]]:
     if row is None:
         return []
     return [
         {
             "group": group,
             "opened": row["opened"].get(group, ""),
-            "stands": row["positions"].get(group, ""),
+            "current": row["positions"].get(group, ""),
         }
         for group in row["groups"]
     ]

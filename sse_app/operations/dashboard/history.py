@@ -1,4 +1,4 @@
-"""The last events of a group, as the log has them, for people to look at."""
+"""The last events of a group's log, for a page of the admin."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from ...protocol.cursors import Position
 from ...protocol.events import Event
 
 MOST_EVENTS: Final = 50
-#: Of an event's data, so much is shown at first.
+#: Characters of an event's data that are shown before it is unfolded.
 SHORT: Final = 120
 
 
 @dataclass(frozen=True)
 class Line:
-    """One event; `at` is when it was published, None where the log does not keep it."""
+    """One event; `at` is the time of its publication, None if the log does not keep times."""
 
     event: Event
     at: datetime | None
 
     @property
     def short(self) -> str:
-        """The beginning of its data in one line."""
+        """The beginning of the event's data in one line."""
         text = " ".join(self.event.data[: SHORT + 1].split())
         return f"{text[:SHORT]}…" if len(self.event.data) > SHORT else text
 
     @property
     def whole(self) -> str:
-        """Its data; JSON is indented."""
+        """The event's data; JSON is indented."""
         try:
             return json.dumps(self.event.json(), indent=2, ensure_ascii=False)
         except (ValueError, RecursionError):
@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True)
 class History:
-    """Where a group's log stands, the offset of the first event it has, and its last ones."""
+    """The head of a group's log, the offset of its first event, and its last events."""
 
     group: str
     head: Position
@@ -49,12 +49,12 @@ class History:
 
     @property
     def kept(self) -> int:
-        """How many events the log has."""
+        """The number of events in the log."""
         return max(0, self.head.offset - self.first + 1)
 
 
 def read(group: str) -> History:
-    """Return the latest events of `group`, the last one first. Blocks; raises as the log does."""
+    """Return the latest events of `group`, the last one first. Blocks; raises the log's errors."""
     log = event_log()
     head, earliest = range_of(group)
     after = Position(head.epoch, max(earliest.offset, head.offset - MOST_EVENTS))
@@ -68,14 +68,14 @@ def read(group: str) -> History:
 
 
 def range_of(group: str) -> tuple[Position, Position]:
-    """Return the head of `group` and the position before the first event that is there."""
+    """Return the head of `group` and the position before the first event in its log."""
     log = event_log()
     earliest = log.earliest(group)
     return log.heads([group])[group], earliest
 
 
 def find(group: str, offset: int) -> Event | None:
-    """Return the event at `offset` of the log as it is now; None if it is not there."""
+    """Return the event at `offset` of the current epoch; None if the log does not have it."""
     log = event_log()
     head = log.heads([group])[group]
     try:

@@ -1,8 +1,8 @@
-"""What the dashboard shows, out of what all server processes say: sums, rates, lists. Pure.
+"""The sums, rates and lists of the dashboard, made from the reports of all processes. Pure.
 
-A rate is what grew from one report of a process to its next, so none is known before the second.
-An event reaches each process that has readers of its group: of published events the most that
-one of them saw counts, of delivered ones the sum.
+A rate is the growth between two reports of a process, so it is known from the second report on.
+An event reaches every process that has readers of its group. So the published events of a group
+are the highest count of one process, and the delivered events are the sum over all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from heapq import nlargest
 from typing import Any, Final, Self
 
 RECENT_SECONDS: Final = 60.0
-#: What is shown of the counts.
+#: The counts that are shown.
 COUNTED: Final = frozenset(
     {"lagged", "superseded", "stalled", "heals", "resets", "delivered", "bytes"}
 )
@@ -25,7 +25,7 @@ MOST_STREAMS: Final = 200
 Row = dict[str, Any]
 Report = Mapping[str, Any]
 
-#: How the list of streams can be sorted: what is compared, and whether the largest comes first.
+#: The orders of the list of streams: the key that is compared, and whether to sort descending.
 SORTS: Final[Mapping[str, tuple[str, bool]]] = {
     "newest": ("opened_at", True),
     "oldest": ("opened_at", False),
@@ -34,13 +34,13 @@ SORTS: Final[Mapping[str, tuple[str, bool]]] = {
     "bytes": ("bytes", True),
     "user": ("user", False),
 }
-#: Which streams are listed: all that are open, those in one state, or those that ended last.
+#: The choices of streams: all open ones, those in one state, or those that ended last.
 STATES: Final = ("open", "live", "catching up", "lagging", "held", "ended")
 
 
 @dataclass
 class Growth:
-    """What grew in one process between two reports: per second, and in all."""
+    """The growth of the counts of one process between two reports, in sum and per second."""
 
     counts: dict[str, float] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
@@ -49,31 +49,31 @@ class Growth:
 
     @classmethod
     def between(cls, before: Report, now: Report) -> Self:
-        """Return what grew; a count that is smaller than before began anew."""
+        """Return the growth. A count that is smaller than before has started from 0 again."""
         seconds = now["at"] - before["at"]
         old, new = summed(before["counts"]), summed(now["counts"])
         grown = {name: _grown(count, old.get(name, 0)) for name, count in new.items()}
         made = cls(grown, {name: count / seconds for name, count in grown.items()})
-        for group, said in now["groups"].items():
+        for group, current in now["groups"].items():
             earlier = before["groups"].get(group, {})
             for kind, rates in (("published", made.published), ("delivered", made.delivered)):
-                rates[group] = _grown(said[kind], earlier.get(kind, 0)) / seconds
+                rates[group] = _grown(current[kind], earlier.get(kind, 0)) / seconds
         return made
 
 
 class Meter:
-    """Takes the reports of all processes each second and knows how fast their counts grow."""
+    """Computes rates from the reports of all processes, which it gets each second."""
 
     def __init__(self) -> None:
         self._reports: dict[str, Report] = {}
         self._growth: dict[str, Growth] = {}
         self._recent: deque[tuple[float, dict[str, float]]] = deque()
         self._now = (0.0, 0.0, 0.0)
-        #: Time, events published and delivered per second, of the last two minutes.
+        #: Time, events published and events delivered per second, for the last two minutes.
         self.chart: deque[tuple[float, float, float]] = deque(maxlen=CHART_POINTS)
 
     def take(self, reports: Mapping[str, Report], now: float) -> None:
-        """Take the latest report of each process; Unix time `now`."""
+        """Take the latest report of each process, by name; `now` is the Unix time."""
         for name in self._reports.keys() - reports.keys():
             del self._reports[name]
             self._growth.pop(name, None)
@@ -91,7 +91,7 @@ class Meter:
             self.chart.append(self._now)
 
     def totals(self) -> Row:
-        """Return the sums over all processes; `recent` is what grew within the last minute."""
+        """Return the sums over all processes; `recent` is the growth within the last minute."""
         now, published, delivered = self._now
         reports = self._reports.values()
         return {
@@ -107,16 +107,16 @@ class Meter:
         }
 
     def groups(self) -> list[Row]:
-        """Return the groups that are listened to, those with the most subscribers first."""
+        """Return the groups that have subscribers, those with the most first."""
         found: dict[str, Row] = {}
         for name, report in self._reports.items():
             growth = self._growth.get(name, Growth())
-            for group, said in report["groups"].items():
+            for group, current in report["groups"].items():
                 row = found.setdefault(
                     group,
                     {"name": group, "subscribers": 0, "published": 0.0, "delivered": 0.0},
                 )
-                row["subscribers"] += said["subscribers"]
+                row["subscribers"] += current["subscribers"]
                 row["published"] = max(row["published"], growth.published.get(group, 0.0))
                 row["delivered"] += growth.delivered.get(group, 0.0)
         return sorted(found.values(), key=lambda row: (-row["subscribers"], row["name"]))
@@ -132,7 +132,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which streams are listed, in which order. Any text is possible: what is unknown is default.
+    """A choice of streams and their order.
 
     `text` is looked for in the user, the groups, the address and the id.
     """
@@ -143,7 +143,10 @@ class Choice:
 
     @classmethod
     def by(cls, query: Mapping[str, Any]) -> Self:
-        """Return what the parameters `q`, `state` and `sort` of a URL ask for."""
+        """Return the choice by the URL's parameters `q`, `state` and `sort`.
+
+        Parameters that are missing or unknown get their default.
+        """
         state, sort = query.get("state", ""), query.get("sort", "")
         return cls(
             str(query.get("q", "")).strip().lower()[:100],
@@ -152,12 +155,12 @@ class Choice:
         )
 
     def pick(self, opened: Sequence[Row], ended: Sequence[Row]) -> tuple[list[Row], int]:
-        """Return the first `MOST_STREAMS` rows that are asked for, and how many there are."""
+        """Return the first `MOST_STREAMS` matching rows, and the number of all of them."""
         rows: Iterable[Row] = ended if self.state == "ended" else opened
         if self.state not in {"open", "ended"}:
             rows = (row for row in rows if row["state"] == self.state)
         if self.text:
-            rows = (row for row in rows if self._fits(row))
+            rows = (row for row in rows if self._matches(row))
         found = list(rows)
         key, descending = SORTS[self.sort]
         if descending:
@@ -166,13 +169,13 @@ class Choice:
             first = sorted(found, key=lambda row: (row[key], row["id"]))[:MOST_STREAMS]
         return first, len(found)
 
-    def _fits(self, row: Row) -> bool:
+    def _matches(self, row: Row) -> bool:
         texts = (row["user"], row["address"], row["id"], *row["groups"])
         return any(self.text in text.lower() for text in texts)
 
 
 def summed(counts: Mapping[str, float]) -> dict[str, float]:
-    """Return `COUNTED` out of `counts`; what is counted by reason, as one number."""
+    """Return the counts named in `COUNTED`; those by reason are summed up."""
     found = dict.fromkeys(COUNTED, 0.0)
     for name, count in counts.items():
         kind = name.partition(".")[0]
@@ -185,9 +188,9 @@ def _grown(now: float, before: float) -> float:
     return now - before if now >= before else now
 
 
-def _sum(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def _sum(mappings: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     total: dict[str, float] = {}
-    for part in parts:
-        for name, count in part.items():
+    for mapping in mappings:
+        for name, count in mapping.items():
             total[name] = total.get(name, 0) + count
     return total

@@ -1,4 +1,4 @@
-"""Reads what all server processes say, once a second for all dashboards of this process."""
+"""Reads the rows of all server processes, once a second for all dashboards of this process."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .. import processes
 from ..models import ServerProcess
 from .overview import Meter, Row
 
-#: For how long a read is good for everybody.
+#: All dashboards share an overview for this long.
 FRESH_SECONDS: Final = 0.9
-#: For how long the processes are asked to say more, and again when half of it has gone.
+#: Processes are asked to list their streams for this long, and again after half of it.
 WATCH_SECONDS: Final = 10.0
-#: How long a list of streams is waited for that nobody had asked for.
+#: How long to wait for lists of streams if no dashboard had asked for them before.
 LIST_SECONDS: Final = 4.0
 STEP_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What was seen at one moment. `version` is another one when the lists of streams are."""
+class Overview:
+    """The state of all processes at one moment. `version` changes with the lists of streams."""
 
     totals: Row
     chart: list[tuple[float, float, float]]
@@ -40,8 +40,8 @@ class Sight:
     version: int
 
 
-class Watch:
-    """Looks at the rows of all processes; used by one thread at a time."""
+class Poller:
+    """Reads the rows of all processes. `poll()` may be called from any thread."""
 
     def __init__(self) -> None:
         self._meter = Meter()
@@ -50,30 +50,30 @@ class Watch:
         self._opened: list[Row] = []
         self._ended: list[Row] = []
         self._version = 0
-        self._looking = threading.Lock()
-        self._seen: tuple[float, Sight] | None = None
+        self._polling = threading.Lock()
+        self._latest: tuple[float, Overview] | None = None
 
     @property
-    def fresh(self) -> Sight | None:
-        """What was seen, if that was a moment ago."""
-        seen = self._seen
-        return seen[1] if seen and time.monotonic() - seen[0] < FRESH_SECONDS else None
+    def fresh(self) -> Overview | None:
+        """The latest overview, if it is younger than `FRESH_SECONDS`."""
+        latest = self._latest
+        return latest[1] if latest and time.monotonic() - latest[0] < FRESH_SECONDS else None
 
-    def look(self) -> Sight:
-        """Read the rows and return what they say. Raises `django.db.Error`."""
-        with self._looking:
-            return self.fresh or self._look()
+    def poll(self) -> Overview:
+        """Return the fresh overview, or read the rows. Raises `django.db.Error`."""
+        with self._polling:
+            return self.fresh or self._poll()
 
-    def _look(self) -> Sight:
+    def _poll(self) -> Overview:
         began = time.monotonic()
         rows = processes.alive(streams=True)
         soon = timezone.now() + timedelta(seconds=WATCH_SECONDS / 2)
-        # A process that has only just begun does not know yet that somebody watches.
+        # The row of a process that started a moment ago does not have `watched_until` yet.
         if any(row.watched_until is None or row.watched_until < soon for row in rows):
             processes.watch(WATCH_SECONDS)
         self._meter.take({row.name: row.report for row in rows if row.report}, time.time())
         self._take_lists(rows)
-        sight = Sight(
+        overview = Overview(
             totals=self._meter.totals(),
             chart=list(self._meter.chart),
             processes=[self._process(row) for row in rows],
@@ -82,11 +82,11 @@ class Watch:
             ended=self._ended,
             version=self._version,
         )
-        self._seen = began, sight
-        return sight
+        self._latest = began, overview
+        return overview
 
     def _take_lists(self, rows: list[ServerProcess]) -> None:
-        """Parse the lists that are others than before: each may be a megabyte."""
+        """Parse only the lists that have changed: each may be a megabyte."""
         texts = {row.name: row.streams for row in rows}
         if texts == self._texts:
             return
@@ -116,7 +116,7 @@ class Watch:
 
 
 def listed(row: ServerProcess) -> dict[str, list[Row]]:
-    """Return the streams of a process, each with the process that has it."""
+    """Return the streams of a process, each with the process's label as `process`."""
     found: dict[str, list[Row]] = row.all_streams()
     for kind in found.values():
         for stream in kind:
@@ -124,22 +124,22 @@ def listed(row: ServerProcess) -> dict[str, list[Row]]:
     return found
 
 
-async def sight() -> Sight:
-    """Return what there is to see, at most a second old: one read for all who ask meanwhile.
+async def overview() -> Overview:
+    """Return an overview that is at most a second old. Callers at the same time share one read.
 
-    In a thread of its own, not the one that streams wait for. Raises `django.db.Error`.
+    The read has its own thread, not the one that streams wait for. Raises `django.db.Error`.
     """
-    seen = _watch.fresh
-    if seen is not None:
-        return seen
-    return await _looking.result_here(partial(in_thread, _watch.look, thread_sensitive=False))
+    latest = _poller.fresh
+    if latest is not None:
+        return latest
+    return await _polling.result_here(partial(in_thread, _poller.poll, thread_sensitive=False))
 
 
 def all_streams() -> list[Row]:
-    """Return the rows of the streams of all processes, those that are open first.
+    """Return the rows of the streams of all processes, open ones first.
 
-    If nobody was watching, it takes up to four seconds until all processes have said what streams
-    they have. Blocks; raises `django.db.Error`.
+    If no dashboard is open, the processes may take up to four seconds to write their lists.
+    Blocks; raises `django.db.Error`.
     """
     processes.watch(WATCH_SECONDS)
     until = time.monotonic() + LIST_SECONDS
@@ -152,18 +152,18 @@ def all_streams() -> list[Row]:
 
 
 def find_stream(id: str) -> Row | None:
-    """Return the row of a stream, open or among the last that ended; see `all_streams()`."""
+    """Return the row of a stream, open or one of the last that ended. See `all_streams()`."""
     return next((row for row in all_streams() if row["id"] == id), None)
 
 
-_watch = Watch()
-_looking = SharedTasks()
+_poller = Poller()
+_polling = SharedTasks()
 
 
-def _begin_anew() -> None:
-    global _watch
-    _watch = Watch()
-    _looking.forget()
+def _reset() -> None:
+    global _poller
+    _poller = Poller()
+    _polling.forget()
 
 
-at_fork(_begin_anew)
+at_fork(_reset)

@@ -1,7 +1,7 @@
-"""The stream that feeds the dashboard in the admin: what there is to see, every second.
+"""The stream of the dashboard in the admin: an overview every second.
 
-It comes by rows of the database and not by a group: so it shows all processes, whatever the
-channel layer is, and is there also when that is ill.
+Its data are rows of the database and not events of a group. So the dashboard shows all processes
+with any channel layer, and also while the channel layer does not work.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from . import poller
 from .overview import MOST_GROUPS, Choice, Row
 
 TICK_SECONDS: Final = 1.0
-#: A browser that takes nothing is found out by this: what waits for it is bounded.
+#: Bounds the data that waits for a browser that reads nothing.
 LIFE_SECONDS: Final = 300.0
 
 logger = logging.getLogger("sse_app")
 
-#: Whether the user of a request may still look. It runs in a thread.
+#: Whether the user of a request may see the dashboard. Called in a thread.
 Permits = Callable[[HttpRequest], bool]
 
 
 async def feed(request: HttpRequest, permits: Permits) -> AsyncIterator[tuple[str, Any] | Close]:
-    """Yield what a dashboard shows, for an `EventStreamResponse`, while `permits` says so.
+    """Yield the data of a dashboard, for an `EventStreamResponse`, as long as `permits` is True.
 
-    `q`, `state` and `sort` in the URL choose the streams, see `overview.Choice`. Whether the user
-    still may look is asked anew each second, and while there is no answer nothing is shown.
+    `q`, `state` and `sort` in the URL choose the streams, see `overview.Choice`. The permission is
+    checked again each second; while that is not possible, only `away` is sent.
     """
-    choice, feeding = Choice.by(request.GET.dict()), Feeding()
+    choice, dashboard = Choice.by(request.GET.dict()), DashboardFeed()
     ends_at = time.monotonic() + LIFE_SECONDS * random.uniform(0.8, 1.2)
     while time.monotonic() < ends_at and not Hub.draining:
         began = time.monotonic()
         try:
-            if not await _still(request, permits):
+            if not await _is_permitted(request, permits):
                 yield Close("auth")
                 return
-            items = await asyncio.to_thread(feeding.items, await poller.sight(), choice)
+            items = await asyncio.to_thread(dashboard.items, await poller.overview(), choice)
         except Exception as error:
             logger.warning(
-                "What the dashboard shows can't be read: %r", error, extra=log_fields(error=error)
+                "The data of the dashboard can't be read: %r", error, extra=log_fields(error=error)
             )
             items = [("away", {})]
         for item in items:
@@ -61,25 +61,25 @@ async def feed(request: HttpRequest, permits: Permits) -> AsyncIterator[tuple[st
     yield Close("shutdown" if Hub.draining else "age")
 
 
-class Feeding:
-    """What one dashboard was told: lists that are as they were are not sent again."""
+class DashboardFeed:
+    """The state of one dashboard's stream: an unchanged list of streams is not sent again."""
 
     def __init__(self) -> None:
         self._version = -1
-        self._begun = False
+        self._has_begun = False
 
-    def items(self, sight: poller.Sight, choice: Choice) -> list[tuple[str, Any]]:
-        """Return the events that say `sight`."""
+    def items(self, overview: poller.Overview, choice: Choice) -> list[tuple[str, Any]]:
+        """Return the events, name and data, that show `overview`."""
         items: list[tuple[str, Any]] = []
-        if not self._begun:
-            self._begun = True
-            items.append(("chart", sight.chart))
-        items.append(("totals", sight.totals))
-        items.append(("processes", sight.processes))
-        items.append(("groups", _shown(sight.groups)))
-        if sight.version != self._version:
-            self._version = sight.version
-            rows, count = choice.pick(sight.opened, sight.ended)
+        if not self._has_begun:
+            self._has_begun = True
+            items.append(("chart", overview.chart))
+        items.append(("totals", overview.totals))
+        items.append(("processes", overview.processes))
+        items.append(("groups", _shown(overview.groups)))
+        if overview.version != self._version:
+            self._version = overview.version
+            rows, count = choice.pick(overview.opened, overview.ended)
             items.append(
                 ("streams", {"rows": list(map(_row, rows)), "count": count, **asdict(choice)})
             )
@@ -100,14 +100,14 @@ def _row(row: Row) -> Row:
     return {name: row[name] for name in _LISTED}
 
 
-async def _still(request: HttpRequest, permits: Permits) -> bool:
-    # In a thread of its own: the request's would keep its connection to the database.
-    answer = await in_thread(_asked_anew, request, permits, thread_sensitive=False)
+async def _is_permitted(request: HttpRequest, permits: Permits) -> bool:
+    # Not in the thread of the request, which would keep its connection to the database open.
+    answer = await in_thread(_permitted_now, request, permits, thread_sensitive=False)
     return answer is True
 
 
-def _asked_anew(request: HttpRequest, permits: Permits) -> bool:
-    """Ask with the session and the user as they are now in the database."""
+def _permitted_now(request: HttpRequest, permits: Permits) -> bool:
+    """Check with the session and the user that the database has now."""
     now = copy(request)
     now.session = session_by(request.session.session_key)
     now.user, _moves = user_of(now.session)

@@ -1,4 +1,4 @@
-"""What the dashboard's script says, translated: it is given these with its page."""
+"""The translated texts of the dashboard's script, which gets them with its page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _states() -> dict[str, str]:
         "feed.paused": _("Paused"),
         "feed.reconnecting": _("Reconnecting…"),
         "feed.away": _("The database does not answer…"),
-        "feed.auth": _("You may not look any more. Sign in and load the page again."),
+        "feed.auth": _("Your permission has ended. Sign in and load the page again."),
         "state.open": _("All open"),
         "state.live": _("Live"),
         "state.catching up": _("Catching up"),
@@ -46,15 +46,21 @@ def _figures() -> dict[str, str]:
         "figure.waiting": _("Waiting"),
         "figure.lagged": _("Slow readers"),
         "figure.superseded": _("Drops"),
-        "figure.stalled": _("Let go"),
+        "figure.stalled": _("Disconnected"),
         "figure.heals": _("Heals"),
         "figure.resets": _("Resets"),
-        "hint.waiting": _("Bytes that clients have not taken yet"),
-        "hint.lagged": _("Streams whose client took no more; they read on from the log later"),
-        "hint.superseded": _("Passing events that a slow reader did not get, for later ones"),
-        "hint.stalled": _("Streams that were ended since nothing left for STALL_SECONDS"),
-        "hint.heals": _("How often a group was read from the log for what the layer lost"),
-        "hint.resets": _("Readers that were told that what came before is lost for them"),
+        "hint.waiting": _("Bytes that clients have not read yet"),
+        "hint.lagged": _("Streams whose client read too slowly; they continue from the log later"),
+        "hint.superseded": _(
+            "Non-durable events that a slow reader missed, replaced by later ones"
+        ),
+        "hint.stalled": _(
+            "Streams that were ended because the client read nothing for STALL_SECONDS"
+        ),
+        "hint.heals": _("How often events that the channel layer lost were read from the log"),
+        "hint.resets": _(
+            "How often a reader got sse.reset, because earlier events are lost for it"
+        ),
         "recent": _("%s in the last minute"),
         "most": _("most %s"),
         "per_second": _("%s/s"),
@@ -67,9 +73,9 @@ def _rows() -> dict[str, str]:
         "filter": _("only %s"),
         "count.streams": _("%(shown)s of %(count)s streams"),
         "count.groups": _("%(shown)s of %(count)s groups"),
-        "none.streams": _("No stream fits."),
-        "none.groups": _("Nobody listens."),
-        "none.processes": _("No process has said anything yet."),
+        "none.streams": _("No matching streams."),
+        "none.groups": _("No subscribers."),
+        "none.processes": _("No process has reported yet."),
         "hub.on": _("running"),
         "hub.off": _("idle"),
         "draining": _("stopping"),
@@ -89,14 +95,14 @@ def _actions() -> dict[str, str]:
         "end_user.of": _("End all streams of %s"),
         "ask.stream": _("End this stream of %s?"),
         "ask.stream.more": _(
-            "Its page is told not to come back by itself. Nothing is taken from the user: once the "
-            "page is loaded again, it may open another stream."
+            "The page will not reconnect by itself. The user keeps all permissions: when the page "
+            "is loaded again, it can open another stream."
         ),
         "ask.user": _("End all streams of %s?"),
         "ask.user.more": _(
-            "What pages were granted so far is taken back too: pages that are open now can't "
-            "listen again until they are loaded anew. Whoever MAY_LISTEN, PUBLIC_GROUPS or a token "
-            "permits to listen can come back."
+            "The grants of open pages are revoked too: these pages get no events until they are "
+            "loaded again. A user whom MAY_LISTEN, PUBLIC_GROUPS or a token still permits to "
+            "listen can reconnect."
         ),
         "failed": _("It did not work: %s"),
         "pause": _("Pause"),

@@ -1,4 +1,4 @@
-// Completes the names of groups on the form for a broadcast. Without it the field is plain text.
+// Completes the names of groups on the form for a broadcast. Without this script the field is plain text.
 "use strict";
 
 const WAIT_MS = 120;
@@ -20,7 +20,7 @@ function complete(box, number) {
   input.setAttribute("aria-expanded", "false");
   box.append(list);
 
-  // The name in which the cursor stands.
+  // The name at the text cursor.
   function part() {
     const at = input.selectionStart;
     const start = at - input.value.slice(0, at).match(/[^\s,;]*$/)[0].length;
@@ -64,7 +64,7 @@ function complete(box, number) {
         item.setAttribute("role", "option");
         item.setAttribute("aria-selected", "false");
         item.textContent = name;
-        // Before the field loses the focus.
+        // On mousedown, since a click comes after the field has lost the focus.
         item.addEventListener("mousedown", (event) => {
           event.preventDefault();
           take(n);
@@ -93,7 +93,7 @@ function complete(box, number) {
       names = groups.filter((name) => !named.has(name) && name !== text);
       show();
     } catch {
-      // The names can be typed as well.
+      // The names can be typed without suggestions.
     }
   }
 

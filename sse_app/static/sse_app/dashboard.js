@@ -1,4 +1,4 @@
-// The dashboard in the admin: shows what its stream says. Everything goes in as text, never as markup.
+// The dashboard in the admin: shows the events of its stream. All values are inserted as text, never as markup.
 
 const page = JSON.parse(document.getElementById("sse-dashboard").textContent);
 const { urls, may, texts } = page;
@@ -9,7 +9,7 @@ const BLIP_MS = 1500;
 const TYPING_MS = 300;
 
 const find = (selector) => document.querySelector(selector);
-const say = (name, ...values) => values.reduce((text, value) => text.replace("%s", value), texts[name]);
+const translated = (name, ...values) => values.reduce((text, value) => text.replace("%s", value), texts[name]);
 
 // --- numbers ---
 
@@ -17,7 +17,7 @@ const whole = new Intl.NumberFormat(locale, { maximumFractionDigits: 0 });
 const fine = new Intl.NumberFormat(locale, { maximumFractionDigits: 1 });
 
 const number = (value) => (value !== 0 && Math.abs(value) < 10 ? fine : whole).format(value);
-const rate = (value) => say("per_second", number(value));
+const rate = (value) => translated("per_second", number(value));
 
 function bytes(value) {
   const units = ["B", "KB", "MB", "GB", "TB"];
@@ -35,7 +35,7 @@ function span(seconds) {
   return `${Math.floor(seconds / size)} ${name}${rest ? ` ${rest} ${next[0]}` : ""}`;
 }
 
-// --- elements: what is as it was is not touched, so that focus, selection and scrolling stay ---
+// --- elements: unchanged ones are not touched, so that focus, selection and scrolling stay ---
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -52,7 +52,7 @@ function mark(node, name, value) {
   if (node.getAttribute(name) !== value) node.setAttribute(name, value);
 }
 
-/** Keeps the children of `body` like `items`: one each, made by `make` and kept up by `update`. */
+/** Keeps one child of `body` for each of `items`, created by `make` and changed by `update`. */
 class List {
   constructor(body, key, make, update, none = "") {
     Object.assign(this, { body, key, make, update, none, children: new Map() });
@@ -123,7 +123,7 @@ function draw() {
     const area = values.length ? `${line}L${x(values.length - 1)} 40L${x(0)} 40Z` : "";
     chart.querySelector(".sse-area").setAttribute("d", area);
     write(chart.querySelector(".sse-chart-now"), rate(values.at(-1) ?? 0));
-    write(chart.querySelector(".sse-chart-most"), say("most", rate(Math.max(0, ...values))));
+    write(chart.querySelector(".sse-chart-most"), translated("most", rate(Math.max(0, ...values))));
   });
 }
 
@@ -151,7 +151,7 @@ const figures = new List(
   },
 );
 
-/** Before the second report of a process no rate is known, and none is drawn. */
+/** Rates are known, and drawn, from the second report of a process on. */
 function addTotals(totals) {
   if (totals.is_known) point(totals.at, totals.published, totals.delivered);
 }
@@ -166,13 +166,13 @@ function showTotals(totals) {
     return {
       name,
       value: number(totals.counts[name] ?? 0),
-      more: recent ? say("recent", `+${number(recent)}`) : "",
+      more: recent ? translated("recent", `+${number(recent)}`) : "",
       alarming: recent && name !== "heals",
     };
   });
   figures.show([
     { name: "open", value: number(states.reduce((sum, [, count]) => sum + count, 0)), more: some.join(", ") },
-    { name: "bytes", value: say("per_second", bytes(totals.bytes)), more: "" },
+    { name: "bytes", value: translated("per_second", bytes(totals.bytes)), more: "" },
     { name: "waiting", value: bytes(totals.waiting.bytes ?? 0), more: "" },
     ...counted,
   ]);
@@ -194,9 +194,9 @@ const processes = table(
     const cells = [
       `${process.host} ${process.pid}`,
       process.server,
-      silent ? say("silent", span(process.seen)) : state,
+      silent ? translated("silent", span(process.seen)) : state,
       health.layer ?? "",
-      say("lag", `${whole.format(lag * 1000)} ms`),
+      translated("lag", `${whole.format(lag * 1000)} ms`),
       number(process.open),
       rate(process.delivered),
       bytes(process.waiting.bytes ?? 0),
@@ -221,7 +221,7 @@ const groups = table("groups", (group) => group.name, ["", "sse-number", "sse-nu
 
 function buttons(cell, stream) {
   const query = new URLSearchParams({ stream: stream.id, group: stream.groups[0] ?? "" });
-  const why = element("a", { href: `${urls.explain}?${query}`, "aria-label": say("explain.of", stream.id) }, texts.explain);
+  const why = element("a", { href: `${urls.explain}?${query}`, "aria-label": translated("explain.of", stream.id) }, texts.explain);
   cell.append(why);
   if (!may.end || stream.state === "closed") return;
   const who = stream.user || stream.user_key || texts.anonymous;
@@ -230,8 +230,8 @@ function buttons(cell, stream) {
     button.addEventListener("click", () => confirmEnd(ask, who, subject));
     cell.append(button);
   };
-  end(texts.end, say("end.of", stream.id), { stream: stream.id }, "ask.stream");
-  if (stream.user_key) end(texts.end_user, say("end_user.of", who), { user: stream.user_key }, "ask.user");
+  end(texts.end, translated("end.of", stream.id), { stream: stream.id }, "ask.stream");
+  if (stream.user_key) end(texts.end_user, translated("end_user.of", who), { user: stream.user_key }, "ask.user");
 }
 
 const streams = table(
@@ -243,7 +243,7 @@ const streams = table(
     mark(row, "data-stream", stream.id);
     write(user, stream.user || stream.user_key || texts.anonymous);
     user.classList.toggle("quiet", !stream.user_key);
-    const filter = stream.events.length ? ` (${say("filter", stream.events.join(", "))})` : "";
+    const filter = stream.events.length ? ` (${translated("filter", stream.events.join(", "))})` : "";
     write(names, stream.groups.join(", ") + filter);
     if (!from.firstChild) from.append(stream.address, element("span", { class: "quiet" }, stream.process));
     write(state, texts[`state.${stream.state}`] + (stream.reason ? ` (${stream.reason})` : ""));
@@ -266,18 +266,18 @@ function count(name, shown, all) {
 const dialog = find(".sse-dialog");
 
 function confirmEnd(ask, who, { stream = "", user = "" }) {
-  write(dialog.querySelector("h2"), say(ask, who));
+  write(dialog.querySelector("h2"), translated(ask, who));
   write(dialog.querySelector("p"), texts[`${ask}.more`]);
   dialog.querySelector("[name=stream]").value = stream;
   dialog.querySelector("[name=user]").value = user;
   dialog.showModal();
 }
 
-function tell(text, failed = false) {
-  const said = find("[data-testid=said]");
-  said.hidden = false;
-  said.dataset.failed = failed;
-  write(said, text);
+function showMessage(text, failed = false) {
+  const message = find("[data-testid=said]");
+  message.hidden = false;
+  message.dataset.failed = failed;
+  write(message, text);
 }
 
 dialog.querySelector("[data-do=cancel]").addEventListener("click", () => dialog.close());
@@ -288,9 +288,9 @@ dialog.querySelector("form").addEventListener("submit", async (event) => {
   try {
     const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) });
     const isJson = answer.headers.get("Content-Type")?.startsWith("application/json");
-    tell(isJson ? (await answer.json()).said : say("failed", answer.status), !(isJson && answer.ok));
+    showMessage(isJson ? (await answer.json()).said : translated("failed", answer.status), !(isJson && answer.ok));
   } catch (error) {
-    tell(say("failed", error.message), true);
+    showMessage(translated("failed", error.message), true);
   }
 });
 
@@ -298,7 +298,7 @@ dialog.querySelector("form").addEventListener("submit", async (event) => {
 
 let source = null;
 let paused = false;
-let heardAt = performance.now();
+let receivedAt = performance.now();
 let lostTimer = 0;
 
 function setState(name) {
@@ -307,12 +307,12 @@ function setState(name) {
   write(state, texts[`feed.${name}`]);
 }
 
-function lost() {
+function connectionLost() {
   lostTimer ||= setTimeout(() => setState("reconnecting"), BLIP_MS);
 }
 
-function heard() {
-  heardAt = performance.now();
+function received() {
+  receivedAt = performance.now();
   clearTimeout(lostTimer);
   lostTimer = 0;
   setState(paused ? "paused" : "live");
@@ -345,19 +345,19 @@ const held = new Map();
 
 function connect() {
   source?.close();
-  heardAt = performance.now();
+  receivedAt = performance.now();
   const own = (source = new EventSource(`${urls.feed}?${new URLSearchParams(chosen())}`));
   for (const [name, show] of Object.entries(shows)) {
     own.addEventListener(name, (event) => {
-      heard();
-      // What comes while the page is hidden or paused is shown when somebody looks: the last of each.
+      received();
+      // While the page is hidden or paused, only the last event of each kind is kept, and shown later.
       if (document.hidden || (paused && name !== "chart" && name !== "totals")) held.set(name, event.data);
       else show(JSON.parse(event.data));
       if (name === "totals" && document.hidden) addTotals(JSON.parse(event.data));
     });
   }
   own.addEventListener("away", () => {
-    heard();
+    received();
     setState("away");
   });
   own.addEventListener("sse.close", (event) => {
@@ -366,25 +366,25 @@ function connect() {
   own.addEventListener("error", () => {
     if (own !== source) return;
     if (own.readyState === EventSource.CLOSED) refused();
-    else lost();
+    else connectionLost();
   });
 }
 
-/** After an answer that is no stream the browser gives up: is it the permission, or passing? */
+/** After an answer that is not a stream the browser gives up: find out whether the permission is missing. */
 async function refused() {
-  lost();
+  connectionLost();
   const asked = new AbortController();
   try {
     const answer = await fetch(urls.feed, { signal: asked.signal });
     asked.abort();
     if (answer.status === 403) end();
   } catch {
-    // The watch below tries again.
+    // The interval below tries again.
   }
 }
 
 setInterval(() => {
-  if (source && performance.now() - heardAt > SILENT_MS) {
+  if (source && performance.now() - receivedAt > SILENT_MS) {
     setState("reconnecting");
     connect();
   }
@@ -409,7 +409,7 @@ find("[data-do=pause]").addEventListener("click", (event) => {
   catchUp();
 });
 
-// --- which streams are listed: kept in the page's address, so that a reload shows the same ---
+// --- the choice of listed streams, kept in the URL of the page for reloads ---
 
 const form = find(".sse-choice");
 const chosen = () => [...new FormData(form)].filter(([, value]) => value);

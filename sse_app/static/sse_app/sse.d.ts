@@ -1,14 +1,14 @@
-/** The page's end of a stream of events; see docs/delivery/page.md. */
+/** The page's side of an event stream; see docs/delivery/page.md. */
 
-/** "offline": the browser says that there is no network. "closed" is for good. */
+/** "offline": the browser reports that there is no network. "closed" is final. */
 export type State = "connecting" | "open" | "reconnecting" | "offline" | "closed";
 
 export interface EventDetail {
   /** The event's name. */
   event: string;
-  /** Stands for the event, to recognise it again; empty for one that is not durable. */
+  /** Identifies the event, to recognise a repeat; empty if the event is not durable. */
   id: string;
-  /** Its group; undefined for control events and where the server does not say. */
+  /** The event's group; undefined for control events and if the server does not name it. */
   group?: string;
 }
 
@@ -20,11 +20,11 @@ export interface Reset {
 export interface Options {
   /** The same as `on("sse.reset", …)`. */
   reset?: ResetListener;
-  /** A CSS selector of what is to be replaced by what the server renders now. */
+  /** A CSS selector of elements; a reset replaces them by those that the server renders then. */
   fragment?: string;
   /** The CSRF token, where it is neither in the cookie `csrftoken` nor in the page. For the page's own origin only. */
   csrf?: () => string;
-  /** `false`: a connection of its own. */
+  /** `false`: the stream does not share a connection. */
   share?: boolean;
 }
 
@@ -35,20 +35,20 @@ export interface SendOptions {
   key?: string;
 }
 
-/** The data is parsed if it is JSON, else it is the text. */
+/** `data` is parsed if it is JSON, else it is the text. */
 export type EventListener<Data = any> = (data: Data, detail: EventDetail) => void;
 /**
- * Loads again what the page shows of a group. Events wait for its promise, and if that is rejected
- * it is called again. Without one the fragment is reloaded, else the page.
+ * Loads the page's state of a group again. Events wait for its promise; if the promise is rejected,
+ * the function is called again. Without such a function the fragment is reloaded, else the page.
  */
 export type ResetListener = (reset: Reset, detail: EventDetail) => unknown;
 export type StateListener = (state: State, detail: { reason: string }) => void;
 
 export interface Stream {
   readonly state: State;
-  /** Why it is in this state, such as "auth", "session" or "busy: user"; empty if there is nothing to say. */
+  /** Why it is in this state, such as "auth", "session" or "busy: user"; empty without a reason. */
   readonly reason: string;
-  /** The id of the place to go on from. */
+  /** The id to continue from. */
   readonly cursor: string;
   on(event: "state", fn: StateListener): this;
   on(event: "sse.reset", fn: ResetListener): this;
@@ -56,13 +56,13 @@ export interface Stream {
   on<Data = any>(event: string, fn: EventListener<Data>): this;
   off(event: "state", fn: StateListener): this;
   off(event: string, fn: EventListener): this;
-  /** Send an event up; the promise is for the handler's answer. Rejects with `RequestError`. */
+  /** Send an event to the server; resolves to the handler's answer, or rejects with `RequestError`. */
   send<Answer = any>(event: string, data?: unknown, options?: SendOptions): Promise<Answer>;
-  /** End it for good. */
+  /** Close the stream for good. */
   close(): void;
 }
 
-/** No answer of the app's: an error, or something else that answered, such as a login page or a proxy. */
+/** Not an answer of a handler: an error, or an answer of a login page or a proxy. */
 export class RequestError extends Error {
   /** 302 for every redirect; the script follows none. */
   readonly status: number;

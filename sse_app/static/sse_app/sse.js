@@ -4,53 +4,53 @@
  * Decisions, and why:
  *
  * - `fetch()` and not `EventSource`: it shows status codes (a 503 is not the end), headers and the
- *   heartbeat (a comment), it can be given up when it falls silent, and its back-off is ours.
- * - One connection for all tabs by Web Locks and a BroadcastChannel, as SharedWorker is missing on
- *   Android. Who holds the lock has the connection and tells the others; the lock of a tab that is
- *   closed, crashes or goes to the back/forward cache is free at once. Without either, as on plain
- *   HTTP, each tab has a connection of its own. Followers also take the lock from a tab that hangs.
- * - A connection is shared by pages of one user only. The tags write a digest of the user into the page, and
- *   `sse.open` says whose session the connection has. Where the two differ, the page is old and the server is right.
- * - Every stream keeps its own place per group, so whoever leads, and from wherever the connection
- *   begins, it shows each event once, and can tell whether the connection begins too late for it.
- *   For that this script reads ids, which are opaque for everybody else: `1.<hash>-<epoch>-<offset>`
- *   per group. With ids of another version it shares nothing and gives them back as they came.
- * - `label=1` asks the server for a line `group: …` in each event, as an event without an id would
- *   not say whose it is, and for its limits in `sse.open`.
- * - When the union of what the tabs want changes, the next connection opens before the last one is
- *   given up; if it is refused, those who came with it are on their own and the rest lose nothing.
+ *   heartbeat (a comment); a silent connection can be aborted; and this script decides when to retry.
+ * - One connection for all tabs, by Web Locks and a BroadcastChannel, because SharedWorker is missing on Android.
+ *   The tab with the lock, the leader, has the connection and sends its events to the other tabs. When a tab is closed,
+ *   crashes or goes to the back/forward cache, its lock is free immediately. Followers steal the lock of a leader that
+ *   hangs. Without Web Locks or BroadcastChannel, as on plain HTTP, each tab has its own connection.
+ * - Only pages of one user share a connection. The tags write a digest of the user into the page, and `sse.open` has
+ *   the digest of the connection's session. If the two differ, the page is old and the server is right.
+ * - Every stream keeps its own position per group. So with any leader, and from any start of the connection, a stream
+ *   shows each event once, and knows whether the connection begins too late for it. For this purpose the script parses
+ *   ids, which are opaque for other clients: `1.<hash>-<epoch>-<offset>` per group. Streams with ids of another version
+ *   are not shared, and their ids are sent back unchanged.
+ * - `label=1` asks the server for a line `group: …` in each event, as an event without an id would not name its group,
+ *   and for the server's limits in `sse.open`.
+ * - When the union of the tabs' groups changes, the new connection opens before the old one is closed. If the new one is
+ *   refused, the streams that were added get their own connections, and the others lose nothing.
  */
 
-/** @typedef {Map<string, string>} Places  By a group's hash: `<epoch>-<offset>`. */
+/** @typedef {Map<string, string>} Positions  By a group's hash: `<epoch>-<offset>`. */
 /** @typedef {{data?: string, event?: string, group?: string, id?: string, retry?: string, tab?: string}} Block */
 /** @typedef {"connecting" | "open" | "reconnecting" | "offline" | "closed"} State */
-/** @typedef {{id: string, groups: string[], grants: string[], places: Places}} Want */
+/** @typedef {{id: string, groups: string[], grants: string[], places: Positions}} Want */
 /** @typedef {Want & {tab: string}} Member */
 /** @typedef {(data: any, detail: any) => unknown} Listener */
 /** @typedef {{event: string, id: string, group?: string}} EventDetail */
 /** @typedef {{reset?: Listener, fragment?: string, csrf?: () => string, share?: boolean}} Options */
 /** @typedef {{group?: string, key?: string}} SendOptions */
 /**
- * What a leader tells; `ids` are the streams that it concerns, none: all.
- * @typedef {Record<string, any>} Told
+ * A message of the leader. `ids` are the streams that it is for; without `ids` it is for all streams.
+ * @typedef {Record<string, any>} Message
  */
 
-/** With the version of what they tell each other. */
+/** With the version of the messages between tabs. */
 const BETWEEN_TABS = "sse_app 2 ";
 const RESET = "sse.reset";
 const LONGEST_TIMER = 3_600_000;
-/** For an answer, and between two attempts. */
+/** The longest wait for an answer, and between two attempts. */
 const LONGEST_WAIT = 60_000;
 const ASKED = 2;
 const YOUNG = 10_000;
 const JOINING = 500;
 const SHRINKING = 2_000;
-/** The standard ignores a `retry` that is no number and an `id` that has a NUL. */
+/** The standard ignores a `retry` that is not a number and an `id` that has a NUL. */
 const LINE = /^(data|event|group|tab|id(?![^]*\0)|retry(?=: ?\d+$))(?:: ?([^]*))?$/;
 const JSON_TYPE = "application/json";
 
 const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
-/** Full jitter: anything up to a bound that doubles. @param {number} base @param {number} failures */
+/** Full jitter: a random time up to a bound that doubles with each failure. @param {number} base @param {number} failures */
 const jitter = (base, failures) => Math.random() * Math.min(LONGEST_WAIT, base * 2 ** failures);
 /** @param {string} events @param {(_: any) => void} fn */
 const when = (events, fn) => events.split(" ").forEach((name) => addEventListener(name, fn, true));
@@ -66,8 +66,8 @@ const parse = (text) => {
 };
 
 /**
- * Splits a stream's text into blocks (HTML Standard, 9.2.6). Returns what takes the text in chunks,
- * decoded and without the byte order mark.
+ * Splits a stream's text into blocks (HTML Standard, 9.2.6). Returns a function that takes the text
+ * in chunks, decoded and without the byte order mark.
  * @param {(block: Block) => void} take
  */
 export function parser(take) {
@@ -100,22 +100,22 @@ export function parser(take) {
   };
 }
 
-// --- places ---
+// --- positions ---
 
-/** The places in an id, in its order; null for one that this script can't read. @param {string} id */
+/** The positions in an id, in its order; null for an id that this script can't parse. @param {string} id */
 function placesOf(id) {
   if (!/^1(\.[a-z2-7]{8}-[a-z0-9]+-\d+)+$/.test(id)) return null;
   const parts = id.split(".").slice(1);
   return new Map(parts.map((part) => /** @type {[string, string]} */ (part.split(/-(.*)/))));
 }
 
-/** @param {Places} places */
+/** @param {Positions} places */
 const idOf = (places) =>
   places.size ? ["1", ...[...places].map((part) => part.join("-"))].join(".") : "";
 
 /**
- * Whether who stands at `place` misses nothing on a connection that begins at `start`. Epoch "0" is
- * before the first event; the server resets whoever it can't take there.
+ * Whether a stream at `place` misses no event on a connection that begins at `start`. Epoch "0" is
+ * before the first event; if the server can't continue from there, it sends a reset.
  * @param {string} start @param {string} place
  */
 function covers(start, place) {
@@ -124,9 +124,9 @@ function covers(start, place) {
 }
 
 /**
- * Make `places` begin early enough for who stands at `others`, too. Of two logs it keeps its own:
- * whoever comes from the other one finds that out when the connection has opened.
- * @param {Places} places @param {Places} others
+ * Move `places` back as far as the streams at `others` need. If the epochs differ, its own position stays:
+ * the streams with the other epoch are reset when the connection has opened.
+ * @param {Positions} places @param {Positions} others
  */
 function include(places, others) {
   for (const [hash, place] of others) {
@@ -137,7 +137,7 @@ function include(places, others) {
 
 // --- grants ---
 
-/** What a signed page's grant names, and when it was given; null if that can't be read. */
+/** The groups of a signed page's grant, and when it was made; null if the grant can't be parsed. */
 /** @param {string} grant */
 function readGrant(grant) {
   try {
@@ -150,7 +150,7 @@ function readGrant(grant) {
   }
 }
 
-/** The fewest grants that give what all of them do, newest first. @param {Iterable<string>} grants */
+/** The fewest grants that permit all the groups of `grants`, newest first. @param {Iterable<string>} grants */
 function fewest(grants) {
   const all = [...new Set(grants)].map((text) => ({ text, groups: [text], issued: 0, ...readGrant(text) }));
   const covered = new Set();
@@ -168,7 +168,7 @@ function csrfToken() {
   return /(?:^|[ -])csrftoken=([^;]+)/.exec(document.cookie)?.[1] ?? element?.value ?? element?.content ?? "";
 }
 
-/** Anything but the app's answer: its `status`, and its body as `answer`, parsed if it is JSON. */
+/** An answer other than the app's: its `status`, and its body as `answer`, parsed if it is JSON. */
 export class RequestError extends Error {
   /** @param {number} status @param {any} answer @param {string} type */
   constructor(status, answer, type) {
@@ -178,20 +178,20 @@ export class RequestError extends Error {
   }
 }
 
-/** What holds a lock until `signal`. @param {AbortSignal} signal */
+/** A promise that holds a lock until `signal`. @param {AbortSignal} signal */
 const until = (signal) => new Promise((free) => signal.addEventListener("abort", free));
 /** @param {string} name @param {LockOptions} options @param {() => unknown} fn */
 const lock = async (name, options, fn) => navigator.locks.request(name, options, fn);
 
-/** Whether an answer, or that there was none, is passing. @param {number} status */
+/** Whether the request may succeed later; 0 is no answer. @param {number} status */
 const passes = (status) => !status || status === 429 || status >= 500;
 /** @param {Response} response */
 const typeOf = (response) => response.headers.get("Content-Type") ?? "";
-/** @param {Response} response  In milliseconds; undefined if it does not say. */
+/** @param {Response} response  In milliseconds; undefined without the header. */
 const retryAfter = (response) => 1000 * Number(response.headers.get("Retry-After")) || undefined;
 
 /**
- * The app's answer to a POST, or the `error` for everything else; status 0: nothing came.
+ * The app's answer to a POST, or an `error` for any other outcome; status 0: no answer.
  * @param {URL} url @param {unknown} data @param {Options} options
  * @returns {Promise<{status: number, answer?: any, error?: unknown, wait?: number}>}
  */
@@ -204,7 +204,7 @@ async function post(url, data, options, key = random()) {
   };
   try {
     const signal = AbortSignal.timeout(LONGEST_WAIT);
-    // A redirect leads to a login page, or takes the token and the message to another site.
+    // A redirect would lead to a login page, or send the token and the message to another site.
     const response = await fetch(url, { method: "POST", headers, body, redirect: "manual", signal });
     const status = response.status || 302; // The browser hides the status of a redirect.
     const type = typeOf(response);
@@ -218,14 +218,14 @@ async function post(url, data, options, key = random()) {
 
 // --- one connection ---
 
-/** A connection that is made again whenever it ends, until it is closed or over. */
+/** A connection that is opened again whenever it ends, until it is closed or refused for good. */
 class Line {
   opened = false;
-  /** Whom it serves. @type {string[]} */
+  /** The ids of the streams that it serves. @type {string[]} */
   ids = [];
   #closed = false;
   #failures = 0;
-  /** When its wait is over, or its silence too long, also for a clock that went on in sleep. */
+  /** When its wait ends, or its silence is too long; compared with the clock after a sleep of the machine. */
   #due = 0;
   #base = 1000;
   /** @type {number | undefined} */
@@ -247,7 +247,7 @@ class Line {
     this.#abort.abort();
   }
 
-  /** Look at once whether it lives; `now`: it is certain that it has to be made again. @param {boolean} now */
+  /** Check now whether the connection is alive; `now`: reconnect in any case. @param {boolean} now */
   poke(now) {
     if (now) this.#failures = 0;
     else if (Date.now() < this.#due) return;
@@ -271,7 +271,7 @@ class Line {
       this.#abort.abort();
       this.opened = false;
       if (this.#closed) return;
-      if (this.#pool.next && this.#pool.next !== this) return this.close(); // Its successor is on its way.
+      if (this.#pool.next && this.#pool.next !== this) return this.close(); // The next connection is opening.
       if (refused) {
         this.close();
         return this.#pool.refused(`refused: ${this.#reason}`, this);
@@ -304,7 +304,7 @@ class Line {
       return status !== 200 && !passes(status);
     }
     if (!labelled) this.#open();
-    const feed = parser((block) => this.#hear(block));
+    const feed = parser((block) => this.#receive(block));
     const decoder = new TextDecoder();
     const reader = body.getReader();
     for (;;) {
@@ -317,7 +317,7 @@ class Line {
 
   /** The default is the time without a byte after which the connection is dead. */
   #abortIn(ms = 2.5 * this.#pool.heartbeat) {
-    ms = Math.min(ms, LONGEST_TIMER); // A timer of many days would fire at once.
+    ms = Math.min(ms, LONGEST_TIMER); // A timer of many days would fire immediately.
     this.#due = Date.now() + ms;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#abort.abort(), ms);
@@ -330,7 +330,7 @@ class Line {
   }
 
   /** @param {Block} block */
-  #hear(block) {
+  #receive(block) {
     if (this.#closed) return;
     const { event: name, data, retry } = block;
     const busy = name === "sse.busy";
@@ -345,56 +345,56 @@ class Line {
   }
 }
 
-// --- who shares a connection ---
+// --- streams that share a connection ---
 
-/** Those of this page that have streams, by their names. @type {Map<string, Pool>} */
+/** The pools of this page that have streams, by name. @type {Map<string, Pool>} */
 const pools = new Map();
 
 /** The streams of this page that share a connection, and the connection, if this tab leads. */
 class Pool {
-  /** What the server said when the connection opened. @type {any} */
+  /** The server's message when the connection opened. @type {any} */
   about = {};
-  /** This page's. @type {Set<Stream>} */
+  /** The streams of this page. @type {Set<Stream>} */
   streams = new Set();
-  /** The ids of the streams that the connection serves, as the leader said last. @type {string[]} */
+  /** The ids of the streams that the connection serves, by the leader's last message. @type {string[]} */
   served = [];
   #tab = random();
   #path;
   #user;
   #name;
   #leader = "";
-  /** How often this tab has asked its leader for a sign of life since the last one. */
+  /** How often this tab has asked its leader for an answer since the last answer. */
   #asked = 0;
   /** @type {BroadcastChannel | null} */
   #channel = null;
-  /** Ends what this page holds: its locks and waits. @type {AbortController | null} */
+  /** Releases the locks of this page and ends its waits. @type {AbortController | null} */
   #held = null;
   /** Ends the wait for the lock. */
   #turn = new AbortController();
   /** @type {ReturnType<typeof setInterval> | undefined} */
   #watch;
 
-  // Of the leader:
-  /** Ends what this tab does as the leader. @type {AbortController | null} */
+  // Only used by the leader:
+  /** Ends this tab's time as the leader. @type {AbortController | null} */
   #leads = null;
   /** @type {Map<string, Member>} */
   #members = new Map();
-  /** Tabs that have not said yet what they want. @type {Set<string>} */
+  /** Tabs that have not named their streams yet. @type {Set<string>} */
   #expected = new Set();
   /** @type {Set<string>} */
   #tabs = new Set();
   /** @type {Line | null} */
   #line = null;
-  /** What is to take its place once it has opened. @type {Line | null} */
+  /** The connection that replaces this one once it has opened. @type {Line | null} */
   next = null;
-  /** Where the connection stands. @type {Places} */
+  /** The positions of the connection. @type {Positions} */
   #at = new Map();
-  /** Where those stand that it does not serve yet. @type {Places} */
+  /** The positions of the streams that it does not serve yet. @type {Positions} */
   #wanted = new Map();
   /** @type {Map<string, string>} */
   #names = new Map();
 
-  /** @param {string} path  Empty for a stream of its own. @param {string | undefined} user @param {string} name */
+  /** @param {string} path  Empty for a connection that is not shared. @param {string | undefined} user @param {string} name */
   constructor(path, user, name) {
     this.#path = path;
     this.#user = user;
@@ -428,15 +428,15 @@ class Pool {
     const held = (this.#held = new AbortController());
     if (!this.#path) return this.#lead();
     this.#channel = new BroadcastChannel(this.#path);
-    this.#channel.onmessage = ({ data }) => this.#hear(data);
-    // Whoever leads waits for this lock, and so learns of the end of this tab, however it ends.
+    this.#channel.onmessage = ({ data }) => this.#receive(data);
+    // The leader waits for this lock, and so notices when this tab ends in any way.
     lock(`${this.#name} ${this.#tab}`, held, () => {
       this.#join();
       this.#compete();
       return until(held.signal);
     }).catch(() => {
       if (held.signal.aborted) return;
-      // No locks for this page, as on plain HTTP, in a sandboxed frame or without storage.
+      // This page has no locks, as on plain HTTP, in a sandboxed frame or without storage.
       this.#channel?.close();
       this.#channel = null;
       this.#lead();
@@ -444,7 +444,7 @@ class Pool {
     this.#look();
   }
 
-  /** Give back what would keep the page out of the back/forward cache, or others waiting. */
+  /** Release everything that keeps the page out of the back/forward cache, or other tabs waiting. */
   stop() {
     this.#held?.abort();
     this.#held = null;
@@ -468,31 +468,31 @@ class Pool {
     this.#channel?.postMessage({ ...message, from: this.#tab, user: this.#user });
   }
 
-  /** Tell everybody, this page too. @param {Told} told */
-  #tell(told) {
-    this.#post(told);
-    this.#deliver(told);
+  /** Send to all tabs, and to this page. @param {Message} message */
+  #broadcast(message) {
+    this.#post(message);
+    this.#deliver(message);
   }
 
-  /** @param {Told} told */
-  #deliver(told) {
-    if (told.t === "open") ({ about: this.about, ids: this.served } = told);
-    for (const stream of this.streams) stream.take(told);
+  /** @param {Message} message */
+  #deliver(message) {
+    if (message.t === "open") ({ about: this.about, ids: this.served } = message);
+    for (const stream of this.streams) stream.take(message);
   }
 
   /** @param {any} message  From a tab of this origin; one with another script may send anything. */
-  #hear(message) {
+  #receive(message) {
     try {
       const { t, from, user } = message;
       if (user !== this.#user) {
-        // A page of another user has come. A new connection tells whose session the browser has now.
+        // A page of another user has opened. A new connection shows which user's session the browser has now.
         if (t === "lead" && user !== undefined && this.#leads) this.#open();
         return;
       }
       if (message.streams) return this.#leads && this.#serve(message);
-      // Also from the leader before this one: the lock that it released may have come first.
+      // Also from the previous leader: its lock may be free before its last message arrives.
       if (t === "go") return this.#deliver(message);
-      if (this.#leads) return; // Somebody takes over: the lock will say so.
+      if (this.#leads) return; // Another tab takes over, and will get the lock.
       if (t === "lead") this.#leader = from;
       if (from !== (this.#leader ||= from)) return;
       this.#asked = 0;
@@ -500,7 +500,7 @@ class Pool {
       else this.#deliver(message);
       if (this.#held) this.#look();
     } catch {
-      // It is no message of ours.
+      // Not a message of this script.
     }
   }
 
@@ -515,7 +515,7 @@ class Pool {
     else this.#post({ t, streams });
   }
 
-  /** A follower asks whether its leader is still there, and makes it look whether its line is. */
+  /** A follower asks its leader for an answer, which also makes the leader check its connection. */
   #look() {
     clearTimeout(this.#watch);
     this.#watch = setTimeout(() => {
@@ -537,7 +537,7 @@ class Pool {
       return until(signal);
     }).catch(() => {
       if (signal.aborted) return;
-      // Somebody took it, as this tab hung.
+      // Another tab stole the lock, because this tab hung.
       this.#resign();
       this.#leader = "";
       this.#compete();
@@ -545,14 +545,14 @@ class Pool {
     });
   }
 
-  // --- of the leader ---
+  // --- only used by the leader ---
 
   async #lead() {
     this.#leads = new AbortController();
     this.#leader = this.#tab;
     this.#expected = new Set([this.#tab]);
     if (this.#channel) {
-      // Who is there says so; then one connection is made for all.
+      // The tabs answer with their streams; then one connection is opened for all.
       const { held = [] } = await navigator.locks.query();
       for (const { name = "" } of held) {
         const [, tab] = name.split(`${this.#name} `);
@@ -583,11 +583,11 @@ class Pool {
     else if (t === "leave") this.#leave(streams);
     else {
       this.poke();
-      this.#tell({ t: "alive" });
+      this.#broadcast({ t: "alive" });
     }
   }
 
-  /** What wakes the page wakes its connections. */
+  /** When the page wakes up, check its connections. */
   poke(now = false) {
     for (const line of [this.#line, this.next]) line?.poke(now);
   }
@@ -622,7 +622,7 @@ class Pool {
     else this.#welcome();
   }
 
-  /** Whether the connection gives a stream all it wants. @param {Want} want */
+  /** Whether the connection serves all groups of a stream. @param {Want} want */
   #serves({ groups, places }) {
     return (
       this.#line?.opened &&
@@ -636,12 +636,12 @@ class Pool {
   #leave(members) {
     for (const { id } of members) this.#members.delete(id);
     setTimeout(() => {
-      // Later, as a page that is left for another often wants the same again.
+      // Later, as the next page often needs the same groups.
       if (this.#line?.opened && this.#groups.size < this.#names.size) this.#open();
     }, SHRINKING);
   }
 
-  /** Make a connection for all that is wanted now. */
+  /** Open a connection for all streams of now. */
   #open() {
     if (this.#expected.size || !this.#members.size) return;
     this.next?.close();
@@ -654,9 +654,9 @@ class Pool {
     void line.run();
   }
 
-  /** Tell the members that they are served, and from where. */
+  /** Inform the members that they are served, and from which positions. */
   #welcome() {
-    this.#tell({ t: "open", ids: this.#line?.ids, about: this.about, at: this.#at, names: this.#names });
+    this.#broadcast({ t: "open", ids: this.#line?.ids, about: this.about, at: this.#at, names: this.#names });
   }
 
   // --- for the connection ---
@@ -670,7 +670,7 @@ class Pool {
     const groups = [...this.#groups];
     query.delete("group");
     query.delete("grant");
-    // In one order, so that the server can write to streams of the same groups as to one.
+    // Sorted, so that the server can put streams of the same groups into one cohort.
     for (const group of groups.sort()) if (!signed.includes(group)) query.append("group", group);
     for (const { text } of grants) query.append("grant", text);
     if (groups.length) query.append("label", "1");
@@ -687,7 +687,7 @@ class Pool {
   /** @param {State} state @param {string} reason @param {Line} line */
   turn(state, reason, line) {
     if (line === this.next && this.#line?.opened) return;
-    this.#tell({ t: "state", state, reason });
+    this.#broadcast({ t: "state", state, reason });
   }
 
   /** @param {Block} block @param {Line} line */
@@ -701,10 +701,10 @@ class Pool {
     if (name === RESET) group = parse(data)?.group;
     const hash = this.#names.get(group ?? "");
     id = this.#path ? places?.get(hash ?? "") : id;
-    this.#tell({ t: "event", name, data, group, hash, id, ids: tab && [tab] });
+    this.#broadcast({ t: "event", name, data, group, hash, id, ids: tab && [tab] });
   }
 
-  /** @param {any} data @param {Places | null} places @param {Line} line */
+  /** @param {any} data @param {Positions | null} places @param {Line} line */
   #opened(data, places, line) {
     if (line === this.next) {
       this.#line?.close();
@@ -716,7 +716,7 @@ class Pool {
     const { user: whose = this.#user } = data;
     // The page is old or was rendered for another user. The server knows the user of the session.
     if (whose !== this.#user) return this.#dismiss({ whose });
-    // Ids that can't be read, or a server that knows of no labels: nothing says whose an event is.
+    // Ids that can't be parsed, or a server without labels: the group of an event is unknown.
     if (!places || !data.max_groups) return this.#dismiss({});
     this.#at = places;
     this.#wanted.clear();
@@ -725,19 +725,19 @@ class Pool {
   }
 
   /**
-   * Let streams leave the connection. With a `reason` they are closed; with `whose` they share with the pages of that
-   * user; with neither each gets a connection of its own.
+   * Remove streams from the connection. With a `reason` they are closed; with `whose` they share the connection of that
+   * user's pages; otherwise each gets its own connection.
    * @param {{reason?: string, whose?: string}} where @param {{id: string}[]} members
    */
   #dismiss(where, members = this.#all) {
     for (const { id } of members) this.#members.delete(id);
-    this.#tell({ t: "go", ...where, ids: members.map(({ id }) => id) });
+    this.#broadcast({ t: "go", ...where, ids: members.map(({ id }) => id) });
   }
 
   /** @param {string} reason @param {Line} line */
   refused(reason, line) {
     if (line === this.next) {
-      // It was the last ones' to be refused.
+      // The streams that were added last are refused.
       this.next = null;
       this.#wanted.clear();
       this.#dismiss({}, this.#all.filter(({ id }) => !this.#line?.ids.includes(id)));
@@ -753,7 +753,7 @@ class Pool {
     this.#dismiss({ reason }, this.#all.filter(({ groups }) => !lost || groups.some((group) => lost.includes(group))));
   }
 
-  /** Have the oldest grant renewed, as it ends first. Without it, those who came with it are closed. */
+  /** Renew the oldest grant, as it expires first. If that fails, the streams with this grant are closed. */
   async renew() {
     const old = this.#grants.pop()?.text;
     const [stream] = this.streams;
@@ -763,25 +763,25 @@ class Pool {
     if (!error) {
       const { grant } = answer;
       for (const { grants } of holders) grants[grants.indexOf(old)] = grant;
-      this.#tell({ t: "grant", old, grant });
+      this.#broadcast({ t: "grant", old, grant });
     } else if (!passes(status)) this.#dismiss({ reason: "expired" }, holders);
   }
 }
 
-// Also when it goes: what can be reached without a network, such as this machine, opens again.
+// Also on "offline": a server that needs no network, such as this machine, can be connected again.
 when("online offline", () => pools.forEach((pool) => pool.poke(true)));
 when("visibilitychange", () => pools.forEach((pool) => pool.poke()));
 when("pagehide freeze", () => pools.forEach((pool) => pool.stop()));
 when("pageshow resume", () => pools.forEach((pool) => pool.start()));
 
-// --- what the page has ---
+// --- the page's streams ---
 
-/** A stream as the page sees it; made by `connect()`. */
+/** A stream of the page; made by `connect()`. */
 class Stream {
   id = random();
   /** @type {State} */
   state = "connecting";
-  /** Why it is in this state, empty if there is nothing to say. */
+  /** The reason of the state; empty without one. */
   reason = "";
   /** @type {Pool | undefined} */
   pool;
@@ -792,15 +792,15 @@ class Stream {
   #groups;
   /** @type {string[]} */
   #grants;
-  /** @type {Places} */
+  /** @type {Positions} */
   #places;
-  /** The last id, where ids are not read. */
+  /** The last id, if ids are not parsed. */
   #lastId = "";
-  /** By which it shares a connection; empty if it does not. */
+  /** Its id on a shared connection; empty if it does not share. */
   #path;
   /** @type {Map<string, Set<Listener>>} */
   #listeners = new Map();
-  /** What came while the page starts over. @type {[string, any, EventDetail][] | null} */
+  /** The events that wait while the page loads its state again. @type {[string, any, EventDetail][] | null} */
   #queue = null;
   /** The groups that are to be loaded again. @type {Map<string, [any, EventDetail]>} */
   #lost = new Map();
@@ -835,17 +835,17 @@ class Stream {
     return this;
   }
 
-  /** The id to go on from. */
+  /** The id to continue from. */
   get cursor() {
     return this.#lastId || idOf(this.#places);
   }
 
-  /** What it wants of a connection that is shared. @returns {Want} */
+  /** What it needs from a shared connection. @returns {Want} */
   get want() {
     return { id: this.id, groups: this.#groups, grants: this.#grants, places: this.#places };
   }
 
-  /** The address beside the stream's. @param {string} name */
+  /** The address of another endpoint beside the stream's. @param {string} name */
   sibling(name) {
     return new URL(name, this.url.origin + this.url.pathname.replace(/\/?$/, "/"));
   }
@@ -865,14 +865,15 @@ class Stream {
     return this;
   }
 
-  /** End it for good. */
+  /** Close the stream for good. */
   close() {
     this.#turn("closed", "");
   }
 
   /**
-   * Send an event up and return the handler's answer. It is sent again, and handled once, while the
-   * network or the server is away; after a minute it fails. Anything else is a `RequestError`.
+   * Send an event to the server and return the handler's answer. While the network or the server is
+   * not available, it is sent again, but handled once; after a minute it fails. Any other answer
+   * raises a `RequestError`.
    * @param {string} event @param {unknown} [data] @param {SendOptions} [options]
    */
   async send(event, data = null, { group = this.#groups[0], key = random() } = {}) {
@@ -893,12 +894,12 @@ class Stream {
     }
   }
 
-  /** What the connection says. @param {Told} told */
-  take(told) {
-    const { t, ids, state, reason, old, grant, whose } = told;
+  /** Handle a message of the connection. @param {Message} message */
+  take(message) {
+    const { t, ids, state, reason, old, grant, whose } = message;
     const served = !this.#path || this.pool?.served.includes(this.id);
     if (ids && !ids.includes(this.id)) return;
-    if (t === "open") this.#settle(told);
+    if (t === "open") this.#begin(message);
     else if (t === "state" && (served || state !== "open")) this.#turn(state, reason);
     else if (t === "grant") this.#grants = this.#grants.map((each) => (each === old ? grant : each));
     else if (t === "go") {
@@ -906,11 +907,11 @@ class Stream {
       this.pool?.remove(this);
       if (whose === undefined) this.#path = "";
       this.open(whose);
-    } else if (t === "event" && served) this.#hear(told);
+    } else if (t === "event" && served) this.#receive(message);
   }
 
-  /** A connection begins: see whether it does so in time for this stream. @param {Told} told */
-  #settle({ names, at }) {
+  /** A connection has opened: check whether it begins early enough for this stream. @param {Message} message */
+  #begin({ names, at }) {
     for (const group of this.#groups) {
       const hash = names.get(group);
       const start = at.get(hash);
@@ -923,12 +924,12 @@ class Stream {
     this.#turn("open", "");
   }
 
-  /** @param {Told} told */
-  #hear({ name, data, group, hash, id }) {
+  /** @param {Message} message */
+  #receive({ name, data, group, hash, id }) {
     if (group && this.#groups.length && !this.#groups.includes(group)) return;
     if (hash && id) {
       const own = this.#places.get(hash);
-      // A reset to where it stands is for somebody else who shares the connection.
+      // A reset to this stream's position is for another stream of the connection.
       if (own && (name === RESET ? id === own : covers(id, own))) return;
       this.#places.set(hash, id);
       id = `1.${hash}-${id}`;
@@ -945,18 +946,18 @@ class Stream {
 
   /** @param {string} name @param {any} data @param {any} detail */
   #call(name, data, detail) {
-    // A server's event named "state" is no state, and who starts over is called there.
+    // An event of the server named "state" is not a state; #reload() calls the reset handlers.
     const names = !detail.event ? [name] : name === "state" || name === RESET ? ["*"] : [name, "*"];
     for (const fn of names.flatMap((each) => [...(this.#listeners.get(each) ?? [])])) {
       try {
         fn(data, detail);
       } catch (error) {
-        reportError(error); // One listener's failure is its own.
+        reportError(error); // The other listeners are called all the same.
       }
     }
   }
 
-  /** What was is lost: load it again; what comes meanwhile waits. @param {any} data @param {EventDetail} detail */
+  /** Earlier events are lost: load the state again, while later events wait. @param {any} data @param {EventDetail} detail */
   async #startOver(data, detail) {
     const lost = this.#lost;
     lost.set(data.group, [data, detail]);
@@ -989,7 +990,7 @@ class Stream {
   /** @param {State} state @param {string} reason */
   #turn(state, reason) {
     if (this.state === "closed" || (this.state === state && this.reason === reason)) return;
-    // Once it was open, it is never connecting for the first time again.
+    // Once the stream was open, "connecting" means "reconnecting".
     if (state === "connecting" && this.state !== "connecting") state = "reconnecting";
     this.state = state;
     this.reason = reason;
@@ -998,30 +999,30 @@ class Stream {
   }
 }
 
-/** Replace what `selector` finds in the page by what the server renders now. @param {string} selector */
+/** Replace the elements of `selector` in the page by those that the server renders now. @param {string} selector */
 async function reloadFragment(selector) {
   const response = await fetch(location.href, { cache: "no-store" });
-  if (response.redirected) return reloadPage(); // As to a login page, which is no part of this one.
+  if (response.redirected) return reloadPage(); // For example to a login page, which has no such elements.
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   const fresh = response.ok && page.querySelector(selector);
   if (!fresh) throw new Error(`no ${selector}`);
   document.querySelector(selector)?.replaceWith(fresh);
 }
 
-/** Reload the page, at a moment of its own; seldom, as what the server gives may be too old for ever. */
+/** Reload the page after a random time; seldom, as the server may send a page that is always too old. */
 async function reloadPage() {
   await pause(jitter(1000, 0) + Math.max(0, YOUNG - performance.now()));
   location.reload();
 }
 
-/** The user of the page by the last tag in the page; undefined if the page has no tag. */
+/** The user of the page by its last tag; undefined if the page has no tag. */
 const pageUser = () =>
   /** @type {HTMLElement | undefined} */ ([...document.querySelectorAll("[data-sse]")].pop())?.dataset.sse;
 
 /** Open a stream. @param {string | URL} url @param {Options} [options] */
 export const connect = (url, options = {}) => new Stream(url, options).open();
 
-/** When the page's other modules have run, and listen. */
+/** Resolves after the page's other modules have run and added their listeners. */
 const loaded = new Promise((done) => {
   if (document.readyState === "complete") done(0);
   else when("DOMContentLoaded load", done);
