@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ..selection import first_then_slow
 from ..support.newcomers import make, run, served
 from ..support.patience import PATIENCE
 
@@ -93,7 +94,7 @@ def add(file: Path, text: str) -> None:
     file.write_text(file.read_text() + text)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=first_then_slow(["sqlite", "postgresql"]))
 def project(request: Any, tmp_path: Path) -> Any:
     """The project, served, and what runs code in another process of it."""
     make(tmp_path, "people")

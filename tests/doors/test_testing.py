@@ -245,6 +245,7 @@ async def test_a_live_daphne_serves_what_the_test_publishes(live_daphne: LiveDap
     assert process.poll() is not None
 
 
+@pytest.mark.slow
 def test_a_live_daphne_works_on_the_test_database_in_postgresql(database: str) -> None:
     environment = {**os.environ, "TEST_POSTGRES_NAME": database}
     # Those of this run, which is on SQLite and has the server already.
