@@ -228,7 +228,7 @@ async def test_what_is_written_into_the_redis_stream_is_an_event_or_a_reset(site
             site.write_to_log(data, name)
             assert (await stream.next()).name == "sse.reset"
         await goes_on(site, stream, retry)
-    assert "is no event" in site.daphne.text()
+    assert "is not an event" in site.daphne.text()
 
 
 async def test_what_is_put_on_the_channel_layer_is_one_passing_event(site: Site) -> None:
