@@ -26,7 +26,7 @@ function show({ done, total, text: step, state }) {
   const quarters = Math.floor((done / total) * 4) * 25;
   say(SAYS[state] ?? (quarters ? `${quarters} % imported` : "The import has begun."));
   button.disabled = state === "running";
-  // A task that was killed tells nobody: whoever wants may start another.
+  // A killed task reports nothing, so another may be started.
   clearTimeout(silence);
   if (state === "running") silence = setTimeout(() => (button.disabled = false), SILENCE_MS);
 }

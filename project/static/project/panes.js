@@ -77,7 +77,7 @@ export class PlainSource {
   }
 }
 
-/** Read by the page's script, with a connection of its own or the one of all tabs. */
+/** Read by the page's script, with its own connection or the shared one. */
 export class ScriptSource {
   #stream;
 
@@ -130,7 +130,7 @@ export class Pane {
     const url = new URL(this.element.dataset.url, location.href);
     if (this.#cursor) url.searchParams.set("last_event_id", this.#cursor);
     this.#turn(this.#cursor ? "reconnecting" : "connecting");
-    // What a source says after it was let go is nobody's.
+    // Ignore messages of a source that was closed.
     const mine = (fn) => (...args) => source === this.#source && fn(...args);
     const source = this.make(url.href, {
       hear: mine((...args) => this.#hear(...args)),
@@ -216,7 +216,7 @@ export class Pane {
   async #startOver({ group, reason }) {
     this.judge(`sse.reset of ${group} (${reason}): reading the orders again.`, "warn");
     const { orders } = await read(this.element.dataset.orders);
-    const text = `sse.reset of ${group} (${reason}): read ${orders.length} orders again, and goes on.`;
+    const text = `sse.reset of ${group} (${reason}): read ${orders.length} orders again, and continues.`;
     this.judge(text, "warn");
     this.tell(text);
   }

@@ -75,7 +75,7 @@ for (const pane of own) {
   );
 }
 
-// A browser has six connections to a site, over all tabs: one that is not seen gives back its own.
+// A browser has six connections to a site, over all tabs: a hidden tab closes its own.
 document.addEventListener("visibilitychange", () => {
   for (const pane of own.filter((each) => !pulled.has(each))) {
     if (document.hidden) pane.unplug("resting");

@@ -1,5 +1,5 @@
 """The admin's dashboard of live streams. It costs nothing until its page is opened.
 
-It reads the rows of `ServerProcess` and never the hub or the streams of its own process, so it
-shows all processes alike. All modules are private; `admin.LiveStreamsAdmin` is what users see.
+The dashboard shows the rows of `ServerProcess` and not the streams of its own process, so it shows
+all processes alike. All modules are private; users see `admin.LiveStreamsAdmin`.
 """
