@@ -81,7 +81,7 @@ async def test_a_reply_goes_to_the_stream_that_spoke_and_to_no_other(shared_daph
         assert (await ann.say("/help", connection=connection)).status_code == 200
         while (noted := await spoke.next()).name != "chat.note":
             pass
-        assert noted.json() == {"text": "/who says who is here. Only you see this."}
+        assert noted.json() == {"text": "/who shows who is here. Only you see the answer."}
         await ann.say("hello")
         for stream in (other, strange):
             assert await up_to(stream, "chat.message") == []
