@@ -26,10 +26,10 @@ from .runtime.telemetry import COUNTS, count, log_fields
 logger = logging.getLogger("sse_app")
 
 _SECRET: Final = re.compile(rb"(?:(?<=&)|(?<=\?)|\A)(ticket|grant)=[^&]*")
-_HIDDEN: Final = rb"\1=hidden"
+_REDACTED: Final = rb"\1=hidden"
 
 
-def hide(scope: dict[str, Any], send: Any) -> dict[str, Any]:
+def redact(scope: dict[str, Any], send: Any) -> dict[str, Any]:
     """Return `scope` for the application, and take what is secret from what the server logs.
 
     Servers log from the scope they made (uvicorn), or from an object of their own, which Daphne's
@@ -39,11 +39,11 @@ def hide(scope: dict[str, Any], send: Any) -> dict[str, Any]:
     if not _SECRET.search(query):
         return scope
     own = dict(scope)
-    scope["query_string"] = _SECRET.sub(_HIDDEN, query)
+    scope["query_string"] = _SECRET.sub(_REDACTED, query)
     request: Any = next(iter(getattr(send, "args", ())), None)
     uri = getattr(request, "uri", None)
     if isinstance(uri, bytes):
-        request.uri = _SECRET.sub(_HIDDEN, uri)
+        request.uri = _SECRET.sub(_REDACTED, uri)
     return own
 
 
@@ -132,21 +132,13 @@ class Response:
     async def begin(
         self, application: Application, scope: Scope, receive: Receive, *, busy: bool
     ) -> None:
-        """Let the application answer, or only begin if it hands over a stream."""
+        """Run the application; if it hands over a stream, `end()` serves the stream."""
         shutdown.install(self._send)
         processes.begin(self._send)
-        own = hide(scope, self._send)
-        # Here, since what is inside wraps `send`, and nothing leads from there to the server.
-        found = {
-            REQUEST: servers.daphne_request(self._send),
-            ABORT: servers.abort_of(self._send, scope),
-            TAKE_OVER: self._take_over,
-        }
-        extensions = {name: value for name, value in found.items() if value is not None}
-        own = {**own, "extensions": {**(own.get("extensions") or {}), **extensions}}
+        inner = self._inner_scope(scope)
         try:
             with contained():
-                await application(own, receive, self._sending)
+                await application(inner, receive, self._sending)
         except Exception as error:
             self._close("error")
             if not (busy or self._started):
@@ -157,18 +149,7 @@ class Response:
                 extra=log_fields(error=error),
             )
             if not self._started:
-                count(COUNTS.refused, "error")
-                headers = [*HEADERS, *cors_headers(scope)]
-                await self._sending(
-                    {"type": "http.response.start", "status": 200, "headers": headers}
-                )
-                await self._sending(
-                    {
-                        "type": "http.response.body",
-                        "body": busy_block("error"),
-                        "more_body": True,
-                    }
-                )
+                await self._send_busy(scope)
         except BaseException:
             self._close("shutdown")
             raise
@@ -189,6 +170,27 @@ class Response:
                     logger.debug(
                         "The response could not be ended: %r", error, extra=log_fields(error=error)
                     )
+
+    def _inner_scope(self, scope: Scope) -> Scope:
+        """Return the scope for the application, with what leads to the server as extensions.
+
+        The application may wrap `send`, and then can't find the server's objects from there.
+        """
+        inner = redact(scope, self._send)
+        found = {
+            REQUEST: servers.daphne_request(self._send),
+            ABORT: servers.abort_of(self._send, scope),
+            TAKE_OVER: self._take_over,
+        }
+        extensions = {name: value for name, value in found.items() if value is not None}
+        return {**inner, "extensions": {**(inner.get("extensions") or {}), **extensions}}
+
+    async def _send_busy(self, scope: Scope) -> None:
+        count(COUNTS.refused, "error")
+        headers = [*HEADERS, *cors_headers(scope)]
+        await self._sending({"type": "http.response.start", "status": 200, "headers": headers})
+        body = {"type": "http.response.body", "body": busy_block("error"), "more_body": True}
+        await self._sending(body)
 
     def _take_over(self, stream: Stream) -> None:
         self._stream = stream

@@ -19,9 +19,9 @@ from django.core.handlers.asgi import ASGIRequest
 
 from .access import authorization, readers
 from .access.addresses import client_address
-from .access.admission import Busy, Over, admit, flag_of, names_of
-from .access.control_group import ControlGroup, read_so_far
-from .access.limits import LIMITS, Full
+from .access.admission import Busy, Expired, admit, flag_of, names_of
+from .access.control_group import ControlGroup, read_control_position
+from .access.limits import LIMITS, LimitReached
 from .access.origins import SECURITY_HEADERS, check, cors_headers, preflight
 from .access.readers import Reader
 from .access.refusals import Refused
@@ -80,17 +80,17 @@ class EventStreamConsumer(AsyncHttpConsumer):
         self.base_send = send
         try:
             since = readers.mark()
-            reader, wanted, heard = await self._admit(receive)
-            await self._open(reader, wanted, since, heard)
+            reader, wanted, position = await self._admit(receive)
+            await self._open(reader, wanted, since, position)
         except Refused as refused:
             if refused.status >= 400:
                 count(COUNTS.refused, str(refused.status))
             await self._answer(refused.status, str(refused))
-        except (Full, Busy, Over) as passing:
-            count(COUNTS.refused, str(passing))
-            reason = str(passing)
-            over = isinstance(passing, Over)
-            block = closing_block(reason, retry=settings().RETRY) if over else busy_block(reason)
+        except (LimitReached, Busy, Expired) as temporary:
+            count(COUNTS.refused, str(temporary))
+            reason = str(temporary)
+            expired = isinstance(temporary, Expired)
+            block = closing_block(reason, retry=settings().RETRY) if expired else busy_block(reason)
             await self._end_at_once(block)
         else:
             take_over = self._extensions.get(TAKE_OVER)
@@ -115,14 +115,14 @@ class EventStreamConsumer(AsyncHttpConsumer):
         The request ends here: there are thousands of streams, and it is larger than all the rest.
         """
         request = self._request()
-        self._accept(request)
+        self._check_request(request)
         address = client_address(self.scope)
         key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
-        places = await LIMITS.admit(address, key)
+        slots = await LIMITS.admit(address, key)
         try:
-            heard = await _heard_so_far()
+            position = await _control_position()
             access = await admit(request, self._may_listen, self.fixed_groups)
-            await places.identify(access.user)
+            await slots.identify(access.user)
             wanted, life = StartRequest.of(request), _life(access.groups)
             stream = Stream(
                 get_hub(),
@@ -138,15 +138,15 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 labelled=flag_of(request, "label"),
                 life=life,
             )
-            return Reader(stream, access, places), wanted, heard
+            return Reader(stream, access, slots), wanted, position
         except BaseException:
-            places.release()
+            slots.release()
             raise
 
     def _request(self) -> ASGIRequest:
         return ASGIRequest(self.scope, BytesIO())
 
-    def _accept(self, request: ASGIRequest) -> None:
+    def _check_request(self, request: ASGIRequest) -> None:
         """Refuse what needs no database to be refused, and answer what asks for no stream."""
         if request.method not in METHODS:
             raise Refused(405, f"{request.method} is not possible here: {', '.join(METHODS)}.")
@@ -171,13 +171,13 @@ class EventStreamConsumer(AsyncHttpConsumer):
     # --- the stream ---
 
     async def _open(
-        self, reader: Reader, wanted: StartRequest, since: int, heard: Position
+        self, reader: Reader, wanted: StartRequest, since: int, position: Position
     ) -> None:
         stream = reader.stream
         try:
             if not readers.enter(reader, since):
                 raise Busy("revoked")  # While it was being admitted, and by what was true before.
-            start = await self._join(reader, wanted, heard)
+            start = await self._join(reader, wanted, position)
             await self.send_headers(headers=self._headers())
             await stream.open(start)
         except BaseException as error:
@@ -185,13 +185,13 @@ class EventStreamConsumer(AsyncHttpConsumer):
             await stream.end()
             raise
 
-    async def _join(self, reader: Reader, wanted: StartRequest, heard: Position) -> Start:
+    async def _join(self, reader: Reader, wanted: StartRequest, position: Position) -> Start:
         stream = reader.stream
         if stream.hub.draining:
             raise Busy("shutdown")
         try:
             await stream.hub.join(stream.subscription)
-            missed = await stream.hub.service(ControlGroup).missed(heard)
+            missed = await stream.hub.service(ControlGroup).missed(position)
             start = await find_start(stream.hub, stream.groups, wanted)
         except Exception as error:
             logger.warning(
@@ -235,9 +235,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
         await self.send_response(200, block, headers=self._headers())
 
 
-async def _heard_so_far() -> Position:
+async def _control_position() -> Position:
     try:
-        return await read_so_far()
+        return await read_control_position()
     except Exception as error:
         logger.warning("The event log did not answer: %r", error, extra=log_fields(error=error))
         raise Busy("log") from error

@@ -32,9 +32,9 @@ SITE_SHARE: Final = 4
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]+\Z", re.ASCII)
 #: By which proxies say that they are there.
-_PROXIES_SAY: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP")
+_PROXY_HEADERS: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP")
 #: Far more than proxies write, and little to go through however much a client made up.
-_TAIL: Final = 2048
+_HEADER_CHARACTERS: Final = 2048
 
 logger = logging.getLogger("sse_app")
 
@@ -126,7 +126,7 @@ def may_read_metrics(scope: Mapping[str, Any]) -> bool:
     if not networks:
         return False
     peer = _parse(str((scope.get("client") or [""])[0] or ""))
-    if peer not in trusted_proxies() and any(header(scope, name) for name in _PROXIES_SAY):
+    if peer not in trusted_proxies() and any(header(scope, name) for name in _PROXY_HEADERS):
         return False
     ip = _parse(client_address(scope).text)
     return ip is not None and any(ip in network for network in networks)
@@ -182,7 +182,7 @@ def _networks(key: str, entries: tuple[object, ...], hint: str) -> Sequence[Netw
 def _forwarded(scope: Mapping[str, Any], trusted: Proxies) -> IP | None:
     """Return the client that a trusted proxy names, None if it names none that can be read."""
     name = proxy_header()
-    value = header(scope, name)[-_TAIL:]
+    value = header(scope, name)[-_HEADER_CHARACTERS:]
     ip: IP | None = None
     for entry in reversed(value.split(",")):
         ip = _parse(entry)

@@ -61,8 +61,8 @@ class AccessTokenAdmin(admin.ModelAdmin):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Say above the list how a token is made."""
-        said = _("Made with: manage.py sse_token create. It shows the token once.")
-        return super().changelist_view(request, {"subtitle": said, **(extra_context or {})})
+        subtitle = _("Made with: manage.py sse_token create. It shows the token once.")
+        return super().changelist_view(request, {"subtitle": subtitle, **(extra_context or {})})
 
     @admin.action(description=_("Revoke selected access tokens"), permissions=["change"])
     def revoke_selected(self, request: HttpRequest, queryset: models.QuerySet[AccessToken]) -> None:

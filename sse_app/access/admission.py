@@ -23,9 +23,9 @@ from ..protocol.events import validate_name
 from ..protocol.groups import validate_group
 from ..runtime.callables import contained, in_thread
 from ..runtime.telemetry import log_fields
-from .authorization import known
+from .authorization import active_or_anonymous
 from .fingerprints import Fingerprint, read_fingerprints
-from .grants import BadGrant, Grant, has_seal, revoked_of
+from .grants import BadGrant, Grant, has_seal, revoked_grants
 from .models import Ticket
 from .refusals import Refused
 from .sessions import live_sessions, name_of, session_of, user_of
@@ -44,7 +44,7 @@ class Busy(Exception):
     """A request that can't be served now and shall come again; the text is the reason."""
 
 
-class Over(Exception):
+class Expired(Exception):
     """A right that there was and is no more, such as an expired grant; the text is the reason."""
 
 
@@ -94,7 +94,7 @@ def _read_user(user: Any) -> Any:
 async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = ()) -> Access:
     """Return the access that `request` has; `fixed` are the groups of the URL itself.
 
-    Raises `Refused`, `Over` or `Busy`. Gives the request its session and user.
+    Raises `Refused`, `Expired` or `Busy`. Gives the request its session and user.
     """
     if not fixed and (bearer := bearer_of(request)) is not None:
         return await _admit_by_token(request, bearer)
@@ -104,14 +104,14 @@ async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = (
     grants = [] if fixed else _grants_of(request)
     signed = (group for grant in grants for group in grant.groups)
     groups = tuple(dict.fromkeys([*asked, *signed]))
-    _limit(groups)
+    _check_count(groups)
     access = await _identify(request)
     access.groups = groups
     if access.fingerprint is not None:
         access.policy = policy
-    await _use(grants, access)
+    await _apply_grants(grants, access)
     if not fixed:
-        await _decide(access, policy, request)
+        await _ask_policy(access, policy, request)
     return access
 
 
@@ -144,7 +144,7 @@ def _names(request: ASGIRequest, key: str, valid: Callable[[object], str]) -> tu
         raise Refused(400, str(error)) from error
 
 
-def _limit(groups: Collection[str]) -> None:
+def _check_count(groups: Collection[str]) -> None:
     most = settings().MAX_GROUPS
     if not groups:
         raise Refused(400, "Name the groups to listen to, for example ?group=orders.")
@@ -194,7 +194,7 @@ def _with_fingerprint(user: Any) -> tuple[Any, Fingerprint | None]:
 
     A user who is inactive, has no row or has another password by now counts as a stranger.
     """
-    user = known(user)
+    user = active_or_anonymous(user)
     if user.is_authenticated:
         fingerprint = read_fingerprints([str(user.pk)]).get(str(user.pk))
         # A replica may still have had the password by which the session was found right.
@@ -203,24 +203,24 @@ def _with_fingerprint(user: Any) -> tuple[Any, Fingerprint | None]:
     return AnonymousUser(), None
 
 
-async def _use(grants: Collection[Grant], access: Access) -> None:
+async def _apply_grants(grants: Collection[Grant], access: Access) -> None:
     """Add what `grants` grant. One query for all of them, and no query without grants."""
-    if not all(grant.fits(access.user) for grant in grants):
+    if not all(grant.is_for(access.user) for grant in grants):
         raise Refused(403, FORBIDDEN)
     if not grants:
         return
     access.until = min(grant.expires for grant in grants)
-    if any(grant.is_over() for grant in grants):
-        raise Over("expired")
+    if any(grant.is_expired() for grant in grants):
+        raise Expired("expired")
     try:
-        revoked = await in_thread(revoked_of, grants)
+        revoked = await in_thread(revoked_grants, grants)
     except Exception as error:
         logger.warning(
             "Whether a grant was revoked can't be read: %r", error, extra=log_fields(error=error)
         )
         raise Busy("grant") from error
     if revoked:
-        raise Over("expired")
+        raise Expired("expired")
     for grant in grants:
         if not grant.user or (access.fingerprint and grant.rights == access.fingerprint.seal):
             access.granted |= frozenset(grant.groups)
@@ -228,7 +228,7 @@ async def _use(grants: Collection[Grant], access: Access) -> None:
 
 async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
     groups = _names(request, "group", validate_group)
-    _limit(groups)
+    _check_count(groups)
     try:
         token = await averify_token(text)
     except Exception as error:
@@ -257,7 +257,7 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
         logger.warning("A ticket can't be looked up: %r", error, extra=log_fields(error=error))
         raise Busy("ticket") from error
     if found is None:
-        raise Over("expired")
+        raise Expired("expired")
     ticket, fingerprint = found
     request.user = ticket.user or AnonymousUser()
     request.session = SessionBase()
@@ -265,8 +265,8 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     groups = tuple(dict.fromkeys([*ticket.groups, *(grant.groups if grant else ())]))
     access = Access(request.user, groups, policy)
     access.session_key, access.fingerprint = ticket.session_key, fingerprint
-    await _use([grant] if grant else [], access)
-    await _decide(access, policy, request)
+    await _apply_grants([grant] if grant else [], access)
+    await _ask_policy(access, policy, request)
     return access
 
 
@@ -282,11 +282,11 @@ def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
     return ticket, fingerprint
 
 
-async def _decide(access: Access, policy: Policy, request: ASGIRequest) -> None:
-    open_groups = [group for group in access.groups if group not in access.granted]
+async def _ask_policy(access: Access, policy: Policy, request: ASGIRequest) -> None:
+    undecided = [group for group in access.groups if group not in access.granted]
     try:
         with contained():
-            allowed = not open_groups or await policy(access.user, open_groups, request)
+            allowed = not undecided or await policy(access.user, undecided, request)
     except Exception as error:
         logger.exception(
             "The policy that decides who may listen failed.", extra=log_fields(error=error)
@@ -297,7 +297,7 @@ async def _decide(access: Access, policy: Policy, request: ASGIRequest) -> None:
             "Refused %s the groups %s: add them to SSE_APP['PUBLIC_GROUPS'], sign them for the "
             "page with {%% sse_url %%}, or let SSE_APP['MAY_LISTEN'] permit them.",
             access.user,
-            ", ".join(open_groups),
-            extra=log_fields(user=access.user_key or None, groups=open_groups),
+            ", ".join(undecided),
+            extra=log_fields(user=access.user_key or None, groups=undecided),
         )
         raise Refused(403, FORBIDDEN)

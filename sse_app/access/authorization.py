@@ -56,7 +56,7 @@ def method_of(owner: Any, name: str) -> str:
     return f"{kind.__module__}.{kind.__qualname__}.{name}"
 
 
-def known(user: Any) -> Any:
+def active_or_anonymous(user: Any) -> Any:
     """Return `user` if the user is signed in and active, else an `AnonymousUser`.
 
     An inactive user is a stranger here, also where an authentication backend such as
@@ -92,7 +92,7 @@ async def may_listen(user: Any, groups: Iterable[str], request: HttpRequest) -> 
     policy `MAY_LISTEN(user, group, request)`, sync or async, returns `True` for. To the policy,
     an inactive user is an `AnonymousUser`.
     """
-    reader = known(user)
+    reader = active_or_anonymous(user)
     for group in groups:
         if _granted(reader, group):
             continue
@@ -111,7 +111,7 @@ def may_speak(user: Any, group: str, event: str, request: HttpRequest) -> bool:
     The policy `MAY_SPEAK(user, group, event, request)` decides, sync or async, by returning `True`.
     Without a policy, users may speak where they may listen, and strangers nowhere.
     """
-    speaker = known(user)
+    speaker = active_or_anonymous(user)
     decide = policy("MAY_SPEAK")
     if decide is not None:
         answer = call_from_sync(decide, speaker, group, event, request)
@@ -122,7 +122,7 @@ def may_speak(user: Any, group: str, event: str, request: HttpRequest) -> bool:
 def may_listen_from_sync(user: Any, groups: Iterable[str], request: HttpRequest) -> bool:
     """See `may_listen()`."""
     # A request's user is loaded when it is first looked at, which must not be on an event loop.
-    return async_to_sync(may_listen)(known(user), groups, request)
+    return async_to_sync(may_listen)(active_or_anonymous(user), groups, request)
 
 
 def _granted(user: Any, group: str) -> bool:

@@ -21,7 +21,7 @@ from ..runtime.forks import at_fork
 from ..runtime.services import SharedTasks
 from ..runtime.telemetry import log_fields
 from . import readers
-from .revocations import Revocation, revocation_of, skip
+from .revocations import Revocation, log_malformed, revocation_of
 
 logger = logging.getLogger("sse_app")
 
@@ -41,7 +41,7 @@ class ControlSink(Sink):
             try:
                 readers.hand_over(Reply.from_event(event))
             except (TypeError, ValueError) as error:
-                skip(error)
+                log_malformed(error)
         elif (revocation := revocation_of(event)) is not None:
             readers.apply(revocation)
 
@@ -89,9 +89,9 @@ class ControlGroup:
     async def missed(self, since: Position) -> list[Revocation]:
         """Return what was revoked after `since` and before `start()`.
 
-        `since` comes from `read_so_far()`. Later revocations reach the hub by this service. If the
-        log no longer has the events, every right is in doubt, and one revocation says so. Raises
-        what the event log raises.
+        `since` comes from `read_control_position()`. Later revocations reach the hub by this
+        service. If the log no longer has the events, every right is in doubt: then one revocation
+        asks for a review of all. Raises what the event log raises.
         """
         assert self._hub is not None
         found: list[Revocation] = []
@@ -110,7 +110,7 @@ class ControlGroup:
 _reading = SharedTasks()
 
 
-async def read_so_far() -> Position:
+async def read_control_position() -> Position:
     """Return the position up to which the running loop's hub has read the control group.
 
     Without a hub that reads the group, return the group's head: every later revocation comes after

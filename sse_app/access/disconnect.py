@@ -119,7 +119,7 @@ def _logged_in(sender: Any, request: Any, **kwargs: Any) -> None:
     key = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
     session = getattr(request, "session", None)
     if key and session is not None and key != session.session_key:
-        _follow(control.Revocation(session=session_digest(name_of(key))), using=None)
+        _revoke_safely(control.Revocation(session=session_digest(name_of(key))), using=None)
 
 
 def _logged_out(sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
@@ -127,9 +127,9 @@ def _logged_out(sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
         return
     key = getattr(getattr(request, "session", None), "session_key", None)
     # Django may have moved the session to another key a moment ago, by the same request.
-    came = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
-    ended = sorted({session_digest(name_of(each)) for each in (key, came) if each})
-    _follow(*(control.Revocation(session=digest) for digest in ended), using=None)
+    cookie = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
+    ended = sorted({session_digest(name_of(each)) for each in (key, cookie) if each})
+    _revoke_safely(*(control.Revocation(session=digest) for digest in ended), using=None)
 
 
 def _user_saved(
@@ -138,11 +138,11 @@ def _user_saved(
     only = kwargs.get("update_fields")
     if created or (only is not None and set(only) <= _HARMLESS):
         return
-    _follow(control.Revocation(user=str(instance.pk), review=True), using=using)
+    _revoke_safely(control.Revocation(user=str(instance.pk), review=True), using=using)
 
 
 def _user_deleted(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
-    _follow(control.Revocation(user=str(instance.pk)), using=using)
+    _revoke_safely(control.Revocation(user=str(instance.pk)), using=using)
 
 
 def _token_saved(
@@ -150,11 +150,11 @@ def _token_saved(
 ) -> None:
     if not created:
         live = instance.is_live()
-        _follow(control.Revocation(user=token_key(instance), review=live), using=using)
+        _revoke_safely(control.Revocation(user=token_key(instance), review=live), using=using)
 
 
 def _token_deleted(sender: Any, instance: AccessToken, using: str, **kwargs: Any) -> None:
-    _follow(control.Revocation(user=token_key(instance)), using=using)
+    _revoke_safely(control.Revocation(user=token_key(instance)), using=using)
 
 
 def _rights_changed(
@@ -172,11 +172,11 @@ def _rights_changed(
         users = (instance.pk,)
     elif model is not None and issubclass(model, get_user_model()) and pk_set is not None:
         users = pk_set if len(pk_set) <= MOST_NAMED else ("",)
-    told = (control.Revocation(user=str(user), review=True) for user in users)
-    _follow(*told, using=kwargs.get("using"))
+    revocations = (control.Revocation(user=str(user), review=True) for user in users)
+    _revoke_safely(*revocations, using=kwargs.get("using"))
 
 
-def _follow(*revocations: control.Revocation, using: str | None) -> None:
+def _revoke_safely(*revocations: control.Revocation, using: str | None) -> None:
     """Revoke, and let the caller, who only wanted to log out, never fail for it."""
     try:
         _revoke(*revocations, using=using)

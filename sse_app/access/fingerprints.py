@@ -54,7 +54,7 @@ def read_fingerprints(keys: Collection[str]) -> dict[str, Fingerprint]:
         part = given[start : start + CHUNK]
         sql, lists = _sql(model, connection.alias)
         with connection.cursor() as cursor:
-            cursor.execute(sql % ((_places(len(part)),) * lists), part * lists)
+            cursor.execute(sql % ((_placeholders(len(part)),) * lists), part * lists)
             found.update(_found(model, cursor.fetchall()))
     return found
 
@@ -169,7 +169,7 @@ def _tables(model: type[Model], quote: Callable[[str], str]) -> str:
     return tables
 
 
-def _places(count: int) -> str:
+def _placeholders(count: int) -> str:
     return f"({', '.join(['%s'] * count)})"
 
 

@@ -78,7 +78,7 @@ class Grant:
         """The Unix time at which it ends."""
         return self.issued + settings().GRANT_AGE
 
-    def is_over(self) -> bool:
+    def is_expired(self) -> bool:
         """Whether it has expired."""
         return time.time() >= self.expires
 
@@ -87,11 +87,11 @@ class Grant:
         later = row.at >= datetime.fromtimestamp(self.issued, tz=UTC)
         return later and row.user in ("", self.user) and row.group in ("", *self.groups)
 
-    def still_right(self, user: Any) -> bool:
+    def has_rights_of(self, user: Any) -> bool:
         """Whether the user's rights are those of then. One query."""
         return not self.user or self.rights == _rights_of(user)
 
-    def fits(self, user: Any) -> bool:
+    def is_for(self, user: Any) -> bool:
         """Whether it was made for `user`, who has the same password as then, or for anybody."""
         if not self.user:
             return True
@@ -116,7 +116,7 @@ def _rights_of(user: Any) -> str:
     return found.seal if found else ""
 
 
-def revoked_of(grants: Collection[Grant]) -> list[Grant]:
+def revoked_grants(grants: Collection[Grant]) -> list[Grant]:
     """Return which of `grants` were taken back by `disconnect()` after they were given.
 
     One query.
@@ -137,7 +137,7 @@ def _seals(user: Any) -> list[str]:
     return [salted_hmac(SALT, text, algorithm="sha256").hexdigest()[:20] for text in hashes]
 
 
-def reader_of(request: HttpRequest) -> Any:
+def user_of_page(request: HttpRequest) -> Any:
     """Return the user of a page's request, None for an anonymous one.
 
     Without a session cookie the session counts as not looked at: the page must not vary by cookie,

@@ -22,7 +22,7 @@ from .sessions import session_digest
 Reason = Literal["process", "address", "session", "user"]
 
 
-class Full(Exception):
+class LimitReached(Exception):
     """No place is left; `reason` says which limit was reached."""
 
     def __init__(self, reason: Reason) -> None:
@@ -51,31 +51,31 @@ class Limits:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    async def admit(self, address: Address, session_key: str | None) -> Places:
+    async def admit(self, address: Address, session_key: str | None) -> Slots:
         """Return a place in the process, at the address and in the session of a request.
 
-        Raises `Full`. To be called before the request is identified: `session_key` is what its
-        cookie says, None for a request without. These have an address limit of their own.
+        Raises `LimitReached`. Call it before the user is known: `session_key` is the value of the
+        session cookie, None without a cookie. Requests without one have their own address limit.
         """
-        places = Places(self)
-        await places.add(_before_identifying(address, session_key))
-        return places
+        slots = Slots(self)
+        await slots.add(_limits_before_login(address, session_key))
+        return slots
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many places each key has here; a key without any is not there."""
+        """How many slots each key has here; a key without any is not there."""
         with self._lock:
             return dict(self._counts)
 
     def take(self, limits: Iterable[Limit]) -> None:
-        """Count one more under each key, or raise `Full` and count nothing."""
+        """Count one more under each key, or raise `LimitReached` and count nothing."""
         with self._lock:
             for limit in limits:
                 if self._counts[limit.key] >= limit.most:
-                    raise Full(limit.reason)
+                    raise LimitReached(limit.reason)
             self._counts.update(limit.key for limit in limits)
 
-    def give_back(self, limits: Iterable[Limit]) -> None:
+    def release(self, limits: Iterable[Limit]) -> None:
         """Count one less under each key."""
         with self._lock:
             for limit in limits:
@@ -84,7 +84,7 @@ class Limits:
                     del self._counts[limit.key]
 
 
-class Places:
+class Slots:
     """What one request holds until `release()`, or the end of its `with` block."""
 
     def __init__(self, limits: Limits) -> None:
@@ -94,13 +94,13 @@ class Places:
         self._released = False
 
     async def identify(self, user: Any) -> None:
-        """Take a place of `user`, if it is one that is signed in; raises `Full`."""
+        """Take a place of `user`, if it is one that is signed in; raises `LimitReached`."""
         most = settings().STREAMS_PER_USER
         if most is not None and user is not None and user.is_authenticated:
             await self.add([Limit("user", f"user:{user.pk}", most)])
 
     async def add(self, limits: list[Limit]) -> None:
-        """Take a place under each limit, or raise `Full` and give back all there are."""
+        """Take a place under each limit, or raise `LimitReached` and give back all there are."""
         try:
             self._limits.take(limits)
             self._held += limits
@@ -115,7 +115,7 @@ class Places:
             return
         full = await counts.take({limit.key: limit.most for limit in limits})
         if full is not None:
-            raise Full(next(limit.reason for limit in limits if limit.key == full))
+            raise LimitReached(next(limit.reason for limit in limits if limit.key == full))
         self._shared.append((counts, [limit.key for limit in limits]))
 
     def release(self) -> None:
@@ -123,9 +123,9 @@ class Places:
         if self._released:
             return
         self._released = True
-        self._limits.give_back(self._held)
+        self._limits.release(self._held)
         for counts, keys in self._shared:
-            counts.give_back(keys)
+            counts.release(keys)
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +139,7 @@ class Places:
         self.release()
 
 
-def _before_identifying(address: Address, session_key: str | None) -> list[Limit]:
+def _limits_before_login(address: Address, session_key: str | None) -> list[Limit]:
     of = settings()
     limits = []
     if of.STREAMS_PER_PROCESS is not None:

@@ -67,7 +67,7 @@ return 0
 """
 
 #: KEYS: counts. ARGV: member, lifetime of a count in ms, then what the member has of each.
-SAY: Final = """
+REPORT: Final = """
 for i = 1, #KEYS do
   if ARGV[i + 2] == '0' then redis.call('HDEL', KEYS[i], ARGV[1])
   else
@@ -83,13 +83,13 @@ return 0
 LEASE_SECONDS: float = 10.0
 RENEW_SECONDS: float = 3.0
 #: Seconds that a request waits for Redis before its process counts alone.
-PATIENCE_SECONDS: Final = 0.5
-SAID_AT_ONCE: Final = 500
+TIMEOUT_SECONDS: Final = 0.5
+REPORTED_PER_SCRIPT: Final = 500
 #: Asks in one round trip: when everybody comes back at once, none shall take longer than patience.
-ASKED_AT_ONCE: Final = 500
+REQUESTS_PER_BATCH: Final = 500
 
 
-class _Ask:
+class _Request:
     """A request that waits for its places."""
 
     def __init__(self, limits: Mapping[str, int]) -> None:
@@ -111,8 +111,8 @@ class SharedCounts:
         self._client: Any = None
         self._member = self._former = ""
         self._held: Counter[str] = Counter()
-        self._asked: list[_Ask] = []
-        self._unsaid: set[str] = set()
+        self._requests: list[_Request] = []
+        self._unreported: set[str] = set()
         self._retry_at = 0.0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -126,94 +126,99 @@ class SharedCounts:
         """Take a place under each key of `limits`; return the key that is full, else None."""
         if self.alone:
             self._held.update(limits.keys())
-            self._unsaid.update(limits)
-            self._work()
+            self._unreported.update(limits)
+            self._wake_task()
             return None
-        ask = _Ask(limits)
-        self._asked.append(ask)
-        self._work()
+        request = _Request(limits)
+        self._requests.append(request)
+        self._wake_task()
         try:
-            return await ask.full
+            return await request.full
         except asyncio.CancelledError:
-            if not ask.full.cancelled() and ask.full.result() is None:
-                self.give_back(limits.keys())
+            if not request.full.cancelled() and request.full.result() is None:
+                self.release(limits.keys())
             raise
 
-    def give_back(self, keys: Collection[str]) -> None:
+    def release(self, keys: Collection[str]) -> None:
         """Give back a place under each key."""
         for key in keys:
             self._held[key] -= 1
             if self._held[key] <= 0:
                 del self._held[key]
-        self._unsaid.update(keys)
-        self._work()
+        self._unreported.update(keys)
+        self._wake_task()
 
     # --- the task ---
 
-    def _work(self) -> None:
+    def _wake_task(self) -> None:
         self._wake.set()
         if self._task is None:
             self._task = spawn(self._run)
 
     @property
     def _busy(self) -> bool:
-        return bool(self._held or self._asked or (self._unsaid and not self.alone))
+        return bool(self._held or self._requests or (self._unreported and not self.alone))
 
     async def _run(self) -> None:
         try:
             while self._busy:
                 self._wake.clear()
                 if time.monotonic() >= self._retry_at:
-                    await self._turn()
+                    await self._exchange()
                 if self._busy:
-                    await self._rest()
+                    await self._wait()
                 else:
-                    await self._leave()
+                    await self._end_lease()
         finally:
             self._task = None
 
-    async def _rest(self) -> None:
+    async def _wait(self) -> None:
         until_retry = max(0.0, self._retry_at - time.monotonic())
         with suppress(TimeoutError):
             async with asyncio.timeout(until_retry if self.alone else RENEW_SECONDS):
                 await self._wake.wait()
 
-    async def _turn(self) -> None:
-        """Renew the lease, say what changed and ask for what is asked for, in one round trip."""
-        asked, self._asked = self._asked[:ASKED_AT_ONCE], self._asked[ASKED_AT_ONCE:]
-        if self._asked:
+    async def _exchange(self) -> None:
+        """Renew the lease, report changed counts and take slots, in one round trip."""
+        requests = self._requests[:REQUESTS_PER_BATCH]
+        del self._requests[:REQUESTS_PER_BATCH]
+        if self._requests:
             self._wake.set()
-        unsaid = self._unsaid if self._member else set(self._held)
-        self._unsaid = set()
-        commands = [self._renewal(), *self._sayings(unsaid), *map(self._taking, asked)]
+        unreported = self._unreported if self._member else set(self._held)
+        self._unreported = set()
+        commands = [
+            self._lease_command(),
+            *self._report_commands(unreported),
+            *map(self._take_command, requests),
+        ]
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 with contained():
                     answers = await self._send(commands)
         except Exception as error:
-            await self._lose(error, asked)
+            await self._lose_redis(error, requests)
             return
-        self._find()
+        self._regain_redis()
         if not answers[0]:  # The process was stopped for longer than its lease, or Redis emptied.
             self._member, self._former = "", self._member
-            self._asked = [*asked, *self._asked]
+            self._requests = [*requests, *self._requests]
             self._wake.set()
             return
-        for ask, full in zip(asked, answers[len(commands) - len(asked) :], strict=True):
-            self._answer(ask, full)
+        for request, full in zip(requests, answers[len(commands) - len(requests) :], strict=True):
+            self._answer(request, full)
 
-    def _answer(self, ask: _Ask, full: int) -> None:
+    def _answer(self, request: _Request, full: int) -> None:
         if full:
-            result = list(ask.limits)[full - 1]
+            result = list(request.limits)[full - 1]
         else:
             result = None
-            self._held.update(ask.limits.keys())
-        if not ask.full.done():
-            ask.full.set_result(result)
+            self._held.update(request.limits.keys())
+        if not request.full.done():
+            request.full.set_result(result)
         elif not full:  # Cancelled meanwhile.
-            self.give_back(ask.limits.keys())
+            self.release(request.limits.keys())
 
-    async def _lose(self, error: Exception, asked: list[_Ask]) -> None:
+    async def _lose_redis(self, error: Exception, requests: list[_Request]) -> None:
         if not self.alone:
             logger.warning(
                 "Redis does not count streams (%r): until it does, this process counts alone.",
@@ -222,29 +227,29 @@ class SharedCounts:
             )
         self._retry_at = time.monotonic() + RENEW_SECONDS
         self._former, self._member = self._member or self._former, ""
-        asked, self._asked = [*asked, *self._asked], []
-        for ask in asked:
-            self._answer(ask, 0)
-        await self._hang_up()
+        requests, self._requests = [*requests, *self._requests], []
+        for request in requests:
+            self._answer(request, 0)
+        await self._disconnect()
 
-    def _find(self) -> None:
+    def _regain_redis(self) -> None:
         if self.alone:
             logger.info("Redis counts the streams of all processes again.", extra=log_fields())
             self._retry_at = 0.0
 
-    async def _leave(self) -> None:
+    async def _end_lease(self) -> None:
         """Give up the lease at once: nothing is held."""
         with suppress(Exception):
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 if self._member:
                     await self._send([["ZREM", self._key("leases"), self._member]])
         self._member = ""
-        await self._hang_up()
+        await self._disconnect()
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         client, self._client = self._client, None
         with suppress(Exception):
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 await client.aclose()
 
     # --- what it says ---
@@ -260,28 +265,28 @@ class SharedCounts:
     def _key(self, name: str) -> str:
         return self._prefix + name
 
-    def _renewal(self) -> list[Any]:
+    def _lease_command(self) -> list[Any]:
         new = not self._member
         if new:
             self._member = secrets.token_hex(8)
         lease = int(LEASE_SECONDS * 1000)
         return ["EVAL", RENEW, 1, self._key("leases"), self._member, lease, int(new), self._former]
 
-    def _sayings(self, keys: Collection[str]) -> Iterator[list[Any]]:
+    def _report_commands(self, keys: Collection[str]) -> Iterator[list[Any]]:
         keys = list(keys)
-        for at in range(0, len(keys), SAID_AT_ONCE):
-            some = keys[at : at + SAID_AT_ONCE]
+        for at in range(0, len(keys), REPORTED_PER_SCRIPT):
+            some = keys[at : at + REPORTED_PER_SCRIPT]
             counts = [self._held[key] for key in some]
             names = map(self._key, some)
-            yield ["EVAL", SAY, len(some), *names, self._member, _count_lives(), *counts]
+            yield ["EVAL", REPORT, len(some), *names, self._member, _count_milliseconds(), *counts]
 
-    def _taking(self, ask: _Ask) -> list[Any]:
-        keys = [self._key("leases"), *map(self._key, ask.limits)]
-        limits = ask.limits.values()
-        return ["EVAL", TAKE, len(keys), *keys, self._member, _count_lives(), *limits]
+    def _take_command(self, request: _Request) -> list[Any]:
+        keys = [self._key("leases"), *map(self._key, request.limits)]
+        limits = request.limits.values()
+        return ["EVAL", TAKE, len(keys), *keys, self._member, _count_milliseconds(), *limits]
 
 
-def _count_lives() -> int:
+def _count_milliseconds() -> int:
     # In milliseconds. No stream lives so long, and each new one under a key renews it.
     return int(2000 * max(settings().STREAM_LIFE, settings().PUBLIC_STREAM_LIFE))
 
@@ -300,12 +305,12 @@ def shared_counts() -> SharedCounts | None:
     if loop not in _of_loop:
         for other in [other for other in _of_loop if other.is_closed()]:
             del _of_loop[other]
-        place = _place()
-        _of_loop[loop] = None if place is None else SharedCounts(*place)
+        redis = _common_redis()
+        _of_loop[loop] = None if redis is None else SharedCounts(*redis)
     return _of_loop[loop]
 
 
-def _place() -> tuple[str, Callable[[], Any]] | None:
+def _common_redis() -> tuple[str, Callable[[], Any]] | None:
     log = event_log()
     if isinstance(log, RedisEventLog):
         return log.location()

@@ -26,7 +26,7 @@ from ..runtime.forks import at_fork
 from .admission import Access
 from .authorization import is_public
 from .fingerprints import Fingerprint
-from .limits import Places
+from .limits import Slots
 from .revocations import Revocation
 from .sessions import session_digest
 
@@ -39,25 +39,25 @@ RECENT: Final = 1000
 class Reader:
     """Ends, holds and asks again for one stream. Used on its loop only, but for `revoke()`.
 
-    `access` is what the stream was permitted, and `places` what it takes of the limits: they are
+    `access` is what the stream was permitted, and `slots` what it takes of the limits: they are
     given back when the stream ends.
     """
 
     __slots__ = (
-        "_places",
         "_revoked",
         "_settles_at",
+        "_slots",
         "_told",
         "access",
         "session_digest",
         "stream",
     )
 
-    def __init__(self, stream: Stream, access: Access, places: Places) -> None:
+    def __init__(self, stream: Stream, access: Access, slots: Slots) -> None:
         self.stream = stream
         self.access = access
         self.session_digest = session_digest(access.session_key)
-        self._places = places
+        self._slots = slots
         self._revoked: list[str] = []
         #: Whether a signal told of a change that the fingerprint may not show.
         self._told = False
@@ -183,7 +183,7 @@ class Reader:
             await self.stream.lose(group)
 
     def _ended(self) -> None:
-        self._places.release()
+        self._slots.release()
         leave(self)
 
 

@@ -46,7 +46,7 @@ class Revalidator:
         self._wake = asyncio.Event()
         self._failures = 0
         self._due = time.monotonic()
-        self._looked_at = time.time()
+        self._revoked_until = time.time()
 
     async def start(self, hub: object) -> None:
         """Nothing has to be prepared."""
@@ -56,7 +56,7 @@ class Revalidator:
 
     async def run(self) -> None:
         """Do rounds for ever."""
-        self._plan()
+        self._schedule()
         with asking(self._loop, self._wake.set):
             await self._rounds()
 
@@ -68,8 +68,8 @@ class Revalidator:
                 async with asyncio.timeout(max(0.0, self._due - time.monotonic())):
                     await self._wake.wait()
             except TimeoutError:
-                self._plan()
-                await self.round(self._mine())
+                self._schedule()
+                await self.round(self._all())
                 continue
             self._wake.clear()
             if not await self.round(held_readers(self._loop)):
@@ -79,19 +79,19 @@ class Revalidator:
         """Look at the streams that are due; return whether the database answered."""
         known = [reader for reader in due if reader.user_key]
         began = time.time()
-        marks = {reader: reader.held for reader in due}
+        holds = {reader: reader.held for reader in due}
         try:
             users, sessions, revoked = await in_thread(
                 _read,
                 {reader.user_key for reader in known},
                 {reader.access.session_key for reader in known if reader.access.session_key},
-                self._looked_at - CLOCKS_SECONDS,
+                self._revoked_until - CLOCKS_SECONDS,
             )
         except Exception as error:
             self._fail(error)
             return False
         self._failures = 0
-        self._looked_at = began
+        self._revoked_until = began
         for revocation, at in revoked:
             for reader in concerned(revocation):
                 if reader.loop is self._loop and reader.stream.opened_at < at:
@@ -99,13 +99,13 @@ class Revalidator:
         for reader in due:
             await reader.lose_revoked()
         answers = [
-            await self._judge(reader, mark, users.get(reader.user_key), sessions)
-            for reader, mark in marks.items()
+            await self._check(reader, hold, users.get(reader.user_key), sessions)
+            for reader, hold in holds.items()
         ]
         return all(answers)
 
-    async def _judge(
-        self, reader: Reader, mark: int, found: Fingerprint | None, sessions: set[str]
+    async def _check(
+        self, reader: Reader, hold: int, found: Fingerprint | None, sessions: set[str]
     ) -> bool:
         if reader.user_key:
             session = reader.access.session_key
@@ -128,7 +128,7 @@ class Revalidator:
                     extra=log_fields(user=reader.user_key or None, groups=reader.stream.groups),
                 )
                 return False
-        reader.release(mark)
+        reader.release(hold)
         return True
 
     def _fail(self, error: Exception) -> None:
@@ -140,14 +140,14 @@ class Revalidator:
             extra=log_fields(error=error),
         )
         if self._failures >= FAILED_ROUNDS:
-            for reader in self._mine():
+            for reader in self._all():
                 if reader.user_key:
                     reader.stream.close("unverified")
 
-    def _mine(self) -> list[Reader]:
+    def _all(self) -> list[Reader]:
         return [reader for reader in readers() if reader.loop is self._loop]
 
-    def _plan(self) -> None:
+    def _schedule(self) -> None:
         interval = settings().REVALIDATE_INTERVAL * random.uniform(0.8, 1.0)
         self._due = time.monotonic() + interval
 

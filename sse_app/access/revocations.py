@@ -61,10 +61,10 @@ def revocation_of(event: Event) -> Revocation | None:
     try:
         return None if event.name == REPLY_EVENT else Revocation.of(event)
     except (TypeError, ValueError) as error:
-        skip(error)
+        log_malformed(error)
         return None
 
 
-def skip(error: Exception) -> None:
+def log_malformed(error: Exception) -> None:
     """Log that a control event can't be read, and why."""
     logger.error("Skipped a malformed control event: %s", error, extra=log_fields(error=error))

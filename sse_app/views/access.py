@@ -9,13 +9,13 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
 from ..access import authorization, tickets
-from ..access.grants import BadGrant, Grant, revoked_of, seal_of
+from ..access.grants import BadGrant, Grant, revoked_grants, seal_of
 from ..access.refusals import Refused
 from ..access.sessions import name_of
 from ..conf import settings
 from ..protocol.groups import validate_group
-from .bodies import demand, json_response, posted_by_pages, read_object, to_json
-from .throttle import slow_down
+from .bodies import json_response, posted_by_pages, read_object, require, to_json
+from .throttle import limit_rate
 
 _FORBIDDEN = "Not permitted."
 
@@ -27,7 +27,7 @@ def renew(request: HttpRequest) -> HttpResponse:
     The page that had it may be long gone, so the policy is asked for each of its groups again:
     403 where it refuses one, or where the grant was made for somebody else.
     """
-    slow_down(request)
+    limit_rate(request)
     grant = _grant_of(read_object(request), request)
     _ask_policy(request, grant.groups)
     fresh = Grant.to(request.user, grant.groups).sign()
@@ -42,7 +42,7 @@ def ticket(request: HttpRequest) -> HttpResponse:
     `{"groups": […]}`, `{"grant": "…"}` or both. 403 for what is not permitted, 400 for an invalid
     or missing name.
     """
-    slow_down(request)
+    limit_rate(request)
     body = read_object(request)
     grant = _valid_grant(body, request) if "grant" in body else None
     granted = grant.groups if grant else ()
@@ -52,7 +52,7 @@ def ticket(request: HttpRequest) -> HttpResponse:
         raise Refused(400, f'Name 1 to {settings().MAX_GROUPS} groups: {{"groups": ["orders"]}}.')
     own = [group for group in asked if group not in granted]
     _ask_policy(request, own)
-    reader = tickets.owner_of(authorization.known(request.user))
+    reader = tickets.owner_of(authorization.active_or_anonymous(request.user))
     if reader is None:
         raise Refused(403, "A ticket is for a user with a row in the database, or for nobody.")
     signed_in = reader.is_authenticated
@@ -87,7 +87,7 @@ def _grant_of(body: dict[str, Any], request: HttpRequest) -> Grant:
         grant = Grant.read(str(body.get("grant")))
     except BadGrant as error:
         raise Refused(403, _FORBIDDEN) from error
-    if not grant.fits(authorization.known(request.user)):
+    if not grant.is_for(authorization.active_or_anonymous(request.user)):
         raise Refused(403, _FORBIDDEN)
     return grant
 
@@ -95,13 +95,13 @@ def _grant_of(body: dict[str, Any], request: HttpRequest) -> Grant:
 def _valid_grant(body: dict[str, Any], request: HttpRequest) -> Grant:
     """Return the body's grant if it holds; one that is over is for `renew()`."""
     grant = _grant_of(body, request)
-    if grant.is_over() or revoked_of([grant]) or not grant.still_right(request.user):
+    if grant.is_expired() or revoked_grants([grant]) or not grant.has_rights_of(request.user):
         raise Refused(403, "The grant is over: renew it.")
     return grant
 
 
 def _ask_policy(request: HttpRequest, groups: Any) -> None:
-    demand(lambda: authorization.may_listen_from_sync(request.user, groups, request))
+    require(lambda: authorization.may_listen_from_sync(request.user, groups, request))
 
 
 def _url(key: str, value: str) -> str:

@@ -58,18 +58,18 @@ def _answer(refused: Refused) -> HttpResponse:
     return answer
 
 
-def away() -> Refused:
+def unavailable() -> Refused:
     """Return the refusal of what may be possible in a moment."""
     return Refused(503, "Not possible right now.", {"Retry-After": str(RETRY_AFTER)})
 
 
-def demand(permitted: Callable[[], bool]) -> None:
+def require(permitted: Callable[[], bool]) -> None:
     """Raise `Refused`: 403 unless `permitted()`, 503 where the policy behind it fails."""
     try:
         answer = permitted()
     except Exception as error:
         logger.exception("The policy that decides failed.", extra=log_fields(error=error))
-        raise away() from error
+        raise unavailable() from error
     if not answer:
         raise Refused(403, "Not permitted.")
 

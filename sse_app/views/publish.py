@@ -18,7 +18,7 @@ from ..conf import settings
 from ..protocol.events import Event
 from ..publishing import publish as publishing
 from ..runtime.telemetry import log_fields
-from .bodies import answers_refusals, away, json_response, read_addressed, to_json
+from .bodies import answers_refusals, json_response, read_addressed, to_json, unavailable
 
 logger = logging.getLogger("sse_app")
 
@@ -34,7 +34,7 @@ def publish(request: HttpRequest) -> HttpResponse:
 
     The body is `{"group", "event", "data"}` and, if wanted, `"durable": false` and `"key"`, as
     for `publish()`. 401 is no live token, 403 a group or event it may not publish, 400 no such
-    body, 413 a body or event too long, 415 not JSON, 503 the event log is away, with
+    body, 413 a body or event too long, 415 not JSON, 503 the event log is unavailable, with
     `Retry-After`; what was sent may have been published then.
     """
     token = _token_of(request)
@@ -54,7 +54,7 @@ def publish(request: HttpRequest) -> HttpResponse:
             "The event log did not take an event of a program.",
             extra=log_fields(group=group, event=event, error=error),
         )
-        raise away() from error
+        raise unavailable() from error
     return json_response(202, to_json({"group": group, "event": event, "offset": published.offset}))
 
 
@@ -68,7 +68,7 @@ def _token_of(request: HttpRequest) -> AccessToken:
             "The database that keeps the access tokens did not answer.",
             extra=log_fields(error=error),
         )
-        raise away() from error
+        raise unavailable() from error
     if token is None:
         # One answer for all, so that it doesn't tell an expired token from a wrong one.
         raise Refused(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})

@@ -14,8 +14,8 @@ from ..access.refusals import Refused
 from ..protocol.replies import stream_of, validate_tab
 from ..publishing import idempotency, inbox
 from ..runtime.telemetry import log_fields
-from .bodies import away, demand, json_response, posted_by_pages, read_addressed, to_json
-from .throttle import slow_down
+from .bodies import json_response, posted_by_pages, read_addressed, require, to_json, unavailable
+from .throttle import limit_rate
 
 logger = logging.getLogger("sse_app")
 
@@ -35,13 +35,13 @@ def send(request: HttpRequest) -> HttpResponse:
     `Idempotency-Replayed: true`, and nothing acts; another body under the key is 422. Only what
     was done is kept: after an error a repeat acts.
     """
-    slow_down(request)
+    limit_rate(request)
     group, event, body = read_addressed(request)
-    demand(lambda: authorization.may_speak(request.user, group, event, request))
+    require(lambda: authorization.may_speak(request.user, group, event, request))
     if not inbox.has_handler(event):
         raise Refused(404, f"No handler for the event {event!r}; register it with @on().")
-    speaker = authorization.known(request.user)
-    stream, tab = _speaks_beside(speaker, body)
+    speaker = authorization.active_or_anonymous(request.user)
+    stream, tab = _stream_and_tab(speaker, body)
     message = inbox.Message(speaker, group, event, body.get("data"), request, stream, tab)
     key = request.headers.get("Idempotency-Key")
     answer = _act(message) if key is None else _act_once(message, key)
@@ -51,7 +51,7 @@ def send(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _speaks_beside(user: Any, body: dict[str, Any]) -> tuple[str, str]:
+def _stream_and_tab(user: Any, body: dict[str, Any]) -> tuple[str, str]:
     """Return the id of the speaker's stream and the name of the tab, empty for what it isn't."""
     connection, tab = body.get("connection", ""), body.get("tab", "")
     if not isinstance(connection, str):
@@ -68,8 +68,8 @@ def _act(message: inbox.Message) -> idempotency.Answer:
     try:
         return idempotency.Answer(200, to_json(inbox.receive(message)))
     except ValidationError as error:
-        said = error.message_dict if hasattr(error, "error_dict") else error.messages
-        raise Refused(422, said) from error
+        messages = error.message_dict if hasattr(error, "error_dict") else error.messages
+        raise Refused(422, messages) from error
     except PermissionDenied as error:
         raise Refused(403, "Not permitted.") from error
 
@@ -97,7 +97,7 @@ def _act_once(message: inbox.Message, key: str) -> idempotency.Answer:
         logger.warning(
             "An idempotency key could not be looked up: %r", error, extra=log_fields(error=error)
         )
-        raise away() from error
+        raise unavailable() from error
 
 
 def _speaker(message: inbox.Message) -> str:

@@ -77,16 +77,18 @@ class TokenBuckets:
             del self._left[oldest]
 
 
-speaking: Final = TokenBuckets()
+speaker_buckets: Final = TokenBuckets()
 
 
-def slow_down(request: HttpRequest) -> None:
+def limit_rate(request: HttpRequest) -> None:
     """Raise `Refused` 429 with `Retry-After` for who asks too fast.
 
     To be called before the body is read, and for what will be refused too: asking costs as much
     as speaking.
     """
-    wait = speaking.take(_shares(request), rate=settings().SPEAK_RATE, burst=settings().SPEAK_BURST)
+    wait = speaker_buckets.take(
+        _shares(request), rate=settings().SPEAK_RATE, burst=settings().SPEAK_BURST
+    )
     if wait > 0:
         raise Refused(
             429,

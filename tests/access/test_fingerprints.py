@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from sse_app.access import readers, revalidation
 from sse_app.access.admission import Access
 from sse_app.access.fingerprints import Fingerprint, read_fingerprints
-from sse_app.access.limits import LIMITS, Places
+from sse_app.access.limits import LIMITS, Slots
 from sse_app.access.readers import Reader
 
 from ..support.patience import PATIENCE
@@ -103,7 +103,7 @@ def reader(asked: list[Any], permitted: Callable[[str], bool], **access: Any) ->
     before = Fingerprint(True, "p", ("0",))
     made = Access(AnonymousUser(), ("a", "b"), policy, fingerprint=before, **access)
     stream = SimpleNamespace(groups=("a", "b"), lose=lose, at_end=lambda callback: None)
-    found = LosingReader(stream, made, Places(LIMITS))  # type: ignore[arg-type]
+    found = LosingReader(stream, made, Slots(LIMITS))  # type: ignore[arg-type]
     found._settles_at, found.lost = 0.0, lost
     return found
 
@@ -169,7 +169,7 @@ async def test_a_policy_that_hangs_is_no_answer_and_the_other_streams_are_looked
     )
     revalidator = revalidation.Revalidator()
     async with asyncio.timeout(PATIENCE):
-        assert not await revalidator._judge(stream, 1, SAME, set())  # type: ignore[arg-type]
+        assert not await revalidator._check(stream, 1, SAME, set())  # type: ignore[arg-type]
     assert released == []
 
 

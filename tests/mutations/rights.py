@@ -131,7 +131,7 @@ MUTATIONS = (
         "To find the held readers among all costs as much as all streams of the process.",
         "sse_app/access/revalidation.py",
         "            if not await self.round(held_readers(self._loop)):\n",
-        "            if not await self.round([one for one in self._mine() if one.held]):\n",
+        "            if not await self.round([one for one in self._all() if one.held]):\n",
         [
             "access/test_readers.py::test_a_reader_in_doubt_is_asked_for_and_nobody_else_is_looked_at"
         ],
@@ -208,7 +208,7 @@ MUTATIONS = (
         "What permitted a stream when it was asked may be over when it opens.",
         "sse_app/consumers.py",
         "            if not readers.enter(reader, since):\n",
-        "            if not readers.enter(reader, readers.mark()):\n",
+        "            if not readers.enter(reader, readers.hold()):\n",
         [
             "access/test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_"
             "meanwhile"
@@ -346,7 +346,7 @@ MUTATIONS = (
     Mutation(
         "Some changes of rights are told by no signal.",
         "sse_app/access/revalidation.py",
-        "                await self.round(self._mine())\n",
+        "                await self.round(self._all())\n",
         "",
         ["access/test_revocation.py::test_what_only_the_database_knows_is_found_by_asking"],
     ),
@@ -478,7 +478,7 @@ MUTATIONS = (
     Mutation(
         "A page that was rendered before a right was taken back would open a stream again.",
         "sse_app/access/admission.py",
-        '    if revoked:\n        raise Over("expired")\n',
+        '    if revoked:\n        raise Expired("expired")\n',
         "",
         ["access/test_revocation.py::test_pages_rendered_before_a_disconnect_open_nothing_again"],
     ),
@@ -494,7 +494,7 @@ MUTATIONS = (
     Mutation(
         "The page of one user in another's hands.",
         "sse_app/access/admission.py",
-        "    if not all(grant.fits(access.user) for grant in grants):\n"
+        "    if not all(grant.is_for(access.user) for grant in grants):\n"
         "        raise Refused(403, FORBIDDEN)\n",
         "",
         ["access/test_admission.py::test_a_signed_page_is_for_the_one_it_was_rendered_for"],
@@ -576,7 +576,7 @@ MUTATIONS = (
     Mutation(
         "A policy that fails in a view would be a 500.",
         "sse_app/views/bodies.py",
-        "        raise away() from error\n",
+        "        raise unavailable() from error\n",
         "        raise\n",
         ["access/test_authorization.py::test_a_policy_that_fails_is_no_500"],
     ),
@@ -690,8 +690,8 @@ MUTATIONS = (
     Mutation(
         "A user whom a middleware makes from a token is no row that a ticket can refer to.",
         "sse_app/views/access.py",
-        "    reader = tickets.owner_of(authorization.known(request.user))\n",
-        "    reader = authorization.known(request.user)\n",
+        "    reader = tickets.owner_of(authorization.active_or_anonymous(request.user))\n",
+        "    reader = authorization.active_or_anonymous(request.user)\n",
         ["access/test_posts.py::test_a_ticket_is_for_a_user_with_a_row_or_for_nobody"],
     ),
     Mutation(
@@ -704,7 +704,7 @@ MUTATIONS = (
     Mutation(
         "A logout may be what moves the session, and its streams have the key of before.",
         "sse_app/access/disconnect.py",
-        "for each in (key, came) if each}",
+        "for each in (key, cookie) if each}",
         "for each in (key,) if each}",
         ["access/test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated"],
     ),
