@@ -1,7 +1,7 @@
-"""How many streams at once: per user, session, address and process.
+"""Limits the number of open streams per user, session, address and process.
 
-Counted in this process, and with Redis over all live processes (`shared_limits`). Asked before
-any database work; what is asked for is a place, and a place is given back.
+Streams are counted in this process and, with Redis, over all live processes (`limits_redis`). A
+request takes its slots before any database work, and releases them when its stream ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Reason = Literal["process", "address", "session", "user"]
 
 
 class LimitReached(Exception):
-    """No place is left; `reason` says which limit was reached."""
+    """No slot is left; `reason` names the limit that was reached."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class LimitReached(Exception):
 
 @dataclass(frozen=True)
 class Limit:
-    """At most `most` streams that have `key`. Only those of all processes are `shared`."""
+    """At most `most` streams with `key`; over all processes if `shared`, else in this process."""
 
     reason: Reason
     key: str
@@ -47,12 +47,12 @@ class Limits:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as a forked child does: the parent's streams are not there."""
+        """Reset all counts. A forked child does so, since it has none of the parent's streams."""
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     async def admit(self, address: Address, session_key: str | None) -> Slots:
-        """Return a place in the process, at the address and in the session of a request.
+        """Take the slots of a request in this process, at its address and in its session.
 
         Raises `LimitReached`. Call it before the user is known: `session_key` is the value of the
         session cookie, None without a cookie. Requests without one have their own address limit.
@@ -63,7 +63,7 @@ class Limits:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many slots each key has here; a key without any is not there."""
+        """The number of slots taken under each key in this process, without zeros."""
         with self._lock:
             return dict(self._counts)
 
@@ -85,7 +85,7 @@ class Limits:
 
 
 class Slots:
-    """What one request holds until `release()`, or the end of its `with` block."""
+    """The slots of one request, until `release()` or the end of its `with` block."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -94,13 +94,13 @@ class Slots:
         self._released = False
 
     async def identify(self, user: Any) -> None:
-        """Take a place of `user`, if it is one that is signed in; raises `LimitReached`."""
+        """Take a slot of `user` if the user is signed in. Raises `LimitReached`."""
         most = settings().STREAMS_PER_USER
         if most is not None and user is not None and user.is_authenticated:
             await self.add([Limit("user", f"user:{user.pk}", most)])
 
     async def add(self, limits: list[Limit]) -> None:
-        """Take a place under each limit, or raise `LimitReached` and give back all there are."""
+        """Take a slot under each limit; or release all slots and raise `LimitReached`."""
         try:
             self._limits.take(limits)
             self._held += limits
@@ -119,7 +119,10 @@ class Slots:
         self._shared.append((counts, [limit.key for limit in limits]))
 
     def release(self) -> None:
-        """Give everything back, once; to be called on the loop that took it. Never blocks."""
+        """Release all slots. Call it on the loop that took them; a second call does nothing.
+
+        Never blocks.
+        """
         if self._released:
             return
         self._released = True
@@ -150,7 +153,7 @@ def _limits_before_login(address: Address, session_key: str | None) -> list[Limi
     if address.limited and most is not None:
         limits += [Limit("address", f"{kind}:{k}", most * n) for k, n in address.shares.items()]
     if session_key and of.STREAMS_PER_SESSION is not None:
-        # A digest, because whoever reads a session's key has the session.
+        # A digest, because a session's key gives access to the session.
         session = f"session:{session_digest(session_key)}"
         limits.append(Limit("session", session, of.STREAMS_PER_SESSION))
     return limits

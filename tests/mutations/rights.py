@@ -621,8 +621,8 @@ MUTATIONS = (
     Mutation(
         "A lazy user of another middleware is no stranger because nobody has looked.",
         "sse_app/access/grants.py",
-        '    stranger = getattr(user, "is_authenticated", False) is False\n',
-        "    stranger = type(user) is not user.__class__ or user.is_authenticated is False\n",
+        '    anonymous = getattr(user, "is_authenticated", False) is False\n',
+        "    anonymous = type(user) is not user.__class__ or user.is_authenticated is False\n",
         [
             "access/test_foreign_users.py::test_a_lazy_user_is_looked_at_whoever_made_it",
             "access/test_foreign_users.py::test_the_page_of_a_user_by_a_token_is_for_that_user",
