@@ -1,8 +1,8 @@
-"""`Revalidator`: asks again, for as long as a stream is open, whether it may be.
+"""`Revalidator`: checks the rights of open streams again and again.
 
-Two batched queries a round find the users whose rights changed and the sessions that ended; only
-for those users the policy is asked again. A round is due every `REVALIDATE_INTERVAL`, and at once
-when a revocation holds streams that wait to be looked at.
+In each round batched queries find the users whose rights changed and the sessions that ended; the
+policy is asked again only for these users. A round of all streams is due every
+`REVALIDATE_INTERVAL`, a round of held streams immediately after a revocation has held them.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .revocations import Revocation
 from .sessions import live_sessions
 from .tokens import is_token_key, read_token_fingerprints
 
-#: Rounds in a row without an answer, after which nobody's right can be taken for granted.
+#: After so many failed rounds in a row, streams of signed-in users end.
 FAILED_ROUNDS: Final = 3
-#: How long a policy may take to say whether an open stream may continue: the others wait meanwhile.
+#: Seconds for a policy to decide about an open stream. Meanwhile the other streams wait.
 ASK_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 1.0
-#: By how much the clocks of the processes may differ.
+#: The largest difference in seconds between the clocks of the processes.
 CLOCKS_SECONDS: Final = 60.0
 
 logger = logging.getLogger("sse_app")
 
 
 class Revalidator:
-    """Looks after the streams of one loop; a service of its hub, see `HubService`."""
+    """Checks the streams of one event loop; a service of its hub, see `HubService`."""
 
     name: Final = "revalidator"
 
@@ -49,20 +49,20 @@ class Revalidator:
         self._revoked_until = time.time()
 
     async def start(self, hub: object) -> None:
-        """Nothing has to be prepared."""
+        """Do nothing: `run()` prepares its own state."""
 
     def close(self) -> None:
-        """Nothing has to be given back."""
+        """Do nothing: there are no resources to release."""
 
     async def run(self) -> None:
-        """Do rounds for ever."""
+        """Run rounds until cancelled."""
         self._schedule()
         with asking(self._loop, self._wake.set):
             await self._rounds()
 
     async def _rounds(self) -> None:
         if held_readers(self._loop):
-            self._wake.set()  # Held when the last run ended, or since.
+            self._wake.set()  # They were held before this run began.
         while True:
             try:
                 async with asyncio.timeout(max(0.0, self._due - time.monotonic())):
@@ -76,7 +76,7 @@ class Revalidator:
                 self._loop.call_later(RETRY_SECONDS, self._wake.set)
 
     async def round(self, due: Collection[Reader]) -> bool:
-        """Look at the streams that are due; return whether the database answered."""
+        """Check the readers in `due`. Return False if one must be checked again soon."""
         known = [reader for reader in due if reader.user_key]
         began = time.time()
         holds = {reader: reader.held for reader in due}
@@ -114,7 +114,7 @@ class Revalidator:
                 if found is None or not found.active:
                     reader.sign_out()
                 elif gone and reader.access.session_moves:
-                    # The browser may have the moved session's cookie, so it comes again with that.
+                    # The browser may already have the new session's cookie, and reconnects with it.
                     reader.stream.close("age")
                 elif gone:
                     reader.sign_out()
@@ -124,7 +124,7 @@ class Revalidator:
                             await reader.readmit(found)
             except Exception:
                 logger.exception(
-                    "Whether a stream may go on could not be decided; it waits.",
+                    "The rights of a stream could not be checked; the stream waits.",
                     extra=log_fields(user=reader.user_key or None, groups=reader.stream.groups),
                 )
                 return False
@@ -134,7 +134,7 @@ class Revalidator:
     def _fail(self, error: Exception) -> None:
         self._failures += 1
         logger.warning(
-            "Who may still listen can't be read (%d times now): %r",
+            "The rights of the streams can't be read (%d times in a row): %r",
             self._failures,
             error,
             extra=log_fields(error=error),
@@ -157,7 +157,7 @@ def _read(
 ) -> tuple[dict[str, Fingerprint], set[str], list[tuple[Revocation, float]]]:
     tokens = read_token_fingerprints(users)
     people = {key for key in users if not is_token_key(key)}
-    # What `disconnect()` wrote down: its word to the processes may have been lost with the log.
+    # The rows of `disconnect()`: its event to the other processes may have been lost with the log.
     rows = written(RevocationRow)
     recent = rows.filter(at__gt=datetime.fromtimestamp(since, tz=UTC))
     revoked = [(Revocation(user=row.user, group=row.group), row.at.timestamp()) for row in recent]

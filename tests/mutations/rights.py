@@ -261,7 +261,7 @@ MUTATIONS = (
     Mutation(
         "Streams that were held when the revalidator ended wait for its next look.",
         "sse_app/access/revalidation.py",
-        "            self._wake.set()  # Held when the last run ended, or since.\n",
+        "            self._wake.set()  # They were held before this run began.\n",
         "            pass\n",
         [
             "runtime/test_services.py::test_streams_that_were_held_when_the_revalidator_ended_are_looked_at"
