@@ -1,4 +1,4 @@
-"""Wiring for `asgi.py`: which requests are streams, and the outermost guard around everything."""
+"""The application for a project's `asgi.py`: it routes streams and guards responses."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ _REDACTED: Final = rb"\1=hidden"
 
 
 def redact(scope: dict[str, Any], send: Any) -> dict[str, Any]:
-    """Return `scope` for the application, and take what is secret from what the server logs.
+    """Return a copy of `scope` for the application; remove secrets from what the server logs.
 
-    Servers log from the scope they made (uvicorn), or from an object of their own, which Daphne's
-    `send` leads to. Whatever can't be found stays as it is.
+    A server logs the query string from the scope (uvicorn), or from its own request object, which
+    Daphne's `send` leads to. On other servers the log is not changed.
     """
     query = scope.get("query_string", b"")
     if not _SECRET.search(query):
         return scope
-    own = dict(scope)
+    inner = dict(scope)
     scope["query_string"] = _SECRET.sub(_REDACTED, query)
     request: Any = next(iter(getattr(send, "args", ())), None)
     uri = getattr(request, "uri", None)
     if isinstance(uri, bytes):
         request.uri = _SECRET.sub(_REDACTED, uri)
-    return own
+    return inner
 
 
 Scope = dict[str, Any]
@@ -56,11 +56,12 @@ Application = Callable[[Scope, Any, Any], Awaitable[None]]
 def event_stream_application(
     application: Application, consumer: Application | None = None
 ) -> Application:
-    """Return `application`, usually Django's, with the streams served beside it.
+    """Return an application that serves the streams, and passes all else to `application`.
 
-    The URL is the route `sse_app:stream` of Django's URL configuration, with and without its
-    last slash. `consumer` is by default `EventStreamConsumer.as_asgi()`. Raises
-    `ImproperlyConfigured` if the channel layer is missing, or `SITE_TAG` or `RETAIN` is wrong.
+    `application` is usually Django's. The URL of the streams is the route `sse_app:stream` of
+    Django's URL configuration, with and without its last slash. `consumer` is by default
+    `EventStreamConsumer.as_asgi()`. Raises `ImproperlyConfigured` if the channel layer is missing,
+    or if `SITE_TAG` or `RETAIN` is invalid.
     """
     channel_layer()
     site_tag()
@@ -71,7 +72,7 @@ def event_stream_application(
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         daphne_requests.correct(scope, send)
         if scope["type"] == "websocket" and isinstance(application, ASGIHandler):
-            # Django raises, and whoever asks would get a 500 and a traceback into the log.
+            # Django would raise: a 500, and a traceback in the log for each such request.
             await send({"type": "websocket.close"})
         elif scope["type"] == "lifespan" and isinstance(application, ASGIHandler):
             await shutdown.lifespan(receive, send)
@@ -101,19 +102,18 @@ def is_stream(scope: Scope) -> bool:
 
 
 def guard(application: Application, *, busy: bool) -> Application:
-    """Return `application` with no exception escaping once its response has started.
+    """Return `application` so that no exception escapes once its response has started.
 
-    Daphne's loop over finished applications dies of such an exception, and with it every later
-    clean-up of the process. Whatever happens, the response ends with its last chunk. `busy`:
-    before the start, too, the client gets `sse.busy` and not a 500, after which browsers
-    would not come back.
+    Such an exception ends Daphne's loop over finished applications, and so every later clean-up
+    of the process. The response always ends with its last chunk. `busy`: an exception before the
+    start gives the client `sse.busy`, since browsers do not reconnect after a 500.
     """
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         response = Response(send)
         try:
             await response.begin(application, scope, receive, busy=busy)
-            # A stream lives long, and a scope is larger than all that it needs.
+            # Free the memory: a stream lives long and does not need the large scope.
             del scope, receive
         finally:
             await response.end()
@@ -122,7 +122,7 @@ def guard(application: Application, *, busy: bool) -> Application:
 
 
 class Response:
-    """One response under the guard: what has been sent, and the stream that it has become."""
+    """One guarded response: whether it has started and ended, and the stream it serves, if any."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -155,7 +155,7 @@ class Response:
             raise
 
     async def end(self) -> None:
-        """Serve the stream, if there is one, and see to it that the response ends."""
+        """Serve the stream, if there is one, and always end the response."""
         try:
             if self._stream is not None:
                 await self._stream.run()

@@ -1,7 +1,7 @@
 """`EventStreamConsumer`: one HTTP GET becomes a stream.
 
-Authorize, join the hub, `sse.open`, replay from the log, live: in this order, so that nothing
-can fall between the replay and what is live.
+The order is: authorize, join the hub, send `sse.open`, replay from the log, live events. Since the
+hub is joined before the replay, no event is lost between the replay and the live events.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from .runtime.telemetry import COUNTS, count, log_fields
 
 logger = logging.getLogger("sse_app")
 
-#: Under which the outermost guard hands down Daphne's request, what drops a connection, and what
-#: takes over a stream.
+#: Extensions of the scope that the guard in `asgi` sets: Daphne's request, a function that aborts
+#: the connection, and a function that takes over a stream.
 REQUEST: Final = "sse_app.daphne"
 ABORT: Final = "sse_app.abort"
 TAKE_OVER: Final = "sse_app.take_over"
@@ -57,9 +57,9 @@ HEADERS: Final = (
 class EventStreamConsumer(AsyncHttpConsumer):
     """Streams the events of the groups that the request names, or of `groups` if given.
 
-    `EventStreamConsumer.as_asgi(groups=["orders"])` serves these groups to everybody who reaches
-    it: whoever mounts it so has decided who may. Subclasses override `authorize()`. It brings
-    its own host check, session and user, as no Django middleware runs before a consumer.
+    `EventStreamConsumer.as_asgi(groups=["orders"])` serves these groups to every client that
+    reaches the URL. Subclasses override `authorize()`. The consumer has its own host check,
+    session and user, since no Django middleware runs before a consumer.
     """
 
     groups: ClassVar[Collection[str]] = ()
@@ -74,8 +74,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
         receive: Receive,
         send: Send,
     ) -> None:
-        # In place of Channels' dispatch loop, which answers nothing while a handler runs, and
-        # costs a thread hop per message.
+        # Replaces Channels' dispatch loop, which handles no message while a handler runs, and
+        # switches threads for each message.
         self.scope = scope
         self.base_send = send
         try:
@@ -86,10 +86,10 @@ class EventStreamConsumer(AsyncHttpConsumer):
             if refused.status >= 400:
                 count(COUNTS.refused, str(refused.status))
             await self._answer(refused.status, str(refused))
-        except (LimitReached, Busy, Expired) as temporary:
-            count(COUNTS.refused, str(temporary))
-            reason = str(temporary)
-            expired = isinstance(temporary, Expired)
+        except (LimitReached, Busy, Expired) as error:
+            count(COUNTS.refused, str(error))
+            reason = str(error)
+            expired = isinstance(error, Expired)
             block = closing_block(reason, retry=settings().RETRY) if expired else busy_block(reason)
             await self._end_at_once(block)
         else:
@@ -100,19 +100,19 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 take_over(reader.stream)
 
     async def authorize(self, user: Any, groups: Collection[str], request: ASGIRequest) -> bool:
-        """Return whether `user` may listen to `groups`; groups given to `as_asgi()` always.
+        """Return whether `user` may listen to `groups`; always true for groups of `as_asgi()`.
 
-        Anything but `True` refuses.
+        Only `True` grants the right.
         """
         return bool(self.fixed_groups) or await authorization.may_listen(user, groups, request)
 
     # --- before the stream ---
 
     async def _admit(self, receive: Receive) -> tuple[Reader, StartRequest, Position]:
-        """Return a reader whose stream may be opened, where the stream is to begin, and a position
-        in the control group from before its user was read.
+        """Return a reader, where its stream begins, and a position in the control group.
 
-        The request ends here: there are thousands of streams, and it is larger than all the rest.
+        The position was read before the user, so every later revocation comes after it. No result
+        refers to the request: it is larger than all other state of a stream.
         """
         request = self._request()
         self._check_request(request)
@@ -147,7 +147,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
         return ASGIRequest(self.scope, BytesIO())
 
     def _check_request(self, request: ASGIRequest) -> None:
-        """Refuse what needs no database to be refused, and answer what asks for no stream."""
+        """Raise `Refused` for errors found without a database, and for `HEAD` and `OPTIONS`."""
         if request.method not in METHODS:
             raise Refused(405, f"{request.method} is not possible here: {', '.join(METHODS)}.")
         check(request)
@@ -160,7 +160,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
     async def _may_listen(
         self, user: Any, groups: Collection[str], request: ASGIRequest | None
     ) -> bool:
-        if request is None:  # Asked again, long after.
+        if request is None:  # An open stream is checked again.
             request = self._request()
             by_ticket = "ticket" in request.GET and not self.fixed_groups
             request.session = SessionBase() if by_ticket else session_of(request)
@@ -176,7 +176,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
         stream = reader.stream
         try:
             if not readers.enter(reader, since):
-                raise Busy("revoked")  # While it was being admitted, and by what was true before.
+                raise Busy("revoked")  # Revoked while the request was being admitted.
             start = await self._join(reader, wanted, position)
             await self.send_headers(headers=self._headers())
             await stream.open(start)
@@ -205,7 +205,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
         return start
 
     def make_transport(self, receive: Receive) -> Transport:
-        """Return the transport of this response: Daphne's own, or that of any ASGI server."""
+        """Return the transport of this response: for Daphne, or for any ASGI server."""
         request = self._extensions.get(REQUEST)
         if request is not None:
             return DaphneTransport(self.base_send, receive, request)
@@ -215,7 +215,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
     def _extensions(self) -> Mapping[str, Any]:
         return self.scope.get("extensions") or {}
 
-    # --- answers that are no stream ---
+    # --- answers without a stream ---
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         return [*HEADERS, *cors_headers(self.scope)]

@@ -249,7 +249,8 @@ MUTATIONS = (
     Mutation(
         "The stream of an ordinary view would begin for a HEAD request, too, and never end.",
         "sse_app/responses.py",
-        "            iterable = _nothing()  # Nobody reads it, and it might never end.\n",
+        "            iterable = _nothing()  "
+        "# The answer has no body, and `events` might never end.\n",
         "            pass\n",
         ["doors/test_responses.py::test_nothing_is_begun_for_a_head_request"],
     ),
