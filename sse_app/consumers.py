@@ -79,7 +79,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
         self.scope = scope
         self.base_send = send
         try:
-            since = readers.mark()
+            since = readers.revocation_count()
             reader, wanted, position = await self._admit(receive)
             await self._open(reader, wanted, since, position)
         except Refused as refused:
@@ -200,7 +200,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 extra=log_fields(stream=stream.id, groups=stream.groups, error=error),
             )
             raise Busy("log") from error
-        if not readers.tell(reader, missed):
+        if not readers.apply_missed(reader, missed):
             raise Busy("revoked")
         return start
 

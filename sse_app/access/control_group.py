@@ -39,7 +39,7 @@ class ControlSink(Sink):
     def show(self, event: Event, cursor: str, block: bytes) -> None:
         if event.name == REPLY_EVENT:
             try:
-                readers.hand_over(Reply.from_event(event))
+                readers.deliver_reply(Reply.from_event(event))
             except (TypeError, ValueError) as error:
                 log_malformed(error)
         elif (revocation := revocation_of(event)) is not None:

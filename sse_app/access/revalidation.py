@@ -20,7 +20,7 @@ from ..runtime.callables import contained, in_thread
 from ..runtime.telemetry import log_fields
 from .fingerprints import Fingerprint, read_fingerprints
 from .models import Revocation as RevocationRow
-from .readers import Reader, asking, concerned, held_readers, readers
+from .readers import Reader, concerned, held_readers, on_hold, readers
 from .revocations import Revocation
 from .sessions import live_sessions
 from .tokens import is_token_key, read_token_fingerprints
@@ -57,7 +57,7 @@ class Revalidator:
     async def run(self) -> None:
         """Run rounds until cancelled."""
         self._schedule()
-        with asking(self._loop, self._wake.set):
+        with on_hold(self._loop, self._wake.set):
             await self._rounds()
 
     async def _rounds(self) -> None:

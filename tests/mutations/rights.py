@@ -217,7 +217,7 @@ MUTATIONS = (
     Mutation(
         "A process without a hub hears nothing of what is revoked while it admits a stream.",
         "sse_app/consumers.py",
-        "        if not readers.tell(reader, missed):\n",
+        "        if not readers.apply_missed(reader, missed):\n",
         "        if False:\n",
         [
             "access/test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile"
@@ -270,7 +270,7 @@ MUTATIONS = (
     Mutation(
         "What permitted a stream when it was asked may be in doubt when it opens.",
         "sse_app/access/readers.py",
-        "    for told in missed:\n        reader.revoke(told)\n",
+        "    for revocation in missed:\n        reader.revoke(revocation)\n",
         "",
         [
             "access/test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_"
@@ -360,15 +360,15 @@ MUTATIONS = (
     Mutation(
         "A policy that failed has decided nothing, so it is asked again.",
         "sse_app/access/readers.py",
-        "            self._told, self._settles_at = self._told or told, settles_at\n",
-        "",
+        "self._signalled, self._lag_ends_at = self._signalled or signalled, lag_ends_at\n",
+        "pass\n",
         ["access/test_fingerprints.py::test_a_policy_that_fails_is_asked_again_for_the_same"],
     ),
     Mutation(
         "A signal may tell of a change while a policy is asked that fails then.",
         "sse_app/access/readers.py",
-        "self._told, self._settles_at = self._told or told, settles_at",
-        "self._told, self._settles_at = told, settles_at",
+        "self._signalled, self._lag_ends_at = self._signalled or signalled, lag_ends_at",
+        "self._signalled, self._lag_ends_at = signalled, lag_ends_at",
         [
             "access/test_fingerprints.py::"
             "test_a_signal_during_a_policy_that_fails_is_followed_in_the_next_round"
@@ -377,8 +377,8 @@ MUTATIONS = (
     Mutation(
         "A fingerprint does not show everything that a policy looks at.",
         "sse_app/access/readers.py",
-        "        if not (changed or told or settles_at):\n",
-        "        if not (changed or settles_at):\n",
+        "        if not (changed or signalled or lag_ends_at):\n",
+        "        if not (changed or lag_ends_at):\n",
         [
             "access/test_fingerprints.py::"
             "test_what_a_signal_told_is_asked_though_the_fingerprint_is_the_same",
@@ -389,8 +389,8 @@ MUTATIONS = (
     Mutation(
         "No policy knows what a page granted, and saving a user's name changes no right.",
         "sse_app/access/readers.py",
-        "        asked = set(self.stream.groups) - access.granted\n",
-        "        asked = set(self.stream.groups)\n",
+        "        undecided = set(self.stream.groups) - access.granted\n",
+        "        undecided = set(self.stream.groups)\n",
         [
             "access/test_fingerprints.py::"
             "test_what_a_page_granted_is_asked_only_once_the_rights_are_others",
@@ -401,8 +401,8 @@ MUTATIONS = (
     Mutation(
         "A policy that was asked at once may have read from a replica that lags.",
         "sse_app/access/readers.py",
-        "            self._settles_at = _lag_ends()\n",
-        "            self._settles_at = 0.0\n",
+        "            self._lag_ends_at = _lag_ends()\n",
+        "            self._lag_ends_at = 0.0\n",
         [
             "access/test_fingerprints.py::test_with_a_router_a_policy_is_asked_until_a_replica_can_not_lag"
         ],
@@ -410,8 +410,8 @@ MUTATIONS = (
     Mutation(
         "The policy that opened a stream may have read from a replica that lags.",
         "sse_app/access/readers.py",
-        "        self._settles_at = _lag_ends()\n        stream",
-        "        self._settles_at = 0.0\n        stream",
+        "        self._lag_ends_at = _lag_ends()\n        stream",
+        "        self._lag_ends_at = 0.0\n        stream",
         [
             "access/test_fingerprints.py::test_over_a_real_server_a_replica_that_lags_keeps_no_right_alive"
         ],
