@@ -23,6 +23,8 @@ from .protocol.control import busy_block
 from .runtime.callables import contained
 from .runtime.telemetry import COUNTS, count, log_fields
 
+__all__ = ["event_stream_application"]
+
 logger = logging.getLogger("sse_app")
 
 _SECRET: Final = re.compile(rb"(?:(?<=&)|(?<=\?)|\A)(ticket|grant)=[^&]*")

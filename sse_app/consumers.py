@@ -39,6 +39,8 @@ from .protocol.headers import CONTENT_TYPE, NO_CACHE
 from .runtime.callables import resolved
 from .runtime.telemetry import COUNTS, count, log_fields
 
+__all__ = ["EventStreamConsumer"]
+
 logger = logging.getLogger("sse_app")
 
 #: Extensions of the scope that the guard in `asgi` sets: Daphne's request, a function that aborts

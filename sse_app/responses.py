@@ -19,6 +19,8 @@ from .protocol.headers import CONTENT_TYPE, NO_CACHE, last_event_id
 from .runtime.callables import contained
 from .runtime.telemetry import log_fields
 
+__all__ = ["Close", "EventStreamResponse"]
+
 logger = logging.getLogger("sse_app")
 
 #: Called with `after=`: the id of the client's last event, or "".

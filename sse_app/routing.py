@@ -12,6 +12,8 @@ from django.urls import re_path
 from .asgi import guard
 from .consumers import EventStreamConsumer
 
+__all__ = ["event_stream_urlpatterns"]
+
 
 def event_stream_urlpatterns(mount: str = "events/") -> list[Any]:
     """Return the URL patterns of the stream at `mount`, with and without the last slash."""

@@ -17,6 +17,14 @@ from django import dispatch
 
 from .runtime.callables import containing, containing_async
 
+__all__ = [
+    "event_published",
+    "message_received",
+    "stream_closed",
+    "stream_lost_group",
+    "stream_opened",
+]
+
 
 class Signal(dispatch.Signal):
     """A signal whose receivers may raise anything, even `SystemExit` and `CancelledError`.
