@@ -64,7 +64,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Django imports this package before its apps are ready, so what needs them is loaded late.
+    # Django imports this package before its apps are ready, so modules that need them load late.
     from importlib import import_module
 
     if name == "presence":

@@ -14,7 +14,7 @@ class SseAppConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register checks, services, duties and receivers of signals; prepare a loaded Daphne."""
+        """Register checks, services, duties and signal receivers; prepare a loaded Daphne."""
         from .access import (
             control_group,
             disconnect,
@@ -49,5 +49,5 @@ class SseAppConfig(AppConfig):
         disconnect.connect_signals()
         tracker.connect_signals()
         for duty in (sending.send_due, sending.count_deliveries, tracker.keep_presence):
-            if duty not in processes.duties:  # A test that overrides INSTALLED_APPS comes again.
+            if duty not in processes.duties:  # `override_settings(INSTALLED_APPS=…)` calls again.
                 processes.duties.append(duty)

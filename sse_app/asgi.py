@@ -1,4 +1,4 @@
-"""Wiring for `asgi.py`: which requests are streams, and the outermost guard around everything."""
+"""The application for a project's `asgi.py`: it routes streams and guards responses."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ from .protocol.control import busy_block
 from .runtime.callables import contained
 from .runtime.telemetry import COUNTS, count, log_fields
 
+__all__ = ["event_stream_application"]
+
 logger = logging.getLogger("sse_app")
 
 _SECRET: Final = re.compile(rb"(?:(?<=&)|(?<=\?)|\A)(ticket|grant)=[^&]*")
-_HIDDEN: Final = rb"\1=hidden"
+_REDACTED: Final = rb"\1=hidden"
 
 
-def hide(scope: dict[str, Any], send: Any) -> dict[str, Any]:
-    """Return `scope` for the application, and take what is secret from what the server logs.
+def redact(scope: dict[str, Any], send: Any) -> dict[str, Any]:
+    """Return a copy of `scope` for the application; remove secrets from what the server logs.
 
-    Servers log from the scope they made (uvicorn), or from an object of their own, which Daphne's
-    `send` leads to. Whatever can't be found stays as it is.
+    A server logs the query string from the scope (uvicorn), or from its own request object, which
+    Daphne's `send` leads to. On other servers the log is not changed.
     """
     query = scope.get("query_string", b"")
     if not _SECRET.search(query):
         return scope
-    own = dict(scope)
-    scope["query_string"] = _SECRET.sub(_HIDDEN, query)
+    inner = dict(scope)
+    scope["query_string"] = _SECRET.sub(_REDACTED, query)
     request: Any = next(iter(getattr(send, "args", ())), None)
     uri = getattr(request, "uri", None)
     if isinstance(uri, bytes):
-        request.uri = _SECRET.sub(_HIDDEN, uri)
-    return own
+        request.uri = _SECRET.sub(_REDACTED, uri)
+    return inner
 
 
 Scope = dict[str, Any]
@@ -56,11 +58,12 @@ Application = Callable[[Scope, Any, Any], Awaitable[None]]
 def event_stream_application(
     application: Application, consumer: Application | None = None
 ) -> Application:
-    """Return `application`, usually Django's, with the streams served beside it.
+    """Return an application that serves the streams, and passes all else to `application`.
 
-    The URL is the route `sse_app:stream` of Django's URL configuration, with and without its
-    last slash. `consumer` is by default `EventStreamConsumer.as_asgi()`. Raises
-    `ImproperlyConfigured` if the channel layer is missing, or `SITE_TAG` or `RETAIN` is wrong.
+    `application` is usually Django's. The URL of the streams is the route `sse_app:stream` of
+    Django's URL configuration, with and without its last slash. `consumer` is by default
+    `EventStreamConsumer.as_asgi()`. Raises `ImproperlyConfigured` if the channel layer is missing,
+    or if `SITE_TAG` or `RETAIN` is invalid.
     """
     channel_layer()
     site_tag()
@@ -71,7 +74,7 @@ def event_stream_application(
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         daphne_requests.correct(scope, send)
         if scope["type"] == "websocket" and isinstance(application, ASGIHandler):
-            # Django raises, and whoever asks would get a 500 and a traceback into the log.
+            # Django would raise: a 500, and a traceback in the log for each such request.
             await send({"type": "websocket.close"})
         elif scope["type"] == "lifespan" and isinstance(application, ASGIHandler):
             await shutdown.lifespan(receive, send)
@@ -101,19 +104,18 @@ def is_stream(scope: Scope) -> bool:
 
 
 def guard(application: Application, *, busy: bool) -> Application:
-    """Return `application` with no exception escaping once its response has started.
+    """Return `application` so that no exception escapes once its response has started.
 
-    Daphne's loop over finished applications dies of such an exception, and with it every later
-    clean-up of the process. Whatever happens, the response ends with its last chunk. `busy`:
-    before the start, too, the client gets `sse.busy` and not a 500, after which browsers
-    would not come back.
+    Such an exception ends Daphne's loop over finished applications, and so every later clean-up
+    of the process. The response always ends with its last chunk. `busy`: an exception before the
+    start gives the client `sse.busy`, since browsers do not reconnect after a 500.
     """
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         response = Response(send)
         try:
             await response.begin(application, scope, receive, busy=busy)
-            # A stream lives long, and a scope is larger than all that it needs.
+            # Free the memory: a stream lives long and does not need the large scope.
             del scope, receive
         finally:
             await response.end()
@@ -122,7 +124,7 @@ def guard(application: Application, *, busy: bool) -> Application:
 
 
 class Response:
-    """One response under the guard: what has been sent, and the stream that it has become."""
+    """One guarded response: whether it has started and ended, and the stream it serves, if any."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -132,21 +134,13 @@ class Response:
     async def begin(
         self, application: Application, scope: Scope, receive: Receive, *, busy: bool
     ) -> None:
-        """Let the application answer, or only begin if it hands over a stream."""
+        """Run the application; if it hands over a stream, `end()` serves the stream."""
         shutdown.install(self._send)
         processes.begin(self._send)
-        own = hide(scope, self._send)
-        # Here, since what is inside wraps `send`, and nothing leads from there to the server.
-        found = {
-            REQUEST: servers.daphne_request(self._send),
-            ABORT: servers.abort_of(self._send, scope),
-            TAKE_OVER: self._take_over,
-        }
-        extensions = {name: value for name, value in found.items() if value is not None}
-        own = {**own, "extensions": {**(own.get("extensions") or {}), **extensions}}
+        inner = self._inner_scope(scope)
         try:
             with contained():
-                await application(own, receive, self._sending)
+                await application(inner, receive, self._sending)
         except Exception as error:
             self._close("error")
             if not (busy or self._started):
@@ -157,24 +151,13 @@ class Response:
                 extra=log_fields(error=error),
             )
             if not self._started:
-                count(COUNTS.refused, "error")
-                headers = [*HEADERS, *cors_headers(scope)]
-                await self._sending(
-                    {"type": "http.response.start", "status": 200, "headers": headers}
-                )
-                await self._sending(
-                    {
-                        "type": "http.response.body",
-                        "body": busy_block("error"),
-                        "more_body": True,
-                    }
-                )
+                await self._send_busy(scope)
         except BaseException:
             self._close("shutdown")
             raise
 
     async def end(self) -> None:
-        """Serve the stream, if there is one, and see to it that the response ends."""
+        """Serve the stream, if there is one, and always end the response."""
         try:
             if self._stream is not None:
                 await self._stream.run()
@@ -189,6 +172,27 @@ class Response:
                     logger.debug(
                         "The response could not be ended: %r", error, extra=log_fields(error=error)
                     )
+
+    def _inner_scope(self, scope: Scope) -> Scope:
+        """Return the scope for the application, with what leads to the server as extensions.
+
+        The application may wrap `send`, and then can't find the server's objects from there.
+        """
+        inner = redact(scope, self._send)
+        found = {
+            REQUEST: servers.daphne_request(self._send),
+            ABORT: servers.abort_of(self._send, scope),
+            TAKE_OVER: self._take_over,
+        }
+        extensions = {name: value for name, value in found.items() if value is not None}
+        return {**inner, "extensions": {**(inner.get("extensions") or {}), **extensions}}
+
+    async def _send_busy(self, scope: Scope) -> None:
+        count(COUNTS.refused, "error")
+        headers = [*HEADERS, *cors_headers(scope)]
+        await self._sending({"type": "http.response.start", "status": 200, "headers": headers})
+        body = {"type": "http.response.body", "body": busy_block("error"), "more_body": True}
+        await self._sending(body)
 
     def _take_over(self, stream: Stream) -> None:
         self._stream = stream

@@ -1,7 +1,7 @@
-"""What the project configures: the `SSE_APP` setting, its channel layer, its databases.
+"""The project's configuration: the `SSE_APP` setting, the channel layer and the databases.
 
-`Settings` is a frozen dataclass of defaults, read when first asked for and not validated here;
-`sse_app.checks.settings` reports all its errors at once.
+`Settings` is a frozen dataclass of defaults. `SSE_APP` is read at first use. The values are not
+validated here: `sse_app.checks.settings` reports all errors together.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     _Row = TypeVar("_Row", bound=Model)
 
-#: Shorter than 11: Channels allows 99 characters for the name of a layer group, and 80 are the
-#: group's own. Without a dot: `a.b` with the group `c` must not be `a` with the group `b.c`.
+#: At most 10 characters: Channels allows 99 for the name of a layer group, and a group has 80.
+#: No dot: the tag `a.b` with the group `c` must differ from the tag `a` with the group `b.c`.
 _TAG: Final = re.compile(r"[A-Za-z0-9_-]{1,10}\Z", re.ASCII)
 #: The settings on which the site tag depends.
 TAG_SETTINGS: Final = frozenset({"SSE_APP", "SECRET_KEY", "SECRET_KEY_FALLBACKS"})
@@ -84,7 +84,7 @@ KEYS = frozenset(field.name for field in dataclasses.fields(Settings))
 
 @cache
 def settings() -> Settings:
-    """Return the settings in force; cached until Django's `setting_changed` says otherwise.
+    """Return the current settings, cached until Django sends `setting_changed`.
 
     Raises `ImproperlyConfigured` if `SSE_APP` is not a dict or has an unknown key.
     """
@@ -102,11 +102,11 @@ def settings() -> Settings:
 
 @cache
 def site_tag() -> str:
-    """Return the name that keeps this site apart from others on the same Redis.
+    """Return the name that separates this site from others on the same Redis.
 
-    `SSE_APP["SITE_TAG"]`, by default eight digits of a digest of the last of
-    `SECRET_KEY_FALLBACKS`, else of `SECRET_KEY`: a rotation of the key keeps the tag for as long as
-    the old key is a fallback. Raises `ImproperlyConfigured` that shows a wrong value.
+    The tag is `SSE_APP["SITE_TAG"]`, by default 8 digits of a digest of the last key in
+    `SECRET_KEY_FALLBACKS`, else of `SECRET_KEY`. So after a rotation of the key the tag stays the
+    same as long as the old key is a fallback. Raises `ImproperlyConfigured` for an invalid tag.
     """
     tag = settings().SITE_TAG
     if tag is None:
@@ -123,7 +123,7 @@ def site_tag() -> str:
 def channel_layer() -> Any:
     """Return the channel layer that `SSE_APP["CHANNEL_LAYER"]` names.
 
-    Raises `ImproperlyConfigured` if there is none by that name, or its package is missing.
+    Raises `ImproperlyConfigured` if no layer has that name, or if its package is missing.
     """
     alias = settings().CHANNEL_LAYER
     try:
@@ -155,8 +155,7 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
 def written(model: type[_Row]) -> QuerySet[_Row]:
     """Return all rows of `model`, from the database that the project's routers write it to.
 
-    A replica may lack a row that was written a moment ago, or still have one that was deleted: a
-    right that has ended, for example. `.db` is the name of the database. Rows that the model's own
-    manager hides are there too.
+    A replica may lack a new row, or still have a deleted one, for example of a right that has
+    ended. `.db` is the name of the database. Rows that the model's own manager hides are included.
     """
     return model._base_manager.using(router.db_for_write(model))

@@ -1,7 +1,7 @@
 """`EventStreamConsumer`: one HTTP GET becomes a stream.
 
-Authorize, join the hub, `sse.open`, replay from the log, live: in this order, so that nothing
-can fall between the replay and what is live.
+The order is: authorize, join the hub, send `sse.open`, replay from the log, live events. Since the
+hub is joined before the replay, no event is lost between the replay and the live events.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from django.core.handlers.asgi import ASGIRequest
 
 from .access import authorization, readers
 from .access.addresses import client_address
-from .access.admission import Busy, Over, admit, flag_of, names_of
-from .access.control_group import ControlGroup, read_so_far
-from .access.limits import LIMITS, Full
+from .access.admission import Busy, Expired, admit, flag_of, names_of
+from .access.control_group import ControlGroup, read_control_position
+from .access.limits import LIMITS, LimitReached
 from .access.origins import SECURITY_HEADERS, check, cors_headers, preflight
 from .access.readers import Reader
 from .access.refusals import Refused
@@ -39,10 +39,12 @@ from .protocol.headers import CONTENT_TYPE, NO_CACHE
 from .runtime.callables import resolved
 from .runtime.telemetry import COUNTS, count, log_fields
 
+__all__ = ["EventStreamConsumer"]
+
 logger = logging.getLogger("sse_app")
 
-#: Under which the outermost guard hands down Daphne's request, what drops a connection, and what
-#: takes over a stream.
+#: Extensions of the scope that the guard in `asgi` sets: Daphne's request, a function that aborts
+#: the connection, and a function that takes over a stream.
 REQUEST: Final = "sse_app.daphne"
 ABORT: Final = "sse_app.abort"
 TAKE_OVER: Final = "sse_app.take_over"
@@ -57,9 +59,9 @@ HEADERS: Final = (
 class EventStreamConsumer(AsyncHttpConsumer):
     """Streams the events of the groups that the request names, or of `groups` if given.
 
-    `EventStreamConsumer.as_asgi(groups=["orders"])` serves these groups to everybody who reaches
-    it: whoever mounts it so has decided who may. Subclasses override `authorize()`. It brings
-    its own host check, session and user, as no Django middleware runs before a consumer.
+    `EventStreamConsumer.as_asgi(groups=["orders"])` serves these groups to every client that
+    reaches the URL. Subclasses override `authorize()`. The consumer has its own host check,
+    session and user, since no Django middleware runs before a consumer.
     """
 
     groups: ClassVar[Collection[str]] = ()
@@ -74,23 +76,23 @@ class EventStreamConsumer(AsyncHttpConsumer):
         receive: Receive,
         send: Send,
     ) -> None:
-        # In place of Channels' dispatch loop, which answers nothing while a handler runs, and
-        # costs a thread hop per message.
+        # Replaces Channels' dispatch loop, which handles no message while a handler runs, and
+        # switches threads for each message.
         self.scope = scope
         self.base_send = send
         try:
-            since = readers.mark()
-            reader, wanted, heard = await self._admit(receive)
-            await self._open(reader, wanted, since, heard)
+            since = readers.revocation_count()
+            reader, wanted, position = await self._admit(receive)
+            await self._open(reader, wanted, since, position)
         except Refused as refused:
             if refused.status >= 400:
                 count(COUNTS.refused, str(refused.status))
             await self._answer(refused.status, str(refused))
-        except (Full, Busy, Over) as passing:
-            count(COUNTS.refused, str(passing))
-            reason = str(passing)
-            over = isinstance(passing, Over)
-            block = closing_block(reason, retry=settings().RETRY) if over else busy_block(reason)
+        except (LimitReached, Busy, Expired) as error:
+            count(COUNTS.refused, str(error))
+            reason = str(error)
+            expired = isinstance(error, Expired)
+            block = closing_block(reason, retry=settings().RETRY) if expired else busy_block(reason)
             await self._end_at_once(block)
         else:
             take_over = self._extensions.get(TAKE_OVER)
@@ -100,29 +102,29 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 take_over(reader.stream)
 
     async def authorize(self, user: Any, groups: Collection[str], request: ASGIRequest) -> bool:
-        """Return whether `user` may listen to `groups`; groups given to `as_asgi()` always.
+        """Return whether `user` may listen to `groups`; always true for groups of `as_asgi()`.
 
-        Anything but `True` refuses.
+        Only `True` grants the right.
         """
         return bool(self.fixed_groups) or await authorization.may_listen(user, groups, request)
 
     # --- before the stream ---
 
     async def _admit(self, receive: Receive) -> tuple[Reader, StartRequest, Position]:
-        """Return a reader whose stream may be opened, where the stream is to begin, and a position
-        in the control group from before its user was read.
+        """Return a reader, where its stream begins, and a position in the control group.
 
-        The request ends here: there are thousands of streams, and it is larger than all the rest.
+        The position was read before the user, so every later revocation comes after it. No result
+        refers to the request: it is larger than all other state of a stream.
         """
         request = self._request()
-        self._accept(request)
+        self._check_request(request)
         address = client_address(self.scope)
         key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
-        places = await LIMITS.admit(address, key)
+        slots = await LIMITS.admit(address, key)
         try:
-            heard = await _heard_so_far()
+            position = await _control_position()
             access = await admit(request, self._may_listen, self.fixed_groups)
-            await places.identify(access.user)
+            await slots.identify(access.user)
             wanted, life = StartRequest.of(request), _life(access.groups)
             stream = Stream(
                 get_hub(),
@@ -138,16 +140,16 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 labelled=flag_of(request, "label"),
                 life=life,
             )
-            return Reader(stream, access, places), wanted, heard
+            return Reader(stream, access, slots), wanted, position
         except BaseException:
-            places.release()
+            slots.release()
             raise
 
     def _request(self) -> ASGIRequest:
         return ASGIRequest(self.scope, BytesIO())
 
-    def _accept(self, request: ASGIRequest) -> None:
-        """Refuse what needs no database to be refused, and answer what asks for no stream."""
+    def _check_request(self, request: ASGIRequest) -> None:
+        """Raise `Refused` for errors found without a database, and for `HEAD` and `OPTIONS`."""
         if request.method not in METHODS:
             raise Refused(405, f"{request.method} is not possible here: {', '.join(METHODS)}.")
         check(request)
@@ -160,7 +162,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
     async def _may_listen(
         self, user: Any, groups: Collection[str], request: ASGIRequest | None
     ) -> bool:
-        if request is None:  # Asked again, long after.
+        if request is None:  # An open stream is checked again.
             request = self._request()
             by_ticket = "ticket" in request.GET and not self.fixed_groups
             request.session = SessionBase() if by_ticket else session_of(request)
@@ -171,13 +173,13 @@ class EventStreamConsumer(AsyncHttpConsumer):
     # --- the stream ---
 
     async def _open(
-        self, reader: Reader, wanted: StartRequest, since: int, heard: Position
+        self, reader: Reader, wanted: StartRequest, since: int, position: Position
     ) -> None:
         stream = reader.stream
         try:
             if not readers.enter(reader, since):
-                raise Busy("revoked")  # While it was being admitted, and by what was true before.
-            start = await self._join(reader, wanted, heard)
+                raise Busy("revoked")  # Revoked while the request was being admitted.
+            start = await self._join(reader, wanted, position)
             await self.send_headers(headers=self._headers())
             await stream.open(start)
         except BaseException as error:
@@ -185,13 +187,13 @@ class EventStreamConsumer(AsyncHttpConsumer):
             await stream.end()
             raise
 
-    async def _join(self, reader: Reader, wanted: StartRequest, heard: Position) -> Start:
+    async def _join(self, reader: Reader, wanted: StartRequest, position: Position) -> Start:
         stream = reader.stream
         if stream.hub.draining:
             raise Busy("shutdown")
         try:
             await stream.hub.join(stream.subscription)
-            missed = await stream.hub.service(ControlGroup).missed(heard)
+            missed = await stream.hub.service(ControlGroup).missed(position)
             start = await find_start(stream.hub, stream.groups, wanted)
         except Exception as error:
             logger.warning(
@@ -200,12 +202,12 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 extra=log_fields(stream=stream.id, groups=stream.groups, error=error),
             )
             raise Busy("log") from error
-        if not readers.tell(reader, missed):
+        if not readers.apply_missed(reader, missed):
             raise Busy("revoked")
         return start
 
     def make_transport(self, receive: Receive) -> Transport:
-        """Return the transport of this response: Daphne's own, or that of any ASGI server."""
+        """Return the transport of this response: for Daphne, or for any ASGI server."""
         request = self._extensions.get(REQUEST)
         if request is not None:
             return DaphneTransport(self.base_send, receive, request)
@@ -215,7 +217,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
     def _extensions(self) -> Mapping[str, Any]:
         return self.scope.get("extensions") or {}
 
-    # --- answers that are no stream ---
+    # --- answers without a stream ---
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         return [*HEADERS, *cors_headers(self.scope)]
@@ -235,9 +237,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
         await self.send_response(200, block, headers=self._headers())
 
 
-async def _heard_so_far() -> Position:
+async def _control_position() -> Position:
     try:
-        return await read_so_far()
+        return await read_control_position()
     except Exception as error:
         logger.warning("The event log did not answer: %r", error, extra=log_fields(error=error))
         raise Busy("log") from error

@@ -1,4 +1,4 @@
-"""`EventStreamResponse`: a one-off stream, which is no group's, from an ordinary async view."""
+"""`EventStreamResponse`: a one-off stream without groups, from an ordinary async view."""
 
 from __future__ import annotations
 
@@ -19,37 +19,40 @@ from .protocol.headers import CONTENT_TYPE, NO_CACHE, last_event_id
 from .runtime.callables import contained
 from .runtime.telemetry import log_fields
 
+__all__ = ["Close", "EventStreamResponse"]
+
 logger = logging.getLogger("sse_app")
 
-#: Called with `after=`, the id of the last event that the client has, or "".
+#: Called with `after=`: the id of the client's last event, or "".
 Resumable = Callable[..., AsyncIterable[Any]]
 
 
 @dataclass(frozen=True)
 class Close:
-    """Yielded by an iterable, says farewell: `sse.close` with the reason, and ends the stream.
+    """An iterable yields it to send `sse.close` with the reason and end the stream.
 
-    The reasons and when a browser comes back after each are those of the other streams.
+    The reasons, and when a browser reconnects after each, are the same as for other streams.
     """
 
     reason: str
 
 
 class EventStreamResponse(StreamingHttpResponse):
-    """Streams `(event, data)`, `(event, data, id)`, data alone, or a `Close`, until it ends.
+    """Streams the items of `events`: `(event, data)`, `(event, data, id)`, data alone, or `Close`.
 
-    `events`: an async iterable of them; or, to resume, a callable that is given `after=` and
-    returns one: the id that the client saw last (`Last-Event-ID`, else `?last_event_id=`, else
-    `?lastEventId=`), "" if there is none that could be an id. It came from outside: it may be any
-    visible ASCII of at most 1 KiB. A callable needs the `request`.
+    `events`: an async iterable. To resume, a callable that gets `after=` and returns an async
+    iterable; it needs the `request`. `after` is the id of the client's last event
+    (`Last-Event-ID`, else `?last_event_id=`, else `?lastEventId=`), "" without a valid id. The
+    client chooses it: it may be any visible ASCII of at most 1 KiB.
 
-    The wire format, headers and heartbeat are those of the other streams; a `str` goes out as it
-    is and everything else as JSON. When the iterable ends, the client gets `sse.close` with the
-    reason "end", and does not come back for an hour. An exception in it is logged, as the response
-    has started by then; the client gets "error" and comes back soon, with the last id. When the
-    reader leaves, what the iterable awaits is cancelled at once and the iterable is closed.
+    The wire format, headers and heartbeat are the same as for other streams. A `str` is sent
+    unchanged, all else as JSON. When the iterable ends, the client gets `sse.close` with the
+    reason "end" and does not reconnect for an hour. An exception in the iterable is logged, since
+    the response has started; the client gets the reason "error" and reconnects soon, with the last
+    id. When the client disconnects, the pending `__anext__()` is cancelled immediately and the
+    iterable is closed.
 
-    Raises `TypeError` for a callable without a request, and for what is not iterable.
+    Raises `TypeError` for a callable without a request, and for `events` that is not iterable.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class EventStreamResponse(StreamingHttpResponse):
         kwargs.setdefault("content_type", CONTENT_TYPE)
         iterable = _iterable(events, request)
         if request is not None and request.method == "HEAD":
-            iterable = _nothing()  # Nobody reads it, and it might never end.
+            iterable = _nothing()  # The answer has no body, and `events` might never end.
         super().__init__(_blocks(iterable), **kwargs)
         for name, value in NO_CACHE.items():
             self[name] = value
@@ -79,7 +82,7 @@ def _iterable(
             )
         events = events(after=_last_id(request))
         if not isinstance(events, AsyncIterable):
-            raise TypeError(f"{events!r} is no async iterable: write an async generator.")
+            raise TypeError(f"{events!r} is not an async iterable: write an async generator.")
     return events
 
 
@@ -87,23 +90,23 @@ def _last_id(request: HttpRequest) -> str:
     try:
         return validate_id(last_event_id(request))
     except ValueError:
-        return ""  # None was given, or it is no id that this app has sent.
+        return ""  # No id, or an invalid one.
 
 
 async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
     iterator = aiter(events)
-    coming: asyncio.Future[Any] | None = None
-    # After an hour's farewell a browser would wait as long at each break, were it not told again.
+    pending: asyncio.Future[Any] | None = None
+    # A browser keeps the `retry:` of an hour that an earlier `sse.close` set: set it back.
     id, retry = "", _retry()
     try:
         while True:
-            coming = coming or asyncio.ensure_future(_next(iterator))
-            done, _ = await asyncio.wait([coming], timeout=settings().HEARTBEAT)
+            pending = pending or asyncio.ensure_future(_next(iterator))
+            done, _ = await asyncio.wait([pending], timeout=settings().HEARTBEAT)
             if not done:
                 yield HEARTBEAT
                 continue
-            item = coming.result()
-            coming = None
+            item = pending.result()
+            pending = None
             if isinstance(item, Close):
                 yield closing_block(item.reason, id, retry=settings().RETRY)
                 break
@@ -118,10 +121,10 @@ async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
         )
         yield closing_block("error", id, retry=settings().RETRY)
     finally:
-        if coming is not None:
-            coming.cancel()
+        if pending is not None:
+            pending.cancel()
             with suppress(asyncio.CancelledError, Exception):
-                await coming
+                await pending
         close = getattr(iterator, "aclose", None)
         if close is not None:
             await close()
@@ -133,7 +136,7 @@ def _retry() -> float | None:
 
 async def _nothing() -> AsyncIterator[Any]:
     return
-    yield  # Makes it a generator.
+    yield  # Makes this function a generator.
 
 
 async def _next(iterator: AsyncIterator[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The consumer's route, for those who compose `asgi.py` by hand with `ProtocolTypeRouter`.
+"""The consumer's route, for an `asgi.py` that uses `ProtocolTypeRouter` directly.
 
 "http": URLRouter([*event_stream_urlpatterns("events/"), re_path("", get_asgi_application())])
 """
@@ -12,9 +12,11 @@ from django.urls import re_path
 from .asgi import guard
 from .consumers import EventStreamConsumer
 
+__all__ = ["event_stream_urlpatterns"]
+
 
 def event_stream_urlpatterns(mount: str = "events/") -> list[Any]:
-    """Return the URL patterns that serve the stream at `mount`, with and without last slash."""
+    """Return the URL patterns of the stream at `mount`, with and without the last slash."""
     path = mount.strip("/").replace(".", r"\.")
     application: Any = guard(EventStreamConsumer.as_asgi(), busy=True)
     return [re_path(rf"^{path}/?$", application)]

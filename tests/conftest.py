@@ -116,7 +116,7 @@ def daphne(make_daphne: Callable[..., Daphne]) -> Daphne:
 @pytest.fixture(autouse=True)
 def _nobody_has_spoken() -> None:
     """Rows of a test go and their numbers come again, so the next "user 1" starts afresh."""
-    throttle.speaking.clear()
+    throttle.speaker_buckets.clear()
 
 
 @pytest.fixture(autouse=True)

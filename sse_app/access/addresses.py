@@ -1,7 +1,7 @@
-"""`Address`: where a request comes from, as far as that can be believed.
+"""`Address`: the address of the client that sent a request.
 
-The peer of the connection is a fact; what a header says is only what the last proxy says, and only
-if that proxy is one of `TRUSTED_PROXIES`.
+The address of the connection's peer is certain. A header with another address counts only if the
+peer is one of `TRUSTED_PROXIES`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ..runtime.telemetry import log_fields
 
 #: The entry of `TRUSTED_PROXIES` for peers without an address: those on a Unix socket.
 UNIX: Final = "unix"
-#: One customer has a /64 to choose addresses from at will (RFC 6177).
+#: One customer can use any address of a /64 (RFC 6177).
 IPV6_PREFIX: Final = 64
-#: Many providers give each customer a /56, which is 256 of those; others share one among customers.
+#: Many providers give each customer a /56, which is 256 of a /64; others share one among customers.
 IPV6_SITE_PREFIX: Final = 56
-#: How many times a limit by address applies to what has several addresses of its own.
+#: The factor of a limit by address for a client that may have several addresses.
 SITE_SHARE: Final = 4
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9-]+\Z", re.ASCII)
-#: By which proxies say that they are there.
-_PROXIES_SAY: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP")
-#: Far more than proxies write, and little to go through however much a client made up.
-_TAIL: Final = 2048
+#: Headers that only proxies add.
+_PROXY_HEADERS: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP")
+#: Only the end of the header is read: more than proxies write, and cheap if a client forges more.
+_HEADER_CHARACTERS: Final = 2048
 
 logger = logging.getLogger("sse_app")
 
@@ -44,12 +44,12 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True)
 class Address:
-    """A client's address. `text` is the address itself, empty for a peer that has none.
+    """A client's address. `text` is the address itself, empty for a peer without an address.
 
-    `shares` is what streams and messages are counted by: the address, or for IPv6 its /64, and
-    its /56 with `SITE_SHARE` times each limit. `limited` says whether limits by address apply to
-    streams: a loopback or private peer may be a proxy that nobody told us of, and behind it
-    everybody would count as one.
+    `shares` are the keys by which streams and messages are counted, each with the factor of its
+    limits: the address, or for IPv6 its /64 and, with the factor `SITE_SHARE`, its /56. `limited`:
+    whether limits by address apply to streams. A loopback or private peer may be a proxy that is
+    not configured, and all clients behind such a proxy would count as one.
     """
 
     text: str
@@ -59,7 +59,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Proxies:
-    """The peers whose word about the client is taken."""
+    """The proxies whose header with the client's address is trusted."""
 
     networks: Sequence[Network]
     unix: bool
@@ -73,10 +73,11 @@ class Proxies:
 def client_address(scope: Mapping[str, Any]) -> Address:
     """Return the address of the client of an ASGI request.
 
-    It is the peer's; behind a trusted proxy the right-most entry of `PROXY_HEADER` that is no
-    trusted proxy itself, since whatever stands left of it the client may have made up. Where that
-    can't be read it is the peer's again. Never raises for what a client sends;
-    `ImproperlyConfigured` for settings that can't be read.
+    The address is the peer's. If the peer is a trusted proxy, the address is the right-most entry
+    of `PROXY_HEADER` that is not itself a trusted proxy, since the client may have forged every
+    entry to its left. If that entry is no address, the peer's address counts.
+
+    Never raises for anything a client sends. Raises `ImproperlyConfigured` for invalid settings.
     """
     trusted = trusted_proxies()
     peer = _parse(str((scope.get("client") or [""])[0] or ""))
@@ -86,10 +87,10 @@ def client_address(scope: Mapping[str, Any]) -> Address:
 
 
 def address_of(request: HttpRequest) -> Address:
-    """Return the address of the client of a view's request, by ASGI or WSGI. See above.
+    """Return the address of the client of a view's request, by ASGI or WSGI.
 
-    By WSGI only for what a made-up address may decide, such as a rate: `X_Forwarded_For` is the
-    same name there, unless the server drops it.
+    See `client_address()`. Under WSGI a client can forge the address: there `X_Forwarded_For` is
+    the same name, unless the server drops it. So use it only for rates.
     """
     scope = getattr(request, "scope", None)
     if scope is None:
@@ -101,7 +102,7 @@ def address_of(request: HttpRequest) -> Address:
 def trusted_proxies() -> Proxies:
     """Return the setting `TRUSTED_PROXIES`.
 
-    Raises `ImproperlyConfigured` that names the entry which is neither a network nor "unix".
+    Raises `ImproperlyConfigured` that names an entry other than a network or "unix".
     """
     entries = _listed("TRUSTED_PROXIES", settings().TRUSTED_PROXIES, "['10.0.0.0/8', 'unix']")
     return _proxies(entries)
@@ -110,7 +111,7 @@ def trusted_proxies() -> Proxies:
 def metrics_networks() -> Sequence[Network]:
     """Return the setting `METRICS_ADDRESSES`.
 
-    Raises `ImproperlyConfigured` that names the entry which is no network.
+    Raises `ImproperlyConfigured` that names an entry other than a network.
     """
     entries = _listed("METRICS_ADDRESSES", settings().METRICS_ADDRESSES, "['10.0.0.0/8']")
     return _networks("METRICS_ADDRESSES", entries, "")
@@ -119,14 +120,15 @@ def metrics_networks() -> Sequence[Network]:
 def may_read_metrics(scope: Mapping[str, Any]) -> bool:
     """Whether the client of an ASGI request is in `METRICS_ADDRESSES`.
 
-    Not by the address of a proxy that is not in `TRUSTED_PROXIES`, as far as it gives itself away
-    by a header: behind it everybody would be in. Raises `ImproperlyConfigured`.
+    The address of a proxy counts only if the proxy is in `TRUSTED_PROXIES`: else all clients
+    behind the proxy could read the metrics. A proxy is recognized by the headers that proxies add.
+    Raises `ImproperlyConfigured`.
     """
     networks = metrics_networks()
     if not networks:
         return False
     peer = _parse(str((scope.get("client") or [""])[0] or ""))
-    if peer not in trusted_proxies() and any(header(scope, name) for name in _PROXIES_SAY):
+    if peer not in trusted_proxies() and any(header(scope, name) for name in _PROXY_HEADERS):
         return False
     ip = _parse(client_address(scope).text)
     return ip is not None and any(ip in network for network in networks)
@@ -169,7 +171,7 @@ def _networks(key: str, entries: tuple[object, ...], hint: str) -> Sequence[Netw
     for entry in entries:
         try:
             if not isinstance(entry, str):
-                raise ValueError("it is no text")
+                raise ValueError("it is not a string")
             networks.append(ip_network(entry))
         except ValueError as error:
             raise ImproperlyConfigured(
@@ -180,9 +182,9 @@ def _networks(key: str, entries: tuple[object, ...], hint: str) -> Sequence[Netw
 
 
 def _forwarded(scope: Mapping[str, Any], trusted: Proxies) -> IP | None:
-    """Return the client that a trusted proxy names, None if it names none that can be read."""
+    """Return the client's address by a trusted proxy's header, None if it has no valid one."""
     name = proxy_header()
-    value = header(scope, name)[-_TAIL:]
+    value = header(scope, name)[-_HEADER_CHARACTERS:]
     ip: IP | None = None
     for entry in reversed(value.split(",")):
         ip = _parse(entry)
@@ -191,21 +193,21 @@ def _forwarded(scope: Mapping[str, Any], trusted: Proxies) -> IP | None:
             return None
         if ip not in trusted:
             return ip
-    return ip  # Trusted all the way: a machine of one's own asks.
+    return ip  # Every entry is a trusted proxy: the client is one of the site's own machines.
 
 
 @lru_cache(maxsize=8)
 def _warn_of_unreadable(name: str) -> None:
     logger.warning(
         "A trusted proxy sent a request without an address in %s: such requests are counted as "
-        "the proxy's own. SSE_APP['PROXY_HEADER'] says which header it sets.",
+        "the proxy's own. Set SSE_APP['PROXY_HEADER'] to the header that the proxy sets.",
         name,
         extra=log_fields(),
     )
 
 
 def _parse(text: str) -> IP | None:
-    """Read an address, with or without brackets, port and zone; None if it is none."""
+    """Return the address in `text`, with or without brackets, port and zone; None if invalid."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

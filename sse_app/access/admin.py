@@ -32,37 +32,37 @@ class AccessTokenAdmin(admin.ModelAdmin):
 
     @admin.display(description=_("may listen to"))
     def listens(self, obj: AccessToken) -> str:
-        """Return the groups that it may read."""
+        """Return the groups that the token may read."""
         return _listed(obj.listen)
 
     @admin.display(description=_("may publish to"))
     def publishes(self, obj: AccessToken) -> str:
-        """Return the groups that it may publish to."""
+        """Return the groups that the token may publish to."""
         return _listed(obj.publish)
 
     @admin.display(description=_("may publish events"))
     def sends(self, obj: AccessToken) -> str:
-        """Return the events that it may publish."""
+        """Return the events that the token may publish."""
         return _listed(obj.events)
 
     def get_urls(self) -> list[URLPattern]:
-        """Let no other site's page post to them."""
+        """Refuse POST requests from pages of other sites."""
         return guard_posts(super().get_urls())
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody: a page that shows a secret is one that a browser keeps."""
+        """Return False: a browser would keep the page that shows the new token's secret."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Who may change tokens may revoke them; nobody changes what one permits."""
+        """Permit the action "revoke" to users who may change tokens; no token has a form."""
         return obj is None and super().has_change_permission(request, obj)
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Say above the list how a token is made."""
-        said = _("Made with: manage.py sse_token create. It shows the token once.")
-        return super().changelist_view(request, {"subtitle": said, **(extra_context or {})})
+        """Show above the list how to make a token."""
+        subtitle = _("Made with: manage.py sse_token create. It shows the token once.")
+        return super().changelist_view(request, {"subtitle": subtitle, **(extra_context or {})})
 
     @admin.action(description=_("Revoke selected access tokens"), permissions=["change"])
     def revoke_selected(self, request: HttpRequest, queryset: models.QuerySet[AccessToken]) -> None:

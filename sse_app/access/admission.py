@@ -1,7 +1,7 @@
-"""Who asks for a stream, of which groups, and may they: everything before the stream opens.
+"""Admits a request: identifies its user and groups, and asks the policy, before a stream opens.
 
-What needs no database is refused first. What is passing (a store that is away, a limit) is no
-refusal: browsers never come back after 4xx and 5xx, so the client is asked to come again.
+Checks without a database come first. A temporary problem, such as a session store that is down,
+raises `Busy` and not `Refused`: browsers never reconnect after 4xx and 5xx.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ..protocol.events import validate_name
 from ..protocol.groups import validate_group
 from ..runtime.callables import contained, in_thread
 from ..runtime.telemetry import log_fields
-from .authorization import known
+from .authorization import active_or_anonymous
 from .fingerprints import Fingerprint, read_fingerprints
-from .grants import BadGrant, Grant, has_seal, revoked_of
+from .grants import BadGrant, Grant, has_seal, revoked_grants
 from .models import Ticket
 from .refusals import Refused
 from .sessions import live_sessions, name_of, session_of, user_of
@@ -36,26 +36,26 @@ logger = logging.getLogger("sse_app")
 
 FORBIDDEN: Final = "Not permitted."
 
-#: Whether a user may listen to groups; the request is None when it is asked again, long after.
+#: Whether a user may listen to groups. The request is None when an open stream is checked again.
 Policy = Callable[[Any, Collection[str], ASGIRequest | None], Awaitable[bool]]
 
 
 class Busy(Exception):
-    """A request that can't be served now and shall come again; the text is the reason."""
+    """The request can't be served now, and the client should retry. The text is the reason."""
 
 
-class Over(Exception):
-    """A right that there was and is no more, such as an expired grant; the text is the reason."""
+class Expired(Exception):
+    """A grant or ticket has expired or was revoked. The text is the reason."""
 
 
 @dataclass
 class Access:
-    """Who may listen to what, until when (Unix time), and how to ask again.
+    """The groups that a user may listen to, until when (Unix time), and the policy to ask again.
 
-    `granted` are the groups that a signed page named: they are the policy's to decide only once
-    the user's rights have changed. `fingerprint` is the user's when it was decided.
-    `session_key` is the session's name, see `sessions.name_of()`; `session_moves`: Django will move
-    the session to another key, so that its end does not show that the user has signed out.
+    `granted` are the groups of signed pages: the policy is asked for them only once the user's
+    rights have changed. `fingerprint` is the user's fingerprint at the decision. `session_key` is
+    the session's name, see `sessions.name_of()`. `session_moves`: Django will move the session to
+    another key, so the end of the session does not mean that the user has signed out.
     """
 
     user: Any
@@ -74,7 +74,7 @@ class Access:
         return self.token_key or (str(self.user.pk) if self.user.is_authenticated else "")
 
     async def refresh(self) -> None:
-        """Read the user anew, without what was remembered of permissions."""
+        """Read the user from the database again, without cached permissions."""
         if self.user.is_authenticated:
             self.user = await in_thread(_read_user, self.user)
 
@@ -85,16 +85,16 @@ class Access:
 
 
 def _read_user(user: Any) -> Any:
-    # `__class__`, as the type of a lazy user is another. Not every middleware's user is a model's.
+    # `type()` of a lazy user is the proxy's type. A middleware's user may be no model instance.
     kind = user.__class__
     model = kind if issubclass(kind, get_user_model()) else get_user_model()
     return written(model).get(pk=user.pk)
 
 
 async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = ()) -> Access:
-    """Return the access that `request` has; `fixed` are the groups of the URL itself.
+    """Return the access of `request`; set the request's session and user.
 
-    Raises `Refused`, `Over` or `Busy`. Gives the request its session and user.
+    `fixed` are the groups that were given to `as_asgi()`. Raises `Refused`, `Expired` or `Busy`.
     """
     if not fixed and (bearer := bearer_of(request)) is not None:
         return await _admit_by_token(request, bearer)
@@ -104,14 +104,14 @@ async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = (
     grants = [] if fixed else _grants_of(request)
     signed = (group for grant in grants for group in grant.groups)
     groups = tuple(dict.fromkeys([*asked, *signed]))
-    _limit(groups)
+    _check_count(groups)
     access = await _identify(request)
     access.groups = groups
     if access.fingerprint is not None:
         access.policy = policy
-    await _use(grants, access)
+    await _apply_grants(grants, access)
     if not fixed:
-        await _decide(access, policy, request)
+        await _ask_policy(access, policy, request)
     return access
 
 
@@ -132,30 +132,30 @@ def _names(request: ASGIRequest, key: str, valid: Callable[[object], str]) -> tu
     try:
         escaped = next((name for name in request.GET if name.startswith("amp;")), None)
         if escaped is not None:
-            # Without this, what it stands for would be missing and nobody would know.
+            # Else the parameter would be ignored silently.
             raise Refused(
                 400,
-                f"The query has {escaped!r}: this URL was escaped for HTML, and stands where no "
-                "browser undoes that, as within a <script>. Put it into a data- attribute.",
+                f"The query has {escaped!r}: this URL was escaped for HTML, and is used where no "
+                "browser unescapes it, such as within a <script>. Put it into a data- attribute.",
             )
         return tuple(valid(name) for name in dict.fromkeys(request.GET.getlist(key)))
     except (ValueError, SuspiciousOperation) as error:
-        # Suspicious: more parameters than DATA_UPLOAD_MAX_NUMBER_FIELDS, as Django's views say it.
+        # SuspiciousOperation: more parameters than DATA_UPLOAD_MAX_NUMBER_FIELDS.
         raise Refused(400, str(error)) from error
 
 
-def _limit(groups: Collection[str]) -> None:
+def _check_count(groups: Collection[str]) -> None:
     most = settings().MAX_GROUPS
     if not groups:
         raise Refused(400, "Name the groups to listen to, for example ?group=orders.")
     if len(groups) > most:
-        raise Refused(400, f"{len(groups)} groups are more than a stream can have: {most}.")
+        raise Refused(400, f"{len(groups)} groups are too many: a stream can have {most}.")
 
 
 def _grants_of(request: ASGIRequest) -> list[Grant]:
     texts = list(dict.fromkeys(request.GET.getlist("grant")))
     if len(texts) > settings().MAX_GROUPS:
-        raise Refused(400, f"{len(texts)} grants are more than groups: {settings().MAX_GROUPS}.")
+        raise Refused(400, f"{len(texts)} grants are too many, more than {settings().MAX_GROUPS}.")
     try:
         return [Grant.read(text) for text in texts]
     except BadGrant as error:
@@ -163,7 +163,7 @@ def _grants_of(request: ASGIRequest) -> list[Grant]:
 
 
 async def _identify(request: ASGIRequest) -> Access:
-    """Give the request its session and user; return what is known of the user, without groups."""
+    """Set the request's session and user; return the user's access, without groups."""
     request.session = session_of(request)
     request.user = AnonymousUser()
     if django_settings.SESSION_COOKIE_NAME not in request.COOKIES and "user" not in request.scope:
@@ -178,7 +178,7 @@ async def _identify(request: ASGIRequest) -> Access:
 
 
 def _load_user(request: ASGIRequest) -> Access:
-    # The fingerprint first: what changes while the policy is asked must show later.
+    # Read before the policy is asked, so that a change meanwhile shows at the next comparison.
     user, moves = request.scope.get("user"), False
     if user is None:
         user, moves = user_of(request.session)
@@ -190,37 +190,37 @@ def _load_user(request: ASGIRequest) -> Access:
 
 
 def _with_fingerprint(user: Any) -> tuple[Any, Fingerprint | None]:
-    """Return the user and the fingerprint, or a stranger and None.
+    """Return the user and the user's fingerprint, or an `AnonymousUser` and None.
 
-    A user who is inactive, has no row or has another password by now counts as a stranger.
+    A user who is inactive, has no row or has a changed password counts as anonymous.
     """
-    user = known(user)
+    user = active_or_anonymous(user)
     if user.is_authenticated:
         fingerprint = read_fingerprints([str(user.pk)]).get(str(user.pk))
-        # A replica may still have had the password by which the session was found right.
+        # The session may have been verified with an old password, read from a replica.
         if fingerprint is not None and fingerprint.active and fingerprint.has_password_of(user):
             return user, fingerprint
     return AnonymousUser(), None
 
 
-async def _use(grants: Collection[Grant], access: Access) -> None:
-    """Add what `grants` grant. One query for all of them, and no query without grants."""
-    if not all(grant.fits(access.user) for grant in grants):
+async def _apply_grants(grants: Collection[Grant], access: Access) -> None:
+    """Add the groups of `grants` to `access`. One query for all grants, none without grants."""
+    if not all(grant.is_for(access.user) for grant in grants):
         raise Refused(403, FORBIDDEN)
     if not grants:
         return
     access.until = min(grant.expires for grant in grants)
-    if any(grant.is_over() for grant in grants):
-        raise Over("expired")
+    if any(grant.is_expired() for grant in grants):
+        raise Expired("expired")
     try:
-        revoked = await in_thread(revoked_of, grants)
+        revoked = await in_thread(revoked_grants, grants)
     except Exception as error:
         logger.warning(
-            "Whether a grant was revoked can't be read: %r", error, extra=log_fields(error=error)
+            "The revocations of a grant can't be read: %r", error, extra=log_fields(error=error)
         )
         raise Busy("grant") from error
     if revoked:
-        raise Over("expired")
+        raise Expired("expired")
     for grant in grants:
         if not grant.user or (access.fingerprint and grant.rights == access.fingerprint.seal):
             access.granted |= frozenset(grant.groups)
@@ -228,7 +228,7 @@ async def _use(grants: Collection[Grant], access: Access) -> None:
 
 async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
     groups = _names(request, "group", validate_group)
-    _limit(groups)
+    _check_count(groups)
     try:
         token = await averify_token(text)
     except Exception as error:
@@ -257,7 +257,7 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
         logger.warning("A ticket can't be looked up: %r", error, extra=log_fields(error=error))
         raise Busy("ticket") from error
     if found is None:
-        raise Over("expired")
+        raise Expired("expired")
     ticket, fingerprint = found
     request.user = ticket.user or AnonymousUser()
     request.session = SessionBase()
@@ -265,13 +265,13 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     groups = tuple(dict.fromkeys([*ticket.groups, *(grant.groups if grant else ())]))
     access = Access(request.user, groups, policy)
     access.session_key, access.fingerprint = ticket.session_key, fingerprint
-    await _use([grant] if grant else [], access)
-    await _decide(access, policy, request)
+    await _apply_grants([grant] if grant else [], access)
+    await _ask_policy(access, policy, request)
     return access
 
 
 def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
-    """Use up a ticket; None also where its user has logged out, or has another password."""
+    """Use up a ticket; None if it is invalid, or its user logged out or has a new password."""
     ticket = redeem(text)
     if ticket is None or ticket.user is None:
         return None if ticket is None else (ticket, None)
@@ -282,22 +282,22 @@ def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
     return ticket, fingerprint
 
 
-async def _decide(access: Access, policy: Policy, request: ASGIRequest) -> None:
-    open_groups = [group for group in access.groups if group not in access.granted]
+async def _ask_policy(access: Access, policy: Policy, request: ASGIRequest) -> None:
+    undecided = [group for group in access.groups if group not in access.granted]
     try:
         with contained():
-            allowed = not open_groups or await policy(access.user, open_groups, request)
+            allowed = not undecided or await policy(access.user, undecided, request)
     except Exception as error:
         logger.exception(
-            "The policy that decides who may listen failed.", extra=log_fields(error=error)
+            "The policy that decides about listening failed.", extra=log_fields(error=error)
         )
         raise Busy("policy") from error
     if not allowed:
         logger.info(
-            "Refused %s the groups %s: add them to SSE_APP['PUBLIC_GROUPS'], sign them for the "
-            "page with {%% sse_url %%}, or let SSE_APP['MAY_LISTEN'] permit them.",
+            "%s may not listen to %s: add the groups to SSE_APP['PUBLIC_GROUPS'], sign them for "
+            "the page with {%% sse_url %%}, or let SSE_APP['MAY_LISTEN'] permit them.",
             access.user,
-            ", ".join(open_groups),
-            extra=log_fields(user=access.user_key or None, groups=open_groups),
+            ", ".join(undecided),
+            extra=log_fields(user=access.user_key or None, groups=undecided),
         )
         raise Refused(403, FORBIDDEN)

@@ -1,4 +1,4 @@
-"""Who may listen and who may speak. Closed by default: what nothing grants is refused."""
+"""Which users may listen to a group or speak to it. A right that nothing grants is refused."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ..runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
 
-#: The policies that returned something else than a bool, each of which is logged once.
+#: The policies that returned another type than bool. Each is logged once.
 _faulty: Final[set[str]] = set()
 
 
 def is_true(by: str, answer: object) -> bool:
     """Whether `answer` is `True`, which alone grants a right.
 
-    `by`: the dotted path of the policy that gave the answer. Anything but a bool is refused and
-    logged, once per policy: nearly every object is true, also a coroutine that nobody awaited.
+    `by`: the dotted path of the policy that gave the answer. An answer that is no bool is refused
+    and logged, once per policy: nearly every object is true, even a coroutine never awaited.
     """
     if not isinstance(answer, bool) and by not in _faulty:
         _faulty.add(by)
@@ -56,11 +56,11 @@ def method_of(owner: Any, name: str) -> str:
     return f"{kind.__module__}.{kind.__qualname__}.{name}"
 
 
-def known(user: Any) -> Any:
+def active_or_anonymous(user: Any) -> Any:
     """Return `user` if the user is signed in and active, else an `AnonymousUser`.
 
-    An inactive user is a stranger here, also where an authentication backend such as
-    `AllowAllUsersModelBackend` signs in inactive users.
+    This holds even if an authentication backend such as `AllowAllUsersModelBackend` signs in
+    inactive users.
     """
     signed_in = getattr(user, "is_authenticated", None) is True
     return user if signed_in and getattr(user, "is_active", True) else AnonymousUser()
@@ -69,8 +69,8 @@ def known(user: Any) -> Any:
 def public_patterns() -> Sequence[str]:
     """Return the setting `PUBLIC_GROUPS`.
 
-    Raises `ImproperlyConfigured` for what is no list: the characters of `"chat.*"` would be
-    patterns too, and one of them is `*`.
+    Raises `ImproperlyConfigured` for a string or another value that is no list: the characters
+    of `"chat.*"` would each be a pattern, and one of them is `*`.
     """
     patterns = settings().PUBLIC_GROUPS
     if isinstance(patterns, str) or not isinstance(patterns, Sequence):
@@ -88,11 +88,11 @@ def is_public(groups: Iterable[str]) -> bool:
 async def may_listen(user: Any, groups: Iterable[str], request: HttpRequest) -> bool:
     """Whether `user` may listen to all of `groups`.
 
-    Granted are groups that match `PUBLIC_GROUPS`, the user's own `user.<pk>`, and what the
-    policy `MAY_LISTEN(user, group, request)`, sync or async, returns `True` for. To the policy,
-    an inactive user is an `AnonymousUser`.
+    Granted are groups that match `PUBLIC_GROUPS`, the user's own `user.<pk>`, and groups for which
+    the policy `MAY_LISTEN(user, group, request)`, sync or async, returns `True`. The policy gets
+    an `AnonymousUser` for an inactive user.
     """
-    reader = known(user)
+    reader = active_or_anonymous(user)
     for group in groups:
         if _granted(reader, group):
             continue
@@ -109,9 +109,10 @@ def may_speak(user: Any, group: str, event: str, request: HttpRequest) -> bool:
     """Whether `user` may send `event` up to `group`.
 
     The policy `MAY_SPEAK(user, group, event, request)` decides, sync or async, by returning `True`.
-    Without a policy, users may speak where they may listen, and strangers nowhere.
+    Without a policy, signed-in users may speak to the groups they may listen to, and anonymous
+    users to no group.
     """
-    speaker = known(user)
+    speaker = active_or_anonymous(user)
     decide = policy("MAY_SPEAK")
     if decide is not None:
         answer = call_from_sync(decide, speaker, group, event, request)
@@ -121,8 +122,8 @@ def may_speak(user: Any, group: str, event: str, request: HttpRequest) -> bool:
 
 def may_listen_from_sync(user: Any, groups: Iterable[str], request: HttpRequest) -> bool:
     """See `may_listen()`."""
-    # A request's user is loaded when it is first looked at, which must not be on an event loop.
-    return async_to_sync(may_listen)(known(user), groups, request)
+    # First access loads a request's lazy user, which must not happen on the event loop.
+    return async_to_sync(may_listen)(active_or_anonymous(user), groups, request)
 
 
 def _granted(user: Any, group: str) -> bool:
@@ -131,9 +132,9 @@ def _granted(user: Any, group: str) -> bool:
 
 
 def policy(key: str) -> Callable[..., Any] | None:
-    """Return the policy that the setting `key` names, None if it names none.
+    """Return the policy that the setting `key` names, None if the setting is None.
 
-    Raises `ImproperlyConfigured` if it can't be imported or called.
+    Raises `ImproperlyConfigured` if the policy can't be imported or called.
     """
     path = getattr(settings(), key)
     return None if path is None else _imported(key, path)

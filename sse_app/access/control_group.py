@@ -1,4 +1,4 @@
-"""`ControlGroup`: beside each hub, reads what other processes revoke and reply to its streams."""
+"""`ControlGroup`: for each hub, reads revocations and replies that other processes publish."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ from ..runtime.forks import at_fork
 from ..runtime.services import SharedTasks
 from ..runtime.telemetry import log_fields
 from . import readers
-from .revocations import Revocation, revocation_of, skip
+from .revocations import Revocation, log_malformed, revocation_of
 
 logger = logging.getLogger("sse_app")
 
 
 class ControlSink(Sink):
-    """Reads the control group for one hub: what other processes revoke, and replies."""
+    """Applies the events of the control group to the streams of one hub."""
 
     @property
     def ready(self) -> bool:
         return True
 
     async def drained(self) -> None:
-        """It always takes more."""
+        """Return immediately: this sink is always ready."""
 
     def show(self, event: Event, cursor: str, block: bytes) -> None:
         if event.name == REPLY_EVENT:
             try:
-                readers.hand_over(Reply.from_event(event))
+                readers.deliver_reply(Reply.from_event(event))
             except (TypeError, ValueError) as error:
-                skip(error)
+                log_malformed(error)
         elif (revocation := revocation_of(event)) is not None:
             readers.apply(revocation)
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
         logger.warning(
-            "Revocations may have been missed (%s): everybody is looked at.",
+            "Revocations may have been missed (%s): the rights of all streams are checked.",
             reason,
             extra=log_fields(reason=reason),
         )
         readers.apply(Revocation(review=True))
 
     def passed(self, cursor: str) -> None:
-        """Nothing is filtered here."""
+        """Do nothing: this sink filters no events."""
 
 
 class ControlGroup:
-    """A service of the hub, see `HubService`. The hub serves no stream before this one reads."""
+    """A service of the hub, see `HubService`. The hub serves no stream before `start()` ends."""
 
     name: Final = "control"
 
@@ -68,7 +68,7 @@ class ControlGroup:
         self._began = START
 
     async def start(self, hub: Hub) -> None:
-        """Begin to read at the head of the control group; raises what the event log raises."""
+        """Subscribe at the head of the control group. Raises the errors of the event log."""
         await hub.attach(self._subscription)
         self._hub, self._began = hub, hub.position(CONTROL_GROUP)
         self._subscription.move({CONTROL_GROUP: self._began})
@@ -79,7 +79,7 @@ class ControlGroup:
         await run_with_retries(self._subscription, self._hub)
 
     def close(self) -> None:
-        """Nothing has to be given back: the hub leaves all of its groups."""
+        """Do nothing: the hub leaves all of its groups."""
 
     @property
     def position(self) -> Position | None:
@@ -87,11 +87,11 @@ class ControlGroup:
         return self._subscription.positions.get(CONTROL_GROUP)
 
     async def missed(self, since: Position) -> list[Revocation]:
-        """Return what was revoked after `since` and before `start()`.
+        """Return the revocations after `since` and before `start()`.
 
-        `since` comes from `read_so_far()`. Later revocations reach the hub by this service. If the
-        log no longer has the events, every right is in doubt, and one revocation says so. Raises
-        what the event log raises.
+        `since` comes from `read_control_position()`. Later revocations reach the hub by this
+        service. If the log no longer has the events, every right is in doubt: then one revocation
+        asks for a review of all. Raises the errors of the event log.
         """
         assert self._hub is not None
         found: list[Revocation] = []
@@ -110,17 +110,17 @@ class ControlGroup:
 _reading = SharedTasks()
 
 
-async def read_so_far() -> Position:
+async def read_control_position() -> Position:
     """Return the position up to which the running loop's hub has read the control group.
 
     Without a hub that reads the group, return the group's head: every later revocation comes after
-    the head. Raises what the event log raises.
+    the head. Raises the errors of the event log.
     """
     hub = running_hub()
     position = hub.service(ControlGroup).position if hub is not None else None
     if position is not None:
         return position
-    # One read for all callers meanwhile: an earlier position only means more to read later.
+    # Concurrent callers share one read: an earlier position only means more events to read later.
     heads = await _reading.result_here(partial(read_heads, [CONTROL_GROUP]))
     return heads[CONTROL_GROUP]
 

@@ -1,8 +1,8 @@
-"""Ending streams whose right to exist has ended: `disconnect()`, and what Django's signals tell.
+"""Ends streams whose right has ended: `disconnect()`, and receivers of Django's signals.
 
-When such a call returns, or the transaction in which it was made has committed, the streams of this
-process show nothing of what was revoked any more. The other processes follow by the control group
-of the event log, also when the channel layer loses the message.
+Once such a call returns, or its transaction has committed, the streams of this process show no
+event of a revoked group any more. The other processes read the revocation from the control group
+of the event log, even if the channel layer loses the message.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .models import AccessToken, Revocation
 from .sessions import name_of, session_digest
 from .tokens import token_key
 
-#: What `login()` writes on every login; no right hangs on it.
+#: Fields that `login()` saves on every login, and on which no right depends.
 _HARMLESS: Final = frozenset({"last_login"})
 #: A change that concerns more users than this is announced once, for the streams of all users.
 MOST_NAMED: Final = 20
@@ -42,15 +42,16 @@ logger = logging.getLogger("sse_app")
 
 
 def disconnect(*, user: Any = None, group: str | None = None) -> None:
-    """End the streams of `user`, or take `group` from everybody's, or `group` from the user's.
+    """End the streams of `user`; or remove `group` from all streams, or from those of `user`.
 
-    `user`: a user or a primary key. When it returns, nothing published afterwards reaches them
-    from this process; the other processes follow within `CHECK_INTERVAL`. Inside a transaction all
-    of that happens after its commit. Pages that were rendered before can't open such a stream
-    again; whoever a policy or `PUBLIC_GROUPS` permits, can.
+    `user`: a user or a primary key. After the call, no new event reaches these streams from this
+    process; the other processes follow within `CHECK_INTERVAL`. Inside a transaction all of this
+    happens after the commit. The grant of a page rendered before can't open such a stream again.
+    If the policy or `PUBLIC_GROUPS` still allows the group, the users can reconnect: so remove
+    the permission first.
 
-    Raises `ValueError` for neither, for an invalid name, for a user without a primary key (an
-    `AnonymousUser`, a user who was deleted), and what the event log raises.
+    Raises `ValueError` without user and group, for an invalid name, and for a user without a
+    primary key (an `AnonymousUser`, a deleted user). Raises the errors of the event log.
     """
     if user is None and group is None:
         raise ValueError(
@@ -60,29 +61,29 @@ def disconnect(*, user: Any = None, group: str | None = None) -> None:
     name = "" if group is None else validate_group(group)
     rows = written(Revocation)
     rows.update_or_create(user=key, group=name, defaults={"at": timezone.now()})
-    # Past here the other processes find the row in their next round, whatever happens.
+    # From here on the other processes find the row in their next round, even if the log fails.
     _revoke(control.Revocation(user=key, group=name), using=rows.db)
 
 
 def _key_of(user: Any) -> str:
-    """Return the primary key as text. Raises `ValueError` unless it is a user or a key."""
+    """Return the primary key as text. Raises `ValueError` unless `user` is a user or a key."""
     if isinstance(user, models.Model) and not isinstance(user, get_user_model()):
-        raise ValueError(f"disconnect(user={user!r}): a {type(user).__name__} is no user.")
+        raise ValueError(f"disconnect(user={user!r}): a {type(user).__name__} is not a user.")
     found = getattr(user, "pk", user)
     key = str(found)
     if found is None or isinstance(found, bool) or not 0 < len(key) <= MOST_KEY:
         raise ValueError(
-            f"disconnect(user={user!r}): this is no user with a primary key. Give a user who is "
-            "saved, or the primary key; disconnect(group=…) ends strangers' streams too."
+            f"disconnect(user={user!r}): this is not a user with a primary key. Give a saved "
+            "user, or the primary key. disconnect(group=…) includes anonymous users' streams."
         )
     return key
 
 
 def end_stream(id: str) -> None:
-    """End the one stream with this id (`Stream.id`), in whatever process it is. For the admin.
+    """End the stream with this id (`Stream.id`), in any process. For the admin.
 
-    It ends with the reason `auth`, so its page does not come back by itself; nothing is taken from
-    it, so it may once it is loaded again. Raises what the event log raises.
+    The stream ends with the reason `auth`, so its page does not reconnect by itself. No right is
+    revoked, so the page can connect once it is loaded again. Raises the errors of the event log.
     """
     _revoke(control.Revocation(stream=id), using=None)
 
@@ -93,7 +94,7 @@ async def adisconnect(*, user: Any = None, group: str | None = None) -> None:
 
 
 def connect_signals() -> None:
-    """Follow what Django tells of users and their rights; called once the apps are ready."""
+    """Connect to Django's signals about users and their rights, once the apps are ready."""
     model: Any = get_user_model()
     user_logged_in.connect(_logged_in, dispatch_uid="sse_app")
     user_logged_out.connect(_logged_out, dispatch_uid="sse_app")
@@ -104,7 +105,7 @@ def connect_signals() -> None:
             through = field.remote_field.through
             m2m_changed.connect(_rights_changed, sender=through, dispatch_uid="sse_app")
     if (field := many_to_many(model, "groups")) is not None:
-        # Often Django's own groups, but a project may have roles of its own.
+        # The model is often Django's `Group`, but a project may have its own roles.
         rights = many_to_many(field.related_model, "permissions")
         if rights is not None:
             through = rights.remote_field.through
@@ -114,22 +115,22 @@ def connect_signals() -> None:
 
 
 def _logged_in(sender: Any, request: Any, **kwargs: Any) -> None:
-    # `login()` has already replaced the session, so only the request's cookie names the old one.
-    # Its streams belong to another user, or to the same visitor before the login.
+    # `login()` has already replaced the session, so only the request's cookie has the old key. The
+    # old session's streams belong to another user, or to the same visitor before the login.
     key = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
     session = getattr(request, "session", None)
     if key and session is not None and key != session.session_key:
-        _follow(control.Revocation(session=session_digest(name_of(key))), using=None)
+        _revoke_safely(control.Revocation(session=session_digest(name_of(key))), using=None)
 
 
 def _logged_out(sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
     if user is None:
         return
     key = getattr(getattr(request, "session", None), "session_key", None)
-    # Django may have moved the session to another key a moment ago, by the same request.
-    came = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
-    ended = sorted({session_digest(name_of(each)) for each in (key, came) if each})
-    _follow(*(control.Revocation(session=digest) for digest in ended), using=None)
+    # Django may have moved the session to another key during this request.
+    cookie = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
+    ended = sorted({session_digest(name_of(each)) for each in (key, cookie) if each})
+    _revoke_safely(*(control.Revocation(session=digest) for digest in ended), using=None)
 
 
 def _user_saved(
@@ -138,11 +139,11 @@ def _user_saved(
     only = kwargs.get("update_fields")
     if created or (only is not None and set(only) <= _HARMLESS):
         return
-    _follow(control.Revocation(user=str(instance.pk), review=True), using=using)
+    _revoke_safely(control.Revocation(user=str(instance.pk), review=True), using=using)
 
 
 def _user_deleted(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
-    _follow(control.Revocation(user=str(instance.pk)), using=using)
+    _revoke_safely(control.Revocation(user=str(instance.pk)), using=using)
 
 
 def _token_saved(
@@ -150,11 +151,11 @@ def _token_saved(
 ) -> None:
     if not created:
         live = instance.is_live()
-        _follow(control.Revocation(user=token_key(instance), review=live), using=using)
+        _revoke_safely(control.Revocation(user=token_key(instance), review=live), using=using)
 
 
 def _token_deleted(sender: Any, instance: AccessToken, using: str, **kwargs: Any) -> None:
-    _follow(control.Revocation(user=token_key(instance)), using=using)
+    _revoke_safely(control.Revocation(user=token_key(instance)), using=using)
 
 
 def _rights_changed(
@@ -167,22 +168,22 @@ def _rights_changed(
 ) -> None:
     if not action.startswith("post_"):
         return
-    users: Collection[Any] = ("",)  # Everybody, where only a query could name the users.
+    users: Collection[Any] = ("",)  # All users, where only a query could find the users concerned.
     if isinstance(instance, get_user_model()):
         users = (instance.pk,)
     elif model is not None and issubclass(model, get_user_model()) and pk_set is not None:
         users = pk_set if len(pk_set) <= MOST_NAMED else ("",)
-    told = (control.Revocation(user=str(user), review=True) for user in users)
-    _follow(*told, using=kwargs.get("using"))
+    revocations = (control.Revocation(user=str(user), review=True) for user in users)
+    _revoke_safely(*revocations, using=kwargs.get("using"))
 
 
-def _follow(*revocations: control.Revocation, using: str | None) -> None:
-    """Revoke, and let the caller, who only wanted to log out, never fail for it."""
+def _revoke_safely(*revocations: control.Revocation, using: str | None) -> None:
+    """Revoke; log an error instead of raising it, so that a logout or a save does not fail."""
     try:
         _revoke(*revocations, using=using)
     except Exception:
         logger.exception(
-            "Other processes learn of %s only by their next round.",
+            "Other processes find %s only in their next round of checks.",
             ", ".join(map(str, revocations)),
             extra=log_fields(user=revocations[0].user or None, group=revocations[0].group or None),
         )

@@ -1,8 +1,8 @@
-"""What a user's right to listen may hang on, as a value to compare; read for many users at once.
+"""`Fingerprint`: what Django stores about a user's rights, as a value to compare.
 
-It takes in what Django keeps about a user's rights: whether the account is active, staff or
-superuser, the password, the groups, the permissions of both. What a policy looks at beyond that, it
-does not show.
+A fingerprint covers the flags active, staff and superuser, the password, the groups, and the
+permissions of the user and the groups. Other data that a policy may read is not covered. The
+fingerprints of many users are read by one query.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHUNK: Final = 1000
 
 
 class Fingerprint(NamedTuple):
-    """Of one user: `password` is a digest, `rights` whatever else was found."""
+    """The rights of one user: `password` is a digest, `rights` the flags and permissions."""
 
     active: bool
     password: str
@@ -31,11 +31,11 @@ class Fingerprint(NamedTuple):
 
     @property
     def seal(self) -> str:
-        """A digest of `rights`, to be signed and compared later."""
+        """A digest of `rights`, which a grant carries to compare later."""
         return _digest(repr(self.rights))
 
     def has_password_of(self, user: Any) -> bool:
-        """Whether `user`, which may be from a replica, has this password, or has none at all."""
+        """Whether `user`, which may be read from a replica, has this password or no password."""
         password = getattr(user, "password", None)
         return password is None or self.password == _digest(str(password))
 
@@ -43,25 +43,25 @@ class Fingerprint(NamedTuple):
 def read_fingerprints(keys: Collection[str]) -> dict[str, Fingerprint]:
     """Return the fingerprints of the users with these primary keys, by the key as text.
 
-    One query for a thousand users. Keys of no user are left out, as are texts that can't be keys.
+    One query for each 1000 users. Unknown and invalid keys are left out.
     """
     model = get_user_model()
-    # Never from a replica, where a right taken a moment ago may still be seen.
+    # Never from a replica, which may still have a right that was removed a moment ago.
     connection = connections[router.db_for_write(model)]
     found: dict[str, Fingerprint] = {}
-    given = list(_prepared(model, keys, connection))
-    for start in range(0, len(given), CHUNK):
-        part = given[start : start + CHUNK]
+    prepared = list(_prepared(model, keys, connection))
+    for start in range(0, len(prepared), CHUNK):
+        chunk = prepared[start : start + CHUNK]
         sql, lists = _sql(model, connection.alias)
         with connection.cursor() as cursor:
-            cursor.execute(sql % ((_places(len(part)),) * lists), part * lists)
+            cursor.execute(sql % ((_placeholders(len(chunk)),) * lists), chunk * lists)
             found.update(_found(model, cursor.fetchall()))
     return found
 
 
 def _prepared(model: type[AbstractBaseUser], keys: Iterable[str], connection: Any) -> Iterator[Any]:
     for key in keys:
-        # One strange key of a middleware's user must not keep all others from being read.
+        # An invalid key, such as of a middleware's user, must not fail the query for all others.
         with suppress(ValueError, TypeError, ValidationError):
             yield model._meta.pk.get_db_prep_value(key, connection)
 
@@ -90,11 +90,11 @@ def _found(
 
 @lru_cache
 def _sql(model: type[AbstractBaseUser], alias: str) -> tuple[str, int]:
-    """Return the query, and how many lists of keys it takes.
+    """Return the query, and the number of key lists among its parameters.
 
-    Written out and kept: every stream of a signed-in user begins with it. The keys themselves are
-    read and compared, as text: no sum of keys is safe from another set with the same sum, and a key
-    may be a UUID. Each row is an owner, a kind, a value, and the columns of a user.
+    The query is plain SQL and cached, since every stream of a signed-in user begins with it. It
+    reads the keys themselves, as text: two sets of keys can have the same sum, and a key may be a
+    UUID. Each row is an owner, a kind, a value, and the columns of a user.
     """
     connection = connections[alias]
     quote = connection.ops.quote_name
@@ -120,7 +120,7 @@ def _sql(model: type[AbstractBaseUser], alias: str) -> tuple[str, int]:
 def _memberships(
     model: type[AbstractBaseUser], quote: Callable[[str], str]
 ) -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield a kind, the table of it, the columns of the owner and of what it has, a condition."""
+    """Yield the kind, table, owner's column, value's column and condition of each relation."""
     for name in ("groups", "user_permissions"):
         field = many_to_many(model, name)
         if field is None:
@@ -130,7 +130,7 @@ def _memberships(
         rights = many_to_many(field.related_model, "permissions") if name == "groups" else None
         if rights is not None:
             joined, group, permission = _through(rights, quote)
-            # Each group's once, however many of the users are in it.
+            # The permissions of each group once, however many of the users are its members.
             chosen = f"{group} IN (SELECT {other} FROM {table} WHERE {owner} IN %s)"
             yield "of group", joined, group, permission, chosen
 
@@ -144,7 +144,7 @@ def _through(field: Any, quote: Callable[[str], str]) -> tuple[str, str, str]:
 
 
 def many_to_many(model: type[Model], name: str) -> Any:
-    """Return the many-to-many field of `model` with this name, None if there is none."""
+    """Return the many-to-many field of `model` with this name, None without such a field."""
     return next((field for field in model._meta.many_to_many if field.name == name), None)
 
 
@@ -153,7 +153,7 @@ def _column(field: Any, quote: Callable[[str], str]) -> str:
 
 
 def _tables(model: type[Model], quote: Callable[[str], str]) -> str:
-    """Return the table of `model`, joined with those of the models that it inherits from."""
+    """Return the table of `model`, joined with the tables of its parent models."""
     tables = quote(model._meta.db_table)
     for parent in model._meta.all_parents:
         child = next(
@@ -169,7 +169,7 @@ def _tables(model: type[Model], quote: Callable[[str], str]) -> str:
     return tables
 
 
-def _places(count: int) -> str:
+def _placeholders(count: int) -> str:
     return f"({', '.join(['%s'] * count)})"
 
 

@@ -1,10 +1,10 @@
-"""A grant: what a page may hear, signed for the one it was rendered for.
+"""`Grant`: the groups that a page may listen to, signed for the user it was rendered for.
 
-What the server rendered, the page may hear: the grant in its stream's URL names the groups, and no
-policy is asked for them. It is bound to the user by primary key and session auth hash, so it ends
-with a password change, and to the rights the user had; and to nobody on a page rendered for an
-anonymous visitor, so that such a page can be cached: whoever has the URL may then listen until it
-expires.
+The URL of a page's stream carries the grant. The policy is not asked for the groups of a grant,
+since the server chose them when it rendered the page. A grant is bound to its user by primary key,
+session auth hash and rights, so it ends with a password change. On a page for an anonymous visitor
+the grant is bound to no user, so that the page can be cached: everybody with the URL may then
+listen until the grant expires.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ SALT: Final = "sse_app.grant"
 
 
 class BadGrant(ValueError):
-    """The text is no grant that this site signed."""
+    """The text is not a grant signed by this site."""
 
 
 @dataclass(frozen=True)
 class Grant:
-    """`groups` for `user` (a primary key as text, empty: anybody), given at Unix time `issued`.
+    """`groups` for `user` (a primary key as text; empty: any user), made at Unix time `issued`.
 
-    `seal` stands for the user's session auth hash at that time, `rights` for what the user then
-    had of rights.
+    `seal` is a digest of the user's session auth hash at that time, `rights` one of the rights.
     """
 
     groups: tuple[str, ...]
@@ -48,13 +47,13 @@ class Grant:
 
     @classmethod
     def to(cls, user: Any, groups: Iterable[str]) -> Self:
-        """Return a grant of `groups` to `user`, made now. Raises `ValueError` for a bad name.
+        """Return a grant of `groups` to `user`, made now. Raises `ValueError` for an invalid name.
 
         Reads the user's rights by one query.
         """
         names = tuple(validate_group(group) for group in dict.fromkeys(groups))
-        # Only False makes a stranger, since everybody can open a stranger's grant. A user made from
-        # a JWT may answer None.
+        # Only False means anonymous, since everybody can use an anonymous grant. A user made from a
+        # JWT may return None for any attribute.
         if user is None or user.is_authenticated is False:
             return cls(names, "", "", "", time.time())
         return cls(names, str(user.pk), seal_of(user), _rights_of(user), time.time())
@@ -65,34 +64,34 @@ class Grant:
         try:
             groups, user, seal, rights, issued = signing.Signer(salt=SALT).unsign_object(text)
         except (signing.BadSignature, ValueError, TypeError) as error:
-            raise BadGrant(f"No grant of this site: {text[:40]!r}.") from error
+            raise BadGrant(f"Not a grant of this site: {text[:40]!r}.") from error
         return cls(tuple(groups), user, seal, rights, issued / 1000)
 
     def sign(self) -> str:
-        """Return the text for the URL; it can be read by anybody and made by nobody else."""
+        """Return the signed text for the URL. It is not encrypted."""
         fields = [self.groups, self.user, self.seal, self.rights, int(self.issued * 1000)]
         return signing.Signer(salt=SALT).sign_object(fields)
 
     @property
     def expires(self) -> float:
-        """The Unix time at which it ends."""
+        """The Unix time at which the grant expires."""
         return self.issued + settings().GRANT_AGE
 
-    def is_over(self) -> bool:
-        """Whether it has expired."""
+    def is_expired(self) -> bool:
+        """Whether the grant has expired."""
         return time.time() >= self.expires
 
     def is_revoked_by(self, row: Revocation) -> bool:
-        """Whether `row` takes it back."""
+        """Whether `row` revokes the grant."""
         later = row.at >= datetime.fromtimestamp(self.issued, tz=UTC)
         return later and row.user in ("", self.user) and row.group in ("", *self.groups)
 
-    def still_right(self, user: Any) -> bool:
-        """Whether the user's rights are those of then. One query."""
+    def has_rights_of(self, user: Any) -> bool:
+        """Whether the user's rights are unchanged since the grant was made. One query."""
         return not self.user or self.rights == _rights_of(user)
 
-    def fits(self, user: Any) -> bool:
-        """Whether it was made for `user`, who has the same password as then, or for anybody."""
+    def is_for(self, user: Any) -> bool:
+        """Whether the grant is for any user, or for `user` with an unchanged password."""
         if not self.user:
             return True
         if not user.is_authenticated or str(user.pk) != self.user:
@@ -101,12 +100,12 @@ class Grant:
 
 
 def seal_of(user: Any) -> str:
-    """Return what stands for the user's session auth hash, which itself is not shown."""
+    """Return a digest of the user's session auth hash, which must stay secret."""
     return _seals(user)[0]
 
 
 def has_seal(user: Any, seal: str) -> bool:
-    """Whether `seal` is the user's still; the keys in `SECRET_KEY_FALLBACKS` count."""
+    """Whether `seal` is still the user's; the keys in `SECRET_KEY_FALLBACKS` count."""
     return any(constant_time_compare(seal, own) for own in _seals(user))
 
 
@@ -116,11 +115,8 @@ def _rights_of(user: Any) -> str:
     return found.seal if found else ""
 
 
-def revoked_of(grants: Collection[Grant]) -> list[Grant]:
-    """Return which of `grants` were taken back by `disconnect()` after they were given.
-
-    One query.
-    """
+def revoked_grants(grants: Collection[Grant]) -> list[Grant]:
+    """Return those of `grants` that a later `disconnect()` revoked. One query."""
     users = {"", *(grant.user for grant in grants)}
     groups = {"", *(group for grant in grants for group in grant.groups)}
     first = datetime.fromtimestamp(min(grant.issued for grant in grants), tz=UTC)
@@ -129,27 +125,27 @@ def revoked_of(grants: Collection[Grant]) -> list[Grant]:
 
 
 def _seals(user: Any) -> list[str]:
-    """Return the seal, and those by the keys in `SECRET_KEY_FALLBACKS`."""
+    """Return the seal, and the seals made with the keys in `SECRET_KEY_FALLBACKS`."""
     hashes = [""]
-    # Not every user is a model's: one that is made from a JWT answers None for any attribute.
+    # A user may be no model instance: one made from a JWT may return None for any attribute.
     if callable(getattr(user, "get_session_auth_hash", None)):
         hashes = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
     return [salted_hmac(SALT, text, algorithm="sha256").hexdigest()[:20] for text in hashes]
 
 
-def reader_of(request: HttpRequest) -> Any:
-    """Return the user of a page's request, None for an anonymous one.
+def user_of_page(request: HttpRequest) -> Any:
+    """Return the user of a page's request, None for an anonymous user.
 
-    Without a session cookie the session counts as not looked at: the page must not vary by cookie,
-    since then no cache could keep it. The user is looked at all the same, as it may be another
-    middleware's, which found it in a header or another cookie.
+    Reading the user marks the session as accessed, and Django then adds `Vary: Cookie`, so no cache
+    could keep the page. Without a session cookie this mark is reset. The user is read all the
+    same, since another middleware may have set it from a header or another cookie.
     """
     user = getattr(request, "user", None)
     if user is None:
         return None
     session: Any = getattr(request, "session", None)
     accessed = getattr(session, "accessed", None)
-    stranger = getattr(user, "is_authenticated", False) is False
+    anonymous = getattr(user, "is_authenticated", False) is False
     if accessed is not None and django_settings.SESSION_COOKIE_NAME not in request.COOKIES:
         session.accessed = accessed
-    return None if stranger else user
+    return None if anonymous else user

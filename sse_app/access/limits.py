@@ -1,7 +1,7 @@
-"""How many streams at once: per user, session, address and process.
+"""Limits the number of open streams per user, session, address and process.
 
-Counted in this process, and with Redis over all live processes (`shared_limits`). Asked before
-any database work; what is asked for is a place, and a place is given back.
+Streams are counted in this process and, with Redis, over all live processes (`limits_redis`). A
+request takes its slots before any database work, and releases them when its stream ends.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .sessions import session_digest
 Reason = Literal["process", "address", "session", "user"]
 
 
-class Full(Exception):
-    """No place is left; `reason` says which limit was reached."""
+class LimitReached(Exception):
+    """No slot is left; `reason` names the limit that was reached."""
 
     def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class Full(Exception):
 
 @dataclass(frozen=True)
 class Limit:
-    """At most `most` streams that have `key`. Only those of all processes are `shared`."""
+    """At most `most` streams with `key`; over all processes if `shared`, else in this process."""
 
     reason: Reason
     key: str
@@ -47,35 +47,35 @@ class Limits:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as a forked child does: the parent's streams are not there."""
+        """Reset all counts. A forked child does so, since it has none of the parent's streams."""
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    async def admit(self, address: Address, session_key: str | None) -> Places:
-        """Return a place in the process, at the address and in the session of a request.
+    async def admit(self, address: Address, session_key: str | None) -> Slots:
+        """Take the slots of a request in this process, at its address and in its session.
 
-        Raises `Full`. To be called before the request is identified: `session_key` is what its
-        cookie says, None for a request without. These have an address limit of their own.
+        Raises `LimitReached`. Call it before the user is known: `session_key` is the value of the
+        session cookie, None without a cookie. Requests without one have their own address limit.
         """
-        places = Places(self)
-        await places.add(_before_identifying(address, session_key))
-        return places
+        slots = Slots(self)
+        await slots.add(_limits_before_login(address, session_key))
+        return slots
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many places each key has here; a key without any is not there."""
+        """The number of slots taken under each key in this process, without zeros."""
         with self._lock:
             return dict(self._counts)
 
     def take(self, limits: Iterable[Limit]) -> None:
-        """Count one more under each key, or raise `Full` and count nothing."""
+        """Count one more under each key, or raise `LimitReached` and count nothing."""
         with self._lock:
             for limit in limits:
                 if self._counts[limit.key] >= limit.most:
-                    raise Full(limit.reason)
+                    raise LimitReached(limit.reason)
             self._counts.update(limit.key for limit in limits)
 
-    def give_back(self, limits: Iterable[Limit]) -> None:
+    def release(self, limits: Iterable[Limit]) -> None:
         """Count one less under each key."""
         with self._lock:
             for limit in limits:
@@ -84,8 +84,8 @@ class Limits:
                     del self._counts[limit.key]
 
 
-class Places:
-    """What one request holds until `release()`, or the end of its `with` block."""
+class Slots:
+    """The slots of one request, until `release()` or the end of its `with` block."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -94,13 +94,13 @@ class Places:
         self._released = False
 
     async def identify(self, user: Any) -> None:
-        """Take a place of `user`, if it is one that is signed in; raises `Full`."""
+        """Take a slot of `user` if the user is signed in. Raises `LimitReached`."""
         most = settings().STREAMS_PER_USER
         if most is not None and user is not None and user.is_authenticated:
             await self.add([Limit("user", f"user:{user.pk}", most)])
 
     async def add(self, limits: list[Limit]) -> None:
-        """Take a place under each limit, or raise `Full` and give back all there are."""
+        """Take a slot under each limit; or release all slots and raise `LimitReached`."""
         try:
             self._limits.take(limits)
             self._held += limits
@@ -115,17 +115,20 @@ class Places:
             return
         full = await counts.take({limit.key: limit.most for limit in limits})
         if full is not None:
-            raise Full(next(limit.reason for limit in limits if limit.key == full))
+            raise LimitReached(next(limit.reason for limit in limits if limit.key == full))
         self._shared.append((counts, [limit.key for limit in limits]))
 
     def release(self) -> None:
-        """Give everything back, once; to be called on the loop that took it. Never blocks."""
+        """Release all slots. Call it on the loop that took them; a second call does nothing.
+
+        Never blocks.
+        """
         if self._released:
             return
         self._released = True
-        self._limits.give_back(self._held)
+        self._limits.release(self._held)
         for counts, keys in self._shared:
-            counts.give_back(keys)
+            counts.release(keys)
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +142,7 @@ class Places:
         self.release()
 
 
-def _before_identifying(address: Address, session_key: str | None) -> list[Limit]:
+def _limits_before_login(address: Address, session_key: str | None) -> list[Limit]:
     of = settings()
     limits = []
     if of.STREAMS_PER_PROCESS is not None:
@@ -150,7 +153,7 @@ def _before_identifying(address: Address, session_key: str | None) -> list[Limit
     if address.limited and most is not None:
         limits += [Limit("address", f"{kind}:{k}", most * n) for k, n in address.shares.items()]
     if session_key and of.STREAMS_PER_SESSION is not None:
-        # A digest, because whoever reads a session's key has the session.
+        # A digest, because a session's key gives access to the session.
         session = f"session:{session_digest(session_key)}"
         limits.append(Limit("session", session, of.STREAMS_PER_SESSION))
     return limits

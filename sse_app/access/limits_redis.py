@@ -1,12 +1,12 @@
-"""Counts of open streams over all live processes, in the Redis that they have in common.
+"""Counts the open streams of all live processes in the Redis that they share.
 
-Each event loop that holds streams is a member, with a lease that it renews. A hash for each key
-(a user, a session, an address) says how many streams each member has there, and what a member
-without a lease has does not count. So a killed process takes its places along, and nothing has to
-be cleaned up. All keys share one hash tag: a script sees the leases and the counts together.
+Each event loop with streams is a member and renews its lease. For each key (a user, a session, an
+address) a hash has the number of streams of each member. Members without a lease do not count, so
+the slots of a killed process are freed without a clean-up. All keys share one hash tag, so that
+one script can read the leases and the counts.
 
-Redis away or slow refuses nobody: this process then counts alone, and tells what it holds, as a
-new member, when Redis is back.
+If Redis is down or slow, nobody is refused: this process counts alone and, once Redis is back,
+reports its counts as a new member.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from ..runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
 
-#: KEYS: leases. ARGV: member, lease in ms, 1 for a new one, and whom that one follows. Ends the
-#: leases that lapsed. Returns 0 if the member's own is one of them.
+#: KEYS: leases. ARGV: member, lease in ms, 1 for a new member, and the former member of its loop.
+#: Removes the former member and expired leases. Returns 0 if the member's own lease has expired.
 RENEW: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -49,7 +49,7 @@ return 1
 """
 
 #: KEYS: leases, then counts. ARGV: member, lifetime of a count in ms, then the limit of each
-#: count. Adds one to each, and returns 0; or adds nothing, and returns which one is full.
+#: count. Adds one to each and returns 0; or adds nothing and returns the number of a full count.
 TAKE: Final = """
 for i = 2, #KEYS do
   local held, sum = redis.call('HGETALL', KEYS[i]), 0
@@ -66,8 +66,8 @@ end
 return 0
 """
 
-#: KEYS: counts. ARGV: member, lifetime of a count in ms, then what the member has of each.
-SAY: Final = """
+#: KEYS: counts. ARGV: member, lifetime of a count in ms, then the member's number for each count.
+REPORT: Final = """
 for i = 1, #KEYS do
   if ARGV[i + 2] == '0' then redis.call('HDEL', KEYS[i], ARGV[1])
   else
@@ -79,18 +79,18 @@ return 0
 """
 
 
-#: Seconds for which a process that was killed is still counted.
+#: Seconds for which the streams of a killed process still count.
 LEASE_SECONDS: float = 10.0
 RENEW_SECONDS: float = 3.0
-#: Seconds that a request waits for Redis before its process counts alone.
-PATIENCE_SECONDS: Final = 0.5
-SAID_AT_ONCE: Final = 500
-#: Asks in one round trip: when everybody comes back at once, none shall take longer than patience.
-ASKED_AT_ONCE: Final = 500
+#: Seconds to wait for Redis before this process counts alone.
+TIMEOUT_SECONDS: Final = 0.5
+REPORTED_PER_SCRIPT: Final = 500
+#: Requests in one round trip: when all clients reconnect together, each batch must fit the timeout.
+REQUESTS_PER_BATCH: Final = 500
 
 
-class _Ask:
-    """A request that waits for its places."""
+class _Request:
+    """A request that waits for its slots; the result is the full key, or None."""
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self.limits = limits
@@ -98,11 +98,11 @@ class _Ask:
 
 
 class SharedCounts:
-    """What the running loop holds, told to Redis. Used on that loop only.
+    """The slots taken on the running loop, and their counts in Redis. Used on that loop only.
 
-    One task does all the talking, in batches, one after the other, while anything is held: no
-    request's cancellation reaches the connection, and what is said last is said last. It ends,
-    and closes the connection, when nothing is held any more.
+    One task sends all commands, batch after batch, as long as slots are taken. So a cancelled
+    request never interrupts the connection, and the last report is the last command. When no slot
+    is taken, the task closes the connection and ends.
     """
 
     def __init__(self, prefix: str, connect: Callable[[], Any]) -> None:
@@ -111,143 +111,148 @@ class SharedCounts:
         self._client: Any = None
         self._member = self._former = ""
         self._held: Counter[str] = Counter()
-        self._asked: list[_Ask] = []
-        self._unsaid: set[str] = set()
+        self._requests: list[_Request] = []
+        self._unreported: set[str] = set()
         self._retry_at = 0.0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def alone(self) -> bool:
-        """Is Redis away, so that this process counts for itself?"""
+        """Whether Redis is down, so that this process counts alone."""
         return self._retry_at > 0
 
     async def take(self, limits: Mapping[str, int]) -> str | None:
-        """Take a place under each key of `limits`; return the key that is full, else None."""
+        """Take a slot under each key of `limits` and return None; or return a full key."""
         if self.alone:
             self._held.update(limits.keys())
-            self._unsaid.update(limits)
-            self._work()
+            self._unreported.update(limits)
+            self._wake_task()
             return None
-        ask = _Ask(limits)
-        self._asked.append(ask)
-        self._work()
+        request = _Request(limits)
+        self._requests.append(request)
+        self._wake_task()
         try:
-            return await ask.full
+            return await request.full
         except asyncio.CancelledError:
-            if not ask.full.cancelled() and ask.full.result() is None:
-                self.give_back(limits.keys())
+            if not request.full.cancelled() and request.full.result() is None:
+                self.release(limits.keys())
             raise
 
-    def give_back(self, keys: Collection[str]) -> None:
-        """Give back a place under each key."""
+    def release(self, keys: Collection[str]) -> None:
+        """Release a slot under each key."""
         for key in keys:
             self._held[key] -= 1
             if self._held[key] <= 0:
                 del self._held[key]
-        self._unsaid.update(keys)
-        self._work()
+        self._unreported.update(keys)
+        self._wake_task()
 
     # --- the task ---
 
-    def _work(self) -> None:
+    def _wake_task(self) -> None:
         self._wake.set()
         if self._task is None:
             self._task = spawn(self._run)
 
     @property
     def _busy(self) -> bool:
-        return bool(self._held or self._asked or (self._unsaid and not self.alone))
+        return bool(self._held or self._requests or (self._unreported and not self.alone))
 
     async def _run(self) -> None:
         try:
             while self._busy:
                 self._wake.clear()
                 if time.monotonic() >= self._retry_at:
-                    await self._turn()
+                    await self._exchange()
                 if self._busy:
-                    await self._rest()
+                    await self._wait()
                 else:
-                    await self._leave()
+                    await self._end_lease()
         finally:
             self._task = None
 
-    async def _rest(self) -> None:
+    async def _wait(self) -> None:
         until_retry = max(0.0, self._retry_at - time.monotonic())
         with suppress(TimeoutError):
             async with asyncio.timeout(until_retry if self.alone else RENEW_SECONDS):
                 await self._wake.wait()
 
-    async def _turn(self) -> None:
-        """Renew the lease, say what changed and ask for what is asked for, in one round trip."""
-        asked, self._asked = self._asked[:ASKED_AT_ONCE], self._asked[ASKED_AT_ONCE:]
-        if self._asked:
+    async def _exchange(self) -> None:
+        """Renew the lease, report changed counts and take slots, in one round trip."""
+        requests = self._requests[:REQUESTS_PER_BATCH]
+        del self._requests[:REQUESTS_PER_BATCH]
+        if self._requests:
             self._wake.set()
-        unsaid = self._unsaid if self._member else set(self._held)
-        self._unsaid = set()
-        commands = [self._renewal(), *self._sayings(unsaid), *map(self._taking, asked)]
+        unreported = self._unreported if self._member else set(self._held)
+        self._unreported = set()
+        commands = [
+            self._lease_command(),
+            *self._report_commands(unreported),
+            *map(self._take_command, requests),
+        ]
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 with contained():
                     answers = await self._send(commands)
         except Exception as error:
-            await self._lose(error, asked)
+            await self._lose_redis(error, requests)
             return
-        self._find()
-        if not answers[0]:  # The process was stopped for longer than its lease, or Redis emptied.
+        self._regain_redis()
+        if not answers[0]:  # The process was stopped longer than its lease, or Redis was flushed.
             self._member, self._former = "", self._member
-            self._asked = [*asked, *self._asked]
+            self._requests = [*requests, *self._requests]
             self._wake.set()
             return
-        for ask, full in zip(asked, answers[len(commands) - len(asked) :], strict=True):
-            self._answer(ask, full)
+        for request, full in zip(requests, answers[len(commands) - len(requests) :], strict=True):
+            self._answer(request, full)
 
-    def _answer(self, ask: _Ask, full: int) -> None:
+    def _answer(self, request: _Request, full: int) -> None:
         if full:
-            result = list(ask.limits)[full - 1]
+            result = list(request.limits)[full - 1]
         else:
             result = None
-            self._held.update(ask.limits.keys())
-        if not ask.full.done():
-            ask.full.set_result(result)
-        elif not full:  # Cancelled meanwhile.
-            self.give_back(ask.limits.keys())
+            self._held.update(request.limits.keys())
+        if not request.full.done():
+            request.full.set_result(result)
+        elif not full:  # The request was cancelled meanwhile.
+            self.release(request.limits.keys())
 
-    async def _lose(self, error: Exception, asked: list[_Ask]) -> None:
+    async def _lose_redis(self, error: Exception, requests: list[_Request]) -> None:
         if not self.alone:
             logger.warning(
-                "Redis does not count streams (%r): until it does, this process counts alone.",
+                "Redis does not answer (%r): until it does, this process counts alone.",
                 error,
                 extra=log_fields(error=error),
             )
         self._retry_at = time.monotonic() + RENEW_SECONDS
         self._former, self._member = self._member or self._former, ""
-        asked, self._asked = [*asked, *self._asked], []
-        for ask in asked:
-            self._answer(ask, 0)
-        await self._hang_up()
+        requests, self._requests = [*requests, *self._requests], []
+        for request in requests:
+            self._answer(request, 0)
+        await self._disconnect()
 
-    def _find(self) -> None:
+    def _regain_redis(self) -> None:
         if self.alone:
             logger.info("Redis counts the streams of all processes again.", extra=log_fields())
             self._retry_at = 0.0
 
-    async def _leave(self) -> None:
-        """Give up the lease at once: nothing is held."""
+    async def _end_lease(self) -> None:
+        """Delete the lease immediately instead of letting it expire: no slot is taken."""
         with suppress(Exception):
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 if self._member:
                     await self._send([["ZREM", self._key("leases"), self._member]])
         self._member = ""
-        await self._hang_up()
+        await self._disconnect()
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         client, self._client = self._client, None
         with suppress(Exception):
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 await client.aclose()
 
-    # --- what it says ---
+    # --- the commands ---
 
     async def _send(self, commands: Collection[list[Any]]) -> list[Any]:
         if self._client is None:
@@ -260,52 +265,52 @@ class SharedCounts:
     def _key(self, name: str) -> str:
         return self._prefix + name
 
-    def _renewal(self) -> list[Any]:
+    def _lease_command(self) -> list[Any]:
         new = not self._member
         if new:
             self._member = secrets.token_hex(8)
         lease = int(LEASE_SECONDS * 1000)
         return ["EVAL", RENEW, 1, self._key("leases"), self._member, lease, int(new), self._former]
 
-    def _sayings(self, keys: Collection[str]) -> Iterator[list[Any]]:
+    def _report_commands(self, keys: Collection[str]) -> Iterator[list[Any]]:
         keys = list(keys)
-        for at in range(0, len(keys), SAID_AT_ONCE):
-            some = keys[at : at + SAID_AT_ONCE]
-            counts = [self._held[key] for key in some]
-            names = map(self._key, some)
-            yield ["EVAL", SAY, len(some), *names, self._member, _count_lives(), *counts]
+        for start in range(0, len(keys), REPORTED_PER_SCRIPT):
+            chunk = keys[start : start + REPORTED_PER_SCRIPT]
+            counts = [self._held[key] for key in chunk]
+            names = map(self._key, chunk)
+            yield ["EVAL", REPORT, len(chunk), *names, self._member, _count_milliseconds(), *counts]
 
-    def _taking(self, ask: _Ask) -> list[Any]:
-        keys = [self._key("leases"), *map(self._key, ask.limits)]
-        limits = ask.limits.values()
-        return ["EVAL", TAKE, len(keys), *keys, self._member, _count_lives(), *limits]
+    def _take_command(self, request: _Request) -> list[Any]:
+        keys = [self._key("leases"), *map(self._key, request.limits)]
+        limits = request.limits.values()
+        return ["EVAL", TAKE, len(keys), *keys, self._member, _count_milliseconds(), *limits]
 
 
-def _count_lives() -> int:
-    # In milliseconds. No stream lives so long, and each new one under a key renews it.
+def _count_milliseconds() -> int:
+    # No stream lives longer than half of this, and each new stream under a key renews the count.
     return int(2000 * max(settings().STREAM_LIFE, settings().PUBLIC_STREAM_LIFE))
 
 
-# --- where Redis is ---
+# --- the shared Redis ---
 
 _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedCounts | None] = WeakKeyDictionary()
 
 
 def shared_counts() -> SharedCounts | None:
-    """Return the running loop's counts; None where the processes have no Redis in common.
+    """Return the running loop's counts; None where the processes share no Redis.
 
-    They have if the event log is in Redis, else if the channel layer is one of channels_redis.
+    The shared Redis is the event log's, else the channel layer's if it is of channels_redis.
     """
     loop = asyncio.get_running_loop()
     if loop not in _of_loop:
         for other in [other for other in _of_loop if other.is_closed()]:
             del _of_loop[other]
-        place = _place()
-        _of_loop[loop] = None if place is None else SharedCounts(*place)
+        redis = _common_redis()
+        _of_loop[loop] = None if redis is None else SharedCounts(*redis)
     return _of_loop[loop]
 
 
-def _place() -> tuple[str, Callable[[], Any]] | None:
+def _common_redis() -> tuple[str, Callable[[], Any]] | None:
     log = event_log()
     if isinstance(log, RedisEventLog):
         return log.location()
@@ -318,7 +323,7 @@ def _place() -> tuple[str, Callable[[], Any]] | None:
 
 
 def _connect(hosts: Any) -> Any:
-    """Return a client of the channel layer's first host, made as channels_redis makes its own."""
+    """Return a client of the channel layer's first host, made the way channels_redis does."""
     from channels_redis.utils import create_pool, decode_hosts
     from redis.asyncio import Redis
     from redis.asyncio.retry import Retry

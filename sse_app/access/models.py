@@ -1,4 +1,4 @@
-"""Rows that grant or end access: tokens, tickets and revocations."""
+"""The models of access tokens, tickets and revocations."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..protocol.groups import matches
 
 
 def _permits(patterns: object, name: str) -> bool:
-    # The characters of a string would be patterns too, and one of them may be "*".
+    # Each character of a string would be a pattern, and one of them may be "*".
     return isinstance(patterns, list) and matches(name, map(str, patterns))
 
 
 class AccessToken(models.Model):
-    """What a program may do with a bearer token; of its secret only a digest is kept.
+    """The rights of a program with a bearer token. Only a digest of the secret is stored.
 
-    `listen`, `publish` and `events` are lists of patterns: the groups it may read, the groups it
-    may publish to, and the names of the events it may publish there; `metrics`: whether it may
-    read the metrics.
+    `listen`, `publish` and `events` are lists of patterns: the groups that the program may read,
+    the groups it may publish to, and the event names it may publish there. `metrics`: whether it
+    may read the metrics.
     """
 
     name = models.CharField(_("name"), max_length=100)
@@ -41,24 +41,24 @@ class AccessToken(models.Model):
         return self.name
 
     def is_live(self) -> bool:
-        """Whether it is neither revoked nor expired."""
+        """Whether the token is neither revoked nor expired."""
         return self.revoked_at is None and self.expires_at > timezone.now()
 
     def may_listen(self, group: str) -> bool:
-        """Whether it permits reading `group`; says nothing of whether it is live."""
+        """Whether the token permits reading `group`. Does not check whether it is live."""
         return _permits(self.listen, group)
 
     def may_publish(self, group: str, event: str) -> bool:
-        """Whether it permits publishing `event` to `group`; says nothing of whether it is live."""
+        """Whether the token permits publishing `event` to `group`. Does not check `is_live()`."""
         return _permits(self.publish, group) and _permits(self.events, event)
 
 
 class Ticket(models.Model):
-    """Opens one stream, once, for a client that can't send cookies; used up by being deleted.
+    """Opens one stream, once, for a client that can't send cookies; the use deletes the row.
 
-    `groups` are the policy's to permit, `grant` is the signed page's; `seal` stands for the user's
-    session auth hash. All three are looked at again when the ticket is used. `session_key` names
-    the session, sealed by the ticket's text.
+    The policy decides about `groups`; `grant` is a page's signed grant; `seal` is a digest of the
+    user's session auth hash. All three are checked again when the ticket is used. `session_key`
+    is the session's name, encrypted with the ticket's text.
     """
 
     digest = models.CharField(max_length=64, primary_key=True)
@@ -80,9 +80,9 @@ class Ticket(models.Model):
 
 
 class Revocation(models.Model):
-    """What pages were granted before `at` does not hold any more for this user and group.
+    """Grants made before `at` are no longer valid for this user and group.
 
-    An empty `user` means everybody, an empty `group` every group.
+    An empty `user` means all users, an empty `group` all groups.
     """
 
     user = models.CharField(max_length=64, blank=True)

@@ -1,7 +1,7 @@
-"""Which hosts, origins and sites a request may come from, and what CORS tells browsers of it.
+"""Checks the host, origin and site of a request, and makes the CORS headers of the answer.
 
-A consumer runs behind no middleware of Django's, so this is its `ALLOWED_HOSTS` check, and its
-answer to what other sites make a visitor's browser ask for.
+Django's middleware does not run before a consumer, so this module has the consumer's check of
+`ALLOWED_HOSTS`, and its defence against requests that other sites make a browser send.
 """
 
 from __future__ import annotations
@@ -23,38 +23,40 @@ from .refusals import Refused
 
 Headers = list[tuple[bytes, bytes]]
 
-#: Beside the content type and cache headers, on every answer. `nosniff`: text that a group's
-#: members wrote is no HTML. The policy: a stream opened in a tab or error page runs nothing, and
-#: no page frames it, which would hold a connection with the visitor's cookies. Resource policy:
-#: no other site embeds it without CORS, as a script or image, which would pull it into a process
-#: of theirs; what `ALLOWED_ORIGINS` lets in asks by CORS and is not concerned. No Referrer-Policy
-#: and no HSTS: nothing is followed from here, and Django's pages set the latter for the whole host.
+#: Headers of every answer.
+#: * `nosniff`: a browser must not read text that a group's members wrote as HTML.
+#: * Content-Security-Policy: a stream that is opened in a tab runs no script, and no page can frame
+#:   it and so hold a connection with the visitor's cookies.
+#: * Cross-Origin-Resource-Policy: no other site can embed a stream without CORS, as a script or an
+#:   image, and so load it into its own process. Pages in `ALLOWED_ORIGINS` use CORS.
+#: No Referrer-Policy and no HSTS: a stream has no links, and Django's pages set HSTS for the host.
 SECURITY_HEADERS: Final = (
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"Cross-Origin-Resource-Policy", b"same-origin"),
 )
-#: What a page of an allowed origin may send beside what CORS always lets through.
+#: Request headers of a page in `ALLOWED_ORIGINS`, in addition to those that CORS always allows.
 ALLOWED_REQUEST_HEADERS: Final = b"Last-Event-ID, Cache-Control, Authorization"
-#: Seconds for which a browser need not ask again; no browser keeps it longer than its own bound.
+#: Seconds for which a browser may cache a preflight answer; browsers have their own lower limits.
 PREFLIGHT_AGE: Final = 7200
 
-#: `Sec-Fetch-Site` of requests that no page of another site makes: they come from this site's
-#: pages, or the visitor typed the address.
+#: Values of `Sec-Fetch-Site` for requests of this site's pages, and for an address that the visitor
+#: typed.
 _OWN_SITES: Final = frozenset({"same-origin", "none"})
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*\Z", re.ASCII)
 _PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443}
 
 
 def check(request: HttpRequest) -> None:
-    """Raise `Refused` for a host, origin or site that may not ask; does no I/O.
+    """Raise `Refused` for a host, origin or site that is not permitted. Does no I/O.
 
-    A program that sends neither `Origin` nor `Sec-Fetch-Site` passes, since it brings no visitor's
-    cookies. So does what the browser itself says is of the same origin, even if a proxy changed
-    host or scheme on the way. Everything else needs an `Origin` that is the request's own or in
-    `ALLOWED_ORIGINS`: also a sibling subdomain, as that may be somebody else's, and also the
-    requests of images, scripts and links on other sites, which send none: they would hold a
-    stream, and a place of the visitor's, open in vain.
+    Two kinds of requests pass: programs, which send neither `Origin` nor `Sec-Fetch-Site` and have
+    no visitor's cookies; and requests that the browser marks as same-origin, even if a proxy
+    changed the host or the scheme.
+
+    All others need an `Origin` that is the request's own or in `ALLOWED_ORIGINS`. A sibling
+    subdomain is no exception, since it may belong to somebody else. Images, scripts and links on
+    other sites send no `Origin` and are refused: they would only occupy one of the visitor's slots.
     """
     try:
         host = request.get_host()
@@ -65,18 +67,18 @@ def check(request: HttpRequest) -> None:
     if site in _OWN_SITES or (site is None and origin is None):
         return
     if origin is None:
-        raise Refused(403, "Another site's page asked, and without an Origin header.")
+        raise Refused(403, "A page of another site sent this request, without an Origin header.")
     if is_allowed(origin) or _is_own(origin, f"{request.scheme}://{host}"):
         return
     raise Refused(403, f"The origin {origin[:200]!r} is not in SSE_APP['ALLOWED_ORIGINS'].")
 
 
 def check_post(request: HttpRequest) -> None:
-    """Raise `Refused` for a POST that a browser makes for another site's page; does no I/O.
+    """Raise `Refused` for a POST that a browser sends for a page of another site. Does no I/O.
 
-    Beside the CSRF check, which compares a token that may have leaked. The page's origin must be
-    the request's own, in `ALLOWED_ORIGINS` or in Django's `CSRF_TRUSTED_ORIGINS`: also that of a
-    sibling subdomain. Programs and old browsers send no `Sec-Fetch-Site`, and pass.
+    This check is in addition to the CSRF check, whose token may have leaked. The page's origin
+    must be the request's own, in `ALLOWED_ORIGINS` or in Django's `CSRF_TRUSTED_ORIGINS`; a
+    sibling subdomain is no exception. Programs and old browsers send no `Sec-Fetch-Site` and pass.
     """
     site = request.headers.get("Sec-Fetch-Site")
     if site is None or site in _OWN_SITES:
@@ -99,10 +101,11 @@ def is_allowed(origin: str) -> bool:
 
 
 def cors_headers(scope: Mapping[str, Any]) -> Headers:
-    """Return what an answer to this request, of whatever status, needs for CORS.
+    """Return the CORS headers of the answer to this request, for any status.
 
-    Nothing without `ALLOWED_ORIGINS`. With it, every answer varies by `Origin`, so that no cache
-    gives one origin's answer to another; nothing is exposed beyond what CORS always shows.
+    Without `ALLOWED_ORIGINS` there are none. With it, every answer has `Vary: Origin`, so that no
+    cache gives the answer for one origin to another. No response header is exposed beyond those
+    that CORS always exposes.
     """
     if not allowed_origins():
         return []
@@ -115,7 +118,7 @@ def cors_headers(scope: Mapping[str, Any]) -> Headers:
 
 
 def preflight(scope: Mapping[str, Any]) -> Headers:
-    """Return the headers of the answer to `OPTIONS`: what pages of an allowed origin may ask."""
+    """Return the headers of the answer to `OPTIONS`: the requests an allowed origin may send."""
     headers = cors_headers(scope)
     if len(headers) > 1 and header(scope, "Access-Control-Request-Method"):
         headers += [
@@ -129,7 +132,7 @@ def preflight(scope: Mapping[str, Any]) -> Headers:
 def allowed_origins() -> frozenset[str]:
     """Return the setting `ALLOWED_ORIGINS`, each as `normalize()` spells it.
 
-    Raises `ImproperlyConfigured` that names the entry which is no origin.
+    Raises `ImproperlyConfigured` that names an invalid origin.
     """
     listed = settings().ALLOWED_ORIGINS
     if isinstance(listed, str) or not isinstance(listed, Sequence):
@@ -141,9 +144,9 @@ def allowed_origins() -> frozenset[str]:
 
 
 def normalize(origin: object) -> str:
-    """Return `origin` in small letters and without its scheme's default port.
+    """Return `origin` in lower case and without the default port of its scheme.
 
-    Raises `ValueError` for what is not exactly an origin: scheme, host and perhaps a port.
+    Raises `ValueError` unless `origin` is a scheme, a host and optionally a port.
     """
     if origin == "null":
         return "null"
@@ -184,5 +187,5 @@ def _is_own(origin: str, own: str) -> bool:
 def _is_trusted(origin: str) -> bool:
     scheme, _, host = origin.lower().partition("://")
     trusted = (entry.partition("://") for entry in django_settings.CSRF_TRUSTED_ORIGINS)
-    # As Django's CSRF check: "https://*.example.com" is all subdomains.
+    # The same rule as in Django's CSRF check: "https://*.example.com" means all subdomains.
     return any(one == scheme and is_same_domain(host, at.lstrip("*")) for one, _, at in trusted)

@@ -17,9 +17,9 @@ View = Callable[..., HttpResponse]
 
 
 def guard_posts(patterns: list[URLPattern]) -> list[URLPattern]:
-    """Return the URLs of an admin, so that other sites' pages can POST to none of them."""
+    """Return the URL patterns of an admin, guarded against POSTs from pages of other sites."""
     for pattern in patterns:
-        if not iscoroutinefunction(pattern.callback):  # The dashboard's feed takes GET only.
+        if not iscoroutinefunction(pattern.callback):  # The dashboard's stream accepts GET only.
             pattern.callback = _guarded(pattern.callback)
     return patterns
 

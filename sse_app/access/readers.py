@@ -1,8 +1,8 @@
 """`Reader`: an open stream under the rights of its user; and the readers of this process.
 
-A right that ends, or is in doubt, stops the stream in the thread of the call that says so, before
-that call returns. `apply()` finds the readers by the user, session or stream that the revocation
-names, so the end of one user's rights costs what that user's streams cost.
+`apply()` ends or holds the streams that a revocation concerns, in the caller's thread and before it
+returns. It finds the readers by the user, session or stream of the revocation, so the cost is that
+user's streams and not all streams.
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ from ..runtime.forks import at_fork
 from .admission import Access
 from .authorization import is_public
 from .fingerprints import Fingerprint
-from .limits import Places
+from .limits import Slots
 from .revocations import Revocation
 from .sessions import session_digest
 
-#: By how much a replica may lag. A policy that may have read from one is asked again after that.
+#: The longest lag of a replica. A policy that may have read from a replica is asked again after it.
 LAG_SECONDS: Final = 10.0
-#: How many revocations are kept for streams that are being opened meanwhile.
+#: The number of revocations that are kept for streams that are just being opened.
 RECENT: Final = 1000
 
 
 class Reader:
-    """Ends, holds and asks again for one stream. Used on its loop only, but for `revoke()`.
+    """Ends or holds one stream, and checks its rights again.
 
-    `access` is what the stream was permitted, and `places` what it takes of the limits: they are
-    given back when the stream ends.
+    Used on the stream's loop only, except for `revoke()`. `access` are the rights of the stream.
+    `slots` are its slots under the limits, which are released when the stream ends.
     """
 
     __slots__ = (
-        "_places",
+        "_lag_ends_at",
         "_revoked",
-        "_settles_at",
-        "_told",
+        "_signalled",
+        "_slots",
         "access",
         "session_digest",
         "stream",
     )
 
-    def __init__(self, stream: Stream, access: Access, places: Places) -> None:
+    def __init__(self, stream: Stream, access: Access, slots: Slots) -> None:
         self.stream = stream
         self.access = access
         self.session_digest = session_digest(access.session_key)
-        self._places = places
+        self._slots = slots
         self._revoked: list[str] = []
-        #: Whether a signal told of a change that the fingerprint may not show.
-        self._told = False
-        #: Until then the policy may have seen a replica that lags.
-        self._settles_at = _lag_ends()
+        #: Whether a signal announced a change that the fingerprint may not show.
+        self._signalled = False
+        #: Until this time the policy may have read from a replica that lags.
+        self._lag_ends_at = _lag_ends()
         stream.at_end(self._ended)
 
     @property
@@ -82,11 +82,11 @@ class Reader:
 
     @property
     def held(self) -> int:
-        """The number of the hold that is in force, 0 if the stream is not held."""
+        """The number of the current hold, 0 if the stream is not held."""
         return self.stream.subscription.held
 
     def is_concerned(self, revocation: Revocation) -> bool:
-        """Whether `revocation` is about this reader."""
+        """Whether `revocation` concerns this reader."""
         if revocation.stream and revocation.stream != self.id:
             return False
         if revocation.user and revocation.user != self.user_key:
@@ -98,22 +98,22 @@ class Reader:
         return bool(self.user_key) or not revocation.review
 
     def revoke(self, revocation: Revocation) -> None:
-        """Show nothing more of what is lost or in doubt, from now on. Called from any thread."""
+        """Show no more events of groups that are lost or in doubt. Call it from any thread."""
         if revocation.group and not revocation.review:
             self._revoked.append(revocation.group)
         if revocation.review:
-            self._told = True
+            self._signalled = True
         if revocation.group or revocation.review:
             self.stream.subscription.hold()
-            _ask_soon(self)
+            _note_hold(self)
         else:
-            # A session that ends takes nothing that is public; `disconnect()` takes everything.
+            # The end of a session takes no public groups; `disconnect()` takes all groups.
             reason, groups = self._signed_out() if revocation.session else ("auth", ())
             self.stream.mute(reason, groups)
             _call(self.loop, partial(self.stream.close, reason, groups))
 
     def release(self, held: int) -> None:
-        """Continue the stream, unless it was held again since `held` was read."""
+        """Continue the stream, unless it was held again after `held` was read."""
         self.stream.subscription.release(held)
 
     async def lose_revoked(self) -> None:
@@ -122,42 +122,42 @@ class Reader:
             await self._lose(self._revoked.pop())
 
     async def readmit(self, fingerprint: Fingerprint) -> None:
-        """Ask the policy again if the user's rights have changed, or a signal told of a change."""
-        before, told, settles_at = self.access.fingerprint, self._told, self._settles_at
+        """Ask the policy again if the user's rights have changed or a signal announced a change."""
+        before, signalled, lag_ends_at = self.access.fingerprint, self._signalled, self._lag_ends_at
         if before is None or fingerprint.password != before.password:
             self.sign_out()
             return
         changed = fingerprint != before
-        if not (changed or told or settles_at):
+        if not (changed or signalled or lag_ends_at):
             return
-        self._told = False
-        if changed or told:
-            self._settles_at = _lag_ends()
-        elif time.monotonic() >= settles_at:
-            self._settles_at = 0.0
+        self._signalled = False
+        if changed or signalled:
+            self._lag_ends_at = _lag_ends()
+        elif time.monotonic() >= lag_ends_at:
+            self._lag_ends_at = 0.0
         try:
-            for group in await self._lost(changed=changed):
+            for group in await self._lost_groups(changed=changed):
                 await self._lose(group)
         except BaseException:
-            # Asked again in the next round. A signal may have told of a change meanwhile.
-            self._told, self._settles_at = self._told or told, settles_at
+            # The next round asks again. A signal may have announced another change meanwhile.
+            self._signalled, self._lag_ends_at = self._signalled or signalled, lag_ends_at
             raise
         self.access.fingerprint = fingerprint
 
     def sign_out(self) -> None:
-        """End the stream, as its user or session is no longer the one that opened it."""
+        """End the stream, because its user or session has signed out."""
         self.stream.close(*self._signed_out())
 
-    async def _lost(self, *, changed: bool) -> set[str]:
-        """Return the groups that the user may not listen to any more, by what permits them now.
+    async def _lost_groups(self, *, changed: bool) -> set[str]:
+        """Return the groups that the policy no longer permits.
 
-        A signed page's groups are the policy's only once the user's rights have `changed`.
+        The policy is asked for the groups of signed pages only if the user's rights have `changed`.
         """
         access = self.access
         if changed:
             access.granted = frozenset()
-        asked = set(self.stream.groups) - access.granted
-        if not asked:
+        undecided = set(self.stream.groups) - access.granted
+        if not undecided:
             return set()
         try:
             await access.refresh()
@@ -165,12 +165,12 @@ class Reader:
             self.sign_out()
             return set()
         self.stream.user = access.user
-        return asked - set(await access.permitted(asked))
+        return undecided - set(await access.permitted(undecided))
 
     def _signed_out(self) -> tuple[str, Collection[str]]:
-        """Return why the stream ends, and of which groups, when its user has signed out.
+        """Return the reason and the lost groups for a stream whose user has signed out.
 
-        A stream of public groups reconnects at once, as the present user.
+        A stream of public groups reconnects immediately, as the browser's current user.
         """
         private = tuple(group for group in self.stream.groups if not is_public([group]))
         needs_user = private and self.user_key
@@ -183,14 +183,14 @@ class Reader:
             await self.stream.lose(group)
 
     def _ended(self) -> None:
-        self._places.release()
+        self._slots.release()
         leave(self)
 
 
 def _lag_ends() -> float:
-    """Return until when, by the monotonic clock, a policy that is asked now may see old rights.
+    """Return the monotonic time until which a policy asked now may read old rights.
 
-    0 where no database router can lead the policy to a replica.
+    Return 0 without database routers, since the policy then reads from no replica.
     """
     return time.monotonic() + LAG_SECONDS if django_settings.DATABASE_ROUTERS else 0.0
 
@@ -199,7 +199,7 @@ def _lag_ends() -> float:
 
 
 class Index:
-    """Readers by a key that several may share. Most keys have one reader, which needs no set."""
+    """The readers of each key. Only a key with several readers has a set, to save memory."""
 
     def __init__(self) -> None:
         self._found: dict[str, Reader | set[Reader]] = {}
@@ -216,7 +216,7 @@ class Index:
         return [found] if isinstance(found, Reader) else list(found)
 
     def add(self, key: str, reader: Reader) -> None:
-        """Let `key` find `reader` too."""
+        """Add `reader` to the readers with `key`."""
         found = self._found.setdefault(key, reader)
         if isinstance(found, set):
             found.add(reader)
@@ -224,7 +224,7 @@ class Index:
             self._found[key] = {found, reader}
 
     def discard(self, key: str, reader: Reader) -> None:
-        """Let `key`, which finds `reader`, find it no more."""
+        """Remove `reader`, which must be in the index, from the readers with `key`."""
         found = self._found[key]
         if isinstance(found, set):
             found.discard(reader)
@@ -232,7 +232,7 @@ class Index:
             del self._found[key]
 
     def clear(self) -> None:
-        """Find nothing."""
+        """Remove all readers."""
         self._found.clear()
 
 
@@ -240,25 +240,25 @@ _lock = threading.Lock()
 _readers: dict[str, Reader] = {}
 _by_user = Index()
 _by_session = Index()
-#: The readers that were held since the last call of `held_readers()`, or still are.
+#: All held readers, and possibly some that are not held any more.
 _held: set[Reader] = set()
 _recent: deque[Revocation] = deque(maxlen=RECENT)
 _count = 0
-#: What asks again for the held readers of a loop, by the loop.
-_askers: dict[asyncio.AbstractEventLoop, Callable[[], None]] = {}
+#: The callback of each loop, see `on_hold()`.
+_on_hold: dict[asyncio.AbstractEventLoop, Callable[[], None]] = {}
 
 
-def mark() -> int:
-    """Return how many revocations there have been in this process, for `enter()`."""
+def revocation_count() -> int:
+    """Return the number of revocations in this process so far, for `enter()`."""
     return _count
 
 
 def enter(reader: Reader, since: int) -> bool:
-    """Apply revocations to `reader` from now on, and first those that came after `since`.
+    """Apply to `reader` the revocations after `since`, and all later ones.
 
-    It was admitted after `since`, and by what was true then. Returns False, and it must not be
-    opened, if its right has ended, if that can't be told any more, or if another has its id. Where
-    it is only in doubt it is held, as an open one would be.
+    `since` is the `revocation_count()` before `reader` was admitted. If a right is only in doubt,
+    the stream is held. Returns False if the stream must not be opened: a right has ended, `since`
+    is too old to know, or another reader has the same id.
     """
     with _lock:
         if _readers.setdefault(reader.id, reader) is not reader:
@@ -267,21 +267,21 @@ def enter(reader: Reader, since: int) -> bool:
             index.add(key, reader)
         missed = _count - since
         recent = list(islice(reversed(_recent), missed))
-    return len(recent) == missed and tell(reader, recent)
+    return len(recent) == missed and apply_missed(reader, recent)
 
 
-def tell(reader: Reader, revocations: Collection[Revocation]) -> bool:
-    """Let `reader`, which is not open yet, know of `revocations`; see `enter()`."""
-    missed = [told for told in revocations if reader.is_concerned(told)]
-    if not all(told.review for told in missed):
+def apply_missed(reader: Reader, revocations: Collection[Revocation]) -> bool:
+    """Apply `revocations` to `reader`, whose stream is not open yet; see `enter()`."""
+    missed = [revocation for revocation in revocations if reader.is_concerned(revocation)]
+    if not all(revocation.review for revocation in missed):
         return False
-    for told in missed:
-        reader.revoke(told)
+    for revocation in missed:
+        reader.revoke(revocation)
     return True
 
 
 def leave(reader: Reader) -> None:
-    """Apply no more revocations to `reader`. Safe to call twice."""
+    """Apply no more revocations to `reader`. A second call does nothing."""
     with _lock:
         if _readers.get(reader.id) is not reader:
             return
@@ -305,7 +305,7 @@ def readers() -> list[Reader]:
 
 
 def concerned(revocation: Revocation) -> list[Reader]:
-    """Return the readers of this process that `revocation` is about. From any thread."""
+    """Return the readers of this process that `revocation` concerns. Safe from any thread."""
     found: Collection[Reader]
     with _lock:
         if revocation.stream:
@@ -320,9 +320,9 @@ def concerned(revocation: Revocation) -> list[Reader]:
 
 
 def apply(revocation: Revocation) -> None:
-    """Hold or end the streams of this process that `revocation` concerns. From any thread."""
+    """Hold or end the streams of this process that `revocation` concerns. Safe from any thread."""
     global _count
-    # First kept, then applied: a reader that enters between the two finds the kept one.
+    # Keep it before applying it, so that a reader that enters between the two finds it.
     with _lock:
         _recent.append(revocation)
         _count += 1
@@ -330,25 +330,25 @@ def apply(revocation: Revocation) -> None:
         reader.revoke(revocation)
 
 
-def hand_over(reply: Reply) -> None:
-    """Give a reply to its stream, if the running loop has it."""
+def deliver_reply(reply: Reply) -> None:
+    """Send a reply on its stream if the running loop serves the stream."""
     reader = _readers.get(reply.stream)
     if reader is not None and reader.loop is asyncio.get_running_loop():
         reader.stream.take(reply)
 
 
-# --- the readers that are held ---
+# --- held readers ---
 
 
 @contextmanager
-def asking(loop: asyncio.AbstractEventLoop, soon: Callable[[], None]) -> Iterator[None]:
-    """Within the block, have `soon` called on `loop` when a reader of that loop is held."""
-    _askers[loop] = soon
+def on_hold(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Iterator[None]:
+    """Within the block, call `callback` on `loop` whenever a reader of that loop is held."""
+    _on_hold[loop] = callback
     try:
         yield
     finally:
-        if _askers.get(loop) is soon:
-            del _askers[loop]
+        if _on_hold.get(loop) is callback:
+            del _on_hold[loop]
 
 
 def held_readers(loop: asyncio.AbstractEventLoop) -> list[Reader]:
@@ -358,28 +358,28 @@ def held_readers(loop: asyncio.AbstractEventLoop) -> list[Reader]:
         return [reader for reader in _held if reader.loop is loop]
 
 
-def _ask_soon(reader: Reader) -> None:
-    """Have the rights of a reader asked for again that was held a moment ago."""
+def _note_hold(reader: Reader) -> None:
+    """Record that `reader` is held, and call its loop's callback, see `on_hold()`."""
     with _lock:
         if _readers.get(reader.id) is not reader:
             return
         _held.add(reader)
-    if (soon := _askers.get(reader.loop)) is not None:
-        _call(reader.loop, soon)
+    if (callback := _on_hold.get(reader.loop)) is not None:
+        _call(reader.loop, callback)
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
     try:
         loop.call_soon_threadsafe(function)
     except RuntimeError:
-        pass  # The loop has closed, and its streams with it.
+        pass  # The loop is closed, so its streams have ended.
 
 
 def _forget() -> None:
-    """In a forked child: it has none of the parent's streams, and the lock may be taken."""
+    """Reset in a forked child, which has no streams and may have inherited a locked lock."""
     global _lock
     _lock = threading.Lock()
-    for each in (_readers, _by_user, _by_session, _held, _askers):
+    for each in (_readers, _by_user, _by_session, _held, _on_hold):
         each.clear()
 
 

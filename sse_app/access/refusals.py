@@ -1,4 +1,4 @@
-"""`Refused`: a request that gets an error in place of what it asks for."""
+"""`Refused`: the answer to a request is an error."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 
 class Refused(Exception):
-    """Ends the handling of a request with `status`, a message for its sender, and `headers`.
+    """Ends the handling of a request with `status`, a message for the client, and `headers`.
 
-    The message is a text, or what else JSON can hold where the answer is JSON.
+    The message is a text; where the answer is JSON, any value that JSON can hold.
     """
 
     def __init__(

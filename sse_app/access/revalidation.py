@@ -1,8 +1,8 @@
-"""`Revalidator`: asks again, for as long as a stream is open, whether it may be.
+"""`Revalidator`: checks the rights of open streams again and again.
 
-Two batched queries a round find the users whose rights changed and the sessions that ended; only
-for those users the policy is asked again. A round is due every `REVALIDATE_INTERVAL`, and at once
-when a revocation holds streams that wait to be looked at.
+In each round batched queries find the users whose rights changed and the sessions that ended; the
+policy is asked again only for these users. A round of all streams is due every
+`REVALIDATE_INTERVAL`, a round of held streams immediately after a revocation has held them.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ..runtime.callables import contained, in_thread
 from ..runtime.telemetry import log_fields
 from .fingerprints import Fingerprint, read_fingerprints
 from .models import Revocation as RevocationRow
-from .readers import Reader, asking, concerned, held_readers, readers
+from .readers import Reader, concerned, held_readers, on_hold, readers
 from .revocations import Revocation
 from .sessions import live_sessions
 from .tokens import is_token_key, read_token_fingerprints
 
-#: Rounds in a row without an answer, after which nobody's right can be taken for granted.
+#: After so many failed rounds in a row, streams of signed-in users end.
 FAILED_ROUNDS: Final = 3
-#: How long a policy may take to say whether an open stream may continue: the others wait meanwhile.
+#: Seconds for a policy to decide about an open stream. Meanwhile the other streams wait.
 ASK_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 1.0
-#: By how much the clocks of the processes may differ.
+#: The largest difference in seconds between the clocks of the processes.
 CLOCKS_SECONDS: Final = 60.0
 
 logger = logging.getLogger("sse_app")
 
 
 class Revalidator:
-    """Looks after the streams of one loop; a service of its hub, see `HubService`."""
+    """Checks the streams of one event loop; a service of its hub, see `HubService`."""
 
     name: Final = "revalidator"
 
@@ -46,52 +46,52 @@ class Revalidator:
         self._wake = asyncio.Event()
         self._failures = 0
         self._due = time.monotonic()
-        self._looked_at = time.time()
+        self._revoked_until = time.time()
 
     async def start(self, hub: object) -> None:
-        """Nothing has to be prepared."""
+        """Do nothing: `run()` prepares its own state."""
 
     def close(self) -> None:
-        """Nothing has to be given back."""
+        """Do nothing: there are no resources to release."""
 
     async def run(self) -> None:
-        """Do rounds for ever."""
-        self._plan()
-        with asking(self._loop, self._wake.set):
+        """Run rounds until cancelled."""
+        self._schedule()
+        with on_hold(self._loop, self._wake.set):
             await self._rounds()
 
     async def _rounds(self) -> None:
         if held_readers(self._loop):
-            self._wake.set()  # Held when the last run ended, or since.
+            self._wake.set()  # They were held before this run began.
         while True:
             try:
                 async with asyncio.timeout(max(0.0, self._due - time.monotonic())):
                     await self._wake.wait()
             except TimeoutError:
-                self._plan()
-                await self.round(self._mine())
+                self._schedule()
+                await self.round(self._all())
                 continue
             self._wake.clear()
             if not await self.round(held_readers(self._loop)):
                 self._loop.call_later(RETRY_SECONDS, self._wake.set)
 
     async def round(self, due: Collection[Reader]) -> bool:
-        """Look at the streams that are due; return whether the database answered."""
+        """Check the readers in `due`. Return False if one must be checked again soon."""
         known = [reader for reader in due if reader.user_key]
         began = time.time()
-        marks = {reader: reader.held for reader in due}
+        holds = {reader: reader.held for reader in due}
         try:
             users, sessions, revoked = await in_thread(
                 _read,
                 {reader.user_key for reader in known},
                 {reader.access.session_key for reader in known if reader.access.session_key},
-                self._looked_at - CLOCKS_SECONDS,
+                self._revoked_until - CLOCKS_SECONDS,
             )
         except Exception as error:
             self._fail(error)
             return False
         self._failures = 0
-        self._looked_at = began
+        self._revoked_until = began
         for revocation, at in revoked:
             for reader in concerned(revocation):
                 if reader.loop is self._loop and reader.stream.opened_at < at:
@@ -99,13 +99,13 @@ class Revalidator:
         for reader in due:
             await reader.lose_revoked()
         answers = [
-            await self._judge(reader, mark, users.get(reader.user_key), sessions)
-            for reader, mark in marks.items()
+            await self._check(reader, hold, users.get(reader.user_key), sessions)
+            for reader, hold in holds.items()
         ]
         return all(answers)
 
-    async def _judge(
-        self, reader: Reader, mark: int, found: Fingerprint | None, sessions: set[str]
+    async def _check(
+        self, reader: Reader, hold: int, found: Fingerprint | None, sessions: set[str]
     ) -> bool:
         if reader.user_key:
             session = reader.access.session_key
@@ -114,7 +114,7 @@ class Revalidator:
                 if found is None or not found.active:
                     reader.sign_out()
                 elif gone and reader.access.session_moves:
-                    # The browser may have the moved session's cookie, so it comes again with that.
+                    # The browser may already have the new session's cookie, and reconnects with it.
                     reader.stream.close("age")
                 elif gone:
                     reader.sign_out()
@@ -124,30 +124,30 @@ class Revalidator:
                             await reader.readmit(found)
             except Exception:
                 logger.exception(
-                    "Whether a stream may go on could not be decided; it waits.",
+                    "The rights of a stream could not be checked; the stream waits.",
                     extra=log_fields(user=reader.user_key or None, groups=reader.stream.groups),
                 )
                 return False
-        reader.release(mark)
+        reader.release(hold)
         return True
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1
         logger.warning(
-            "Who may still listen can't be read (%d times now): %r",
+            "The rights of the streams can't be read (%d times in a row): %r",
             self._failures,
             error,
             extra=log_fields(error=error),
         )
         if self._failures >= FAILED_ROUNDS:
-            for reader in self._mine():
+            for reader in self._all():
                 if reader.user_key:
                     reader.stream.close("unverified")
 
-    def _mine(self) -> list[Reader]:
+    def _all(self) -> list[Reader]:
         return [reader for reader in readers() if reader.loop is self._loop]
 
-    def _plan(self) -> None:
+    def _schedule(self) -> None:
         interval = settings().REVALIDATE_INTERVAL * random.uniform(0.8, 1.0)
         self._due = time.monotonic() + interval
 
@@ -157,7 +157,7 @@ def _read(
 ) -> tuple[dict[str, Fingerprint], set[str], list[tuple[Revocation, float]]]:
     tokens = read_token_fingerprints(users)
     people = {key for key in users if not is_token_key(key)}
-    # What `disconnect()` wrote down: its word to the processes may have been lost with the log.
+    # The rows of `disconnect()`: its event to the other processes may have been lost with the log.
     rows = written(RevocationRow)
     recent = rows.filter(at__gt=datetime.fromtimestamp(since, tz=UTC))
     revoked = [(Revocation(user=row.user, group=row.group), row.at.timestamp()) for row in recent]

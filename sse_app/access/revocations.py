@@ -1,7 +1,7 @@
-"""`Revocation`: whose right to listen to what has ended, or must be asked for again.
+"""`Revocation`: a right to listen has ended, or the policy must be asked for it again.
 
-`readers.apply()` applies it to the streams of this process before the call that revokes returns. To
-the other processes it travels as a durable event of the reserved group `CONTROL_GROUP`.
+`readers.apply()` applies a revocation to the streams of this process before the revoking call
+returns. The other processes get it as a durable event of the reserved group `CONTROL_GROUP`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ logger = logging.getLogger("sse_app")
 
 @dataclass(frozen=True)
 class Revocation:
-    """Whose streams it concerns: those of `user` (a primary key as text) or of one `session`, or
-    the one `stream` (its id).
+    """Concerns the streams of `user` (a primary key as text), of `session` or with the id `stream`.
 
-    Neither means everybody's. `group`: only this group is lost. `review`: nothing is lost yet, but
-    what permitted it must be asked again. `session` is a digest, never the session's key.
+    Without these three, it concerns all streams. `group`: only this group is lost. `review`: no
+    right is lost yet, but the policy must be asked again. `session` is a digest of the session's
+    name, never the key.
     """
 
     user: str = ""
@@ -37,34 +37,34 @@ class Revocation:
 
     @classmethod
     def of(cls, event: Event) -> Self:
-        """Return what a control event says. Raises `ValueError` or `TypeError` if nothing."""
+        """Read a control event. Raises `ValueError` or `TypeError` if it is invalid."""
         fields = event.json()
         revocation = cls(**fields)
         texts = (revocation.user, revocation.session, revocation.group, revocation.stream)
         if not all(isinstance(text, str) for text in texts) or type(revocation.review) is not bool:
-            raise TypeError(f"{fields!r} is no revocation")
+            raise TypeError(f"{fields!r} is not a revocation")
         if revocation.group:
             validate_group(revocation.group)
         return revocation
 
     def to_event(self) -> Event:
-        """Return the control event that says so."""
+        """Return the control event of this revocation."""
         fields = asdict(self)
         if not self.stream:
-            # Processes of an older release, beside which this one may run, do not know it.
+            # Processes of an older release do not know the field, and may run at the same time.
             del fields["stream"]
         return Event.of_app(CONTROL_GROUP, CONTROL_EVENT, fields)
 
 
 def revocation_of(event: Event) -> Revocation | None:
-    """Return what a control event revokes; None for a reply, and for what is malformed."""
+    """Return the revocation in a control event; None for a reply or a malformed event."""
     try:
         return None if event.name == REPLY_EVENT else Revocation.of(event)
     except (TypeError, ValueError) as error:
-        skip(error)
+        log_malformed(error)
         return None
 
 
-def skip(error: Exception) -> None:
-    """Log that a control event can't be read, and why."""
+def log_malformed(error: Exception) -> None:
+    """Log the error of a malformed control event."""
     logger.error("Skipped a malformed control event: %s", error, extra=log_fields(error=error))

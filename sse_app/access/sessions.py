@@ -1,9 +1,9 @@
-"""Looking at a visitor's session without changing it.
+"""Reads a visitor's session without changing it.
 
-The response to a stream can't give the browser another session cookie. But Django's `get_user()`
-moves a session to another key where only a key in `SECRET_KEY_FALLBACKS` fits, and ends a session
-whose hash is wrong; and the file store deletes an expired session while it loads it. Each would
-sign the visitor out, or do so behind the back of the visitor's other requests.
+A stream's response can't set another session cookie. But Django's `get_user()` moves a session to
+another key if only a key in `SECRET_KEY_FALLBACKS` verifies its hash, and flushes a session whose
+hash is wrong; and the file store deletes an expired session when it loads it. Each of these would
+sign the visitor out.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ CHUNK: Final = 1000
 
 
 def session_of(request: HttpRequest) -> Any:
-    """Return the request's session, not read yet; that of an ASGI middleware, if there is one.
+    """Return the request's session, not loaded yet; that of an ASGI middleware, if there is one.
 
-    Reading the session changes nothing in its store.
+    Loading the session changes nothing in its store.
     """
     scope: Any = getattr(request, "scope", {})
     key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
@@ -40,7 +40,7 @@ def session_by(key: str | None) -> Any:
     load = session.load
 
     def load_only() -> Any:
-        # Set on the object: the signature of the data depends on the name of the class.
+        # Set on the object and not in a subclass: the class name is part of the data's signature.
         session.delete = session.create = lambda *args: None
         try:
             return load()
@@ -55,23 +55,23 @@ def user_of(session: Any) -> tuple[Any, bool]:
     """Return the user of `session`, and whether Django will move the session to another key.
 
     Django does so at the user's next page if the session's hash fits only a key in
-    `SECRET_KEY_FALLBACKS`. The session stays as it is. Blocks for the session and the user.
+    `SECRET_KEY_FALLBACKS`. The session is not changed. Blocks to read the session and the user.
     """
     copy = _Copy(session.items())
     return get_user(SimpleNamespace(session=copy)), copy.moves  # type: ignore[arg-type]
 
 
 def session_digest(key: str | None) -> str:
-    """Return what stands for a session's key where others may read it; empty for none."""
+    """Return a digest of a session's key, which others may read; empty without a key."""
     text = f"sse_app.session:{key}".encode(errors="surrogatepass")
     return hashlib.sha256(text).hexdigest()[:32] if key else ""
 
 
 def name_of(key: str | None) -> str:
-    """Return the app's name for the session with this key: the key itself; empty without one.
+    """Return the app's name for the session with this key: the key itself; empty without a key.
 
-    Where sessions are kept in cookies, the key is the whole session with its signature: then a
-    digest of the key is the name, and nothing else of the key is kept.
+    For sessions in cookies, the key is the whole signed session: then the name is a digest of the
+    key, so that the app does not store the session.
     """
     if key and issubclass(_store(), CookieStore):
         return session_digest(key)
@@ -79,10 +79,10 @@ def name_of(key: str | None) -> str:
 
 
 def live_sessions(names: Collection[str]) -> set[str]:
-    """Return which of the sessions are still there.
+    """Return the names of the sessions that still exist.
 
-    One query for a thousand where sessions are kept in the database. Other stores are asked one by
-    one. Sessions in cookies are always there, since no server can take them back.
+    For sessions in the database, one query for each 1000 names; other stores get one call for each
+    name. Sessions in cookies always exist, since no server can end them.
     """
     store = _store()
     if issubclass(store, CookieStore):
@@ -90,19 +90,19 @@ def live_sessions(names: Collection[str]) -> set[str]:
     if not hasattr(store, "get_model_class"):
         return {name for name in names if store().exists(name)}
     model = store.get_model_class()
-    # As `written()`, but by the default manager: a project's own may hide sessions that ended.
+    # Like `written()`, but with the default manager: a project's manager may hide ended sessions.
     all_sessions = model._default_manager.using(router.db_for_write(model))
     sessions = all_sessions.filter(expire_date__gt=timezone.now())
     live: set[str] = set()
     listed = list(names)
     for start in range(0, len(listed), CHUNK):
-        part = listed[start : start + CHUNK]
-        live.update(sessions.filter(pk__in=part).values_list("pk", flat=True))
+        chunk = listed[start : start + CHUNK]
+        live.update(sessions.filter(pk__in=chunk).values_list("pk", flat=True))
     return live
 
 
 class _Copy(dict[str, Any]):
-    """A copy of a session's content for `get_user()`, which changes the session that it gets."""
+    """A copy of a session's data for `get_user()`, which changes its session."""
 
     moves = False
 

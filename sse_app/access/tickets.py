@@ -1,7 +1,7 @@
-"""Tickets: one stream, once, within half a minute, for a client that can't send cookies.
+"""Tickets: each opens one stream, once, within 30 s, for a client that can't send cookies.
 
-A page that is signed in asks for one and hands its URL to the client. Only a digest is kept, and
-using a ticket up is deleting its row, so it opens one stream whatever process it comes to.
+A signed-in page requests a ticket and gives its URL to the client. Only a digest of the ticket is
+stored. Using a ticket deletes its row, so it opens only one stream over all processes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ LIFETIME: Final = timedelta(seconds=30)
 def issue(
     user: Any, groups: Collection[str], *, grant: str = "", seal: str = "", session_key: str = ""
 ) -> str:
-    """Return a ticket for `groups` and those of a signed page's `grant`.
+    """Return a ticket for `groups` and the groups of a page's signed `grant`.
 
-    Whether `user` may listen to them is asked when it is used, too. The stream ends with the
+    The rights of `user` are checked again when the ticket is used. The stream ends with the
     session.
     """
     text = secrets.token_urlsafe(32)
@@ -43,9 +43,10 @@ def issue(
 
 
 def owner_of(user: Any) -> Any | None:
-    """Return the row of `user`, or None if there is no row.
+    """Return the row of `user`, or None without a row.
 
-    Another middleware may have made the user from a token, without a row.
+    A middleware may have made the user from a token, without a row. An `AnonymousUser` is returned
+    as it is.
     """
     model = get_user_model()
     if not user.is_authenticated or isinstance(user, model):
@@ -54,30 +55,30 @@ def owner_of(user: Any) -> Any | None:
 
 
 def redeem(text: str) -> Ticket | None:
-    """Use up the ticket and return it with its user; None if there is none, or not any more."""
+    """Use up the ticket and return it with its user; None if it is unknown, expired or used."""
     ticket = written(Ticket).select_related("user").filter(digest=_digest(text)).first()
     if ticket is None:
         return None
     deleted, _ = written(Ticket).filter(digest=ticket.digest).delete()
     try:
         ticket.session_key = _sealed(text, bytes.fromhex(ticket.session_key)).decode()
-    except ValueError:  # A process of an older release, beside which this one may run, wrote it.
+    except ValueError:  # Written by a process of an older release that may still run.
         return None
     in_time = ticket.expires_at > timezone.now()
-    # Of two that come at once, one finds nothing left to delete.
+    # Of two concurrent uses, only one deletes the row.
     return ticket if deleted == 1 and in_time else None
 
 
 def forget_old() -> int:
-    """Delete what nobody used in time; return how many."""
+    """Delete expired tickets; return their number."""
     return int(written(Ticket).filter(expires_at__lt=timezone.now()).delete()[0])
 
 
 def _sealed(text: str, key: bytes) -> bytes:
-    """Seal a session's key by a ticket's text, or open it again.
+    """Encrypt a session's key with a ticket's text, or decrypt it.
 
-    A stolen row must not open the session. The text has 256 random bits, is used for one key,
-    and of it the row has only a digest.
+    So a stolen row does not give access to the session: the row has only a digest of the text.
+    The text has 256 random bits and encrypts one key only.
     """
     pad = hashlib.shake_256(b"sse_app.ticket.session:" + text.encode("utf-8", "replace"))
     return bytes(ours ^ theirs for ours, theirs in zip(key, pad.digest(len(key)), strict=True))

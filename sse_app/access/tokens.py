@@ -1,7 +1,7 @@
-"""Bearer tokens, with which programs publish and listen: made, verified, revoked.
+"""Creates, verifies and revokes the bearer tokens of programs that publish and listen.
 
-A token reads `sse_<number>_<secret>`. The row of that number keeps a SHA-256 digest of the secret
-and never the secret: with 256 random bits there is nothing for a slow hash to slow down.
+A token's text is `sse_<number>_<secret>`. The row with this number has a SHA-256 digest of the
+secret, never the secret itself. A slow hash is not needed: nobody can guess 256 random bits.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .models import AccessToken
 
 SECRET_BYTES: Final = 32
 
-# Eighteen digits: what no row can have as its number must not reach the database.
+# At most 18 digits, so that no number exceeds the database's integer type.
 _TOKEN: Final = re.compile(r"sse_([0-9]{1,18})_([A-Za-z0-9_-]{43})\Z", re.ASCII)
-#: Only what begins so is one of ours: a JWT in the same header is another middleware's.
+#: Only a bearer token with this prefix is one of ours; a JWT belongs to another middleware.
 _BEARER: Final = re.compile(r" *bearer +(?-i:(sse_\S*)) *\Z", re.ASCII | re.IGNORECASE)
 _EVENT_PATTERN: Final = re.compile(r"[A-Za-z0-9_.:*-]{1,64}\Z", re.ASCII)
 _NOBODY: Final = "0" * 64
@@ -55,11 +55,11 @@ def create_token(
     metrics: bool = False,
     lifetime: timedelta,
 ) -> tuple[AccessToken, str]:
-    """Make a token; return its row and its text, which can't be had again.
+    """Create a token; return its row and its text, which is not stored.
 
-    `listen`: patterns of the groups it may read; `publish` and `events`: patterns of the groups
-    it may publish to and of the event names it may use there. None of a kind permits nothing.
-    `metrics`: whether it may read the metrics.
+    `listen`: patterns of the groups that the token may read. `publish` and `events`: patterns of
+    the groups it may publish to and of the event names it may publish there. An empty list permits
+    nothing. `metrics`: whether the token may read the metrics.
     Raises `ValueError` for an invalid pattern, for a name that is empty, unprintable, longer than
     100 characters or a number, and for a lifetime that is not above 0 or ends beyond year 9999.
     """
@@ -78,11 +78,11 @@ def create_token(
 
 @sensitive_variables()
 def verify_token(text: str) -> AccessToken | None:
-    """Return the token whose text is `text`, None unless it is known, live and genuine.
+    """Return the token with this text; None unless it exists, is live and has this secret.
 
-    One query, none for what is no token's text; never raises for any `text`. How long it takes
-    tells nothing about the secret, nor whether there is such a number. Raises `django.db.Error`
-    where the database is away.
+    One query; none if `text` does not have the form of a token. The time it takes reveals neither
+    the secret nor whether the number exists. Raises `django.db.Error` if the database fails, and
+    nothing else for any `text`.
     """
     match = _TOKEN.match(text)
     if match is None:
@@ -98,7 +98,7 @@ async def averify_token(text: str) -> AccessToken | None:
 
 
 def live_token(pk: int) -> AccessToken | None:
-    """Return the token numbered `pk` if it is live still: for who has verified it before."""
+    """Return the token with this primary key if it is still live. Does not verify a secret."""
     token = written(AccessToken).filter(pk=pk).first()
     return token if token is not None and token.is_live() else None
 
@@ -109,17 +109,17 @@ async def alive_token(pk: int) -> AccessToken | None:
 
 
 def token_key(token: AccessToken) -> str:
-    """Return what stands for `token` where a stream's user would stand."""
+    """Return the `user_key` of a stream that was opened with `token`."""
     return f"{_KEY}{token.pk}"
 
 
 def is_token_key(key: str) -> bool:
-    """Whether `key` stands for a token."""
+    """Whether `key` is the `user_key` of a token's stream."""
     return key.startswith(_KEY)
 
 
 def token_fingerprint(token: AccessToken) -> Fingerprint:
-    """Return what a stream opened with `token` hangs on, to compare later."""
+    """Return the rights of `token`, to compare later."""
     return Fingerprint(token.is_live(), token.digest[:16], (tuple(token.listen),))
 
 
@@ -132,11 +132,11 @@ def read_token_fingerprints(keys: Collection[str]) -> dict[str, Fingerprint]:
 
 @sensitive_variables()
 def bearer_of(request: HttpRequest) -> str | None:
-    """Return the bearer token of this app in the Authorization header, None where there is none.
+    """Return this app's bearer token from the Authorization header, None without one.
 
-    Any other content of the header is ignored. Servers join several such headers by commas. Of two
-    tokens neither counts: the text returned then belongs to no token. Never from the query: URLs
-    end up in logs, histories and referrers.
+    All other content of the header is ignored. Servers join several such headers by commas. With
+    two different tokens the returned text is invalid. A token in the query is never read, since
+    URLs are kept in logs, histories and referrers.
     """
     parts = request.headers.get("Authorization", "").split(",")
     found = {match[1] for match in map(_BEARER.match, parts) if match}
@@ -144,7 +144,7 @@ def bearer_of(request: HttpRequest) -> str | None:
 
 
 def revoke_token(token: AccessToken) -> bool:
-    """End `token` now; return whether it was not revoked before. It is saved, with signals."""
+    """Revoke `token` now; return False if it was revoked before. Saves it, with signals."""
     if token.revoked_at is not None:
         return False
     token.revoked_at = timezone.now()

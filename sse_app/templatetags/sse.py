@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from ..access.authorization import is_public
-from ..access.grants import Grant, reader_of
+from ..access.grants import Grant, user_of_page
 from ..presence.roster import Member, members
 from ..protocol.groups import validate_group
 from ..protocol.replies import user_digest
@@ -44,7 +44,7 @@ def sse_url(context: Any, *groups: str, after: str = "") -> str:
                 "needs `request`: use render(request, …), or "
                 "'django.template.context_processors.request' in TEMPLATES."
             )
-        query.append(("grant", Grant.to(reader_of(request), signed).sign()))
+        query.append(("grant", Grant.to(user_of_page(request), signed).sign()))
     if after:
         query.append(("last_event_id", after))
     return f"{reverse('sse_app:stream')}?{urlencode(query)}"
@@ -93,7 +93,7 @@ def _user_of(context: Any) -> SafeString | str:
     if request is None:
         return ""
     try:
-        user = reader_of(request)
+        user = user_of_page(request)
     except SynchronousOnlyOperation:
         # An async view has not loaded the user. The server sends the digest when a stream opens.
         return ""

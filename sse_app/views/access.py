@@ -1,4 +1,4 @@
-"""The endpoints by which a page gets what opens a stream: a fresh grant, or a ticket."""
+"""`renew/` and `ticket/`: a page gets a fresh grant, or a ticket for a stream."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
 from ..access import authorization, tickets
-from ..access.grants import BadGrant, Grant, revoked_of, seal_of
+from ..access.grants import BadGrant, Grant, revoked_grants, seal_of
 from ..access.refusals import Refused
 from ..access.sessions import name_of
 from ..conf import settings
 from ..protocol.groups import validate_group
-from .bodies import demand, json_response, posted_by_pages, read_object, to_json
-from .throttle import slow_down
+from .bodies import json_response, posted_by_pages, read_object, require, to_json
+from .throttle import limit_rate
 
 _FORBIDDEN = "Not permitted."
 
 
 @posted_by_pages
 def renew(request: HttpRequest) -> HttpResponse:
-    """Give a fresh grant for `{"grant": "…"}`, expired or not, as `{"grant", "url"}`.
+    """Answer `{"grant": "…"}`, expired or not, with a fresh grant: `{"grant", "url"}`.
 
-    The page that had it may be long gone, so the policy is asked for each of its groups again:
-    403 where it refuses one, or where the grant was made for somebody else.
+    The grant may be old, so the policy is asked for each of its groups again: 403 if the policy
+    refuses one, or if the grant was made for another user.
     """
-    slow_down(request)
+    limit_rate(request)
     grant = _grant_of(read_object(request), request)
     _ask_policy(request, grant.groups)
     fresh = Grant.to(request.user, grant.groups).sign()
@@ -36,13 +36,13 @@ def renew(request: HttpRequest) -> HttpResponse:
 
 @posted_by_pages
 def ticket(request: HttpRequest) -> HttpResponse:
-    """Give a stream's URL that opens once, within 30 s, without a cookie.
+    """Answer with the URL of a stream that opens once, within 30 s, without a cookie.
 
-    The answer is `{"url", "expires_in"}`. The body names what the page may listen to:
-    `{"groups": […]}`, `{"grant": "…"}` or both. 403 for what is not permitted, 400 for an invalid
-    or missing name.
+    The answer is `{"url", "expires_in"}`. The body names the groups of the stream:
+    `{"groups": […]}`, `{"grant": "…"}` or both. 403 for a group or grant that is not permitted, 400
+    for an invalid or missing name.
     """
-    slow_down(request)
+    limit_rate(request)
     body = read_object(request)
     grant = _valid_grant(body, request) if "grant" in body else None
     granted = grant.groups if grant else ()
@@ -52,9 +52,11 @@ def ticket(request: HttpRequest) -> HttpResponse:
         raise Refused(400, f'Name 1 to {settings().MAX_GROUPS} groups: {{"groups": ["orders"]}}.')
     own = [group for group in asked if group not in granted]
     _ask_policy(request, own)
-    reader = tickets.owner_of(authorization.known(request.user))
+    reader = tickets.owner_of(authorization.active_or_anonymous(request.user))
     if reader is None:
-        raise Refused(403, "A ticket is for a user with a row in the database, or for nobody.")
+        raise Refused(
+            403, "A ticket needs an anonymous user, or a user with a row in the database."
+        )
     signed_in = reader.is_authenticated
     text = tickets.issue(
         reader,
@@ -68,7 +70,7 @@ def ticket(request: HttpRequest) -> HttpResponse:
 
 
 def _session_key(request: HttpRequest) -> str:
-    # A user of another middleware's, as by a header, may have no session.
+    # A user that another middleware set, for example from a header, may have no session.
     return getattr(getattr(request, "session", None), "session_key", None) or ""
 
 
@@ -87,21 +89,21 @@ def _grant_of(body: dict[str, Any], request: HttpRequest) -> Grant:
         grant = Grant.read(str(body.get("grant")))
     except BadGrant as error:
         raise Refused(403, _FORBIDDEN) from error
-    if not grant.fits(authorization.known(request.user)):
+    if not grant.is_for(authorization.active_or_anonymous(request.user)):
         raise Refused(403, _FORBIDDEN)
     return grant
 
 
 def _valid_grant(body: dict[str, Any], request: HttpRequest) -> Grant:
-    """Return the body's grant if it holds; one that is over is for `renew()`."""
+    """Return the body's grant if it is valid; an expired one needs `renew()`."""
     grant = _grant_of(body, request)
-    if grant.is_over() or revoked_of([grant]) or not grant.still_right(request.user):
-        raise Refused(403, "The grant is over: renew it.")
+    if grant.is_expired() or revoked_grants([grant]) or not grant.has_rights_of(request.user):
+        raise Refused(403, "The grant has expired or was revoked: renew it.")
     return grant
 
 
 def _ask_policy(request: HttpRequest, groups: Any) -> None:
-    demand(lambda: authorization.may_listen_from_sync(request.user, groups, request))
+    require(lambda: authorization.may_listen_from_sync(request.user, groups, request))
 
 
 def _url(key: str, value: str) -> str:

@@ -1,4 +1,4 @@
-"""What the endpoints are sent and answer: a JSON object within limits, and JSON back."""
+"""The bodies of requests and answers: a JSON object within limits, and JSON."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from ..runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
 
-#: Beyond what any event needs, and far below where a parser or an encoder runs out of stack.
+#: More levels than any event needs, and far fewer than overflow the stack of a parser or encoder.
 MAX_DEPTH: Final = 32
-#: Seconds after which what was not possible may be.
+#: Seconds after which a client may retry.
 RETRY_AFTER: Final = 5
 
-# Possessive, and with an optional closing quote: without both, the cost of a body of quotes would
-# be the square of its length.
+# Possessive quantifiers and the optional closing quote keep the match of a body of quotes linear:
+# without both it takes the square of its length.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-#: One level deeper, or one back, as signed bytes.
+#: An opening bracket becomes the signed byte 1, a closing one -1.
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[{]}"))
 
 
 def answers_refusals(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """Decorate a sync view so that a `Refused` raised in it is its answer."""
+    """Decorate a sync view: a `Refused` that the view raises becomes its answer."""
 
     @wraps(view)
     def answering(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -58,24 +58,24 @@ def _answer(refused: Refused) -> HttpResponse:
     return answer
 
 
-def away() -> Refused:
-    """Return the refusal of what may be possible in a moment."""
+def unavailable() -> Refused:
+    """Return the refusal of a request that may succeed in a moment."""
     return Refused(503, "Not possible right now.", {"Retry-After": str(RETRY_AFTER)})
 
 
-def demand(permitted: Callable[[], bool]) -> None:
-    """Raise `Refused`: 403 unless `permitted()`, 503 where the policy behind it fails."""
+def require(permitted: Callable[[], bool]) -> None:
+    """Raise `Refused`: 403 unless `permitted()`, 503 if it raises, as a policy may."""
     try:
         answer = permitted()
     except Exception as error:
-        logger.exception("The policy that decides failed.", extra=log_fields(error=error))
-        raise away() from error
+        logger.exception("The policy failed.", extra=log_fields(error=error))
+        raise unavailable() from error
     if not answer:
         raise Refused(403, "Not permitted.")
 
 
 def posted_by_pages(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """Decorate a sync view that pages POST to: a refused request gets its answer as JSON.
+    """Decorate a sync view for POST requests of pages; a refused request gets a JSON answer.
 
     Where the project has no authentication middleware, or one that sets no user, the request gets
     an `AnonymousUser`.
@@ -94,21 +94,21 @@ def posted_by_pages(view: Callable[..., HttpResponse]) -> Callable[..., HttpResp
 
 
 def to_json(value: object) -> str:
-    """Return `value` as ASCII JSON by Django's encoder; raises `TypeError` for what it can't be."""
+    """Return `value` as ASCII JSON by Django's encoder. Raises `TypeError` for other values."""
     return json.dumps(value, cls=DjangoJSONEncoder)
 
 
 def json_response(status: int, text: str) -> HttpResponse:
-    """Return a response with `text`, which is JSON already."""
+    """Return a response with `text`, which must be JSON."""
     return HttpResponse(text, status=status, content_type="application/json")
 
 
 def read_object(request: HttpRequest) -> dict[str, Any]:
     """Return the JSON object in the body of `request`.
 
-    Raises `Refused`: 415 for another content type, 413 beyond `MAX_BODY_BYTES`, 400 for what is
-    no JSON object, nests deeper than `MAX_DEPTH`, or has what UTF-8 and JSON can't hold (lone
-    surrogates, NaN, infinity).
+    Raises `Refused`: 415 for another content type, 413 beyond `MAX_BODY_BYTES`, 400 for a body
+    that is not a JSON object, nests deeper than `MAX_DEPTH`, or has values that UTF-8 or JSON
+    can't hold (lone surrogates, NaN, infinity).
     """
     if request.content_type != "application/json":
         raise Refused(415, f"Content-Type is {request.content_type!r}, not 'application/json'.")
@@ -126,7 +126,7 @@ def read_object(request: HttpRequest) -> dict[str, Any]:
 
 
 def read_addressed(request: HttpRequest) -> tuple[str, str, dict[str, Any]]:
-    """Return the group, the event and the whole body; raises `Refused`, see `read_object()`."""
+    """Return the group, the event and the whole body. Raises `Refused`, see `read_object()`."""
     body = read_object(request)
     try:
         return validate_group(body.get("group")), validate_published(body.get("event")), body
@@ -142,7 +142,7 @@ def _read(request: HttpRequest) -> bytes:
         length = int(request.headers.get("Content-Length") or 0)
     except ValueError as error:
         raise Refused(400, "Content-Length is not a number.") from error
-    # The length said is not the length sent, so both are checked.
+    # The header may differ from the length of the body, so both are checked.
     body = b"" if length > most else request.read(most + 1)
     if length > most or len(body) > most:
         raise Refused(413, f"The body is longer than {most} bytes.")
@@ -152,9 +152,9 @@ def _read(request: HttpRequest) -> bytes:
 def _refuse_depth(sent: bytes) -> None:
     """Raise `ValueError` for JSON that nests deeper than `MAX_DEPTH`, before `json` parses it.
 
-    The bound of `json` itself is not safe: in Python 3.13 it is 10,000 levels, and 3,000 to 8,000
-    levels overflow a thread's stack of 0.5 to 1 MiB (musl has 1 MiB), which ends the process.
-    No loop here runs in Python: a body of brackets would hold the interpreter for long.
+    The limit of `json` itself is not safe: in Python 3.13 it is 10,000 levels, and 3,000 to 8,000
+    levels overflow a thread's stack of 0.5 to 1 MiB (musl has 1 MiB), which ends the process. A
+    loop in Python would block other threads for too long on a body of brackets.
     """
     steps = _STRING.sub(b"", sent).translate(_STEPS, _NO_BRACKETS)
     if max(accumulate(memoryview(steps).cast("b")), default=0) > MAX_DEPTH:

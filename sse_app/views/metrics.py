@@ -1,4 +1,4 @@
-"""`GET metrics/`: who may read the metrics, and how they are told."""
+"""`GET metrics/`: the metrics for Prometheus, for permitted clients."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ PERMISSION = "sse_app.view_serverprocess"
 def metrics(request: HttpRequest) -> HttpResponse:
     """Answer with the metrics of all processes as Prometheus reads them.
 
-    For clients in `METRICS_ADDRESSES`, programs with a token that may (`sse_token create
-    --metrics`) and staff with the permission to view server processes; 403 for all others, 503
-    where a token can't be looked up, 501 without the package `prometheus_client`.
+    Permitted are clients in `METRICS_ADDRESSES`, programs with a token for it (`sse_token create
+    --metrics`), and staff with the permission to view server processes; 403 for all others. 503
+    if the database fails, 501 without the package `prometheus_client`.
     """
     try:
         permitted = _is_permitted(request)
     except Error:
-        logger.exception("Who asks for the metrics can't be looked up.", extra=log_fields())
+        logger.exception(
+            "The rights of a request for the metrics can't be read.", extra=log_fields()
+        )
         return _text(503, _("Not possible right now."))
     if not permitted:
         return _text(403, _("Not permitted."))
@@ -50,7 +52,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
 @sensitive_variables()
 def _is_permitted(request: HttpRequest) -> bool:
     scope: Any = getattr(request, "scope", None)
-    # By address only where the headers are as the client sent them: WSGI spells two names as one.
+    # By address only under ASGI: WSGI maps two header names to one, so a client could forge it.
     if scope is not None and may_read_metrics(scope):
         return True
     text = tokens.bearer_of(request)

@@ -18,7 +18,7 @@ from ..conf import settings
 from ..protocol.events import Event
 from ..publishing import publish as publishing
 from ..runtime.telemetry import log_fields
-from .bodies import answers_refusals, away, json_response, read_addressed, to_json
+from .bodies import answers_refusals, json_response, read_addressed, to_json, unavailable
 
 logger = logging.getLogger("sse_app")
 
@@ -27,15 +27,16 @@ MAX_KEY: Final = 128
 
 @csrf_exempt
 @require_POST
-@transaction.non_atomic_requests  # the answer carries the offset, which a transaction would delay
+@transaction.non_atomic_requests  # The answer has the offset, which is known after the commit.
 @answers_refusals
 def publish(request: HttpRequest) -> HttpResponse:
     """Publish one event for a program with a bearer token; answer 202 with its offset.
 
-    The body is `{"group", "event", "data"}` and, if wanted, `"durable": false` and `"key"`, as
-    for `publish()`. 401 is no live token, 403 a group or event it may not publish, 400 no such
-    body, 413 a body or event too long, 415 not JSON, 503 the event log is away, with
-    `Retry-After`; what was sent may have been published then.
+    The body is `{"group", "event", "data"}` and optionally `"durable": false` and `"key"`, as for
+    `publish()`. Errors: 400 for an invalid body, 401 without a live token, 403 for a group or
+    event that the token may not publish, 413 for a body or event that is too long, 415 for
+    another content type. 503 with `Retry-After` if the event log or the database fails; the event
+    may have been published then.
     """
     token = _token_of(request)
     group, event, body = read_addressed(request)
@@ -51,10 +52,10 @@ def publish(request: HttpRequest) -> HttpResponse:
         published = publishing.publish(group, event, data, **options)
     except Exception as error:
         logger.exception(
-            "The event log did not take an event of a program.",
+            "The event log failed to store an event of a program.",
             extra=log_fields(group=group, event=event, error=error),
         )
-        raise away() from error
+        raise unavailable() from error
     return json_response(202, to_json({"group": group, "event": event, "offset": published.offset}))
 
 
@@ -68,9 +69,9 @@ def _token_of(request: HttpRequest) -> AccessToken:
             "The database that keeps the access tokens did not answer.",
             extra=log_fields(error=error),
         )
-        raise away() from error
+        raise unavailable() from error
     if token is None:
-        # One answer for all, so that it doesn't tell an expired token from a wrong one.
+        # The same answer for every reason, so that it doesn't reveal that a token has expired.
         raise Refused(401, "A valid bearer token is needed.", {"WWW-Authenticate": "Bearer"})
     return token
 

@@ -1,4 +1,4 @@
-"""`send/`: what pages send up."""
+"""`send/`: pages send messages to handlers."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from ..access.refusals import Refused
 from ..protocol.replies import stream_of, validate_tab
 from ..publishing import idempotency, inbox
 from ..runtime.telemetry import log_fields
-from .bodies import away, demand, json_response, posted_by_pages, read_addressed, to_json
-from .throttle import slow_down
+from .bodies import json_response, posted_by_pages, read_addressed, require, to_json, unavailable
+from .throttle import limit_rate
 
 logger = logging.getLogger("sse_app")
 
 
 @posted_by_pages
 def send(request: HttpRequest) -> HttpResponse:
-    """Take what a page sends up and answer what its handler returns, as JSON.
+    """Pass a page's message to its handler, and answer with the return value as JSON.
 
-    The body is `{"group", "event", "data"}` and, for who wants to be replied to, `"connection"`,
-    as `sse.open` gave it, and `"tab"`. 400 is no such object, 403 not permitted, 404 no such
-    handler, 413 too long, 415 not JSON, 422 what the handler's `ValidationError` says, 429 too
-    fast (`SPEAK_RATE`, `SPEAK_BURST`; per process), 503 where the policy fails, both with
-    `Retry-After`.
+    The body is `{"group", "event", "data"}` and, for replies to the page, `"connection"`, as in
+    `sse.open`, and `"tab"`. Errors: 400 for an invalid body, 403 if not permitted, 404 without a
+    handler, 413 for a body that is too long, 415 for another content type, 422 with the messages
+    of the handler's `ValidationError`. With `Retry-After`: 429 above the rate (`SPEAK_RATE`,
+    `SPEAK_BURST`; per process), 503 if the policy fails.
 
-    With a header `Idempotency-Key` the handlers run in a transaction, and a repeat by the same
-    speaker to the same group and event gets the first answer again, marked by
-    `Idempotency-Replayed: true`, and nothing acts; another body under the key is 422. Only what
-    was done is kept: after an error a repeat acts.
+    With the header `Idempotency-Key` the handlers run in a transaction. If the same user repeats
+    the key for the same group and event, the first answer is sent again with
+    `Idempotency-Replayed: true`, and no handler runs. Other data under the key is 422. Errors are
+    not kept: after an error the handlers run again.
     """
-    slow_down(request)
+    limit_rate(request)
     group, event, body = read_addressed(request)
-    demand(lambda: authorization.may_speak(request.user, group, event, request))
+    require(lambda: authorization.may_speak(request.user, group, event, request))
     if not inbox.has_handler(event):
         raise Refused(404, f"No handler for the event {event!r}; register it with @on().")
-    speaker = authorization.known(request.user)
-    stream, tab = _speaks_beside(speaker, body)
+    speaker = authorization.active_or_anonymous(request.user)
+    stream, tab = _stream_and_tab(speaker, body)
     message = inbox.Message(speaker, group, event, body.get("data"), request, stream, tab)
     key = request.headers.get("Idempotency-Key")
     answer = _act(message) if key is None else _act_once(message, key)
@@ -51,8 +51,8 @@ def send(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _speaks_beside(user: Any, body: dict[str, Any]) -> tuple[str, str]:
-    """Return the id of the speaker's stream and the name of the tab, empty for what it isn't."""
+def _stream_and_tab(user: Any, body: dict[str, Any]) -> tuple[str, str]:
+    """Return the id of the user's stream and the name of the tab; either may be empty."""
     connection, tab = body.get("connection", ""), body.get("tab", "")
     if not isinstance(connection, str):
         raise Refused(400, f'"connection" must be a JSON string, not {connection!r}.')
@@ -60,7 +60,8 @@ def _speaks_beside(user: Any, body: dict[str, Any]) -> tuple[str, str]:
         tab = validate_tab(tab) if tab != "" else ""
     except ValueError as error:
         raise Refused(400, str(error)) from error
-    # Another one's, as after a login in another tab, is no error: there is nobody to reply to.
+    # Another user's stream is no error, since a login in another tab leads to it. Its id counts as
+    # empty, so that the reply goes to no stream.
     return stream_of(connection, str(user.pk) if user.is_authenticated else ""), tab
 
 
@@ -68,8 +69,8 @@ def _act(message: inbox.Message) -> idempotency.Answer:
     try:
         return idempotency.Answer(200, to_json(inbox.receive(message)))
     except ValidationError as error:
-        said = error.message_dict if hasattr(error, "error_dict") else error.messages
-        raise Refused(422, said) from error
+        messages = error.message_dict if hasattr(error, "error_dict") else error.messages
+        raise Refused(422, messages) from error
     except PermissionDenied as error:
         raise Refused(403, "Not permitted.") from error
 
@@ -97,20 +98,20 @@ def _act_once(message: inbox.Message, key: str) -> idempotency.Answer:
         logger.warning(
             "An idempotency key could not be looked up: %r", error, extra=log_fields(error=error)
         )
-        raise away() from error
+        raise unavailable() from error
 
 
 def _speaker(message: inbox.Message) -> str:
-    # A stranger is told from others by the secret of the CSRF check that was just passed: no
-    # address, since whoever shares one would be given the other's answer.
+    # The CSRF secret distinguishes anonymous users: it was just verified. Their address does not:
+    # users who share an address would get each other's answers.
     if message.user.is_authenticated:
         return f"user {message.user.pk}"
     secret = message.request.META.get("CSRF_COOKIE")
     if secret is None:
         raise Refused(
             400,
-            "An Idempotency-Key needs a user who is signed in, or the CSRF cookie: without both, "
-            "one visitor's repeat would be given another visitor's answer. In a test, sign in or "
-            "make the client with Client(enforce_csrf_checks=True).",
+            "An Idempotency-Key needs a signed-in user or the CSRF cookie: without both, one "
+            "visitor could get another visitor's answer. In a test, sign in or use "
+            "Client(enforce_csrf_checks=True).",
         )
     return f"csrf {secret}"

@@ -1,4 +1,4 @@
-"""How fast one speaker may ask: `SPEAK_RATE` and `SPEAK_BURST`, per process."""
+"""Limits the rate of requests of one user: `SPEAK_RATE` and `SPEAK_BURST`, per process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MOST_BUCKETS: Final = 10_000
 
 
 class TokenBuckets:
-    """A bucket of tokens for each name; a full one is as good as none and is forgotten.
+    """A bucket of tokens for each name. Full buckets are deleted: a new bucket is full.
 
-    Safe to use from any thread. `clock` returns seconds and never goes back. Beyond `most`
-    buckets the one longest untouched is forgotten, which is in its owner's favour.
+    Safe to use from any thread. `clock` returns seconds and never goes back. Beyond `most` buckets
+    the least recently used one is deleted, which only permits its owner more.
     """
 
     def __init__(
@@ -31,14 +31,14 @@ class TokenBuckets:
         self._clock = clock
         self._most = most
         self._lock = threading.Lock()
-        # Name to the tokens left, when that was and its share; the longest untouched first.
+        # Name to the tokens left, the time of that count and the share; least recently used first.
         self._left: OrderedDict[str, tuple[float, float, float]] = OrderedDict()
 
     def take(self, shares: Mapping[str, float], *, rate: float, burst: float) -> float:
-        """Take a token of each name and return 0; if one has none, return the seconds until it has.
+        """Take a token of each name and return 0; if a bucket is empty, return the seconds to wait.
 
-        A bucket holds at most `burst` tokens, one at least, and gets `rate` of them a second; that
-        of a name in `shares` is so many times as large and as fast.
+        A bucket has at most `burst` tokens, but at least 1, and gets `rate` tokens a second. The
+        share of a name multiplies both.
         """
         burst = max(burst, 1)
         with self._lock:
@@ -56,7 +56,7 @@ class TokenBuckets:
         return 0.0
 
     def clear(self) -> None:
-        """Forget every bucket."""
+        """Delete all buckets."""
         with self._lock:
             self._left.clear()
 
@@ -68,7 +68,7 @@ class TokenBuckets:
         return min(burst * share, left + (now - at) * rate * share)
 
     def _forget_full(self, looks: int, now: float, rate: float, burst: float) -> None:
-        # Two looks for each bucket that a call may add keep up with any number of names.
+        # Each call checks two buckets for each one it may add, so full buckets never accumulate.
         for _ in range(looks):
             oldest, (_left, _at, share) = next(iter(self._left.items()))
             full = self._tokens(oldest, now, rate, burst, share) >= burst * share
@@ -77,34 +77,35 @@ class TokenBuckets:
             del self._left[oldest]
 
 
-speaking: Final = TokenBuckets()
+speaker_buckets: Final = TokenBuckets()
 
 
-def slow_down(request: HttpRequest) -> None:
-    """Raise `Refused` 429 with `Retry-After` for who asks too fast.
+def limit_rate(request: HttpRequest) -> None:
+    """Raise `Refused` 429 with `Retry-After` for a user above the rate.
 
-    To be called before the body is read, and for what will be refused too: asking costs as much
-    as speaking.
+    Call it before the body is read, since refused requests cost as much as others.
     """
-    wait = speaking.take(_shares(request), rate=settings().SPEAK_RATE, burst=settings().SPEAK_BURST)
+    wait = speaker_buckets.take(
+        _shares(request), rate=settings().SPEAK_RATE, burst=settings().SPEAK_BURST
+    )
     if wait > 0:
         raise Refused(
             429,
-            f"Too fast: {settings().SPEAK_RATE:g} messages per second are possible, "
-            f"{settings().SPEAK_BURST:g} at once.",
+            f"Too fast: {settings().SPEAK_RATE:g} messages per second are permitted, and bursts of "
+            f"{settings().SPEAK_BURST:g}.",
             {"Retry-After": str(math.ceil(wait))},
         )
 
 
 def _shares(request: HttpRequest) -> dict[str, int]:
-    """Return the buckets of a request, each with its multiple of one speaker's rate."""
+    """Return the buckets of a request, each with its multiple of one user's rate."""
     if request.user.is_authenticated:
         return {f"user {request.user.pk}": 1}
     addresses = address_of(request).shares
     session = getattr(request, "session", None)
-    # A forged session key has no data behind it, and must not be a bucket of its own.
+    # A forged session key has no data, and must not get a bucket of its own.
     if session is None or not session.session_key or not list(session.keys()):
         return {f"address {key}": share for key, share in addresses.items()}
-    # A client that drops its cookie gets another session, but keeps its address.
+    # A client that deletes its cookie gets another session, but keeps its address.
     sessions = {f"sessions at {key}": share * SITE_SHARE for key, share in addresses.items()}
     return {f"session {session.session_key}": 1, **sessions}

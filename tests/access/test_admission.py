@@ -20,8 +20,8 @@ from django.test.utils import CaptureQueriesContext
 
 from sse_app import disconnect
 from sse_app.access import tickets
-from sse_app.access.admission import Over, admit
-from sse_app.access.grants import Grant, revoked_of
+from sse_app.access.admission import Expired, admit
+from sse_app.access.grants import Grant, revoked_grants
 from sse_app.access.sessions import live_sessions, session_digest
 from sse_app.conf import written
 from sse_app.models import Revocation as RevocationRow
@@ -250,7 +250,7 @@ def test_whether_twenty_grants_were_taken_back_is_one_query(revoked: int | None)
             access = async_to_sync(admit)(request, nobody)
             assert len(access.granted) == 20
         else:
-            with pytest.raises(Over):
+            with pytest.raises(Expired):
                 async_to_sync(admit)(request, nobody)
     assert len(queries) == 1, [query["sql"] for query in queries]
 
@@ -263,13 +263,13 @@ def test_each_of_several_grants_is_taken_back_by_what_concerns_it() -> None:
     def revoked(**what: Any) -> list[tuple[str, str]]:
         RevocationRow.objects.all().delete()
         disconnect(**what)
-        return [(grant.user, grant.groups[0]) for grant in revoked_of(made)]
+        return [(grant.user, grant.groups[0]) for grant in revoked_grants(made)]
 
     assert revoked(group="a") == [("", "a"), (str(ann.pk), "a"), (str(bob.pk), "a")]
     assert revoked(user=ann) == [(str(ann.pk), "a"), (str(ann.pk), "b")]
     assert revoked(user=bob, group="b") == [(str(bob.pk), "b")]
     RevocationRow.objects.update(at="2000-01-01T00:00Z")
-    assert revoked_of(made) == []
+    assert revoked_grants(made) == []
 
 
 def test_an_inactive_user_whom_a_backend_signs_in_is_shown_nothing(

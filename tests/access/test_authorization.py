@@ -13,7 +13,13 @@ from django.http import HttpRequest
 from django.test import RequestFactory
 
 from sse_app.access import authorization
-from sse_app.access.authorization import has_permission, is_true, known, may_listen, may_speak
+from sse_app.access.authorization import (
+    active_or_anonymous,
+    has_permission,
+    is_true,
+    may_listen,
+    may_speak,
+)
 from sse_app.access.grants import Grant
 from sse_app.consumers import EventStreamConsumer
 from sse_app.operations.dashboard.admin import LiveStreamsAdmin
@@ -132,7 +138,7 @@ def test_a_policy_that_fails_is_no_500(settings: Any, log: pytest.LogCaptureFixt
             f"/events/{path}/", body, content_type="application/json", headers=headers
         )
         assert (answer.status_code, answer["Retry-After"]) == (503, "5"), path
-    assert log.text.count("The policy that decides failed.") == 3
+    assert log.text.count("The policy failed.") == 3
 
 
 # --- other places where something true could grant ---
@@ -222,8 +228,8 @@ def test_a_handler_behind_a_plain_decorator_is_awaited(handled: Any, settings: A
 def test_an_inactive_user_is_a_stranger_to_policies(settings: Any) -> None:
     user = User.objects.create(username="ann", is_active=False)
     request = RequestFactory().get("/")
-    assert known(user).is_anonymous
-    assert known(None).is_anonymous
+    assert active_or_anonymous(user).is_anonymous
+    assert active_or_anonymous(None).is_anonymous
     for policy in (None, "tests.policies.by_permission"):
         settings.SSE_APP = {"MAY_LISTEN": policy, "PUBLIC_GROUPS": ["orders"]}
         ask = async_to_sync(may_listen)

@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from sse_app.access import readers, revalidation
 from sse_app.access.admission import Access
 from sse_app.access.fingerprints import Fingerprint, read_fingerprints
-from sse_app.access.limits import LIMITS, Places
+from sse_app.access.limits import LIMITS, Slots
 from sse_app.access.readers import Reader
 
 from ..support.patience import PATIENCE
@@ -103,8 +103,8 @@ def reader(asked: list[Any], permitted: Callable[[str], bool], **access: Any) ->
     before = Fingerprint(True, "p", ("0",))
     made = Access(AnonymousUser(), ("a", "b"), policy, fingerprint=before, **access)
     stream = SimpleNamespace(groups=("a", "b"), lose=lose, at_end=lambda callback: None)
-    found = LosingReader(stream, made, Places(LIMITS))  # type: ignore[arg-type]
-    found._settles_at, found.lost = 0.0, lost
+    found = LosingReader(stream, made, Slots(LIMITS))  # type: ignore[arg-type]
+    found._lag_ends_at, found.lost = 0.0, lost
     return found
 
 
@@ -122,7 +122,7 @@ async def test_what_did_not_change_is_not_asked() -> None:
 async def test_what_a_signal_told_is_asked_though_the_fingerprint_is_the_same() -> None:
     asked: list[Any] = []
     stream = reader(asked, lambda group: group == "a")
-    stream._told = True
+    stream._signalled = True
     await stream.readmit(SAME)
     assert (sorted(asked), stream.lost) == ([("a",), ("b",)], ["b"])
     await stream.readmit(SAME)
@@ -132,7 +132,7 @@ async def test_what_a_signal_told_is_asked_though_the_fingerprint_is_the_same() 
 async def test_what_a_page_granted_is_asked_only_once_the_rights_are_others() -> None:
     asked: list[Any] = []
     stream = reader(asked, lambda group: False, granted=frozenset({"a", "b"}))
-    stream._told = True
+    stream._signalled = True
     await stream.readmit(SAME)
     assert (asked, stream.lost) == ([], [])
     await stream.readmit(OTHER)
@@ -148,7 +148,7 @@ async def test_a_policy_that_fails_is_asked_again_for_the_same() -> None:
         return False
 
     stream = reader(asked, permitted)
-    stream._told = True
+    stream._signalled = True
     with pytest.raises(RuntimeError):
         await stream.readmit(SAME)
     await stream.readmit(SAME)
@@ -169,7 +169,7 @@ async def test_a_policy_that_hangs_is_no_answer_and_the_other_streams_are_looked
     )
     revalidator = revalidation.Revalidator()
     async with asyncio.timeout(PATIENCE):
-        assert not await revalidator._judge(stream, 1, SAME, set())  # type: ignore[arg-type]
+        assert not await revalidator._check(stream, 1, SAME, set())  # type: ignore[arg-type]
     assert released == []
 
 
@@ -178,15 +178,15 @@ async def test_a_signal_during_a_policy_that_fails_is_followed_in_the_next_round
 
     def permitted(group: str) -> bool:
         if len(asked) == 1:
-            stream._told = True
+            stream._signalled = True
             raise RuntimeError("on purpose")
         return False
 
     stream = reader(asked, permitted)
-    stream._settles_at = math.inf
+    stream._lag_ends_at = math.inf
     with pytest.raises(RuntimeError):
         await stream.readmit(SAME)
-    stream._settles_at = 0.0
+    stream._lag_ends_at = 0.0
     await stream.readmit(SAME)
     assert sorted(stream.lost) == ["a", "b"]
 

@@ -18,7 +18,7 @@ from django.utils.functional import SimpleLazyObject
 
 from sse_app.access.admission import admit
 from sse_app.access.authorization import may_listen
-from sse_app.access.grants import Grant, reader_of
+from sse_app.access.grants import Grant, user_of_page
 from sse_app.access.refusals import Refused
 
 from ..support.servers import Daphne
@@ -127,10 +127,10 @@ def request_of(user: Any, **cookies: str) -> HttpRequest:
 def test_a_lazy_user_is_looked_at_whoever_made_it() -> None:
     ann = User.objects.create(username="ann")
     for user in (ann, SimpleLazyObject(lambda: ann)):
-        assert reader_of(request_of(user)) == ann
+        assert user_of_page(request_of(user)) == ann
         assert Grant.to(user, ["a"]).user == str(ann.pk)
     for stranger in (None, AnonymousUser(), SimpleLazyObject(AnonymousUser)):
-        assert reader_of(request_of(stranger)) is None
+        assert user_of_page(request_of(stranger)) is None
         assert Grant.to(stranger, ["a"]).user == ""
 
 
@@ -144,7 +144,7 @@ def test_a_user_who_can_not_be_told_from_a_stranger_gets_no_grant_for_everybody(
 
     grant = Grant.to(Odd(), ["a"])
     assert grant.user == "5"
-    assert not grant.fits(AnonymousUser())
+    assert not grant.is_for(AnonymousUser())
 
 
 def admitted(user: Any, query: str = "group=user.1") -> Any:

@@ -21,7 +21,7 @@ import redis
 
 from sse_app.access import limits_redis
 from sse_app.access.addresses import Address, client_address
-from sse_app.access.limits import Full, Limit, Limits, Places
+from sse_app.access.limits import Limit, LimitReached, Limits, Slots
 from sse_app.access.limits_redis import SharedCounts, shared_counts
 from sse_app.eventlog import RedisEventLog
 
@@ -55,10 +55,10 @@ async def admit(
     address: Address = LOOPBACK,
     session: str | None = None,
     user: Any = NOBODY,
-) -> Places:
-    places = await limits.admit(address, session)
-    await places.identify(user)
-    return places
+) -> Slots:
+    slots = await limits.admit(address, session)
+    await slots.identify(user)
+    return slots
 
 
 async def reason(limits: Limits, *given: Any, **named: Any) -> str | None:
@@ -66,7 +66,7 @@ async def reason(limits: Limits, *given: Any, **named: Any) -> str | None:
     before = limits.counts
     try:
         (await admit(limits, *given, **named)).release()
-    except Full as full:
+    except LimitReached as full:
         return full.reason
     finally:
         assert limits.counts == before
@@ -128,7 +128,7 @@ async def test_a_customers_many_ipv6_networks_have_four_times_the_limit(
         address = client_address({"client": (network + "::1", 1)})
         try:
             await admit(limits, address, uuid.uuid4().hex if session else None)
-        except Full as full:
+        except LimitReached as full:
             return full.reason
         return None
 
@@ -156,8 +156,8 @@ async def test_the_limits_of_the_design_are_the_defaults(settings: Any) -> None:
     ):
         held = [await admit(limits, *given) for _ in range(most)]
         assert await reason(limits, *given) == why
-        for places in held:
-            places.release()
+        for slots in held:
+            slots.release()
 
 
 async def test_a_refused_request_holds_nothing(limit: Callable[..., None]) -> None:
@@ -165,11 +165,11 @@ async def test_a_refused_request_holds_nothing(limit: Callable[..., None]) -> No
     limits = Limits()
     held = await admit(limits, HOME, "a", ANN)
     before = limits.counts
-    places = await limits.admit(HOME, "a")
-    with pytest.raises(Full, match="user"):
-        await places.identify(ANN)
+    slots = await limits.admit(HOME, "a")
+    with pytest.raises(LimitReached, match="user"):
+        await slots.identify(ANN)
     assert limits.counts == before
-    places.release()
+    slots.release()
     assert limits.counts == before
     held.release()
     assert limits.counts == {}
@@ -179,10 +179,10 @@ async def test_what_is_held_is_given_back_once(limit: Callable[..., None]) -> No
     limit(PROCESS=9, ADDRESS=9, SESSION=9, USER=9)
     limits = Limits()
     held = await admit(limits, HOME, "a", ANN)
-    with await admit(limits, HOME, "a", ANN) as places:
+    with await admit(limits, HOME, "a", ANN) as slots:
         assert set(limits.counts.values()) == {2}
-    places.release()
-    places.release()
+    slots.release()
+    slots.release()
     assert set(limits.counts.values()) == {1}
     held.release()
     assert limits.counts == {}
@@ -223,11 +223,11 @@ def test_threads_with_loops_of_their_own_count_together() -> None:
         for _ in range(10_000):
             try:
                 limits.take(one)
-            except Full:
+            except LimitReached:
                 continue
             if limits.counts != {"process": 1}:
                 failed.append(limits.counts)
-            limits.give_back(one)
+            limits.release(one)
 
     threads = [threading.Thread(target=come_and_go) for _ in range(4)]
     for thread in threads:
@@ -289,7 +289,7 @@ class Members:
             return found
 
     def counted(self) -> dict[str, int]:
-        """Return how many places the members with a lease have under each key."""
+        """Return how many slots the members with a lease have under each key."""
         stored = self.stored()
         living = stored.pop("leases", {})
         counts = {
@@ -322,7 +322,7 @@ async def takes(counts: SharedCounts, limits: Mapping[str, int]) -> None:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for Redis as long as it takes: on a loaded machine it may answer late."""
-    monkeypatch.setattr(limits_redis, "PATIENCE_SECONDS", PATIENCE)
+    monkeypatch.setattr(limits_redis, "TIMEOUT_SECONDS", PATIENCE)
 
 
 @pytest.fixture
@@ -353,7 +353,7 @@ async def test_all_processes_count_together(members: Members) -> None:
         assert await counts.take(THREE) == "user:1"
         assert await counts.take({"user:2": 1, **THREE}) == "user:1"
     assert await one.take({"user:2": 1}) is None  # A refusal took nothing.
-    one.give_back(THREE.keys())
+    one.release(THREE.keys())
     await takes(two, THREE)
 
 
@@ -383,7 +383,7 @@ async def test_when_everybody_comes_at_once_no_round_trip_is_long(
     async with asyncio.timeout(PATIENCE):
         full = await asyncio.gather(*(counts.take({"user:1": 1200}) for _ in range(1300)))
     assert full.count("user:1") == 100
-    assert max(lengths) <= limits_redis.ASKED_AT_ONCE + 1
+    assert max(lengths) <= limits_redis.REQUESTS_PER_BATCH + 1
 
 
 async def test_nothing_is_left_in_redis_when_all_is_given_back(members: Members) -> None:
@@ -392,7 +392,7 @@ async def test_nothing_is_left_in_redis_when_all_is_given_back(members: Members)
         await counts.take({"user:1": 9, "session:a": 9})
     assert set(members.stored()) == {"leases", "user:1", "session:a"}
     for counts in (one, two, two):
-        counts.give_back(["user:1", "session:a"])
+        counts.release(["user:1", "session:a"])
     await members.until_quiet()
     assert members.stored() == {}
     assert one._client is two._client is None
@@ -410,7 +410,7 @@ async def test_a_count_that_nobody_ends_expires_after_the_longest_life_of_a_stre
         key = f"{{{members.log.location()[0]}.limits}}:user:1"
         assert 120_000 < int(client.pttl(key)) <= 200_000
         client.persist(key)
-        counts.give_back(["user:1"])
+        counts.release(["user:1"])
         await until(lambda: members.counted() == {"user:1": 1})
         assert 120_000 < int(client.pttl(key)) <= 200_000
 
@@ -438,7 +438,7 @@ async def test_a_request_that_is_cancelled_while_it_waits_holds_nothing(
     asking[2].cancel()
     await asyncio.wait(asking)
     assert all(task.cancelled() for task in asking)
-    await until(lambda: members.counted() == {"user:2": 1} and not counts._unsaid)
+    await until(lambda: members.counted() == {"user:2": 1} and not counts._unreported)
     assert counts._held == {"user:2": 1}
 
 
@@ -549,7 +549,7 @@ async def test_without_redis_a_process_counts_alone_says_so_once_and_tells_redis
     server.kill()
     for _ in range(4):
         assert await counts.take(THREE) is None
-    counts.give_back(THREE.keys())
+    counts.release(THREE.keys())
     tried = members.connected
     await until(lambda: members.connected >= tried + 3)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -558,7 +558,7 @@ async def test_without_redis_a_process_counts_alone_says_so_once_and_tells_redis
     assert await counts.take({"user:1": 9}) is None
     assert members.counted() == {"user:1": 5}
     for _ in range(5):
-        counts.give_back(THREE.keys())
+        counts.release(THREE.keys())
     await members.until_quiet()
     assert members.stored() == {}
 
@@ -572,7 +572,7 @@ async def test_without_redis_and_with_nothing_held_nothing_is_tried_until_somebo
     monkeypatch.setattr(limits_redis, "RENEW_SECONDS", 3600)
     for _ in range(3):
         assert await counts.take(THREE) is None
-        counts.give_back(THREE.keys())
+        counts.release(THREE.keys())
         await members.until_quiet()
         assert counts._task is None
     assert members.connected == 1
@@ -589,20 +589,20 @@ async def test_what_comes_and_goes_while_redis_is_told_again_is_told_too(
 ) -> None:
     counts = members()
     await counts.take({"user:1": 9, "user:2": 9, "user:3": 9})
-    await counts._lose(ConnectionError("on purpose"), [])
+    await counts._lose_redis(ConnectionError("on purpose"), [])
     counts._retry_at = time.monotonic()
     real = counts._send
 
     async def send(commands: Any) -> list[Any]:
         answers = await real(commands)
         if counts.alone:  # It has said what it held, and does not know yet that it was heard.
-            counts.give_back(["user:2"])
+            counts.release(["user:2"])
             assert await counts.take({"user:3": 9}) is None
         return answers
 
     monkeypatch.setattr(counts, "_send", send)
     counts._wake.set()
-    await until(lambda: not counts.alone and not counts._unsaid)
+    await until(lambda: not counts.alone and not counts._unreported)
     assert await counts.take({"user:4": 9}) is None
     assert members.counted() == {"user:1": 1, "user:3": 2, "user:4": 1}
 
@@ -620,7 +620,7 @@ async def test_a_redis_that_hangs_holds_nobody_up_and_what_it_does_late_counts_n
     async with asyncio.timeout(PATIENCE):
         assert await asyncio.gather(*(counts.take(THREE) for _ in range(10))) == [None] * 10
     for _ in range(10):
-        counts.give_back(THREE.keys())
+        counts.release(THREE.keys())
     server.process.send_signal(signal.SIGCONT)
     await until(lambda: not counts.alone)
     assert await other.take(THREE) is None
@@ -721,8 +721,8 @@ async def refuses_elsewhere() -> bool:
         await asyncio.to_thread(in_another_loop, *given)
         for given in ((LOOPBACK, session), (LOOPBACK, None, user), (address, "another"))
     ]
-    for places in held:
-        places.release()
+    for slots in held:
+        slots.release()
     counts = shared_counts()
     if counts is not None and counts._task is not None:
         await asyncio.wait([counts._task])
@@ -762,8 +762,8 @@ async def test_all_processes_count_the_networks_of_one_customer(
     limits = Limits()
     held = [await admit(limits, address, uuid.uuid4().hex) for address in near[:8]]
     elsewhere = await asyncio.to_thread(in_another_loop, near[8], "a")
-    for places in held:
-        places.release()
+    for slots in held:
+        slots.release()
     counts = shared_counts()
     assert counts is not None
     assert counts._task is not None

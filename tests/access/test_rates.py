@@ -122,7 +122,7 @@ def handled(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Mess
     """What reached the handler, on the test's clock."""
     got: list[Message] = []
     handler = on(EVENT)(got.append)
-    monkeypatch.setattr(throttle, "speaking", TokenBuckets(clock))
+    monkeypatch.setattr(throttle, "speaker_buckets", TokenBuckets(clock))
     with override_settings(SSE_APP={"PUBLIC_GROUPS": ["orders"], "MAY_SPEAK": f"{__name__}.all_"}):
         yield got
     off(EVENT, handler)

@@ -30,7 +30,7 @@ async def entered() -> AsyncIterator[list[Reader]]:
     found = [new_reader(hub, User(pk=key), session_key=f"s{key}") for key in keys]
     found.append(new_reader(hub, groups=("other",)))
     for reader in found:
-        assert readers.enter(reader, readers.mark())
+        assert readers.enter(reader, readers.revocation_count())
     yield found
     for reader in found:
         readers.leave(reader)
@@ -103,7 +103,7 @@ async def test_a_reader_in_doubt_is_asked_for_and_nobody_else_is_looked_at(
     monkeypatch.setattr(revalidation, "readers", all_readers)
     running = asyncio.create_task(revalidator.run())
     async with asyncio.timeout(PATIENCE):
-        while readers._askers.get(loop) != revalidator._wake.set:  # noqa: ASYNC110
+        while readers._on_hold.get(loop) != revalidator._wake.set:  # noqa: ASYNC110
             await asyncio.sleep(0)  # The hub has a revalidator, too, which began before.
         for key in ("5", "7"):
             readers.apply(Revocation(user=key, review=True))
@@ -126,7 +126,7 @@ async def test_of_a_reader_that_left_nothing_is_kept(entered: list[Reader]) -> N
 
 
 async def test_who_entered_too_late_to_be_told_of_everything_is_not_opened() -> None:
-    hub, since = get_hub(), readers.mark()
+    hub, since = get_hub(), readers.revocation_count()
     for _ in range(readers.RECENT):
         readers.apply(Revocation(user="1"))
     late, later = new_reader(hub, User(pk=2)), new_reader(hub, User(pk=2))

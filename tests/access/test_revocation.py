@@ -351,7 +351,7 @@ async def test_while_the_policy_fails_a_stream_in_doubt_waits_and_is_asked_for_a
             + "from tests import policies\npolicies.failing.set()\n"
             + "Group.objects.create(name='red').user_set.add(user)",
         )
-        text = "Whether a stream may go on could not be decided"
+        text = "The rights of a stream could not be checked"
         await asyncio.to_thread(eventually, lambda: text in site.text())
         for group in ("secret", "orders"):
             await publish(site, group, "meanwhile")

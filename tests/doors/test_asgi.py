@@ -286,7 +286,7 @@ def test_the_stream_is_found_below_the_script_name_of_the_settings(settings: Any
         ("group=secret", {"cookie": "sessionid=x"}, "user_of", "store"),
         ("ticket=x", {}, "redeem", "ticket"),
         ("group=secret", {"authorization": "Bearer sse_x"}, "averify_token", "token"),
-        ("grant={grant}", {}, "revoked_of", "grant"),
+        ("grant={grant}", {}, "revoked_grants", "grant"),
     ],
 )
 async def test_what_can_not_be_looked_up_for_now_is_busy_and_no_refusal(

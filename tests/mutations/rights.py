@@ -131,7 +131,7 @@ MUTATIONS = (
         "To find the held readers among all costs as much as all streams of the process.",
         "sse_app/access/revalidation.py",
         "            if not await self.round(held_readers(self._loop)):\n",
-        "            if not await self.round([one for one in self._mine() if one.held]):\n",
+        "            if not await self.round([one for one in self._all() if one.held]):\n",
         [
             "access/test_readers.py::test_a_reader_in_doubt_is_asked_for_and_nobody_else_is_looked_at"
         ],
@@ -208,7 +208,7 @@ MUTATIONS = (
         "What permitted a stream when it was asked may be over when it opens.",
         "sse_app/consumers.py",
         "            if not readers.enter(reader, since):\n",
-        "            if not readers.enter(reader, readers.mark()):\n",
+        "            if not readers.enter(reader, readers.hold()):\n",
         [
             "access/test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_"
             "meanwhile"
@@ -217,7 +217,7 @@ MUTATIONS = (
     Mutation(
         "A process without a hub hears nothing of what is revoked while it admits a stream.",
         "sse_app/consumers.py",
-        "        if not readers.tell(reader, missed):\n",
+        "        if not readers.apply_missed(reader, missed):\n",
         "        if False:\n",
         [
             "access/test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile"
@@ -261,7 +261,7 @@ MUTATIONS = (
     Mutation(
         "Streams that were held when the revalidator ended wait for its next look.",
         "sse_app/access/revalidation.py",
-        "            self._wake.set()  # Held when the last run ended, or since.\n",
+        "            self._wake.set()  # They were held before this run began.\n",
         "            pass\n",
         [
             "runtime/test_services.py::test_streams_that_were_held_when_the_revalidator_ended_are_looked_at"
@@ -270,7 +270,7 @@ MUTATIONS = (
     Mutation(
         "What permitted a stream when it was asked may be in doubt when it opens.",
         "sse_app/access/readers.py",
-        "    for told in missed:\n        reader.revoke(told)\n",
+        "    for revocation in missed:\n        reader.revoke(revocation)\n",
         "",
         [
             "access/test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_"
@@ -346,7 +346,7 @@ MUTATIONS = (
     Mutation(
         "Some changes of rights are told by no signal.",
         "sse_app/access/revalidation.py",
-        "                await self.round(self._mine())\n",
+        "                await self.round(self._all())\n",
         "",
         ["access/test_revocation.py::test_what_only_the_database_knows_is_found_by_asking"],
     ),
@@ -360,15 +360,15 @@ MUTATIONS = (
     Mutation(
         "A policy that failed has decided nothing, so it is asked again.",
         "sse_app/access/readers.py",
-        "            self._told, self._settles_at = self._told or told, settles_at\n",
-        "",
+        "self._signalled, self._lag_ends_at = self._signalled or signalled, lag_ends_at\n",
+        "pass\n",
         ["access/test_fingerprints.py::test_a_policy_that_fails_is_asked_again_for_the_same"],
     ),
     Mutation(
         "A signal may tell of a change while a policy is asked that fails then.",
         "sse_app/access/readers.py",
-        "self._told, self._settles_at = self._told or told, settles_at",
-        "self._told, self._settles_at = told, settles_at",
+        "self._signalled, self._lag_ends_at = self._signalled or signalled, lag_ends_at",
+        "self._signalled, self._lag_ends_at = signalled, lag_ends_at",
         [
             "access/test_fingerprints.py::"
             "test_a_signal_during_a_policy_that_fails_is_followed_in_the_next_round"
@@ -377,8 +377,8 @@ MUTATIONS = (
     Mutation(
         "A fingerprint does not show everything that a policy looks at.",
         "sse_app/access/readers.py",
-        "        if not (changed or told or settles_at):\n",
-        "        if not (changed or settles_at):\n",
+        "        if not (changed or signalled or lag_ends_at):\n",
+        "        if not (changed or lag_ends_at):\n",
         [
             "access/test_fingerprints.py::"
             "test_what_a_signal_told_is_asked_though_the_fingerprint_is_the_same",
@@ -389,8 +389,8 @@ MUTATIONS = (
     Mutation(
         "No policy knows what a page granted, and saving a user's name changes no right.",
         "sse_app/access/readers.py",
-        "        asked = set(self.stream.groups) - access.granted\n",
-        "        asked = set(self.stream.groups)\n",
+        "        undecided = set(self.stream.groups) - access.granted\n",
+        "        undecided = set(self.stream.groups)\n",
         [
             "access/test_fingerprints.py::"
             "test_what_a_page_granted_is_asked_only_once_the_rights_are_others",
@@ -401,8 +401,8 @@ MUTATIONS = (
     Mutation(
         "A policy that was asked at once may have read from a replica that lags.",
         "sse_app/access/readers.py",
-        "            self._settles_at = _lag_ends()\n",
-        "            self._settles_at = 0.0\n",
+        "            self._lag_ends_at = _lag_ends()\n",
+        "            self._lag_ends_at = 0.0\n",
         [
             "access/test_fingerprints.py::test_with_a_router_a_policy_is_asked_until_a_replica_can_not_lag"
         ],
@@ -410,8 +410,8 @@ MUTATIONS = (
     Mutation(
         "The policy that opened a stream may have read from a replica that lags.",
         "sse_app/access/readers.py",
-        "        self._settles_at = _lag_ends()\n        stream",
-        "        self._settles_at = 0.0\n        stream",
+        "        self._lag_ends_at = _lag_ends()\n        stream",
+        "        self._lag_ends_at = 0.0\n        stream",
         [
             "access/test_fingerprints.py::test_over_a_real_server_a_replica_that_lags_keeps_no_right_alive"
         ],
@@ -478,7 +478,7 @@ MUTATIONS = (
     Mutation(
         "A page that was rendered before a right was taken back would open a stream again.",
         "sse_app/access/admission.py",
-        '    if revoked:\n        raise Over("expired")\n',
+        '    if revoked:\n        raise Expired("expired")\n',
         "",
         ["access/test_revocation.py::test_pages_rendered_before_a_disconnect_open_nothing_again"],
     ),
@@ -494,7 +494,7 @@ MUTATIONS = (
     Mutation(
         "The page of one user in another's hands.",
         "sse_app/access/admission.py",
-        "    if not all(grant.fits(access.user) for grant in grants):\n"
+        "    if not all(grant.is_for(access.user) for grant in grants):\n"
         "        raise Refused(403, FORBIDDEN)\n",
         "",
         ["access/test_admission.py::test_a_signed_page_is_for_the_one_it_was_rendered_for"],
@@ -576,7 +576,7 @@ MUTATIONS = (
     Mutation(
         "A policy that fails in a view would be a 500.",
         "sse_app/views/bodies.py",
-        "        raise away() from error\n",
+        "        raise unavailable() from error\n",
         "        raise\n",
         ["access/test_authorization.py::test_a_policy_that_fails_is_no_500"],
     ),
@@ -621,8 +621,8 @@ MUTATIONS = (
     Mutation(
         "A lazy user of another middleware is no stranger because nobody has looked.",
         "sse_app/access/grants.py",
-        '    stranger = getattr(user, "is_authenticated", False) is False\n',
-        "    stranger = type(user) is not user.__class__ or user.is_authenticated is False\n",
+        '    anonymous = getattr(user, "is_authenticated", False) is False\n',
+        "    anonymous = type(user) is not user.__class__ or user.is_authenticated is False\n",
         [
             "access/test_foreign_users.py::test_a_lazy_user_is_looked_at_whoever_made_it",
             "access/test_foreign_users.py::test_the_page_of_a_user_by_a_token_is_for_that_user",
@@ -690,8 +690,8 @@ MUTATIONS = (
     Mutation(
         "A user whom a middleware makes from a token is no row that a ticket can refer to.",
         "sse_app/views/access.py",
-        "    reader = tickets.owner_of(authorization.known(request.user))\n",
-        "    reader = authorization.known(request.user)\n",
+        "    reader = tickets.owner_of(authorization.active_or_anonymous(request.user))\n",
+        "    reader = authorization.active_or_anonymous(request.user)\n",
         ["access/test_posts.py::test_a_ticket_is_for_a_user_with_a_row_or_for_nobody"],
     ),
     Mutation(
@@ -704,7 +704,7 @@ MUTATIONS = (
     Mutation(
         "A logout may be what moves the session, and its streams have the key of before.",
         "sse_app/access/disconnect.py",
-        "for each in (key, came) if each}",
+        "for each in (key, cookie) if each}",
         "for each in (key,) if each}",
         ["access/test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated"],
     ),

@@ -249,21 +249,22 @@ MUTATIONS = (
     Mutation(
         "The stream of an ordinary view would begin for a HEAD request, too, and never end.",
         "sse_app/responses.py",
-        "            iterable = _nothing()  # Nobody reads it, and it might never end.\n",
+        "            iterable = _nothing()  "
+        "# The answer has no body, and `events` might never end.\n",
         "            pass\n",
         ["doors/test_responses.py::test_nothing_is_begun_for_a_head_request"],
     ),
     Mutation(
         "Daphne's access log prints query strings, and there are tickets in them.",
         "sse_app/asgi.py",
-        "        request.uri = _SECRET.sub(_HIDDEN, uri)\n",
+        "        request.uri = _SECRET.sub(_REDACTED, uri)\n",
         "        pass\n",
         ["access/test_admission.py::test_tickets_and_grants_stay_out_of_the_access_log"],
     ),
     Mutation(
         "The access logs of other servers print the query string that is in the scope.",
         "sse_app/asgi.py",
-        'scope["query_string"] = _SECRET.sub(_HIDDEN, query)',
+        'scope["query_string"] = _SECRET.sub(_REDACTED, query)',
         "pass",
         ["servers/test_other_servers.py::test_what_opens_a_stream_is_not_in_the_access_log"],
     ),

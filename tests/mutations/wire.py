@@ -212,19 +212,19 @@ MUTATIONS = (
     Mutation(
         "Whoever is refused by the address alone must cost no query.",
         "sse_app/consumers.py",
-        "        self._accept(request)\n        address = client_address(self.scope)\n",
+        "        self._check_request(request)\n        address = client_address(self.scope)\n",
         "        address = client_address(self.scope)\n",
         ["access/test_origins.py::test_the_rules_hold_for_streams"],
     ),
     Mutation(
         "A limit that is asked for after the database costs what it is to save.",
         "sse_app/consumers.py",
-        "        places = await LIMITS.admit(address, key)\n        try:\n"
-        "            heard = await _heard_so_far()\n"
+        "        slots = await LIMITS.admit(address, key)\n        try:\n"
+        "            position = await _control_position()\n"
         "            access = await admit(request, self._may_listen, self.fixed_groups)\n",
-        "        heard = await _heard_so_far()\n"
+        "        position = await _control_position()\n"
         "        access = await admit(request, self._may_listen, self.fixed_groups)\n"
-        "        places = await LIMITS.admit(address, key)\n        try:\n",
+        "        slots = await LIMITS.admit(address, key)\n        try:\n",
         ["access/test_limits_live.py::test_limits_are_asked_before_the_database"],
     ),
     Mutation(

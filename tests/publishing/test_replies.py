@@ -226,7 +226,7 @@ async def test_a_reply_is_taken_on_the_loop_of_its_stream(listening: Reader) -> 
 async def test_two_streams_never_have_one_id(listening: Reader) -> None:
     other = new_reader(listening.stream.hub)
     other.stream.id = listening.id
-    assert not readers.enter(other, readers.mark())
+    assert not readers.enter(other, readers.revocation_count())
     readers.leave(other)
     assert readers.readers() == [listening]
 

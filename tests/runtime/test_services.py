@@ -19,7 +19,7 @@ from django.test import AsyncClient, Client
 
 from sse_app import publish, snapshot
 from sse_app.access import readers, revalidation, revocations
-from sse_app.access.control_group import ControlGroup, read_so_far
+from sse_app.access.control_group import ControlGroup, read_control_position
 from sse_app.access.revalidation import Revalidator
 from sse_app.asgi import event_stream_application
 from sse_app.conf import site_tag
@@ -527,25 +527,25 @@ async def test_only_without_a_hub_the_control_group_is_looked_up(
         return await real(self, groups)
 
     monkeypatch.setattr(MemoryEventLog, "aheads", aheads)
-    before, *others = await asyncio.gather(*(read_so_far() for _ in range(100)))
+    before, *others = await asyncio.gather(*(read_control_position() for _ in range(100)))
     assert set(others) == {before}
     assert asked == [[CONTROL_GROUP]], "one read for all who come at once"
     reader = await Reader().start("g")
     asked.clear()
-    assert await read_so_far() == before
+    assert await read_control_position() == before
     assert [CONTROL_GROUP] not in asked
     (event,) = await told("1")
     await reader.hub.heal(CONTROL_GROUP)
     control_group = reader.hub.service(ControlGroup)
     await until(lambda: control_group.position == Position(event.epoch or "", 1))
-    assert await read_so_far() == control_group.position
+    assert await read_control_position() == control_group.position
     assert await control_group.missed(before) == [], "this hub hears of it itself"
     await reader.stop()
     await told("2")
     reader = await Reader().start("g")
     control_group = reader.hub.service(ControlGroup)
     assert [r.user for r in await control_group.missed(before)] == ["1", "2"]
-    assert await control_group.missed(await read_so_far()) == []
+    assert await control_group.missed(await read_control_position()) == []
     lost = Position("other", 1)
     assert await control_group.missed(lost) == [revocations.Revocation(review=True)]
     await reader.stop()
@@ -576,7 +576,7 @@ async def test_a_task_is_shared_until_it_ends_and_outlives_a_caller_who_leaves()
 def test_no_event_loop_is_kept_once_it_has_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_kept", None)
     # A server without ASGI has a loop for each request that an async view answers.
-    for ask in (read_so_far, health.probed):
+    for ask in (read_control_position, health.probed):
         loop = asyncio.new_event_loop()
         loop.run_until_complete(ask())
         loop.close()

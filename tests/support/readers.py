@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib.auth.models import AnonymousUser
 
 from sse_app.access.admission import Access
-from sse_app.access.limits import LIMITS, Places
+from sse_app.access.limits import LIMITS, Slots
 from sse_app.access.readers import Reader
 from sse_app.delivery.hub import Hub
 from sse_app.delivery.streams import Stream
@@ -33,4 +33,4 @@ def new_reader(
 ) -> Reader:
     """Return a reader whose stream has not begun; `access` are further fields of its `Access`."""
     made = Access(user or AnonymousUser(), groups, **access)
-    return Reader(new_stream(hub, made), made, Places(LIMITS))
+    return Reader(new_stream(hub, made), made, Slots(LIMITS))

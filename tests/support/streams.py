@@ -20,7 +20,7 @@ from .sleepers import run
 async def listening() -> AsyncIterator[Reader]:
     """A stream of ann, whose primary key is 1, that is told of replies and revocations."""
     reader = new_reader(get_hub(), User(pk=1), session_key="key")
-    assert readers.enter(reader, readers.mark())
+    assert readers.enter(reader, readers.revocation_count())
     yield reader
     readers.leave(reader)
     await reader.stream.hub.close()

@@ -261,7 +261,7 @@ def test_a_log_that_is_away_is_503_and_retried_later(
     assert int(answer["Retry-After"]) > 0
     assert "error" in answer.json()
     assert seen == []
-    assert "event log did not take" in said.text
+    assert "event log failed to store" in said.text
 
 
 @pytest.mark.parametrize(
