@@ -333,7 +333,7 @@ async def test_a_database_that_is_away_for_three_rounds_ends_what_it_can_not_ans
         assert retry < 10_000
         await publish(site, "orders", "still")
         assert (await his.next()).data == "still"
-    assert "(3 times now)" in site.text()
+    assert "(3 times in a row)" in site.text()
     await asyncio.to_thread(site.shell, rename.format("away RENAME TO auth_user"))
     async with ann.stream(f"group=user.{ann.pk}"):
         pass
