@@ -40,6 +40,14 @@ SPY = """() => {
 
 
 @pytest.fixture
+def site(make_daphne: Callable[..., Daphne]) -> Daphne:
+    """A server for each test: the tests count the rows of the lists."""
+    server = make_daphne(RETRY=[0.2, 0.3])
+    server.manage("demo_data")
+    return server
+
+
+@pytest.fixture
 def open_list(open_page: Callable[..., Page]) -> Callable[[str], Page]:
     """Open one of the pages and return it when its stream is open."""
 

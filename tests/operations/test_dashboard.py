@@ -326,7 +326,7 @@ def test_all_streams_of_a_user_end_in_all_processes(
     page = open_page()
     expect(row_of(page, "ann")).to_have_count(2)
     row_of(page, "ann").first.get_by_role("button", name="End all streams of ann").click()
-    expect(page.get_by_role("dialog")).to_contain_text("granted so far is taken back")
+    expect(page.get_by_role("dialog")).to_contain_text("grants of open pages are revoked")
     page.get_by_role("dialog").get_by_role("button", name="End").click()
     for response in hers:
         assert '"auth"' in response.read().decode()
