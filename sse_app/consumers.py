@@ -127,10 +127,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
             await slots.identify(access.user)
             wanted, life = StartRequest.of(request), _life(access.groups)
             stream = Stream(
-                get_hub(),
-                self.make_transport(receive),
-                access.groups,
-                names_of(request),
+                transport=self.make_transport(receive),
+                groups=access.groups,
+                names=names_of(request),
                 user=access.user,
                 user_key=access.user_key,
                 until=access.until,
@@ -139,6 +138,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
                 ping=flag_of(request, "ping"),
                 labelled=flag_of(request, "label"),
                 life=life,
+                # Last: if another argument raised now, no stream would leave and close the hub.
+                hub=get_hub(),
             )
             return Reader(stream, access, slots), wanted, position
         except BaseException:

@@ -20,7 +20,7 @@ from sse_app.access.grants import Grant
 from sse_app.access.limits import LIMITS
 from sse_app.asgi import event_stream_application, guard, is_stream
 from sse_app.consumers import ABORT, TAKE_OVER, EventStreamConsumer
-from sse_app.delivery.hub import Hub, running_hubs
+from sse_app.delivery.hub import Hub, running_hub, running_hubs
 from sse_app.delivery.log_reader import PAGE_EVENTS
 from sse_app.eventlog import MemoryEventLog
 from sse_app.protocol.cursors import Cursor
@@ -445,6 +445,7 @@ def broken(user: Any, group: str, request: Any) -> bool:
     raise RuntimeError("on purpose")
 
 
+@pytest.mark.usefixtures("memory")
 async def test_what_fails_before_there_is_a_stream_gives_its_places_back() -> None:
     class Failing(EventStreamConsumer):
         def make_transport(self, receive: Any) -> Any:
@@ -453,8 +454,10 @@ async def test_what_fails_before_there_is_a_stream_gives_its_places_back() -> No
     before = LIMITS.counts
     request = Request(guard(Failing.as_asgi(groups=["orders"]), busy=True), scope())
     assert await request.start() == 200
-    assert b"sse.busy" in await request.body()
+    await request.body()
+    assert [event.json() for event in request.parser.events] == [{"reason": "error"}]
     assert LIMITS.counts == before
+    assert running_hub() is None, "no stream would leave the hub"
 
 
 @pytest.mark.usefixtures("memory")

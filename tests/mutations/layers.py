@@ -13,6 +13,20 @@ MUTATIONS = (
         ["doors/test_asgi.py::test_fixed_groups_are_open_to_whoever_reaches_the_consumer"],
     ),
     Mutation(
+        "A hub without a stream is closed by nobody: a request that fails must not make the hub.",
+        "sse_app/consumers.py",
+        "transport=self.make_transport(receive),",
+        "transport=(get_hub(), self.make_transport(receive))[1],",
+        ["doors/test_asgi.py::test_what_fails_before_there_is_a_stream_gives_its_places_back"],
+    ),
+    Mutation(
+        "A request that fails before it has a stream would keep its slots for ever.",
+        "sse_app/consumers.py",
+        "            slots.release()\n            raise\n",
+        "            raise\n",
+        ["doors/test_asgi.py::test_what_fails_before_there_is_a_stream_gives_its_places_back"],
+    ),
+    Mutation(
         "Work in a thread leaves a database connection open there, which idle streams would hold.",
         "sse_app/runtime/callables.py",
         "= database_sync_to_async(",
