@@ -16,14 +16,17 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 
 from sse_app import publish, publish_many
+from sse_app.access import readers
 from sse_app.access.grants import Grant
 from sse_app.access.limits import LIMITS
+from sse_app.access.revocations import Revocation
 from sse_app.asgi import event_stream_application, guard, is_stream
 from sse_app.consumers import ABORT, TAKE_OVER, EventStreamConsumer
 from sse_app.delivery.hub import Hub, running_hub, running_hubs
 from sse_app.delivery.log_reader import PAGE_EVENTS
-from sse_app.eventlog import MemoryEventLog
+from sse_app.eventlog import MemoryEventLog, event_log
 from sse_app.protocol.cursors import Cursor
+from sse_app.publishing import outbox
 from sse_app.routing import event_stream_urlpatterns
 
 from ..support.parser import Parser
@@ -481,6 +484,34 @@ async def test_a_group_that_is_lost_before_the_stream_is_open_is_not_in_it() -> 
     assert position is not None
     assert len(position.positions) == 1
     await request.leave()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_a_stream_is_not_opened_if_the_hub_reads_of_its_end_while_it_is_admitted() -> None:
+    asked, gate = asyncio.Event(), asyncio.Event()
+
+    class Deciding(EventStreamConsumer):
+        async def authorize(self, user: Any, groups: Any, request: Any) -> bool:
+            asked.set()
+            await gate.wait()
+            return True
+
+    other = Request(guard(EventStreamConsumer.as_asgi(groups=["other"]), busy=True), scope())
+    assert await other.start() == 200
+    request = Request(guard(Deciding.as_asgi(), busy=True), scope(query="group=g"))
+    await request.communicator.send_input({"type": "http.request"})
+    await asked.wait()
+    before = readers.revocation_count()
+    outbox.send(await event_log().aappend([Revocation(group="g").to_event()]))
+    async with asyncio.timeout(PATIENCE):
+        while readers.revocation_count() == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    gate.set()
+    await request.communicator.receive_output(PATIENCE)
+    while not request.ended:
+        await request.body()
+    assert [event.json() for event in request.parser.events] == [{"reason": "revoked"}]
+    await other.leave()
 
 
 async def test_a_stream_by_ticket_is_asked_again_without_anybodys_session() -> None:

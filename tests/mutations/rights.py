@@ -208,10 +208,10 @@ MUTATIONS = (
         "What permitted a stream when it was asked may be over when it opens.",
         "sse_app/consumers.py",
         "            if not readers.enter(reader, since):\n",
-        "            if not readers.enter(reader, readers.hold()):\n",
+        "            if not readers.enter(reader, readers.revocation_count()):\n",
         [
-            "access/test_revocation.py::test_a_stream_that_is_being_admitted_learns_of_what_happens_"
-            "meanwhile"
+            "doors/test_asgi.py::"
+            "test_a_stream_is_not_opened_if_the_hub_reads_of_its_end_while_it_is_admitted"
         ],
     ),
     Mutation(
