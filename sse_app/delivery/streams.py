@@ -131,9 +131,9 @@ class Stream(Sink):
 
     async def end(self) -> None:
         """Write `sse.close`, end the response, and release what the stream holds."""
-        self.subscription.leave_cohort()
         self.hub.tickers.discard(self.tick)
         try:
+            self.subscription.leave_cohort()
             if self._opened:
                 reason = self.close_reason or "error"
                 if reason not in DISCONNECTED:

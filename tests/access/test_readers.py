@@ -10,11 +10,12 @@ import pytest
 from django.contrib.auth.models import User
 
 from sse_app.access import readers, revalidation
+from sse_app.access.limits import LIMITS, Limit, Slots
 from sse_app.access.readers import Reader
 from sse_app.access.revalidation import Revalidator
 from sse_app.access.revocations import Revocation
 from sse_app.access.sessions import session_digest
-from sse_app.delivery.hub import get_hub
+from sse_app.delivery.hub import get_hub, running_hub
 
 from ..support.patience import PATIENCE
 from ..support.readers import new_reader
@@ -136,6 +137,35 @@ async def test_who_entered_too_late_to_be_told_of_everything_is_not_opened() -> 
     for reader in (late, later):
         readers.leave(reader)
     await hub.close()
+
+
+@pytest.mark.parametrize("error", [OSError, asyncio.CancelledError])
+@pytest.mark.parametrize("failing", ["subscription.leave_cohort", "_transport.finish"])
+async def test_a_stream_that_fails_to_end_releases_its_slots_once(
+    failing: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise error("on purpose")
+
+    limit, released = Limit("user", "user:1", 1), list[str]()
+    slots = Slots(LIMITS)
+    await slots.add([limit])
+    made = new_reader(get_hub())
+    reader = Reader(made.stream, made.access, slots)
+    reader.stream.at_end(lambda: released.append(reader.id))
+    assert readers.enter(reader, readers.revocation_count())
+    owner, name = failing.split(".")
+    monkeypatch.setattr(getattr(reader.stream, owner), name, fail)
+    reader.stream._opened = True
+    monkeypatch.setattr(reader.stream, "_write", lambda chunk: None)
+    with pytest.raises(error):
+        await reader.stream.end()
+    with pytest.raises(error):
+        await reader.stream.end()
+    assert released == [reader.id]
+    assert limit.key not in LIMITS.counts
+    assert readers.readers() == []
+    assert running_hub() is None
 
 
 async def test_the_first_reason_and_its_groups_count(entered: list[Reader]) -> None:

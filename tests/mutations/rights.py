@@ -205,6 +205,20 @@ MUTATIONS = (
         ["delivery/test_hub.py::test_one_that_was_held_again_meanwhile_is_not_released"],
     ),
     Mutation(
+        "A stream that fails to leave its cohort would hold its slots and its hub for ever.",
+        "sse_app/delivery/streams.py",
+        "        try:\n            self.subscription.leave_cohort()\n",
+        "        self.subscription.leave_cohort()\n        try:\n",
+        ["access/test_readers.py::test_a_stream_that_fails_to_end_releases_its_slots_once"],
+    ),
+    Mutation(
+        "A slot that is released twice would be one of another stream.",
+        "sse_app/delivery/streams.py",
+        "            callbacks, self._at_end = self._at_end, ()\n",
+        "            callbacks = self._at_end\n",
+        ["access/test_readers.py::test_a_stream_that_fails_to_end_releases_its_slots_once"],
+    ),
+    Mutation(
         "What permitted a stream when it was asked may be over when it opens.",
         "sse_app/consumers.py",
         "            if not readers.enter(reader, since):\n",
