@@ -17,7 +17,7 @@ ANONYMOUS_KIB, SIGNED_IN_KIB = 4.0, 10.0
 
 @dataclass(frozen=True)
 class Goal:
-    """`value` is None if a figure that it is made of was not measured; `note` names these."""
+    """`value` is None if one of its figures was not measured; `note` names the missing figures."""
 
     title: str
     value: float | None

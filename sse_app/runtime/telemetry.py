@@ -50,7 +50,8 @@ def log_fields(
     """Return the given fields for `extra=`, with names `sse_…`, and `sse_process`.
 
     `stream`: an id. `user`: a primary key as text, or a token's name such as "token:5". `group`,
-    `groups`, `event`: names; `events`: a number. `error`: the field has the name of its type.
+    `groups`, `event`: names; `events`: a number. `error`: an exception; its type
+    is named.
     """
     given = {
         "stream": stream,
