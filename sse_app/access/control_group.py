@@ -10,7 +10,6 @@ from ..delivery.hub import Hub, running_hub
 from ..delivery.sinks import Sink
 from ..delivery.starts import read_heads
 from ..delivery.subscriptions import Subscription, run_with_retries
-from ..delivery.topics import position_of
 from ..eventlog import Discontinuity
 from ..eventlog.contract import Reason
 from ..protocol.cursors import START, Position
@@ -103,7 +102,7 @@ class ControlGroup:
             if not events:
                 break
             found += filter(None, map(revocation_of, events))
-            since = position_of(events[-1]) or self._began
+            since = events[-1].position or self._began
         return found
 
 

@@ -31,6 +31,10 @@ class Feed:
         assert position is not None, f"{group} was not joined"
         return position
 
+    def is_at(self, group: str, position: Position) -> bool:
+        """Return whether the events of a joined group were delivered up to `position`."""
+        return self.position(group).agrees(position)
+
     def reached(self, group: str, position: Position) -> int:
         """Return how many readers here got the event at `position`; 0 if it is not recent."""
         topic = self.topics.get(group)
@@ -52,10 +56,6 @@ class Feed:
     async def earliest(self, group: str) -> Position:
         """Return the position before the first event that the log still has."""
         return await self._log_reader.earliest(group)
-
-    async def began(self) -> float:
-        """Return the Unix time at which the log was created, see `EventLog.began()`."""
-        return await self._log_reader.began()
 
     async def heal(self, group: str) -> None:
         """Bring the topic up to the log's head."""

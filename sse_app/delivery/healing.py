@@ -1,8 +1,8 @@
 """`Healer`: brings topics up to the event log when the channel layer has lost messages.
 
 A gap is read from the log immediately. A lost last message is found when the heads are compared.
-A log that went backwards or has other events at the same positions, because an older copy was
-restored, gets a new epoch: it will assign the same offsets again to other events.
+A log that went back, or went back and grew again, gets a new epoch: some readers have events that
+the log has no longer, and others lack them without knowing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from ..eventlog import Discontinuity, event_log
-from ..protocol.cursors import Position
-from ..protocol.events import Event
 from ..runtime.services import spawn
 from ..runtime.telemetry import COUNTS, log_fields
 from .log_reader import PAGE_EVENTS, LogReader
@@ -59,8 +57,10 @@ class Healer:
             if now is None or now == head:
                 continue
             # A topic may have moved past `head` during the read. A topic behind `head` has lost
-            # events, and a head behind the old position means that the log went backwards.
-            if head.epoch != now.epoch or head.offset > now.offset or head.offset < old.offset:
+            # events. A head behind the old position, or at its offset with another mark, means
+            # that the log went back.
+            went_back = head.offset <= old.offset and not head.agrees(old)
+            if head.epoch != now.epoch or head.offset > now.offset or went_back:
                 self.soon(group)
 
     async def close(self) -> None:
@@ -78,8 +78,6 @@ class Healer:
         await asyncio.sleep(GRACE_SECONDS)
         try:
             while (topic := self._topics.get(group)) is not None and topic.position is not None:
-                if topic.contradiction is not None:
-                    await self._check_contradiction(topic, topic.contradiction)
                 if not await self._read_on(topic):
                     return
         except Exception as error:
@@ -94,11 +92,12 @@ class Healer:
     async def _read_on(self, topic: Topic) -> bool:
         """Take the next page of the log; return whether there may be more."""
         assert topic.position is not None
-        ahead = topic.ahead
+        ahead, position = topic.ahead, topic.position
+        topic.contradicted = False
         try:
-            events = await event_log().asince(topic.group, topic.position, PAGE_EVENTS)
+            events = await event_log().asince(topic.group, position, PAGE_EVENTS)
         except Discontinuity as lost:
-            if lost.reason == "future":
+            if lost.reason in ("epoch", "future") and lost.head.epoch == position.epoch:
                 await self._renew(topic, lost.head.epoch)
             else:
                 self._restart(topic, lost)
@@ -109,27 +108,14 @@ class Healer:
             await asyncio.sleep(0)
         if len(events) < PAGE_EVENTS:
             topic.forget_ahead(ahead)
-            return topic.has_gap
+            return topic.needs_healing
         return True
-
-    async def _check_contradiction(self, topic: Topic, event: Event) -> None:
-        """Renew the epoch if the log confirms that it has another event than was delivered."""
-        topic.contradiction = None
-        assert event.epoch is not None
-        assert event.offset is not None
-        before = Position(event.epoch, event.offset - 1)
-        try:
-            found = (await event_log().asince(topic.group, before, 1))[:1]
-        except Discontinuity:
-            return  # The next read handles the reason.
-        if found and topic.contradicts(found[0]):
-            await self._renew(topic, event.epoch)
 
     async def _renew(self, topic: Topic, epoch: str) -> None:
         log = event_log()
         if await log.arenew_epoch([topic.group], only=epoch):
             logger.error(
-                "The log of group %s was replaced by an older copy; it got a new epoch.",
+                "The log of group %s went back and lost events; it got a new epoch.",
                 topic.group,
                 extra=log_fields(group=topic.group),
             )

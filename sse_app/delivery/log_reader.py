@@ -53,10 +53,6 @@ class LogReader:
         """Return the position before the first event that the log still has."""
         return await self._running.result(("earliest", group), lambda: event_log().aearliest(group))
 
-    async def began(self) -> float:
-        """Return the Unix time at which the log was created."""
-        return await self._running.result("began", event_log().abegan)
-
     def forget(self, group: str) -> None:
         """Drop the kept pages of `group`, because its log was replaced."""
         for page in [page for page in self._pages if page[0] == group]:

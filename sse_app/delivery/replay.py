@@ -18,7 +18,7 @@ from django.http import HttpRequest
 from ..conf import settings
 from ..eventlog.contract import Discontinuity, Reason
 from ..eventlog.retention import retained_count
-from ..protocol.cursors import LOST, START, Cursor, Position
+from ..protocol.cursors import LOST, Cursor, Position
 from ..protocol.events import Event
 from ..protocol.headers import last_event_id
 from .feed import Feed
@@ -138,9 +138,6 @@ async def find_start(feed: Feed, groups: Collection[str], request: StartRequest)
     In a group that the cursor does not mention the reader starts from now, see also `first_of()`.
     """
     now = {group: feed.position(group) for group in groups}
-    # Also before a client learns that a group is empty: a log that can be lost stores its date at
-    # the first call of `began()`.
-    began = await feed.began() if START in now.values() else 0.0
     if request.cursor is None:
         if request.history is not None:
             return await _from_history(feed, now, request.history)
@@ -149,21 +146,19 @@ async def find_start(feed: Feed, groups: Collection[str], request: StartRequest)
     if cursor is None:
         resets = {group: Beginning(head, "unknown") for group, head in now.items()}
         return Start(dict.fromkeys(now, LOST), resets)
-    if any(cursor.seen_empty_at(group) is not None for group in now):
-        began = began or await feed.began()
-    start = await _from_cursor(feed, now, cursor, began)
+    start = await _from_cursor(feed, now, cursor)
     new = [group for group in now if cursor.get(group) is None]
     return await _from_first(feed, start, new if request.first else ())
 
 
-async def _from_cursor(feed: Feed, now: dict[str, Position], cursor: Cursor, began: float) -> Start:
+async def _from_cursor(feed: Feed, now: dict[str, Position], cursor: Cursor) -> Start:
     positions, missed = dict(now), 0
     resets: dict[str, Beginning] = {}
     known = {group: position for group in now if (position := cursor.get(group)) is not None}
     for group, position in known.items():
         positions[group] = position
         try:
-            _refuse_if_forgotten(cursor, group, now[group], began)
+            _refuse_if_forgotten(cursor, group, now[group])
             missed += await _count(feed, group, position)
         except Discontinuity as lost:
             positions[group] = LOST
@@ -171,24 +166,22 @@ async def _from_cursor(feed: Feed, now: dict[str, Position], cursor: Cursor, beg
     return Start(positions, resets, recovered=not resets and bool(known), missed=missed)
 
 
-def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position, began: float) -> None:
-    """Raise `Discontinuity` if the cursor saw `group` empty too long ago.
+def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position) -> None:
+    """Raise `Discontinuity` if the cursor saw `group` empty so long ago that its head may be gone.
 
-    A whole log may have been written and trimmed or lost since.
+    A whole log of the group may have been written and trimmed since.
     """
     seen = cursor.seen_empty_at(group)
     if seen is None:
         return
     if seen == LOST.offset or time.time() - seen > settings().RETENTION_SECONDS:
         raise Discontinuity("trimmed", head)
-    if seen < int(began):
-        raise Discontinuity("epoch", head)
 
 
 async def _count(feed: Feed, group: str, position: Position) -> int:
     """Return how many events follow `position`; raises `Discontinuity` as the log does."""
     head = feed.position(group)
-    if position == head:
+    if position.agrees(head):
         return 0
     # The feed keeps the page for the replay of this stream and of others with the same cursor.
     events = await feed.read(group, position)

@@ -192,7 +192,7 @@ class SharedSnapshots:
                 self._drop(group)
             state = await self._read_once(group)
             # If the log got its first events during the read, all of them follow `START`.
-            if state.position == START or self._is_current(state):
+            if state.position.is_start or self._is_current(state):
                 return state
 
     def forget(self, group: str, position: Position) -> None:

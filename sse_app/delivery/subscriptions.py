@@ -27,7 +27,7 @@ from .feed import Feed
 from .notify import Interruptible, Notify
 from .replay import STATE, Beginning, first_of
 from .sinks import Sink
-from .topics import Encoded, Kind, follows, position_of
+from .topics import Encoded, Kind, follows
 
 logger = logging.getLogger("sse_app")
 
@@ -213,7 +213,7 @@ class Subscription(Interruptible):
                 group = next(iter(self._first))
                 await self._unless_interrupted(partial(self._show_first, feed, group))
                 continue
-            behind = next((g for g in self.groups if self.positions[g] != feed.position(g)), None)
+            behind = next((g for g in self.groups if not feed.is_at(g, self.positions[g])), None)
             if behind is None:
                 COUNTS.caught_up += self.lagging
                 self.live, self.lagging = True, False
@@ -237,7 +237,7 @@ class Subscription(Interruptible):
         for event in events:
             if not self._may_show:
                 return  # The rest is read again, from the reader's positions.
-            if group in self.positions and self._take(event, position := position_of(event), {}):
+            if group in self.positions and self._take(event, position := event.position, {}):
                 feed.topics[group].reach(position, 1)
 
     async def _show_first(self, feed: Feed, group: str) -> None:
@@ -280,7 +280,7 @@ class Subscription(Interruptible):
         return self.close_reason is None and not self.held and self.sink.ready
 
     def _is_next(self, position: Position | None, event: Event) -> bool:
-        return position is None or follows(position, self.positions[event.group])
+        return position is None or follows(event, self.positions[event.group])
 
     def _lag(self) -> None:
         if not self.lagging and not self.sink.ready:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from ..eventlog.contract import Reason
-from ..protocol.cursors import START, Position
+from ..protocol.cursors import Position, marks_agree
 from ..protocol.events import Event
 from ..runtime.telemetry import COUNTS, log_fields
 
@@ -62,17 +62,13 @@ class Batch(Protocol):
         """Hand all readers back to the topic."""
 
 
-def position_of(event: Event) -> Position | None:
-    """Return an event's position in its group's log; None for a non-durable event."""
-    if event.offset is None or event.epoch is None:
-        return None
-    return Position(event.epoch, event.offset)
-
-
-def follows(position: Position, previous: Position) -> bool:
-    """Whether the event at `position` is the next event after `previous`."""
-    same_log = position.epoch == previous.epoch or previous == START
-    return same_log and position.offset == previous.offset + 1
+def follows(event: Event, previous: Position) -> bool:
+    """Whether `event` is the next event after `previous`."""
+    return (
+        event.offset == previous.offset + 1
+        and (event.epoch == previous.epoch or previous.is_start)
+        and marks_agree(event.previous, previous.mark)
+    )
 
 
 class Topic:
@@ -92,13 +88,13 @@ class Topic:
         self._recent: deque[Event] = deque()
         self._recent_bytes = 0
         self._ahead: dict[Position, Event] = {}
-        self._reached: dict[Position, int] = {}
+        self._reached: dict[tuple[str, int], int] = {}
         #: How many events were published to the readers here, and how many deliveries that made:
         #: an event to three readers is one and three. Both only grow.
         self.published = self.delivered = 0
-        #: An event at the position of another event that was delivered. The log may then have been
-        #: replaced by an older copy.
-        self.contradiction: Event | None = None
+        #: Whether an event came at the position of another event that was delivered. The log may
+        #: then have gone back.
+        self.contradicted = False
 
     @property
     def readers(self) -> int:
@@ -113,32 +109,26 @@ class Topic:
     @property
     def needs_healing(self) -> bool:
         """Whether the log must be read before the topic can continue."""
-        return self.position is not None and (self.has_gap or self.contradiction is not None)
-
-    def contradicts(self, event: Event) -> bool:
-        """Whether memory has another event at the position of `event`."""
-        run = self.recent(Position(event.epoch or "", (event.offset or 0) - 1), 1)
-        return any((one.name, one.data) != (event.name, event.data) for one in run or ())
+        return self.position is not None and (self.has_gap or self.contradicted)
 
     def offer(self, event: Event) -> None:
         """Take an event from the channel layer: deliver it, keep it for later, or drop a repeat."""
-        position = position_of(event)
+        position = event.position
         if position is None:
             self._fan_out(event, None)
-        elif self.position is not None and follows(position, self.position):
+        elif self.position is not None and follows(event, self.position):
             self._deliver(event, position)
             self._deliver_ahead()
         elif self._is_repeat(position):
-            if self.contradicts(event):
-                self.contradiction = event
+            self.contradicted = self.contradicted or self._contradicts(position)
         elif len(self._ahead) < AHEAD_EVENTS:
             self._ahead[position] = event
 
     def advance(self, events: Sequence[Event]) -> None:
         """Take a contiguous run from the log; events that were delivered meanwhile are skipped."""
         for event in events:
-            position = position_of(event)
-            if position and self.position is not None and follows(position, self.position):
+            position = event.position
+            if position and self.position is not None and follows(event, self.position):
                 self._deliver(event, position)
         self._deliver_ahead()
 
@@ -150,7 +140,7 @@ class Topic:
     def restart(self, reason: Reason, head: Position) -> None:
         """Continue from `head`, and tell all readers that earlier events are lost."""
         self.position = head
-        self.contradiction = None
+        self.contradicted = False
         self._ahead.clear()
         self._recent.clear()
         self._recent_bytes = 0
@@ -173,23 +163,23 @@ class Topic:
             self._ahead.pop(position, None)
 
     def recent(self, after: Position, limit: int) -> list[Event] | None:
-        """Return up to `limit` events after `after`, or None if memory does not have them all."""
-        if self.position is None or not self._recent:
+        """Return up to `limit` events after `after`, or None if memory does not have them all.
+
+        Also None if memory has another event at `after`: what that means, the log says.
+        """
+        skip = self._index(after) + 1
+        if skip < 0 or skip >= len(self._recent):
             return None
-        first = position_of(self._recent[0])
-        assert first is not None
-        if after.epoch != self.position.epoch or not first.offset - 1 <= after.offset:
+        if not marks_agree(after.mark, self._recent[skip].previous):
             return None
-        skip = after.offset + 1 - first.offset
         return list(islice(self._recent, skip, skip + limit))
 
     def remember_earlier(self, events: Sequence[Event]) -> None:
         """Keep a run from the log, if the kept events or the topic's position follow directly."""
         if not events or self.position is None:
             return
-        last = position_of(events[-1])
-        until = position_of(self._recent[0]) if self._recent else None
-        joint = until and follows(until, last) if last else False
+        last = events[-1].position
+        joint = last is not None and self._recent and follows(self._recent[0], last)
         if joint or (last == self.position and not self._recent):
             for event in reversed(events):
                 if self._full(event):
@@ -199,14 +189,14 @@ class Topic:
 
     def reached(self, position: Position) -> int:
         """Return how many readers got the event at `position` so far; 0 if it is not recent."""
-        return self._reached.get(position, 0)
+        return self._reached.get(position[:2], 0)
 
     def reach(self, position: Position | None, readers: int) -> None:
         """Count `readers` more that got the event at `position`."""
         self.delivered += readers
         COUNTS.delivered += readers
-        if position in self._reached:
-            self._reached[position] += readers
+        if position is not None and position[:2] in self._reached:
+            self._reached[position[:2]] += readers
 
     def _is_repeat(self, position: Position) -> bool:
         served = self.position
@@ -215,6 +205,19 @@ class Topic:
             and position.epoch == served.epoch
             and position.offset <= served.offset
         )
+
+    def _index(self, position: Position) -> int:
+        """Return the index in memory of the event at `position`: before -1, it is not there."""
+        first = self._recent[0].offset if self._recent else None
+        if first is None or self.position is None or position.epoch != self.position.epoch:
+            return -2
+        return position.offset - first
+
+    def _contradicts(self, position: Position) -> bool:
+        """Whether memory has another event at `position`."""
+        at = self._index(position)
+        known = 0 <= at < len(self._recent)
+        return known and not marks_agree(self._recent[at].mark, position.mark)
 
     def _deliver(self, event: Event, position: Position) -> None:
         self.position = position
@@ -239,7 +242,7 @@ class Topic:
     def _following(self) -> Iterator[tuple[Position, Event]]:
         assert self.position is not None
         served = self.position
-        return (item for item in self._ahead.items() if follows(item[0], served))
+        return (item for item in self._ahead.items() if follows(item[1], served))
 
     def _full(self, event: Event) -> bool:
         return (
@@ -264,7 +267,7 @@ class Topic:
                 _end(subscription)
         self.published += 1
         if position is not None:
-            self._reached[position] = 0
+            self._reached[position[:2]] = 0
             if len(self._reached) > RECENT_EVENTS:
                 del self._reached[next(iter(self._reached))]
         self.reach(position, reached)

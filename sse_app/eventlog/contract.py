@@ -1,17 +1,21 @@
 """What every event log promises.
 
 A group's events have contiguous offsets from 1, counted under an epoch: a short random name that
-changes whenever the group's history is lost. `(epoch, offset)` is a `Position`.
+changes whenever the group's history is lost. Each event has a random mark and knows the mark of the
+event before it. Epoch, offset and mark are a `Position`.
+
+The marks are a chain. A log that lost its last events (a failover, a restored backup) assigns the
+same offsets again; the events there have other marks, so no reader takes them for the next ones.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import ClassVar, Final, Literal
 
-from ..protocol.cursors import START, Position
+from ..protocol.cursors import Position, marks_agree
 from ..protocol.events import Event
 
 Reason = Literal["trimmed", "epoch", "future", "limit", "unknown"]
@@ -34,13 +38,38 @@ class Discontinuity(Exception):
 def has_events_after(after: Position, head: Position) -> bool:
     """Return whether a log whose head is `head` has events after the position `after`.
 
-    Raises `Discontinuity` if `after` is not a position of this log.
+    Raises `Discontinuity` if `after` is not a position of this log. If there are events, the first
+    one's `previous` must also agree, see `check_chain()`.
     """
-    if after != START and after.epoch != head.epoch:
+    if not after.is_start and after.epoch != head.epoch:
         raise Discontinuity("epoch", head)
     if after.offset > head.offset:
         raise Discontinuity("future", head)
+    if after.offset == head.offset and not marks_agree(after.mark, head.mark):
+        raise Discontinuity("epoch", head)
     return after.offset < head.offset
+
+
+def check_chain(after: Position, mark: str, head: Position) -> None:
+    """Raise `Discontinuity` unless the log has `mark` at the position `after`.
+
+    `mark`: the `previous` of the event after it; for a start, the mark of the whole log.
+    """
+    if not marks_agree(after.mark, mark):
+        raise Discontinuity("epoch", head)
+
+
+def number(events: Iterable[tuple[Event, str]], heads: dict[str, Position]) -> list[Event]:
+    """Return the events as the next ones after the `heads` of their groups, which move along.
+
+    Each event comes with its mark.
+    """
+    numbered = []
+    for event, mark in events:
+        head = heads[event.group]
+        numbered.append(event.following(head, mark))
+        heads[event.group] = Position(head.epoch, head.offset + 1, mark)
+    return numbered
 
 
 class EventLog(ABC):
@@ -58,19 +87,6 @@ class EventLog(ABC):
 
     #: The alias of the database whose transactions an event can join, if the log is in a database.
     alias: str | None = None
-
-    def began(self) -> float:
-        """Return the Unix time at which this log was created; 0 for a log that can't vanish.
-
-        A cursor that saw a group empty before that time may belong to an earlier log whose events
-        are gone, so it must be reset. After a loss, the first call sets the time: call this
-        before a cursor says that a group is empty.
-        """
-        return 0.0
-
-    async def abegan(self) -> float:
-        """See `began()`."""
-        return 0.0
 
     @abstractmethod
     def append(self, events: Sequence[Event]) -> list[Event]:
@@ -91,8 +107,9 @@ class EventLog(ABC):
         """Return at most `limit` events, contiguous from the first offset after `after`.
 
         The list is empty only if `after` is the head. Raises `Discontinuity` with the reason
-        `trimmed` (the next event was deleted), `epoch` (`after` is of another log) or `future`
-        (`after` is beyond the head). `START` fits any epoch.
+        `trimmed` (the next event was deleted), `epoch` (`after` is of another log, or this log
+        went back and has another event there) or `future` (`after` is beyond the head). A start
+        fits any epoch.
         """
 
     @abstractmethod
@@ -101,7 +118,11 @@ class EventLog(ABC):
 
     @abstractmethod
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
-        """Return the position of each group's last event; `START` for a group without a log."""
+        """Return the position of each group's last event; a start for a group without a log.
+
+        A log that can vanish as a whole has a random mark of its own, which changes with every
+        loss: that is the mark of the start. So a reader that saw the group empty learns of a loss.
+        """
 
     @abstractmethod
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:

@@ -6,33 +6,30 @@ heads of its groups in sorted order, numbers the committed rows without offsets 
 then the new events. Primary keys are assigned before the commit, so a lower key can appear after a
 higher one was read: they order the rows of a pass and are never cursors.
 
-Each publish is a pass, for which Django's query compiler would take more time than the database.
-So the SQL is written here; PostgreSQL and SQLite run the same text.
+The SQL is written by hand, see `database_rows`.
 """
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import OperationalError, connections, transaction
-from django.utils import timezone
 
-from ..protocol.cursors import START, Position, new_epoch
+from ..protocol.cursors import START, Position, new_epoch, new_mark
 from ..protocol.events import Event
 from ..runtime.callables import in_thread
-from .contract import Discontinuity, EventLog, has_events_after
+from .contract import Discontinuity, EventLog, check_chain, has_events_after, number
 from .database_postgresql import MOST_EVENTS, append_in_one_statement
+from .database_rows import CHUNK_ROWS, KNOWN_MARK, Tables, in_list
 from .database_sqlite import watch_file
 
 VENDORS: Final = ("postgresql", "sqlite")
 ATTEMPTS: Final = 4
-CHUNK_ROWS: Final = 1000
 
 _Result = TypeVar("_Result")
 
@@ -56,7 +53,7 @@ class DatabaseEventLog(EventLog):
         return await in_thread(self.append, events)
 
     def stage(self, events: Sequence[Event]) -> None:
-        self._insert(events)
+        self._tables.insert(events)
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:
         waiting = self._waiting_groups(groups)
@@ -73,14 +70,19 @@ class DatabaseEventLog(EventLog):
         head = self.heads([group])[group]
         if not has_events_after(after, head):
             return []
-        rows = self._rows(
-            f'SELECT "offset", "name", "data" FROM {self._events} WHERE "group" = %s '
+        tables = self._tables
+        rows = tables.rows(
+            f'SELECT "offset", "marks", "name", "data" FROM {tables.events} WHERE "group" = %s '
             'AND "offset" > %s ORDER BY "offset" LIMIT %s',
             [group, after.offset, limit],
         )
         if not rows or rows[0][0] != after.offset + 1:
             raise Discontinuity("trimmed", head)
-        return [_event(group, name, data).at(head.epoch, offset) for offset, name, data in rows]
+        check_chain(after, rows[0][1][:-4], head)
+        return [
+            _event(group, name, data).at(head.epoch, offset, marks[-4:], marks[:-4])
+            for offset, marks, name, data in rows
+        ]
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
         return await in_thread(self.since, group, after, limit)
@@ -88,11 +90,13 @@ class DatabaseEventLog(EventLog):
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         if not groups:
             return {}
-        rows = self._rows(
-            f'SELECT "group", "epoch", "offset" FROM {self._heads} WHERE "group" IN {_in(groups)}',
+        tables = self._tables
+        rows = tables.rows(
+            f'SELECT "group", "epoch", "offset", {KNOWN_MARK} FROM {tables.heads} AS h '
+            f'WHERE "group" IN {in_list(groups)}',
             list(groups),
         )
-        found = {group: Position(epoch, offset) for group, epoch, offset in rows}
+        found = {group: Position(*head) for group, *head in rows}
         return {group: found.get(group, START) for group in groups}
 
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
@@ -106,8 +110,9 @@ class DatabaseEventLog(EventLog):
 
     def earliest(self, group: str) -> Position:
         head = self.heads([group])[group]
-        rows = self._rows(f'SELECT MIN("offset") FROM {self._events} WHERE "group" = %s', [group])
-        first = rows[0][0]
+        tables = self._tables
+        sql = f'SELECT MIN("offset") FROM {tables.events} WHERE "group" = %s'
+        first = tables.rows(sql, [group])[0][0]
         return head if first is None else Position(head.epoch, first - 1)
 
     async def aearliest(self, group: str) -> Position:
@@ -158,83 +163,42 @@ class DatabaseEventLog(EventLog):
 
     def _append(self, events: Sequence[Event]) -> list[Event]:
         if self._connection.vendor == "postgresql" and len(events) <= MOST_EVENTS:
-            tables = self._heads, self._events
-            numbered = append_in_one_statement(self._connection, tables, events, self._now())
+            numbered = append_in_one_statement(self._tables, events)
             if numbered is not None:
                 return numbered
         return self._numbering_pass({event.group for event in events}, events)
 
     def _numbering_pass(self, groups: Collection[str], events: Sequence[Event]) -> list[Event]:
+        tables = self._tables
         with transaction.atomic(using=self.alias):
-            heads = self._lock(groups, Counter(event.group for event in events))
-            waiting = self._rows(
-                f'SELECT "id", "group", "name", "data" FROM {self._events} '
-                f'WHERE "offset" IS NULL AND "group" IN {_in(groups)} ORDER BY "id"',
+            marked = [(event, new_mark()) for event in events]
+            last = {event.group: mark for event, mark in marked}
+            heads = tables.lock(groups, Counter(event.group for event in events), last)
+            waiting = tables.rows(
+                f'SELECT "id", "group", "name", "data" FROM {tables.events} '
+                f'WHERE "offset" IS NULL AND "group" IN {in_list(groups)} ORDER BY "id"',
                 list(groups),
             )
-            count = {group: itertools.count(offset + 1) for group, (_, offset) in heads.items()}
-
-            def number(event: Event) -> Event:
-                return event.at(heads[event.group].epoch, next(count[event.group]))
-
-            staged = [number(_event(group, name, data)) for _, group, name, data in waiting]
-            numbered = [number(event) for event in events]
+            staged = number(
+                [(_event(group, name, data), new_mark()) for _, group, name, data in waiting], heads
+            )
+            numbered = number(marked, heads)
             if staged:
-                self._number_rows(zip((row[0] for row in waiting), staged, strict=True))
-            self._insert(numbered)
+                tables.number([pk for pk, *_ in waiting], staged, heads)
+            tables.insert(numbered)
         return staged + numbered
-
-    def _lock(self, groups: Collection[str], added: Counter[str]) -> dict[str, Position]:
-        """Lock the heads, insert missing ones, add `added`; return the positions before that."""
-        now = self._now()
-        values = [
-            value for group in sorted(groups) for value in (group, new_epoch(), added[group], now)
-        ]
-        rows = self._rows(
-            f'INSERT INTO {self._heads} AS h ("group", "epoch", "offset", "changed_at") '
-            f"VALUES {_tuples(len(groups), 4)} "
-            'ON CONFLICT ("group") DO UPDATE SET "offset" = h."offset" + excluded."offset", '
-            '"changed_at" = excluded."changed_at" RETURNING "group", "epoch", "offset"',
-            values,
-        )
-        return {group: Position(epoch, offset - added[group]) for group, epoch, offset in rows}
-
-    def _number_rows(self, rows: Iterable[tuple[int, Event]]) -> None:
-        """Write the offsets of staged rows and add their numbers to the heads."""
-        rows = list(rows)
-        added = Counter(event.group for _, event in rows)
-        with self._connection.cursor() as cursor:
-            cursor.executemany(
-                f'UPDATE {self._events} SET "offset" = %s WHERE "id" = %s',
-                [(event.offset, pk) for pk, event in rows],
-            )
-            cursor.executemany(
-                f'UPDATE {self._heads} SET "offset" = "offset" + %s WHERE "group" = %s',
-                [(count, group) for group, count in added.items()],
-            )
 
     def _waiting_groups(self, groups: Collection[str] | None) -> list[str]:
         if groups is not None and not groups:
             return []
-        among = "" if groups is None else f'AND "group" IN {_in(groups)}'
-        rows = self._rows(
-            f'SELECT DISTINCT "group" FROM {self._events} WHERE "offset" IS NULL {among} '
+        among = "" if groups is None else f'AND "group" IN {in_list(groups)}'
+        tables = self._tables
+        rows = tables.rows(
+            f'SELECT DISTINCT "group" FROM {tables.events} WHERE "offset" IS NULL {among} '
             f"LIMIT {CHUNK_ROWS}",
             list(groups or ()),
         )
         return [group for (group,) in rows]
-
-    def _insert(self, events: Sequence[Event]) -> None:
-        now = self._now()
-        rows = [(e.group, e.offset, e.name, e.data.encode(), now) for e in events]
-        with self._connection.cursor() as cursor:
-            for start in range(0, len(rows), CHUNK_ROWS):
-                chunk = rows[start : start + CHUNK_ROWS]
-                cursor.execute(
-                    f'INSERT INTO {self._events} ("group", "offset", "name", "data", "created_at") '
-                    f"VALUES {_tuples(len(chunk), 5)}",
-                    [value for row in chunk for value in row],
-                )
 
     def _retry(self, work: Callable[[], _Result]) -> _Result:
         """Run `work`, again after a deadlock, a serialization failure or SQLite's lock timeout."""
@@ -253,25 +217,9 @@ class DatabaseEventLog(EventLog):
     def _connection(self) -> Any:
         return connections[self.alias]
 
-    def _rows(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
-            cursor.execute(sql, values)
-            return list(cursor.fetchall())
-
-    def _now(self) -> object:
-        return self._connection.ops.adapt_datetimefield_value(timezone.now())
-
-    @cached_property
-    def _events(self) -> str:
-        from .models import StoredEvent
-
-        return str(self._connection.ops.quote_name(StoredEvent._meta.db_table))
-
-    @cached_property
-    def _heads(self) -> str:
-        from .models import GroupHead
-
-        return str(self._connection.ops.quote_name(GroupHead._meta.db_table))
+    @property
+    def _tables(self) -> Tables:
+        return Tables(self.alias)
 
 
 def _was_rolled_back(error: OperationalError) -> bool:
@@ -282,11 +230,3 @@ def _was_rolled_back(error: OperationalError) -> bool:
 
 def _event(group: str, name: str, data: bytes | memoryview) -> Event:
     return Event(group=group, name=name, data=bytes(data).decode())
-
-
-def _in(values: Collection[object]) -> str:
-    return "(" + ", ".join(["%s"] * len(values)) + ")"
-
-
-def _tuples(rows: int, width: int) -> str:
-    return ", ".join(["(" + ", ".join(["%s"] * width) + ")"] * rows)

@@ -9,71 +9,69 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from ..protocol.cursors import Position, new_epoch
+from ..protocol.cursors import Position, new_epoch, new_mark
 from ..protocol.events import Event
+from .contract import number
+from .database_rows import ADD_TO_HEAD, HEAD_COLUMNS, Tables
 
 #: With more events, one round trip less makes no difference, and the statement grows.
 MOST_EVENTS: Final = 1000
 
-_SQL: Final = """
+#: A row without a mark of the event before it is the first one of its group: the head knows that.
+_SQL: Final = f"""
 WITH head AS (
-    INSERT INTO {heads} AS h ("group", "epoch", "offset", "changed_at")
-    SELECT v.* FROM (VALUES {groups}) AS v ("group", "epoch", "offset", "changed_at")
+    INSERT INTO {{heads}} AS h ({HEAD_COLUMNS})
+    SELECT v.* FROM (VALUES {{groups}}) AS v ({HEAD_COLUMNS})
     WHERE NOT EXISTS (
-        SELECT 1 FROM {events} w WHERE w."offset" IS NULL AND w."group" IN ({names})
+        SELECT 1 FROM {{events}} w WHERE w."offset" IS NULL AND w."group" IN ({{names}})
     )
     ORDER BY v."group"
-    ON CONFLICT ("group") DO UPDATE
-    SET "offset" = h."offset" + excluded."offset", "changed_at" = excluded."changed_at"
-    RETURNING h."group", h."epoch", h."offset"
+    {ADD_TO_HEAD}
+    RETURNING h."group", h."epoch", h."offset", h."previous"
 ), stored AS (
-    INSERT INTO {events} ("group", "offset", "name", "data", "created_at")
-    SELECT e."group", head."offset" - e."left", e."name", e."data", e."at"
-    FROM (VALUES {rows}) AS e ("group", "left", "name", "data", "at")
+    INSERT INTO {{events}} ("group", "offset", "marks", "name", "data", "created_at")
+    SELECT e."group", head."offset" - e."left", COALESCE(e."previous", head."previous") || e."mark",
+        e."name", e."data", e."at"
+    FROM (VALUES {{rows}}) AS e ("group", "left", "previous", "mark", "name", "data", "at")
     JOIN head ON head."group" = e."group"
 )
-SELECT "group", "epoch", "offset" FROM head
+SELECT "group", "epoch", "offset", "previous" FROM head
 """
 
 
-def append_in_one_statement(
-    connection: Any, tables: tuple[str, str], events: Sequence[Event], now: object
-) -> list[Event] | None:
+def append_in_one_statement(tables: Tables, events: Sequence[Event]) -> list[Event] | None:
     """Store `events` and return them with offsets; None, and nothing stored, if staged ones wait.
 
-    `tables` are the quoted table names of heads and events. The statement locks the heads in the
-    order of their names, as a pass does.
+    The statement locks the heads in the order of their names, as a pass does.
     """
+    now = tables.now()
     added = Counter(event.group for event in events)
-    left = dict(added)
-    groups: list[object] = [
-        value for name in sorted(added) for value in (name, new_epoch(), added[name], now)
-    ]
+    left, last = dict(added), dict[str, str]()
     rows: list[object] = []
-    for event in events:
+    marked = [(event, new_mark()) for event in events]
+    for event, mark in marked:
         left[event.group] -= 1
-        rows += [event.group, left[event.group], event.name, event.data.encode(), now]
+        previous, last[event.group] = last.get(event.group), mark
+        rows += [event.group, left[event.group], previous, mark, event.name, event.data.encode()]
+        rows.append(now)
+    groups: list[object] = [
+        value
+        for name in sorted(added)
+        for value in (name, new_epoch(), added[name], now, last[name], added[name])
+    ]
     sql = _SQL.format(
-        heads=tables[0],
-        events=tables[1],
-        groups=", ".join(["(%s, %s, %s::bigint, %s::timestamptz)"] * len(added)),
+        heads=tables.heads,
+        events=tables.events,
+        groups=", ".join(["(%s, %s, %s::bigint, %s::timestamptz, %s, %s::bigint)"] * len(added)),
         names=", ".join(["%s"] * len(added)),
-        rows=", ".join(["(%s, %s::bigint, %s, %s::bytea, %s::timestamptz)"] * len(events)),
+        rows=", ".join(
+            ["(%s, %s::bigint, %s::text, %s, %s, %s::bytea, %s::timestamptz)"] * len(events)
+        ),
     )
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [*groups, *sorted(added), *rows])
-        heads = {group: Position(epoch, offset) for group, epoch, offset in cursor.fetchall()}
-    return _numbered(events, heads, added) if heads else None
-
-
-def _numbered(
-    events: Sequence[Event], heads: dict[str, Position], added: Counter[str]
-) -> list[Event]:
-    offsets = {group: head.offset - added[group] for group, head in heads.items()}
-    numbered = []
-    for event in events:
-        offsets[event.group] += 1
-        numbered.append(event.at(heads[event.group].epoch, offsets[event.group]))
-    return numbered
+    heads = {
+        group: Position(epoch, offset - added[group], previous)
+        for group, epoch, offset, previous in tables.rows(sql, [*groups, *sorted(added), *rows])
+    }
+    return number(marked, heads) if heads else None

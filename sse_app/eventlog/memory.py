@@ -11,10 +11,16 @@ from itertools import islice
 from typing import ClassVar
 
 from ..conf import settings
-from ..protocol.cursors import START, Position, new_epoch
+from ..protocol.cursors import START, Position, new_epoch, new_mark
 from ..protocol.events import Event
 from ..runtime.forks import at_fork
-from .contract import HEAD_RETENTION_FACTOR, Discontinuity, EventLog, has_events_after
+from .contract import (
+    HEAD_RETENTION_FACTOR,
+    Discontinuity,
+    EventLog,
+    check_chain,
+    has_events_after,
+)
 from .retention import retained_count
 
 
@@ -22,12 +28,13 @@ from .retention import retained_count
 class _Log:
     epoch: str
     head: int = 0
+    mark: str = ""
     changed_at: float = 0.0
     events: deque[tuple[float, Event]] = field(default_factory=deque)
 
     @property
     def position(self) -> Position:
-        return Position(self.epoch, self.head)
+        return Position(self.epoch, self.head, self.mark)
 
     @property
     def first(self) -> int:
@@ -55,14 +62,8 @@ class MemoryEventLog(EventLog):
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._began = time.time()
+        self._start = START._replace(mark=new_mark())
         self._logs: dict[str, _Log] = {}
-
-    def began(self) -> float:
-        return self._began
-
-    async def abegan(self) -> float:
-        return self._began
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         now = time.time()
@@ -73,10 +74,10 @@ class MemoryEventLog(EventLog):
                 log = self._logs.get(event.group)
                 if log is None:
                     log = self._logs[event.group] = _Log(new_epoch())
-                event = event.at(log.epoch, log.head + 1)
+                event = event.following(log.position, new_mark())
                 log.changed_at = now
                 log.events.append((now, event))
-                log.head += 1
+                log.head, log.mark = log.head + 1, event.mark
                 numbered.append(event)
             for group in {event.group for event in numbered}:
                 self._logs[group].trim(keep, before, retained_count(group))
@@ -88,15 +89,20 @@ class MemoryEventLog(EventLog):
     def since(self, group: str, after: Position, limit: int) -> list[Event]:
         with self._lock:
             log = self._logs.get(group)
-            head = log.position if log else START
+            head = log.position if log else self._start
             if not has_events_after(after, head) or log is None:
                 return []
             if after.offset + 1 < log.first:
                 raise Discontinuity("trimmed", head)
             skip = after.offset + 1 - log.first
+            before = self._start.mark if after.is_start else log.events[skip][1].previous
+            check_chain(after, before, head)
             run = (event for _, event in islice(log.events, skip, skip + limit))
             # `renew_epoch()` does not touch the stored events: they get the new epoch here.
-            return [e if e.epoch == log.epoch else e.at(log.epoch, e.offset or 0) for e in run]
+            return [
+                e if e.epoch == log.epoch else e.at(log.epoch, e.offset or 0, e.mark, e.previous)
+                for e in run
+            ]
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
         return self.since(group, after, limit)
@@ -104,7 +110,8 @@ class MemoryEventLog(EventLog):
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         with self._lock:
             return {
-                group: log.position if (log := self._logs.get(group)) else START for group in groups
+                group: log.position if (log := self._logs.get(group)) else self._start
+                for group in groups
             }
 
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
@@ -117,7 +124,7 @@ class MemoryEventLog(EventLog):
     def earliest(self, group: str) -> Position:
         with self._lock:
             log = self._logs.get(group)
-            return Position(log.epoch, log.first - 1) if log else START
+            return Position(log.epoch, log.first - 1) if log else self._start
 
     async def aearliest(self, group: str) -> Position:
         return self.earliest(group)

@@ -7,12 +7,21 @@ from django.utils.translation import gettext_lazy as _
 
 
 class GroupHead(models.Model):
-    """The head of a group's log: its epoch and the offset of its last event."""
+    """The head of a group's log: its epoch, and the offset and mark of its last event.
+
+    `marked` is the offset of the event with `mark`. A process of an older version of the app counts
+    `offset` and not `marked`; the last event's mark is then not known. `previous` is what `mark`
+    was before the last append, for the append to return.
+    """
 
     group = models.CharField(max_length=80, primary_key=True)
     epoch = models.CharField(max_length=16)
     offset = models.BigIntegerField(default=0)
     changed_at = models.DateTimeField(db_index=True)
+    # The database has the defaults, because an older version inserts rows without these columns.
+    mark = models.CharField(max_length=4, db_default="")
+    marked = models.BigIntegerField(db_default=0)
+    previous = models.CharField(max_length=4, db_default="")
 
     class Meta:
         verbose_name = _("group head")
@@ -35,6 +44,9 @@ class StoredEvent(models.Model):
     # UTF-8 bytes and not text, because PostgreSQL's text can't hold NUL.
     data = models.BinaryField()
     created_at = models.DateTimeField(db_index=True)
+    #: The mark of the event before, if that is known, and the event's own mark: 8 or 4 characters.
+    #: Empty until the event has an offset, and for an event of an older version of the app.
+    marks = models.CharField(max_length=8, db_default="")
 
     class Meta:
         verbose_name = _("stored event")

@@ -23,17 +23,29 @@ from typing import Any, ClassVar, Final
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import settings, site_tag
-from ..protocol.cursors import START, Position, new_epoch
+from ..protocol.cursors import START, Position, new_epoch, new_mark
 from ..protocol.events import Event
 from ..runtime.telemetry import log_fields
-from .contract import HEAD_RETENTION_FACTOR, Discontinuity, EventLog, has_events_after
+from .contract import (
+    HEAD_RETENTION_FACTOR,
+    Discontinuity,
+    EventLog,
+    check_chain,
+    has_events_after,
+    number,
+)
 from .redis_clients import RedisClients
-from .redis_scripts import APPEND, BEGAN, PRUNE, READ, RENEW
+from .redis_scripts import APPEND, LOG_MARK, PRUNE, READ, RENEW
 from .retention import retained_count
 
 #: The most events that one script removes: while a script runs, Redis serves no other client.
 PRUNE_EVENTS: Final = 1000
 PIPELINE_READS: Final = 500
+#: The fields of a head. `marked` is the offset of the event with `mark`: a process of an older
+#: version of the app counts `offset` alone, and the mark is then not known.
+_HEAD: Final = ("epoch", "offset", "mark", "marked")
+#: Where the marks are in the arguments of `APPEND`, after the keys.
+_MARKS: Final = slice(12, None, 3)
 #: How many groups `known()` reads.
 KNOWN_HEADS: Final = 2000
 
@@ -81,15 +93,6 @@ class RedisEventLog(EventLog):
         """Return the prefix of the keys, and a function that makes a client of the servers."""
         return self._prefix, self._clients.connect
 
-    def began(self) -> float:
-        return float(self._clients.sync.eval(*self._began_call()))
-
-    async def abegan(self) -> float:
-        return float(await self._clients.aeval(*self._began_call()))
-
-    def _began_call(self) -> list[Any]:
-        return [BEGAN, 1, f"{self._prefix}:began", time.time()]
-
     # --- publishing ---
 
     def append(self, events: Sequence[Event]) -> list[Event]:
@@ -98,7 +101,7 @@ class RedisEventLog(EventLog):
             answers = [self._clients.sync.eval(*call) for call in calls.values()]
         else:
             answers = self._clients.pipeline(_evals(calls.values()))
-        return _numbered(events, dict(zip(calls, answers, strict=True)))
+        return _numbered(calls, answers, events)
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
         calls = self._append_calls(events)
@@ -106,7 +109,7 @@ class RedisEventLog(EventLog):
             answers = [await self._clients.aeval(*call) for call in calls.values()]
         else:
             answers = await self._clients.apipeline(_evals(calls.values()))
-        return _numbered(events, dict(zip(calls, answers, strict=True)))
+        return _numbered(calls, answers, events)
 
     def _append_calls(self, events: Sequence[Event]) -> dict[str, list[Any]]:
         calls: dict[str, list[Any]] = {}
@@ -115,26 +118,42 @@ class RedisEventLog(EventLog):
             if call is None:
                 limits = [*_limits(event.group), new_epoch(), HEAD_RETENTION_FACTOR]
                 call = calls[event.group] = [APPEND, 2, *self._keys(event.group), *limits]
-            call += [event.name, event.data]
+            call += [event.name, event.data, new_mark()]
         return calls
 
     # --- reading ---
 
     def since(self, group: str, after: Position, limit: int) -> list[Event]:
-        return _since(group, after, self._clients.sync.eval(*self._read(group, after, limit)))
+        answer = self._clients.sync.eval(*self._read(group, after, limit))
+        start = self._start() if _needs_start(after, answer) else START
+        return _since(group, after, answer, start)
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
-        call = self._read(group, after, limit)
-        return _since(group, after, await self._clients.aeval(*call))
+        answer = await self._clients.aeval(*self._read(group, after, limit))
+        start = await self._astart() if _needs_start(after, answer) else START
+        return _since(group, after, answer, start)
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         batches = _batches(self._head_reads(groups))
-        return _heads(groups, [head for batch in batches for head in self._clients.pipeline(batch)])
+        answers = [head for batch in batches for head in self._clients.pipeline(batch)]
+        start = self._start() if _lacks_head(answers) else START
+        return _heads(groups, answers, start)
 
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
         batches = _batches(self._head_reads(groups))
         answers = [head for batch in batches for head in await self._clients.apipeline(batch)]
-        return _heads(groups, answers)
+        start = await self._astart() if _lacks_head(answers) else START
+        return _heads(groups, answers, start)
+
+    def _start(self) -> Position:
+        """Return the position of a group without a log. All such groups have the log's mark."""
+        return START._replace(mark=self._clients.sync.eval(*self._mark_call()).decode())
+
+    async def _astart(self) -> Position:
+        return START._replace(mark=(await self._clients.aeval(*self._mark_call())).decode())
+
+    def _mark_call(self) -> list[Any]:
+        return [LOG_MARK, 1, f"{self._prefix}:mark", new_mark()]
 
     def known(self, text: str, limit: int) -> list[str]:
         found = islice(self._all_heads(), KNOWN_HEADS)
@@ -149,14 +168,14 @@ class RedisEventLog(EventLog):
 
     def times(self, group: str, after: int, limit: int) -> dict[int, float]:
         found = self._clients.sync.eval(*self._read(group, Position("", after), limit))
-        entries = (entry[0].decode().split("-") for entry in (found[2] if found else ()))
+        entries = (entry[0].decode().split("-") for entry in (found[1] if found else ()))
         return {int(offset): int(at) / 1000 for offset, at in entries}
 
     def _read(self, group: str, after: Position, limit: int) -> list[Any]:
         return [READ, 2, *self._keys(group), after.offset, limit]
 
     def _head_reads(self, groups: Collection[str]) -> list[list[Any]]:
-        return [["HMGET", self._keys(group)[0], "epoch", "offset"] for group in groups]
+        return [["HMGET", self._keys(group)[0], *_HEAD] for group in groups]
 
     # --- retention and epochs ---
 
@@ -218,32 +237,39 @@ def _evals(calls: Iterable[list[Any]]) -> list[list[Any]]:
     return [["EVAL", *call] for call in calls]
 
 
-def _numbered(events: Sequence[Event], answers: Mapping[str, Any]) -> list[Event]:
-    count = Counter(event.group for event in events)
-    positions = {
-        group: (epoch.decode(), int(last) - count[group])
-        for group, (epoch, last) in answers.items()
+def _numbered(
+    calls: Mapping[str, list[Any]], answers: Sequence[Any], events: Sequence[Event]
+) -> list[Event]:
+    added = Counter(event.group for event in events)
+    heads = {
+        group: Position(epoch.decode(), int(last) - added[group], previous.decode())
+        for group, (epoch, last, previous) in zip(calls, answers, strict=True)
     }
-    numbered = []
-    for event in events:
-        epoch, offset = positions[event.group]
-        positions[event.group] = epoch, offset + 1
-        numbered.append(event.at(epoch, offset + 1))
-    return numbered
+    marks = {group: iter(call[_MARKS]) for group, call in calls.items()}
+    return number([(event, next(marks[event.group])) for event in events], heads)
 
 
-def _since(group: str, after: Position, answer: Sequence[Any]) -> list[Event]:
-    head = _head(answer)
+def _needs_start(after: Position, answer: Sequence[Any]) -> bool:
+    """Return whether a read after `after` compares the mark of the whole log."""
+    return not answer or (after.is_start and after.mark != "")
+
+
+def _since(group: str, after: Position, answer: Sequence[Any], start: Position) -> list[Event]:
+    head = _head(answer[0], start) if answer else start
     if not has_events_after(after, head):
         return []
+    if after.is_start:
+        check_chain(after, start.mark, head)
     events: list[Event] = []
-    for entry in answer[2]:
+    for entry in answer[1]:
         event = _event(group, head.epoch, *entry)
         if event is None or event.offset != after.offset + 1 + len(events):
             break  # Events after a gap are not the next ones: the next read raises.
         events.append(event)
     if not events:
         raise Discontinuity("trimmed", head)
+    if not after.is_start:
+        check_chain(after, events[0].previous, head)
     return events
 
 
@@ -253,7 +279,9 @@ def _event(group: str, epoch: str, id: bytes, fields: Sequence[bytes]) -> Event 
         offset = int(id.partition(b"-")[0])
         found = dict(zip(fields[::2], fields[1::2], strict=True))
         name, data = found[b"n"].decode(), found[b"d"].decode()
-        return Event(group=group, name=name, data=data).at(epoch, offset)
+        marks = found.get(b"m", b"").decode()  # Empty in an entry of an older version of the app.
+        event = Event(group=group, name=name, data=data)
+        return event.at(epoch, offset, marks[-4:], marks[:-4])
     except (KeyError, ValueError) as error:
         logger.warning(
             "The entry %r in the log of group %s is not an event: %r",
@@ -265,18 +293,26 @@ def _event(group: str, epoch: str, id: bytes, fields: Sequence[bytes]) -> Event 
         return None
 
 
-def _head(answer: Sequence[Any]) -> Position:
-    if not answer or answer[0] is None or answer[1] is None:
-        return START
-    return Position(answer[0].decode(), int(answer[1]))
+def _lacks_head(answers: Iterable[Sequence[Any]]) -> bool:
+    return any(None in answer[:2] for answer in answers)
 
 
-def _heads(groups: Collection[str], answers: Sequence[Any]) -> dict[str, Position]:
-    return {group: _head(answer) for group, answer in zip(groups, answers, strict=True)}
+def _head(answer: Sequence[Any], start: Position = START) -> Position:
+    """Return the position that `_HEAD` answers; `start` for a group without a log."""
+    epoch, offset, mark, marked = answer
+    if epoch is None or offset is None:
+        return start
+    return Position(epoch.decode(), int(offset), mark.decode() if marked == offset else "")
+
+
+def _heads(groups: Collection[str], answers: Sequence[Any], start: Position) -> dict[str, Position]:
+    return {group: _head(answer, start) for group, answer in zip(groups, answers, strict=True)}
 
 
 def _earliest(answer: Sequence[Any]) -> Position:
-    head = _head(answer)
-    if head == START or not answer[2]:
+    if not answer:
+        return START
+    head = _head(answer[0])
+    if not answer[1]:
         return head
-    return Position(head.epoch, int(answer[2][0][0].partition(b"-")[0]) - 1)
+    return Position(head.epoch, int(answer[1][0][0].partition(b"-")[0]) - 1)

@@ -26,27 +26,32 @@ end
 """
 
 #: KEYS: head, events. ARGV: now in ms, retention in ms, retention in events, how many last events
-#: `RETAIN` keeps, an epoch for a new log, `HEAD_RETENTION_FACTOR`, then each event's name and data.
-#: Returns the epoch and the last offset.
+#: `RETAIN` keeps, an epoch for a new log, `HEAD_RETENTION_FACTOR`, then each event's name, data and
+#: mark. Returns the epoch, the last offset, and the mark of the event before these; "" for a mark
+#: that is not known, because a process of an older version of the app appended last.
 APPEND: Final = (
     _TRIM
     + """
 local now, age, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local least = tonumber(ARGV[4])
-local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
+local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'mark', 'marked')
 local epoch, offset = found[1], tonumber(found[2])
+local previous = found[4] == found[2] and found[3] or ''
 if not epoch or not offset then
   -- Without the head, the positions of the events that are left are unknown.
   redis.call('DEL', KEYS[2])
-  epoch, offset = ARGV[5], 0
+  epoch, offset, previous = ARGV[5], 0, ''
 end
-for i = 7, #ARGV, 2 do
+local mark = previous
+for i = 7, #ARGV, 3 do
   offset = offset + 1
   local id = string.format('%.0f-%.0f', offset, now)
-  redis.call('XADD', KEYS[2], id, 'n', ARGV[i], 'd', ARGV[i + 1])
+  redis.call('XADD', KEYS[2], id, 'n', ARGV[i], 'd', ARGV[i + 1], 'm', mark .. ARGV[i + 2])
+  mark = ARGV[i + 2]
 end
 local last = string.format('%.0f', offset)
-redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', last, 'changed_at', ARGV[1])
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', last, 'changed_at', ARGV[1],
+  'mark', mark, 'marked', last)
 if least > 0 then
   redis.call('PERSIST', KEYS[1])
   redis.call('PERSIST', KEYS[2])
@@ -55,24 +60,24 @@ else
   redis.call('PEXPIRE', KEYS[2], string.format('%.0f', age))
 end
 trim(KEYS[2], offset, keep, now - age, least, 100)
-return {epoch, last}
+return {epoch, last, previous}
 """
 )
 
-#: KEYS: one key of the whole log. ARGV: now. Returns the time of the first call since the key was
-#: lost.
-BEGAN: Final = """
+#: KEYS: one key of the whole log. ARGV: a mark for a new log. Returns the log's mark, which changes
+#: when the key was lost.
+LOG_MARK: Final = """
 redis.call('SET', KEYS[1], ARGV[1], 'NX')
 return redis.call('GET', KEYS[1])
 """
 
-#: KEYS: head, events. ARGV: the offset before the first entry, how many entries. Returns the head's
-#: epoch and offset, and the entries.
+#: KEYS: head, events. ARGV: the offset before the first entry, how many entries. Returns the head
+#: as `HMGET` does, and the entries.
 READ: Final = """
-local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
-if not found[1] or not found[2] then return {} end
+local head = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'mark', 'marked')
+if not head[1] or not head[2] then return {} end
 local from = string.format('%.0f', tonumber(ARGV[1]) + 1)
-return {found[1], found[2], redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', ARGV[2])}
+return {head, redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', ARGV[2])}
 """
 
 #: KEYS: head. ARGV: the new epoch, the expected old one (empty: any). Returns 1 if it was renewed.

@@ -1,8 +1,9 @@
 """`Cursor`: the positions of a stream, to and from the opaque event id.
 
-Pure: no I/O and no Django settings. The id is `1.<group hash>-<epoch>-<offset>`, with one such part
-for each group, joined by dots. It is ASCII without spaces, and below 1 KiB for twenty groups,
-because longer ids make browsers send a CORS preflight when they reconnect.
+Pure: no I/O and no Django settings. The id is `1.<group hash>-<epoch>-<offset><mark>`, with one
+such part for each group, joined by dots. It is ASCII without spaces, and below 1 KiB for twenty
+groups, because longer ids make browsers send a CORS preflight when they reconnect. Ids that older
+versions of the app made have no marks.
 """
 
 from __future__ import annotations
@@ -19,16 +20,39 @@ from typing import Final, NamedTuple, Self
 MAX_BYTES: Final = 1024
 
 _VERSION: Final = "1"
-_PART: Final = re.compile(r"([a-z2-7]{8})-([a-z0-9]{1,16})-(0|[1-9][0-9]{0,17})\Z", re.ASCII)
+_PART: Final = re.compile(
+    r"([a-z2-7]{8})-([a-z0-9]{1,16})-(0|[1-9][0-9]{0,17})([a-z][a-z0-9]{3})?\Z", re.ASCII
+)
 _EPOCH: Final = re.compile(r"[a-z0-9]{1,16}\Z", re.ASCII)
+_MARK: Final = re.compile(r"[a-z][a-z0-9]{3}\Z", re.ASCII)
 _MOST: Final = 10**18 - 1
+_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
 
 
 class Position(NamedTuple):
-    """A position in one group's log: after the event `offset` of the log named `epoch`."""
+    """A position in one group's log: after the event `offset` of the log named `epoch`.
+
+    `mark` is the random mark of that event. A log that went back and grew again has another event
+    at the same offset, with another mark. "": the mark is not known, so any mark fits.
+    """
 
     epoch: str
     offset: int
+    mark: str = ""
+
+    @property
+    def is_start(self) -> bool:
+        """Whether the group had no events. The mark is then the mark of the whole log."""
+        return self[:2] == START[:2]
+
+    def agrees(self, other: Position) -> bool:
+        """Return whether both can be the same position of the same log."""
+        return self[:2] == other[:2] and marks_agree(self.mark, other.mark)
+
+
+def marks_agree(one: str, other: str) -> bool:
+    """Return whether two marks can be the same: they are equal, or one of them is not known."""
+    return one == other or not one or not other
 
 
 #: The position in a group without events; every epoch begins here. An id has, instead of this
@@ -52,6 +76,21 @@ def validate_position(epoch: object, offset: object) -> None:
         raise ValueError(f"Invalid offset {offset!r}: an int from 1 to {_MOST}.")
 
 
+def validate_mark(mark: object) -> None:
+    """Raise `ValueError` unless `mark` is the mark of an event, or "" for one that is not known."""
+    if mark != "" and not (isinstance(mark, str) and _MARK.match(mark)):
+        raise ValueError(
+            f"Invalid mark {mark!r}: 4 ASCII lower-case letters and digits, the first a letter."
+        )
+
+
+def new_mark() -> str:
+    """Return a random mark for an event: one of half a million."""
+    # Not by the `random` module, whose numbers are the same in every child of a fork.
+    n = secrets.randbits(19)
+    return _LETTERS[n >> 15] + _LETTERS[n >> 10 & 31] + _LETTERS[n >> 5 & 31] + _LETTERS[n & 31]
+
+
 def new_epoch() -> str:
     """Return a short random name for a group's log."""
     return b32encode(secrets.token_bytes(5)).decode("ascii").lower()
@@ -67,8 +106,9 @@ def encode_cursor(positions: Mapping[str, Position], now: float) -> str:
     """Return the id for `positions`, by group name, at Unix time `now`."""
     parts = [_VERSION]
     for group, position in positions.items():
-        epoch, offset = position
-        parts.append(f"{group_hash(group)}-{epoch}-{int(now) if position == START else offset}")
+        epoch, offset, mark = position
+        number = int(now) if offset == 0 and position.is_start else offset
+        parts.append(f"{group_hash(group)}-{epoch}-{number}{mark}")
     return ".".join(parts)
 
 
@@ -91,13 +131,15 @@ class Cursor:
             found = _PART.match(part)
             if found is None:
                 return None
-            positions[found[1]] = Position(found[2], int(found[3]))
+            positions[found[1]] = Position(found[2], int(found[3]), found[4] or "")
         return cls(positions)
 
     def get(self, group: str) -> Position | None:
         """Return the position in `group`, or None if the cursor does not mention it."""
         position = self.positions.get(group_hash(group))
-        return START if position and position.epoch == START.epoch else position
+        if position and position.epoch == START.epoch:
+            return START._replace(mark=position.mark)
+        return position
 
     def seen_empty_at(self, group: str) -> int | None:
         """Return the Unix time at which `group` was seen empty, None if it had events."""

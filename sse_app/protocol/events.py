@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from django.core.serializers.json import DjangoJSONEncoder
 
-from .cursors import MAX_BYTES, validate_position
+from .cursors import MAX_BYTES, Position, validate_mark, validate_position
 from .groups import CONTROL_GROUP, RESERVED, validate_group
 
 HEARTBEAT: Final = b":\n"
@@ -141,6 +141,8 @@ class Event:
     `data` is the text on the wire, with `\\n` for all line ends, as every client will see it.
     `offset` counts the group's events from 1, and `epoch` names the log in which it counts; both
     are None for a non-durable event, and for a durable event until its transaction has committed.
+    `mark` is the event's random mark in that log, and `previous` the mark of the event before it;
+    "" for a mark that is not known, see `Position`.
     `key`: for a reader that lags, an event replaces earlier non-durable events with the same key.
     """
 
@@ -151,6 +153,8 @@ class Event:
     durable: bool = True
     epoch: str | None = None
     offset: int | None = None
+    mark: str = ""
+    previous: str = ""
 
     def __post_init__(self) -> None:
         if self.group != CONTROL_GROUP:
@@ -182,13 +186,28 @@ class Event:
         """
         return cls(group=group, name=name, data=to_text(data), **fields)
 
-    def at(self, epoch: str, offset: int) -> Self:
+    def at(self, epoch: str, offset: int, mark: str = "", previous: str = "") -> Self:
         """Return the event with its position in the group's log."""
         validate_position(epoch, offset)
+        validate_mark(mark)
+        validate_mark(previous)
         # Attributes are copied, because a valid event needs no validation again.
         numbered = object.__new__(type(self))
-        numbered.__dict__.update(self.__dict__, epoch=epoch, offset=offset)
+        numbered.__dict__.update(
+            self.__dict__, epoch=epoch, offset=offset, mark=mark, previous=previous
+        )
         return numbered
+
+    def following(self, position: Position, mark: str) -> Self:
+        """Return the event as the next one after `position`."""
+        return self.at(position.epoch, position.offset + 1, mark, position.mark)
+
+    @property
+    def position(self) -> Position | None:
+        """The position after this event; None if it has no offset."""
+        if self.offset is None or self.epoch is None:
+            return None
+        return Position(self.epoch, self.offset, self.mark)
 
     def limited(self, most: int) -> Self:
         """Return the event if it has at most `most` bytes on the wire, else raise `ValueError`."""
@@ -258,6 +277,10 @@ class Event:
         if self.offset is not None:
             message["epoch"] = self.epoch
             message["offset"] = self.offset
+        if self.mark:
+            message["mark"] = self.mark
+        if self.previous:
+            message["previous"] = self.previous
         if self.key is not None:
             message["key"] = self.key
         sent = self.sent
@@ -273,8 +296,11 @@ class Event:
         `ValueError` or `TypeError` for a malformed message.
         """
         offset, epoch = message.get("offset"), message.get("epoch")
+        mark, previous = message.get("mark", ""), message.get("previous", "")
         if offset is not None or epoch is not None:
             validate_position(epoch, offset)
+        validate_mark(mark)
+        validate_mark(previous)
         event = cls(
             group=message.get("group", ""),
             name=message.get("event", DEFAULT_NAME),
@@ -283,6 +309,8 @@ class Event:
             durable=offset is not None,
             epoch=epoch,
             offset=offset,
+            mark=mark,
+            previous=previous,
         )
         sent = message.get("sent")
         if isinstance(sent, float):

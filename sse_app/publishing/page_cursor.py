@@ -8,7 +8,7 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 
 from ..eventlog import event_log
-from ..protocol.cursors import START, encode_cursor
+from ..protocol.cursors import encode_cursor
 from ..protocol.groups import validate_group
 from . import outbox
 
@@ -29,10 +29,8 @@ def cursor(*groups: str) -> str:
     if log.alias is not None and not connections[log.alias].in_atomic_block:
         # The page shows committed changes, so their events must be before the page's position.
         outbox.send(log.number(names))
-    now, heads = time.time(), log.heads(names)
-    if START in heads.values():
-        now = max(now, log.began())  # The first call of began() creates the log now.
-    return encode_cursor(heads, now)
+    now = time.time()
+    return encode_cursor(log.heads(names), now)
 
 
 async def acursor(*groups: str) -> str:

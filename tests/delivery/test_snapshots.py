@@ -33,7 +33,7 @@ from sse_app.delivery.snapshots import (
 from sse_app.delivery.subscriptions import Subscription
 from sse_app.delivery.topics import RECENT_EVENTS
 from sse_app.eventlog import MemoryEventLog
-from sse_app.protocol.cursors import LOST, START, Position, encode_cursor
+from sse_app.protocol.cursors import LOST, START, Cursor, Position, encode_cursor
 
 from ..support.parser import Parsed
 from ..support.patience import PATIENCE
@@ -80,8 +80,10 @@ def begin_log_anew(server: Daphne, group: str) -> None:
 
 def place(id: str) -> tuple[str, int]:
     """The epoch and offset in an id of one group."""
-    _, epoch, offset = id.split("-")
-    return epoch, int(offset)
+    found = Cursor.parse(id)
+    assert found is not None
+    (position,) = found.positions.values()
+    return position.epoch, position.offset
 
 
 async def first_state(stream: StreamReader) -> Parsed:

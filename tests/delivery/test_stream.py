@@ -217,11 +217,14 @@ async def test_a_cursor_that_can_not_be_continued_is_reset_with_the_reason(
         shared_daphne.publish("orders", "n", str(n))
     async with shared_daphne.stream("group=orders&from=-1") as stream:
         _, last = await stream.take(2)
-    version_and_group, epoch, _ = last.id.split("-")
+    version_and_group, epoch, three = last.id.split("-")
     for bad in ("x" * 2000, "17", "1.", "1.a-b", "0", "1.aaaaaaaa-x-01"):
         assert await _reset_of(shared_daphne, bad) == "unknown"
     assert await _reset_of(shared_daphne, f"{version_and_group}-{epoch}-99999") == "future"
     assert await _reset_of(shared_daphne, f"{version_and_group}-zzzzzzzz-1") == "epoch"
+    went_back = f"{version_and_group}-{epoch}-{three[:-4]}lost"
+    assert await _reset_of(shared_daphne, went_back) == "epoch"
+    assert await _reset_of(shared_daphne, f"{version_and_group}-{epoch}-1lost") == "epoch"
     shared_daphne.shell(
         "from sse_app.models import StoredEvent\n"
         "StoredEvent.objects.filter(group='orders', offset__lte=2).delete()"

@@ -30,6 +30,7 @@ from sse_app.eventlog import (
     event_log,
     make_event_log,
 )
+from sse_app.eventlog.database_rows import Tables
 from sse_app.models import GroupHead, StoredEvent
 from sse_app.protocol.cursors import START, Cursor, Position, encode_cursor
 from sse_app.protocol.events import Event
@@ -124,13 +125,13 @@ def test_offsets_are_contiguous_from_1_in_each_group(log: EventLog) -> None:
         ("a", 4, "4"),
     ]
     assert len({e.epoch for e in first + second if e.group == "a"}) == 1
-    assert head(log, "a") == (first[0].epoch, 4)
+    assert head(log, "a") == (first[0].epoch, 4, second[1].mark)
 
 
 def test_append_returns_the_given_events_at_their_places(log: EventLog) -> None:
     given = Event.of("g", "order.updated", {"id": 5})
     (placed,) = log.append([given])
-    assert placed == given.at(placed.epoch or "", 1)
+    assert placed == given.at(placed.epoch or "", 1, placed.mark)
     assert log.since("g", START, 10) == [placed]
 
 
@@ -165,7 +166,9 @@ def test_a_position_of_another_epoch_is_refused(log: EventLog) -> None:
 
 def test_a_position_in_a_group_that_never_was_is_refused(log: EventLog) -> None:
     refusal = refused(log, Position("other", 1))
-    assert (refusal.reason, refusal.head) == ("epoch", START)
+    assert refusal.reason == "epoch"
+    assert refusal.head == head(log)
+    assert refusal.head.is_start
 
 
 def test_a_position_after_the_head_is_refused(log: EventLog) -> None:
@@ -188,7 +191,8 @@ def test_heads_of_unknown_groups_are_start(log: EventLog) -> None:
     log.append(made("a", "1"))
     heads = log.heads(["a", "b"])
     assert set(heads) == {"a", "b"}
-    assert heads["b"] == START
+    assert heads["b"].is_start
+    assert heads["b"] == log.heads(["c"])["c"], "all have the mark of the whole log"
     assert heads["a"].offset == 1
     assert log.heads([]) == {}
 
@@ -199,27 +203,68 @@ def test_a_cursor_can_hold_every_head(log: EventLog) -> None:
     assert cursor is not None
 
 
-def test_when_a_log_began_stays_the_same_and_is_no_later_than_now(log: EventLog) -> None:
-    began = log.began()
-    assert began <= time.time()
-    log.append(made("a", "1"))
+def test_each_event_has_a_mark_and_knows_the_mark_before_it(log: EventLog) -> None:
+    events = log.append([*made("a", "1", "2"), *made("b", "1")])
+    events += log.append(made("a", "3"))
+    of_a = [event for event in events if event.group == "a"]
+    assert len({event.mark for event in events}) == len(events)
+    assert [event.previous for event in of_a] == ["", of_a[0].mark, of_a[1].mark]
+    assert log.since("a", START, 10) == of_a
+    assert head(log, "a") == of_a[-1].position
 
-    async def ask() -> float:
-        try:
-            return await log.abegan()
-        finally:
-            await log.aclose()
 
-    assert (log.began(), asyncio.run(ask())) == (began, began)
+def test_a_position_that_another_event_took_is_refused(log: EventLog) -> None:
+    """As after a failover that lost events, when the log has grown again."""
+    events = log.append(made("g", "1", "2", "3"))
+    for event in events:
+        (known, lost) = event.position, event.position
+        assert known is not None
+        assert lost is not None
+        lost = lost._replace(mark="lost")
+        refusal = refused(log, lost)
+        assert (refusal.reason, refusal.head) == ("epoch", head(log))
+        assert log.since("g", known, 10) == events[known.offset :]
+        unknown = known._replace(mark="")
+        assert log.since("g", unknown, 10) == events[known.offset :]
+
+
+def test_an_older_version_appends_to_the_same_log(database_log: DatabaseEventLog) -> None:
+    """The SQL of the version before the marks: a rolling update runs both."""
+    log = database_log
+    (first,) = log.append(made("g", "1"))
+    with connections[log.alias].cursor() as cursor:
+        cursor.execute("""UPDATE sse_app_grouphead SET "offset" = 2 WHERE "group" = 'g'""")
+        cursor.execute(
+            'INSERT INTO sse_app_storedevent ("group", "offset", "name", "data", "created_at") '
+            """VALUES ('g', 2, 'n', %s, %s)""",
+            [b"2", timezone.now()],
+        )
+    assert log.heads(["g"]) == {"g": Position(first.epoch or "", 2, "")}
+    (third,) = log.append(made("g", "3"))
+    assert third.previous == ""
+    assert first.position is not None
+    for after in (first.position, Position(first.epoch or "", 2)):
+        assert texts(log.since("g", after, 10))[-1] == "3"
+    assert head(log) == third.position
+    assert refused(log, first.position._replace(offset=3)).reason == "epoch"
+
+
+def test_the_mark_at_a_position_outlives_its_event(log: EventLog) -> None:
+    events = log.append(made("g", "1", "2", "3"))
+    with override_settings(SSE_APP={"RETENTION_EVENTS": 1}):
+        log.prune()
+    assert events[1].position is not None
+    assert log.since("g", events[1].position, 10) == events[2:]
+    assert refused(log, events[1].position._replace(mark="lost")).reason == "epoch"
 
 
 def test_earliest_is_the_position_before_what_is_left(log: EventLog) -> None:
-    assert log.earliest("g") == START
+    assert log.earliest("g").is_start
     log.append(made("g", "1", "2", "3"))
-    assert log.earliest("g") == (head(log).epoch, 0)
+    assert log.earliest("g") == (head(log).epoch, 0, "")
     with override_settings(SSE_APP={"RETENTION_EVENTS": 1}):
         log.prune()
-    assert log.earliest("g") == (head(log).epoch, 2)
+    assert log.earliest("g") == (head(log).epoch, 2, "")
     assert texts(log.since("g", log.earliest("g"), 10)) == ["3"]
 
 
@@ -287,7 +332,7 @@ def test_an_idle_groups_head_outlives_its_events(log: EventLog) -> None:
     assert head(log, "idle") == before
     assert log.since("idle", before, 10) == []
     assert refused(log, START, "idle").reason == "trimmed"
-    assert log.earliest("idle") == before
+    assert log.earliest("idle").agrees(before)
     log.append(made("idle", "2"))
     assert texts(log.since("idle", before, 10)) == ["2"]
     assert refused(log, START, "idle").reason == "trimmed"
@@ -318,7 +363,7 @@ def test_an_idle_group_is_pruned_with_its_head_and_wakes_under_a_new_epoch(log: 
     log.append(made("busy", "2"))
     with override_settings(SSE_APP={"RETENTION_SECONDS": 3600}):
         assert log.prune() == 2
-    assert head(log, "idle") == START
+    assert head(log, "idle").is_start
     assert head(log, "busy").offset == 2
     assert refused(log, before, "idle").reason == "epoch"
     (woken,) = log.append(made("idle", "again"))
@@ -362,10 +407,10 @@ async def test_the_async_twins_do_the_same(log: EventLog) -> None:
     (placed,) = await log.aappend(made("g", "1"))
     both = await log.aappend([*made("g", "2"), *made("h", "1"), *made("g", "3")])
     assert [(e.group, e.offset) for e in both] == [("g", 2), ("h", 1), ("g", 3)]
-    assert await log.aheads(["g", "h"]) == {"g": (placed.epoch, 3), "h": (both[1].epoch, 1)}
+    assert await log.aheads(["g", "h"]) == {"g": both[2].position, "h": both[1].position}
     assert await log.aheads(["g"]) == await asyncio.to_thread(run_in_thread, lambda: head_of(log))
     assert await log.asince("g", START, 10) == [placed, both[0], both[2]]
-    assert await log.aearliest("g") == (placed.epoch, 0)
+    assert await log.aearliest("g") == (placed.epoch, 0, "")
     assert await log.anumber() == []
     with pytest.raises(Discontinuity):
         await log.asince("g", Position("other", 1), 10)
@@ -720,7 +765,7 @@ def test_pruning_neither_waits_for_a_publisher_nor_takes_its_head() -> None:
         with transaction.atomic(using="postgresql"):
             (mine,) = log.append(made("a", "2"))  # its head is locked until the commit
             assert run_in_thread(lambda: impatiently(log.prune)) == 2
-        assert log.heads(["a", "b"]) == {"a": (mine.epoch, 2), "b": START}
+        assert log.heads(["a", "b"]) == {"a": mine.position, "b": START}
         assert log.since("a", Position(mine.epoch or "", 1), 10) == [mine]
 
 
@@ -743,14 +788,14 @@ def test_a_pass_that_the_database_gave_up_is_done_again(
     with transaction.atomic(using=database_log.alias):
         database_log.stage(made("g", "1"))
     errors = [OperationalError("database is locked")]
-    real = database_log._lock
+    real = Tables.lock
 
     def give_up_once(*args: Any) -> Any:
         if errors:
             raise errors.pop()
         return real(*args)
 
-    monkeypatch.setattr(database_log, "_lock", give_up_once)
+    monkeypatch.setattr(Tables, "lock", give_up_once)
     assert texts(database_log.number()) == ["1"]
     errors.append(OperationalError("database is locked"))
     # Not within somebody's transaction, which is given up as a whole.

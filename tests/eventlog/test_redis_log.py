@@ -6,7 +6,6 @@ import asyncio
 import multiprocessing
 import ssl
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, closing
@@ -19,7 +18,6 @@ import redis.asyncio
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from sse_app import subscribe
 from sse_app.eventlog import Discontinuity, RedisEventLog, make_event_log, redis_clients
 from sse_app.protocol.cursors import START, Position
 from sse_app.protocol.events import Event
@@ -105,7 +103,7 @@ def test_an_append_trims_what_is_beyond_retention(log: RedisEventLog) -> None:
     with override_settings(SSE_APP={"RETENTION_EVENTS": 10}):
         log.append(made("g", *map(str, range(25))))
         epoch = log.heads(["g"])["g"].epoch
-        assert log.earliest("g") == (epoch, 15)
+        assert log.earliest("g") == (epoch, 15, "")
         assert log.prune() == 0
 
 
@@ -246,7 +244,7 @@ async def test_a_command_that_finds_no_connection_free_says_so_in_the_end(
             await stack.enter_async_context(log._clients.of_loop.borrow())
         with pytest.raises(redis.TimeoutError, match=r"was free within 0\.01 s"):
             await log.aheads(["g"])
-    assert await log.aheads(["g"]) == {"g": START}
+    assert (await log.aheads(["g"]))["g"].is_start
     await log.aclose()
 
 
@@ -279,16 +277,35 @@ async def test_commands_in_flight_keep_their_connections_when_the_log_is_closed(
     eventually(lambda: connections(client, name) == 0, "a client was never closed")
 
 
-async def test_the_log_begins_with_the_first_who_asks(
-    client: redis.Redis, valkey: str, settings: Any
-) -> None:
-    """Else who saw a group empty and comes back would be told of another log."""
-    prefix = f"test.{uuid.uuid4().hex}"
-    settings.SSE_APP = {"EVENT_LOG": {"BACKEND": PATH, "URL": valkey, "PREFIX": prefix}}
-    before = time.time()
-    async with subscribe("g"):
-        began = client.get(f"{prefix}:began")
-    assert before - 1 < float(began or 0) < time.time() + 1
+def test_a_log_that_vanished_has_another_mark(log: RedisEventLog, client: redis.Redis) -> None:
+    """A reader that saw the group empty then learns that events may be gone."""
+    start = log.heads(["g"])["g"]
+    assert start == log.heads(["h"])["h"]
+    assert log.since("g", start, 10) == []
+    client.flushdb()
+    assert not log.heads(["g"])["g"].agrees(start)
+    with pytest.raises(Discontinuity, match="epoch"):
+        log.since("g", start, 10)
+    (event,) = log.append(made("g", "1"))
+    with pytest.raises(Discontinuity, match="epoch"):
+        log.since("g", start, 10)
+    assert log.since("g", log.heads(["h"])["h"], 10) == [event]
+
+
+def test_an_older_version_appends_to_the_same_log(log: RedisEventLog, client: redis.Redis) -> None:
+    """As its script did: a rolling update runs both."""
+    (first,) = log.append(made("g", "1"))
+    head, events = keys(log)
+    client.xadd(events, {"n": "n", "d": "2"}, id="2-0")
+    client.hset(head, "offset", 2)
+    assert log.heads(["g"]) == {"g": Position(first.epoch or "", 2, "")}
+    (third,) = log.append(made("g", "3"))
+    assert third.previous == ""
+    assert first.position is not None
+    assert [event.data for event in log.since("g", first.position, 10)] == ["2", "3"]
+    assert log.since("g", Position(first.epoch or "", 2), 10) == [third]
+    with pytest.raises(Discontinuity, match="epoch"):
+        log.since("g", first.position._replace(offset=3), 10)
 
 
 # --- how it is reached ---

@@ -21,7 +21,7 @@ from sse_app.eventlog import event_log
 from sse_app.protocol.cursors import START, Cursor, Position
 from sse_app.protocol.events import Event
 
-from .ledger import Ledger
+from .ledger import Ledger, plain
 from .parser import Parser
 
 
@@ -200,7 +200,8 @@ class Browser:
 
     def stands(self) -> dict[str, Position]:
         """Return where the subscription is, which a filter lets run ahead of what was shown."""
-        return dict(self._subscription.positions)
+        positions = self._subscription.positions
+        return {group: plain(position) for group, position in positions.items()}
 
     # --- what arrives ---
 
@@ -223,19 +224,17 @@ class Browser:
     def _open(self, given: str | None, start: dict[str, Position], resets: Collection[str]) -> None:
         """Take the first event of a stream, whose id is the place before the replay."""
         id, now = self._subscription.cursor, self.now
-        cursor = _read(id)
+        start = {group: plain(place) for group, place in start.items()}
         if given is None:
             assert not resets
             assert all(self.ledger[group].knows(place) for group, place in start.items())
             told = {group: self.ledger[group].forgotten for group in self.groups}
             now = replace(now, positions=start, told=told)
         elif given == now.id:
-            cursor_given = _read(given)
             for group in self.groups:
-                stays = start[group] == cursor.get(group) == now.positions.get(group)
+                stays = start[group] == _place(id, group) == now.positions.get(group)
                 assert stays or group in resets, "it does not begin where the page stands"
-                seen = cursor_given.seen_empty_at(group)
-                if seen is not None and seen < int(self.ledger.lost_at):
+                if _saw_another_log_empty(given, group):
                     assert group in resets, "it saw another log empty"
         else:
             assert set(resets) == set(self.groups), "an id that can't be read says nothing"
@@ -251,7 +250,7 @@ class Browser:
         self.sights.append(replace(self.now, item=("passing", event.data)))
 
     def _shown(self, event: Event, id: str) -> None:
-        place = _read(id).get(event.group)
+        place = _place(id, event.group)
         assert place is not None
         known = self.ledger[event.group].epochs.get(place.epoch, [])
         assert place.offset <= len(known), "it was never committed"
@@ -263,9 +262,9 @@ class Browser:
 
     def _move(self, id: str, item: tuple[Any, ...], shown: str | None = None) -> None:
         """Go on in the groups' logs, over nothing that the page wanted to see but `shown`."""
-        cursor, now = _read(id), self.now
+        now = self.now
         for group, before in now.positions.items():
-            after = cursor.get(group)
+            after = _place(id, group)
             assert after is not None, "the id does not mention a group"
             if after == before:
                 continue
@@ -279,7 +278,7 @@ class Browser:
                 assert not wanted or entry.data == shown, f"{entry.data} was left out"
             assert self.names or shown is not None
         seen = now.seen if shown is None else now.seen | {shown}
-        places = {group: cursor.get(group) or START for group in now.positions}
+        places = {group: _place(id, group) or START for group in now.positions}
         self.sights.append(replace(now, item=item, id=id, positions=places, seen=seen))
 
     def _told(self, group: str, after: Position) -> bool:
@@ -287,7 +286,7 @@ class Browser:
         return self.now.told[group] >= ledger.forgotten_before.get(after.epoch, ledger.forgotten)
 
     def _reset(self, group: str, reason: str, id: str) -> None:
-        place, ledger = _read(id).get(group), self.ledger[group]
+        place, ledger = _place(id, group), self.ledger[group]
         assert place is not None
         assert ledger.knows(place)
         before = self.now.positions.get(group)
@@ -296,7 +295,7 @@ class Browser:
             lost = not (told and ledger.continues(before))
             # Behind a filter the stream may stand where the page was shown nothing of.
             lost = lost or bool(self.names) or self._saw_empty_too_long_ago(group)
-            lost = lost or self._saw_empty_before(group, int(event_log().began()))
+            lost = lost or _saw_another_log_empty(self.sights[self._opened - 1].id, group)
             assert lost, "nothing was lost"
         seen = self.now.seen
         if place == START:
@@ -318,12 +317,9 @@ class Browser:
 
     def _saw_empty_too_long_ago(self, group: str) -> bool:
         """Whether a whole log may have come and gone since the page saw the group empty."""
-        return self._saw_empty_before(group, self.ledger.clock.now - self.ledger.age)
-
-    def _saw_empty_before(self, group: str, moment: float) -> bool:
         cursor = Cursor.parse(self.sights[self._opened - 1].id or "")
         seen = cursor.seen_empty_at(group) if cursor else None
-        return seen is not None and seen < moment
+        return seen is not None and seen < self.ledger.clock.now - self.ledger.age
 
     def has_come_to(self, event: Event) -> None:
         """Check that the stream does not stay behind `event`, if that is still in the log."""
@@ -350,3 +346,18 @@ def _read(id: str) -> Cursor:
     cursor = Cursor.parse(id)
     assert cursor is not None, f"the id {id!r} can't be read"
     return cursor
+
+
+def _place(id: str, group: str) -> Position | None:
+    position = _read(id).get(group)
+    return None if position is None else plain(position)
+
+
+def _saw_another_log_empty(id: str | None, group: str) -> bool:
+    """Whether the whole log vanished since a page with `id` saw the group empty."""
+    cursor = Cursor.parse(id or "")
+    position = cursor.get(group) if cursor else None
+    if position is None or not position.is_start:
+        return False
+    (start,) = event_log().heads(["no.such.group"]).values()
+    return not position.agrees(start)

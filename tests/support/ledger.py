@@ -16,6 +16,11 @@ from sse_app.protocol.cursors import START, Position
 from .simulation import Clock
 
 
+def plain(position: Position) -> Position:
+    """Return the position without its mark: the model names an event by its epoch and offset."""
+    return position._replace(mark="")
+
+
 @dataclass(frozen=True)
 class Entry:
     """One durable event; its data occurs once in a whole run."""
@@ -85,6 +90,7 @@ class GroupLedger:
 
     def learn(self, head: Position, earliest: Position) -> None:
         """Compare with what the log says; a new epoch becomes known."""
+        head = plain(head)
         if head == START:
             assert not self.entries, "the log forgot a group"
             return
@@ -118,8 +124,6 @@ class Ledger:
         self.groups = {group: GroupLedger() for group in groups}
         self.keep = keep
         self.age = age
-        #: When all was lost, where the log can tell.
-        self.lost_at = 0.0
         #: Events that are not durable, once they have left.
         self.passing: set[str] = set()
         #: Events that a copy has as not numbered: when it is put back, they are published again.
@@ -159,7 +163,7 @@ class Ledger:
         heads = log.heads(list(self.groups))
         for group, ledger in self.groups.items():
             ledger.may_trim(self.keep, self.clock.now - self.age)
-            if heads[group] == START and ledger.epoch is not None:
+            if heads[group].is_start and ledger.epoch is not None:
                 idle = self.clock.now - ledger.changed_at
                 assert idle > self.age * HEAD_RETENTION_FACTOR, "a head went too early"
                 assert ledger.due > len(ledger.entries)
