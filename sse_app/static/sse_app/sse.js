@@ -104,7 +104,7 @@ export function parser(take) {
 
 /** The positions in an id, in its order; null for an id that this script can't parse. @param {string} id */
 function placesOf(id) {
-  if (!/^1(\.[a-z2-7]{8}-[a-z0-9]+-\d+)+$/.test(id)) return null;
+  if (!/^1(\.\w{8}-\w+-\d\w*)+$/.test(id)) return null;
   const parts = id.split(".").slice(1);
   return new Map(parts.map((part) => /** @type {[string, string]} */ (part.split(/-(.*)/))));
 }
@@ -115,12 +115,13 @@ const idOf = (places) =>
 
 /**
  * Whether a stream at `place` misses no event on a connection that begins at `start`. Epoch "0" is
- * before the first event; if the server can't continue from there, it sends a reset.
+ * before the first event; if the server can't continue from there, it sends a reset. An offset ends with the mark of
+ * its event: the same offset with another mark is of a log that went back.
  * @param {string} start @param {string} place
  */
 function covers(start, place) {
   const [[epoch, offset], [own, reached]] = [start, place].map((text) => text.split("-"));
-  return epoch === "0" || (epoch === own && +offset <= +reached);
+  return start === place || epoch === "0" || (epoch === own && parseInt(offset) < parseInt(reached));
 }
 
 /**
