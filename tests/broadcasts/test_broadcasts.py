@@ -77,7 +77,7 @@ def test_one_event_per_group_leaves_and_its_places_are_kept(log: str, seen: list
     assert row.state == "sent"
     assert row.sent_at is not None
     heads = event_log().heads(["orders", "news"])
-    assert row.places == [[group, *heads[group]] for group in ("orders", "news")]
+    assert row.places == [[group, *heads[group][:2]] for group in ("orders", "news")]
     assert heads["orders"].offset == 2
 
 
@@ -322,7 +322,7 @@ async def test_a_count_only_grows_and_is_written_when_it_does(seen: list[Event])
         await get_hub().heal("orders")
         topic = get_hub().topics["orders"]
         for reached, counted in ((7, 7), (5, 7), (6, 7), (9, 9)):
-            topic._reached[place] = reached
+            topic._reached[place[:2]] = reached
             await in_thread(sending.count_deliveries)()
             count = await BroadcastCount.objects.aget()
             assert count.streams == counted

@@ -537,7 +537,7 @@ async def test_only_without_a_hub_the_control_group_is_looked_up(
     (event,) = await told("1")
     await reader.hub.heal(CONTROL_GROUP)
     control_group = reader.hub.service(ControlGroup)
-    await until(lambda: control_group.position == Position(event.epoch or "", 1))
+    await until(lambda: control_group.position == event.position)
     assert await read_control_position() == control_group.position
     assert await control_group.missed(before) == [], "this hub hears of it itself"
     await reader.stop()
