@@ -8,6 +8,7 @@ from ..protocol.cursors import Position
 from ..protocol.events import Event
 from .healing import Healer
 from .log_reader import PAGE_EVENTS, LogReader
+from .recent import Budget
 from .snapshots import SharedSnapshots
 from .topics import Topic
 
@@ -21,6 +22,7 @@ class Feed:
 
     def __init__(self) -> None:
         self.topics: dict[str, Topic] = {}
+        self._budget = Budget()
         self._log_reader = LogReader()
         self._healer = Healer(self.topics, self._log_reader)
         self.snapshots = SharedSnapshots(self.topics)

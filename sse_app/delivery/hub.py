@@ -147,9 +147,14 @@ class Hub(Feed):
         if self._closed:
             raise RuntimeError("The hub has closed; get_hub() returns another one.")
         for group in subscription.groups:
-            topic = self.topics.setdefault(group, Topic(group))
+            topic = self._topic(group)
             topic.subscriptions.add(subscription)
         await self._starts.started(subscription.groups)
+
+    def _topic(self, group: str) -> Topic:
+        if group not in self.topics:
+            self.topics[group] = Topic(group, self._budget)
+        return self.topics[group]
 
     def _detach(self, subscription: Subscription, groups: Collection[str]) -> list[str]:
         """Remove `subscription` from topics; return the groups that have no reader any more."""
@@ -159,7 +164,7 @@ class Hub(Feed):
             if topic is not None:
                 topic.subscriptions.discard(subscription)
                 if not topic.readers:
-                    del self.topics[group]
+                    self.topics.pop(group).forget_recent()
                     empty.append(group)
         return empty
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Final, Protocol
 
 from ..eventlog.contract import Reason
 from ..protocol.cursors import Position, marks_agree
 from ..protocol.events import Event
 from ..runtime.telemetry import COUNTS, log_fields
+from .recent import RECENT_EVENTS, Budget, Recent
 
 #: Streams of one kind get the same bytes: they have the same groups, and for all or none of them
 #: each event is labelled with its group.
@@ -22,8 +21,6 @@ Encoded = dict[Kind, tuple[str, bytes]]
 
 logger = logging.getLogger("sse_app")
 
-RECENT_EVENTS: Final = 256
-RECENT_BYTES: Final = 1024 * 1024
 AHEAD_EVENTS: Final = 256
 #: After this many deliveries, which take some ten milliseconds, other tasks of the loop run.
 DELIVERIES: Final = 5000
@@ -74,19 +71,18 @@ def follows(event: Event, previous: Position) -> bool:
 class Topic:
     """The subscriptions to one group, and the position up to which its events were delivered.
 
-    `position` is None until the hub has read the group's head. The latest events stay in memory,
-    so that a stream that is a little behind needs no read of the log.
+    `position` is None until the hub has read the group's head. The topics of a hub share the
+    memory for their latest events.
     """
 
-    def __init__(self, group: str) -> None:
+    def __init__(self, group: str, budget: Budget | None = None) -> None:
         self.group = group
         self.position: Position | None = None
         #: The readers that are served one by one.
         self.subscriptions: set[Listener] = set()
         #: The readers that are served together, by their kind.
         self.cohorts: dict[Kind, Batch] = {}
-        self._recent: deque[Event] = deque()
-        self._recent_bytes = 0
+        self._recent = Recent(budget or Budget())
         self._ahead: dict[Position, Event] = {}
         self._reached: dict[tuple[str, int], int] = {}
         #: How many events were published to the readers here, and how many deliveries that made:
@@ -120,7 +116,7 @@ class Topic:
             self._deliver(event, position)
             self._deliver_ahead()
         elif self._is_repeat(position):
-            self.contradicted = self.contradicted or self._contradicts(position)
+            self.contradicted = self.contradicted or self._recent.contradicts(position)
         elif len(self._ahead) < AHEAD_EVENTS:
             self._ahead[position] = event
 
@@ -142,8 +138,7 @@ class Topic:
         self.position = head
         self.contradicted = False
         self._ahead.clear()
-        self._recent.clear()
-        self._recent_bytes = 0
+        self.forget_recent()
         for cohort in list(self.cohorts.values()):
             cohort.dissolve()
         for subscription in list(self.subscriptions):
@@ -163,29 +158,18 @@ class Topic:
             self._ahead.pop(position, None)
 
     def recent(self, after: Position, limit: int) -> list[Event] | None:
-        """Return up to `limit` events after `after`, or None if memory does not have them all.
-
-        Also None if memory has another event at `after`: what that means, the log says.
-        """
-        skip = self._index(after) + 1
-        if skip < 0 or skip >= len(self._recent):
-            return None
-        if not marks_agree(after.mark, self._recent[skip].previous):
-            return None
-        return list(islice(self._recent, skip, skip + limit))
+        """Return up to `limit` events after `after`, or None if memory does not have them all."""
+        return self._recent.after(after, limit)
 
     def remember_earlier(self, events: Sequence[Event]) -> None:
         """Keep a run from the log, if the kept events or the topic's position follow directly."""
-        if not events or self.position is None:
-            return
-        last = events[-1].position
-        joint = last is not None and self._recent and follows(self._recent[0], last)
-        if joint or (last == self.position and not self._recent):
-            for event in reversed(events):
-                if self._full(event):
-                    break
-                self._recent.appendleft(event)
-                self._recent_bytes += len(event.block)
+        last, first = events[-1].position if events else None, self._recent.first
+        if last is not None and (follows(first, last) if first else last == self.position):
+            self._recent.prepend(events)
+
+    def forget_recent(self) -> None:
+        """Keep no events in memory."""
+        self._recent.clear()
 
     def reached(self, position: Position) -> int:
         """Return how many readers got the event at `position` so far; 0 if it is not recent."""
@@ -206,25 +190,9 @@ class Topic:
             and position.offset <= served.offset
         )
 
-    def _index(self, position: Position) -> int:
-        """Return the index in memory of the event at `position`: before -1, it is not there."""
-        first = self._recent[0].offset if self._recent else None
-        if first is None or self.position is None or position.epoch != self.position.epoch:
-            return -2
-        return position.offset - first
-
-    def _contradicts(self, position: Position) -> bool:
-        """Whether memory has another event at `position`."""
-        at = self._index(position)
-        known = 0 <= at < len(self._recent)
-        return known and not marks_agree(self._recent[at].mark, position.mark)
-
     def _deliver(self, event: Event, position: Position) -> None:
         self.position = position
         self._recent.append(event)
-        self._recent_bytes += len(event.block)
-        while self._recent_bytes > RECENT_BYTES or len(self._recent) > RECENT_EVENTS:
-            self._recent_bytes -= len(self._recent.popleft().block)
         self._fan_out(event, position)
 
     def _deliver_ahead(self) -> None:
@@ -243,12 +211,6 @@ class Topic:
         assert self.position is not None
         served = self.position
         return (item for item in self._ahead.items() if follows(item[1], served))
-
-    def _full(self, event: Event) -> bool:
-        return (
-            len(self._recent) >= RECENT_EVENTS
-            or self._recent_bytes + len(event.block) > RECENT_BYTES
-        )
 
     def _fan_out(self, event: Event, position: Position | None) -> None:
         encoded: Encoded = {}

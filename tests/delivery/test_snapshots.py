@@ -22,6 +22,7 @@ from project.models import Order
 from sse_app import publish, snapshot
 from sse_app.delivery import snapshots
 from sse_app.delivery.hub import get_hub
+from sse_app.delivery.recent import RECENT_EVENTS
 from sse_app.delivery.replay import STATE, StartRequest, find_start
 from sse_app.delivery.snapshots import (
     READS_AT_ONCE,
@@ -31,7 +32,6 @@ from sse_app.delivery.snapshots import (
     source_of,
 )
 from sse_app.delivery.subscriptions import Subscription
-from sse_app.delivery.topics import RECENT_EVENTS
 from sse_app.eventlog import MemoryEventLog
 from sse_app.protocol.cursors import LOST, START, Cursor, Position, encode_cursor
 
@@ -194,7 +194,7 @@ async def test_a_live_stream_whose_log_begins_anew_gets_the_state_again(site: Da
 FLOOD_AND_PRUNE = """
 from sse_app import publish_many
 from sse_app.eventlog import event_log
-from sse_app.delivery.topics import RECENT_EVENTS
+from sse_app.delivery.recent import RECENT_EVENTS
 
 publish_many([("orders.slow.a", "n", n) for n in range(RECENT_EVENTS + 50)])
 result = event_log().prune()

@@ -124,7 +124,7 @@ MUTATIONS = (
     Mutation(
         "An older log that has caught up again differs by its events only.",
         "sse_app/delivery/topics.py",
-        "self.contradicted = self.contradicted or self._contradicts(position)",
+        "self.contradicted = self.contradicted or self._recent.contradicts(position)",
         "pass",
         [
             "delivery/test_hub.py::test_an_older_log_that_has_caught_up_again_is_found_by_its_first_new_event"
@@ -139,12 +139,29 @@ MUTATIONS = (
     ),
     Mutation(
         "Memory may have another event at the position of a reader that comes back.",
-        "sse_app/delivery/topics.py",
-        "        if not marks_agree(after.mark, self._recent[skip].previous):\n",
+        "sse_app/delivery/recent.py",
+        "        if not marks_agree(position.mark, self._events[at].previous):\n",
         "        if False:\n",
         [
             "delivery/test_stream.py::test_a_cursor_that_can_not_be_continued_is_reset_with_the_reason"
         ],
+    ),
+    Mutation(
+        "Thousands of groups each keep a megabyte.",
+        "sse_app/delivery/recent.py",
+        "        while self.bytes > BUDGET_BYTES:\n",
+        "        while False:\n",
+        [
+            "delivery/test_recent.py::"
+            "test_beyond_the_budget_the_group_that_was_used_least_recently_forgets"
+        ],
+    ),
+    Mutation(
+        "A group without readers would keep its share of the memory.",
+        "sse_app/delivery/hub.py",
+        "self.topics.pop(group).forget_recent()",
+        "self.topics.pop(group)",
+        ["delivery/test_recent.py::test_a_group_without_readers_has_no_share"],
     ),
     Mutation(
         "A process of an older version counts without marks: the head then has an old mark.",
