@@ -79,6 +79,7 @@ def test_a_topic_that_forgot_reads_the_log_and_says_so() -> None:
         topic.offer(event_at(offset, 10))
     run = topic.recent(Position("epoch", 1), 10)
     assert [event.offset for event in run or ()] == [2, 3]
+    assert topic.recent(Position("epoch", 1, "else"), 10) is None, "the log says what that means"
     topic.forget_recent()
     assert topic.recent(Position("epoch", 1), 10) is None
     assert budget.bytes == 0
