@@ -44,6 +44,7 @@ class Reader:
     """
 
     __slots__ = (
+        "_failing_since",
         "_lag_ends_at",
         "_revoked",
         "_signalled",
@@ -63,6 +64,8 @@ class Reader:
         self._signalled = False
         #: Until this time the policy may have read from a replica that lags.
         self._lag_ends_at = _lag_ends()
+        #: When the first of the last checks in a row has failed; 0 after a check that did not fail.
+        self._failing_since = 0.0
         stream.at_end(self._ended)
 
     @property
@@ -114,7 +117,23 @@ class Reader:
 
     def release(self, held: int) -> None:
         """Continue the stream, unless it was held again after `held` was read."""
+        self._failing_since = 0.0
         self.stream.subscription.release(held)
+
+    def doubt(self, seconds: float) -> None:
+        """Hold the stream after a failed check; end it after `seconds` of failed checks."""
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        if now - self._failing_since >= seconds:
+            self.stream.close("unverified")
+        elif not self.held:
+            self.stream.subscription.hold()
+            _note_hold(self)
+
+    def is_unchanged(self, fingerprint: Fingerprint) -> bool:
+        """Whether nothing says that the rights have changed; else call `readmit()`."""
+        known = fingerprint == self.access.fingerprint
+        return known and not (self._revoked or self._signalled or self._lag_ends_at)
 
     async def lose_revoked(self) -> None:
         """Leave the groups that were revoked."""

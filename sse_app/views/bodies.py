@@ -16,6 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST
 
+from ..access.authorization import PolicyFailed
 from ..access.posts import refuse_other_sites
 from ..access.refusals import Refused
 from ..conf import settings
@@ -67,6 +68,8 @@ def require(permitted: Callable[[], bool]) -> None:
     """Raise `Refused`: 403 unless `permitted()`, 503 if it raises, as a policy may."""
     try:
         answer = permitted()
+    except PolicyFailed as error:
+        raise unavailable() from error
     except Exception as error:
         logger.exception("The policy failed.", extra=log_fields(error=error))
         raise unavailable() from error

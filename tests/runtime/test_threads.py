@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from sse_app.runtime import threads as own_threads
 from sse_app.runtime.threads import NAME, Threads, ThreadsBusy
 
 from ..support.patience import PATIENCE
@@ -22,8 +23,9 @@ NEVER = 600
 
 
 @pytest.fixture
-def gate() -> Iterator[threading.Event]:
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """What functions wait for; open in the end, so that no thread is left."""
+    monkeypatch.setattr(own_threads, "IDLE_SECONDS", 0.0)
     event = threading.Event()
     yield event
     event.set()
