@@ -14,11 +14,10 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import async_to_sync, sync_to_async
-from channels.db import database_sync_to_async
 from django.db import connections
 
 from .containment import CallbackFailed, contained, containing, containing_async
-from .threads import OWN, Threads, is_serving
+from .threads import OWN, Threads, close_connections, is_serving
 
 __all__ = [
     "CallbackFailed",
@@ -99,11 +98,17 @@ async def in_thread(
     work = containing(function)
     async with asyncio.timeout(seconds):
         if threads is None or not is_serving():
-            result: _Result = await database_sync_to_async(work)(*args)
-            return result
+            return await sync_to_async(_with_connections)(work, *args)
         executor = threads.executor(key, seconds)
-        run = sync_to_async(work, thread_sensitive=False, executor=executor)
-        return await run(*args)
+        return await sync_to_async(work, thread_sensitive=False, executor=executor)(*args)
+
+
+def _with_connections(function: Callable[..., _Result], *args: Any) -> _Result:
+    close_connections()
+    try:
+        return function(*args)
+    finally:
+        close_connections()
 
 
 async def in_callers_thread(

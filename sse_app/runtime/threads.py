@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 from weakref import WeakSet
 
-from django.db import close_old_connections, connections
+from django.db import connections
 
 from .containment import contained
 from .forks import at_fork
@@ -156,7 +156,7 @@ class Threads:
     def _work(self, calls: SimpleQueue[_Call], call: _Call | None) -> None:
         while call is not None:
             set_outcome = call.run()
-            _close(close_old_connections)
+            _close(close_connections)
             # First, so that the caller's next call finds this thread idle.
             following = self._ended(call, calls)
             set_outcome()
@@ -208,6 +208,17 @@ def serve() -> None:
 def is_serving() -> bool:
     """Whether `serve()` was called."""
     return _serving
+
+
+def close_connections() -> None:
+    """Close this thread's connections that Django would close at the end of a request.
+
+    Django's `close_old_connections()` also closes a connection within a transaction, and so breaks
+    the transaction of a test or of a view.
+    """
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
 
 
 def _forget() -> None:

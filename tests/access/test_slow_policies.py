@@ -1,0 +1,207 @@
+"""Policies that take their time, and who does not wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from asgiref.testing import ApplicationCommunicator
+from django.contrib.auth.models import User
+from django.core.asgi import get_asgi_application
+from django.test import TestCase, override_settings
+
+from sse_app.asgi import event_stream_application
+from sse_app.runtime.threads import CALLS_AT_ONCE
+
+from ..support.patience import PATIENCE
+from ..support.servers import Daphne, eventually
+from ..support.visitors import NEVER, USER, Visitor, farewell, publish, run
+
+KINDS = ["sync", "async"]
+HANGING = "from tests import policies\nresult = len(policies.hanging)"
+ANSWER = "from tests import policies\npolicies.answering.set()\nresult = policies.most_running"
+CHANGED = USER + "Group.objects.create(name=f'g{{Group.objects.count()}}').user_set.add(user)"
+
+
+def ask_health(site: Daphne) -> httpx.Response:
+    return httpx.get(f"{site.url}/events/health/", timeout=PATIENCE)
+
+
+async def until_hanging(site: Daphne, calls: int) -> None:
+    """Wait until the policy has been asked so often without an answer."""
+    async with asyncio.timeout(PATIENCE):
+        while await run(site, HANGING) < calls:  # noqa: ASYNC110 - over HTTP
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def waiting(site: Daphne, visitors: int) -> AsyncIterator[None]:
+    """Visitors whose policy does not answer."""
+
+    async def visit(number: int) -> None:
+        async with httpx.AsyncClient(timeout=None) as client:
+            await client.get(f"{site.url}/events/?group=hang.{number}")
+
+    tasks = [asyncio.create_task(visit(number)) for number in range(visitors)]
+    try:
+        await until_hanging(site, min(visitors, CALLS_AT_ONCE))
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_only_visitors_that_need_a_policy_wait_for_it(
+    make_daphne: Callable[..., Daphne], kind: str
+) -> None:
+    settings: dict[str, Any] = {"REVALIDATE_INTERVAL": NEVER, "CHECK_INTERVAL": 0.1}
+    policy = f"tests.policies.hanging_{kind}"
+    site = make_daphne(MAY_LISTEN=policy, POLICY_SECONDS=NEVER, **settings)
+    elsewhere = make_daphne(**settings)
+    ann = await Visitor(site, "ann").sign_in()
+    async with AsyncExitStack() as open_streams:
+        enter = open_streams.enter_async_context
+        before = await enter(Visitor(site, "").stream("group=orders"))
+        await enter(waiting(site, CALLS_AT_ONCE + 2))
+        later = await enter(Visitor(site, "").stream("group=orders"))
+        signed_in = await enter(ann.stream(f"group=user.{ann.pk}"))
+        await publish(elsewhere, "orders", "from elsewhere")
+        for stream in (before, later):
+            assert (await stream.next()).data == "from elsewhere"
+        await run(
+            elsewhere,
+            USER.format(pk=ann.pk) + "from sse_app import disconnect\ndisconnect(user=user)",
+        )
+        assert (await farewell(signed_in))[0] == "auth"
+        assert ask_health(site).status_code == 200
+        await asyncio.to_thread(site.stop, signal.SIGTERM)
+        assert site.process is not None
+        assert site.process.returncode == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_policy_that_does_not_answer_in_time_is_a_passing_trouble(
+    make_daphne: Callable[..., Daphne], kind: str
+) -> None:
+    policy = f"tests.policies.hanging_{kind}"
+    site = make_daphne(MAY_LISTEN=policy, MAY_SPEAK=policy, POLICY_SECONDS=0.3)
+    visitor = Visitor(site, "")
+    for _ in range(CALLS_AT_ONCE + 1):  # At last there is no thread.
+        async with visitor.client.stream("GET", "/events/?group=hang") as answer:
+            assert answer.status_code == 200
+            body = (await answer.aread()).decode()
+        assert 'event: sse.busy\ndata: {"reason":"policy"}' in body
+    await visitor.client.get("/test/page/", params={"tag": "{% csrf_token %}"})
+    headers = {"X-CSRFToken": visitor.client.cookies["csrftoken"]}
+    for path, sent in (
+        ("send", {"group": "hang", "event": "n"}),
+        ("ticket", {"groups": ["hang"]}),
+    ):
+        refused = await visitor.client.post(f"/events/{path}/", json=sent, headers=headers)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5"), path
+    assert site.text().count(f"The policy {policy} failed") == 1
+    await asyncio.to_thread(site.stop, signal.SIGTERM)
+    assert site.process is not None
+    assert site.process.returncode == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_policy_that_hangs_for_one_stream_holds_no_other_stream(
+    make_daphne: Callable[..., Daphne], kind: str
+) -> None:
+    site = make_daphne(
+        MAY_LISTEN=f"tests.policies.hanging_{kind}", POLICY_SECONDS=NEVER, REVALIDATE_INTERVAL=NEVER
+    )
+    ann, bob = await Visitor(site, "ann").sign_in(), await Visitor(site, "bob").sign_in()
+    await run(site, "from tests import policies\npolicies.answering.set()")
+    async with ann.stream("group=hang") as hers, bob.stream("group=secret&group=orders") as his:
+        await run(site, "from tests import policies\npolicies.answering.clear()")
+        await run(site, CHANGED.format(pk=ann.pk))
+        await until_hanging(site, 2)
+        await run(site, CHANGED.format(pk=bob.pk))
+        await publish(site, "secret", "still")
+        assert (await his.next()).data == "still", "the policy was asked, and permits it"
+        await run(site, "from sse_app import disconnect\ndisconnect(group='secret')")
+        assert (await his.next()).json() == {"group": "secret", "reason": "unknown"}
+        await publish(site, "hang", "held")
+        assert hers.parser.events[1:] == []
+        await run(site, ANSWER)
+        assert (await hers.next()).data == "held"
+
+
+async def test_not_all_streams_ask_their_policy_at_once(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    site = make_daphne(
+        MAY_LISTEN="tests.policies.hanging_async", POLICY_SECONDS=NEVER, REVALIDATE_INTERVAL=NEVER
+    )
+    ann = await Visitor(site, "ann").sign_in()
+    await run(site, "from sse_app.access import revalidation\nrevalidation.AT_ONCE = 2")
+    await run(site, "from tests import policies\npolicies.answering.set()")
+    async with AsyncExitStack() as open_streams:
+        streams = [
+            await open_streams.enter_async_context(ann.stream(f"group=hang.{n}")) for n in range(4)
+        ]
+        await run(site, "from tests import policies\npolicies.answering.clear()")
+        await run(site, CHANGED.format(pk=ann.pk))
+        await until_hanging(site, 4 + 2)
+        assert await run(site, ANSWER) == 2
+        for number, stream in enumerate(streams):
+            await publish(site, f"hang.{number}", "permitted")
+            assert (await stream.next()).data == "permitted"
+        assert await run(site, ANSWER) == 2
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["by a signal", "by the fingerprint"])
+async def test_a_stream_whose_policy_fails_for_long_ends_and_meets_the_policy_again(
+    make_daphne: Callable[..., Daphne], told: bool
+) -> None:
+    interval = NEVER if told else 0.2
+    policy = "tests.policies.at_times"
+    site = make_daphne(MAY_LISTEN=policy, POLICY_SECONDS=1, REVALIDATE_INTERVAL=interval)
+    ann = await Visitor(site, "ann").sign_in()
+    async with ann.stream("group=secret") as stream:
+        await run(site, "from tests import policies\npolicies.failing.set()")
+        silently = "User.objects.filter(pk=user.pk).update(is_staff=True)"
+        change = CHANGED if told else USER + silently
+        await run(site, change.format(pk=ann.pk))
+        failed = f"The policy {policy} failed"
+        await asyncio.to_thread(eventually, lambda: failed in site.text())
+        await publish(site, "secret", "not shown")
+        assert [event.name for event in await stream.until_end()] == ["sse.close"]
+        assert stream.parser.events[-1].json() == {"reason": "unverified"}
+        assert stream.parser.retry < 10_000
+    async with ann.client.stream("GET", "/events/?group=secret") as answer:
+        assert '{"reason":"policy"}' in (await answer.aread()).decode()
+    assert site.text().count(failed) == 1
+
+
+@override_settings(SSE_APP={"MAY_LISTEN": "tests.policies.has_row"})
+class InATransactionOfATest(TestCase):
+    """Own threads would not see the rows of the test."""
+
+    async def test_a_policy_sees_the_rows_of_the_test(self) -> None:
+        await User.objects.acreate(username="row.1")
+        statuses = {}
+        for group in ("row.1", "row.2"):
+            scope = {
+                "type": "http",
+                "method": "GET",
+                "path": "/events/",
+                "query_string": f"group={group}".encode(),
+                "headers": [(b"host", b"localhost")],
+            }
+            application = event_stream_application(get_asgi_application())
+            asked = ApplicationCommunicator(application, scope)
+            await asked.send_input({"type": "http.request"})
+            statuses[group] = (await asked.receive_output(PATIENCE))["status"]
+            await asked.send_input({"type": "http.disconnect"})
+            await asked.wait(PATIENCE)
+        assert statuses == {"row.1": 200, "row.2": 403}
