@@ -62,10 +62,10 @@ class Reader:
         self._revoked: list[str] = []
         #: Whether a signal announced a change that the fingerprint may not show.
         self._signalled = False
-        #: Until this time the policy may have read from a replica that lags.
-        self._lag_ends_at = _lag_ends()
         #: When the first of the last checks in a row has failed; 0 after a check that did not fail.
         self._failing_since = 0.0
+        #: Until this time the policy may have read from a replica that lags.
+        self._lag_ends_at = _lag_ends()
         stream.at_end(self._ended)
 
     @property
@@ -107,8 +107,7 @@ class Reader:
         if revocation.review:
             self._signalled = True
         if revocation.group or revocation.review:
-            self.stream.subscription.hold()
-            _note_hold(self)
+            self._hold()
         else:
             # The end of a session takes no public groups; `disconnect()` takes all groups.
             reason, groups = self._signed_out() if revocation.session else ("auth", ())
@@ -127,13 +126,16 @@ class Reader:
         if now - self._failing_since >= seconds:
             self.stream.close("unverified")
         elif not self.held:
-            self.stream.subscription.hold()
-            _note_hold(self)
+            self._hold()
 
     def is_unchanged(self, fingerprint: Fingerprint) -> bool:
         """Whether nothing says that the rights have changed; else call `readmit()`."""
         known = fingerprint == self.access.fingerprint
         return known and not (self._revoked or self._signalled or self._lag_ends_at)
+
+    def _hold(self) -> None:
+        self.stream.subscription.hold()
+        _note_hold(self)
 
     async def lose_revoked(self) -> None:
         """Leave the groups that were revoked."""

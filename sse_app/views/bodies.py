@@ -68,10 +68,9 @@ def require(permitted: Callable[[], bool]) -> None:
     """Raise `Refused`: 403 unless `permitted()`, 503 if it raises, as a policy may."""
     try:
         answer = permitted()
-    except PolicyFailed as error:
-        raise unavailable() from error
     except Exception as error:
-        logger.exception("The policy failed.", extra=log_fields(error=error))
+        if not isinstance(error, PolicyFailed):  # That has been logged.
+            logger.exception("The policy failed.", extra=log_fields(error=error))
         raise unavailable() from error
     if not answer:
         raise Refused(403, "Not permitted.")

@@ -11,11 +11,14 @@ from typing import Any
 import httpx
 import pytest
 from asgiref.testing import ApplicationCommunicator
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.core.asgi import get_asgi_application
-from django.test import TestCase, override_settings
+from django.db import transaction
+from django.test import RequestFactory, TestCase, override_settings
 
+from sse_app.access.authorization import may_listen_from_sync
 from sse_app.asgi import event_stream_application
+from sse_app.runtime import threads
 from sse_app.runtime.threads import CALLS_AT_ONCE
 
 from ..support.patience import PATIENCE
@@ -181,6 +184,57 @@ async def test_a_stream_whose_policy_fails_for_long_ends_and_meets_the_policy_ag
     async with ann.client.stream("GET", "/events/?group=secret") as answer:
         assert '{"reason":"policy"}' in (await answer.aread()).decode()
     assert site.text().count(failed) == 1
+
+
+RECEIVER = """
+import threading
+from sse_app.signals import stream_opened
+
+def hang(sender, stream, **kwargs):
+    if stream.user.is_authenticated:
+        hanging.set()
+        threading.Event().wait()
+
+hanging = threading.Event()
+stream_opened.connect(hang, weak=False)
+"""
+HANGS = """
+from sse_app.signals import stream_opened
+result = any(one.__globals__["hanging"].is_set() for _, one, *_ in stream_opened.receivers
+             if one.__name__ == "hang")
+"""
+
+
+async def test_only_the_stream_of_its_signal_waits_for_a_receiver(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    site = make_daphne(POLICY_SECONDS=NEVER)
+    ann = await Visitor(site, "ann").sign_in()
+    await run(site, RECEIVER)
+    hers = asyncio.create_task(ann.client.get(f"/events/?group=user.{ann.pk}", timeout=None))
+    async with asyncio.timeout(PATIENCE):
+        while not await run(site, HANGS):  # noqa: ASYNC110 - over HTTP
+            await asyncio.sleep(0.01)
+    async with Visitor(site, "").stream("group=orders") as stream:
+        await publish(site, "orders", "still")
+        assert (await stream.next()).data == "still"
+        await asyncio.to_thread(site.stop, signal.SIGTERM)
+    await asyncio.wait([hers])
+    assert site.process is not None
+    assert site.process.returncode == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_in_a_views_transaction_a_policy_sees_its_rows(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_serving", True)
+    settings.SSE_APP = {"MAY_LISTEN": "tests.policies.has_row"}
+    request = RequestFactory().get("/")
+    with transaction.atomic():
+        User.objects.create(username="row")
+        assert may_listen_from_sync(AnonymousUser(), ["row"], request)
+    assert may_listen_from_sync(AnonymousUser(), ["row"], request), "in another thread"
 
 
 @override_settings(SSE_APP={"MAY_LISTEN": "tests.policies.has_row"})

@@ -125,6 +125,41 @@ async def test_connections_that_it_opened_are_closed(
     await asyncio.to_thread(eventually, lambda: opened[0].connection is None)
 
 
+@pytest.mark.django_db(transaction=True)
+async def test_a_thread_is_used_again_and_keeps_its_connections_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", None)
+
+    def ask() -> Any:
+        connections["default"].ensure_connection()
+        return threading.current_thread(), connections["default"].connection
+
+    threads = Threads(2)
+    assert await threads.call("a", NEVER, ask) == await threads.call("b", NEVER, ask)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_without_a_maximum_age_a_connection_is_closed_after_each_call() -> None:
+    opened: list[Any] = []
+
+    def ask() -> None:
+        connections["default"].ensure_connection()
+        opened.append(connections["default"])
+
+    await Threads(1).call("a", NEVER, ask)
+    assert opened[0].connection is None
+
+
+async def test_a_call_at_the_moment_when_its_thread_would_end_gets_the_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(own_threads, "IDLE_SECONDS", 0.0)
+    threads = Threads(1)
+    for n in range(500):
+        assert await threads.call("a", NEVER, lambda n=n: n) == n
+
+
 def test_a_loop_that_has_closed_meanwhile_costs_no_thread(gate: threading.Event) -> None:
     threads = Threads(1)
 
