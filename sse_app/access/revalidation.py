@@ -119,9 +119,9 @@ class Revalidator:
     def _begin_check(
         self, reader: Reader, hold: int, found: Fingerprint | None, sessions: set[str]
     ) -> None:
-        session = reader.access.session_key
+        session = reader.access.session_key if reader.user_key else ""
         gone = bool(session) and session not in sessions
-        if found is not None and found.active and not gone and reader.is_unchanged(found):
+        if not gone and reader.is_unchanged(found):
             reader.release(hold)
             return
         task = self._checking[reader] = spawn(self._check, reader, hold, found, gone)

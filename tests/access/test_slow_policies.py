@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -186,6 +187,43 @@ async def test_a_stream_whose_policy_fails_for_long_ends_and_meets_the_policy_ag
     assert site.text().count(failed) == 1
 
 
+HANDLER = """
+import threading
+from sse_app import on
+
+@on("hang")
+def hang(message):
+    hanging.append(True)
+    answering.wait()
+
+hanging, answering = [], threading.Event()
+"""
+HANDLING = """
+from sse_app.publishing import inbox
+names = inbox._handlers["hang"][0].__globals__
+result = len(names["hanging"])
+"""
+
+
+async def test_only_its_request_waits_for_a_handler(make_daphne: Callable[..., Daphne]) -> None:
+    site = make_daphne()
+    ann = await Visitor(site, "ann").sign_in()
+    await run(site, HANDLER)
+    await ann.client.get("/test/page/", params={"tag": "{% csrf_token %}"})
+    headers = {"X-CSRFToken": ann.client.cookies["csrftoken"]}
+    body = {"group": f"user.{ann.pk}", "event": "hang"}
+    send = partial(ann.client.post, "/events/send/", json=body, headers=headers, timeout=None)
+    sent = [asyncio.create_task(send()) for _ in range(CALLS_AT_ONCE + 2)]
+    async with asyncio.timeout(PATIENCE):
+        while await run(site, HANDLING) < len(sent):  # noqa: ASYNC110 - over HTTP
+            await asyncio.sleep(0.01)
+    async with ann.stream(f"group=user.{ann.pk}") as stream:
+        await publish(site, f"user.{ann.pk}", "still")
+        assert (await stream.next()).data == "still"
+    await run(site, HANDLING + 'names["answering"].set()')
+    assert {answer.status_code for answer in await asyncio.gather(*sent)} == {200}
+
+
 RECEIVER = """
 import threading
 from sse_app.signals import stream_opened
@@ -201,7 +239,7 @@ stream_opened.connect(hang, weak=False)
 HANGS = """
 from sse_app.signals import stream_opened
 result = any(one.__globals__["hanging"].is_set() for _, one, *_ in stream_opened.receivers
-             if one.__name__ == "hang")
+             if getattr(one, "__name__", "") == "hang")
 """
 
 

@@ -122,8 +122,8 @@ MUTATIONS = (
     ),
     Mutation(
         "The index would keep every reader that ever was.",
-        "sse_app/access/readers.py",
-        "        if not found or found is reader:\n            del self._found[key]\n",
+        "sse_app/access/index.py",
+        "        if not found or found is value:\n            del self._found[key]\n",
         "",
         ["access/test_readers.py::test_of_a_reader_that_left_nothing_is_kept"],
     ),
