@@ -46,15 +46,15 @@ async def call(
     """Call `function` and return its result, awaited; for code on an event loop.
 
     A coroutine function runs on the loop. Any other function runs in a thread, see `in_thread()`;
-    an awaitable result is awaited on the loop. Raises `TimeoutError` after `seconds`,
+    an awaitable result is awaited on the loop, for at most `seconds`. Raises `TimeoutError`,
     `ThreadsBusy`, and the function's errors, see `contained`.
     """
-    async with asyncio.timeout(seconds):
-        with contained():
-            if _is_async(function):
-                result = function(*args)
-            else:
-                result = await in_thread(function, *args, threads=threads, key=key, seconds=seconds)
+    with contained():
+        if _is_async(function):
+            result = function(*args)
+        else:
+            result = await in_thread(function, *args, threads=threads, key=key, seconds=seconds)
+        async with asyncio.timeout(seconds):
             return await resolved(result)
 
 
@@ -90,16 +90,16 @@ async def in_thread(
     The function sees the caller's context variables. It runs in one of `threads`, which are bounded
     and wait for no other work. Without `threads`, or in a process that serves no streams, it runs
     in the thread of Django's async database calls, so that it sees the rows of a test's
-    transaction.
+    transaction; then it has no key and no limit.
 
     Raises `TimeoutError` after `seconds`, which does not stop the function. Raises `ThreadsBusy` if
     an earlier call with this `key` or the calls in all `threads` have taken longer than `seconds`.
     """
     work = containing(function)
+    if threads is None or not is_serving():
+        return await sync_to_async(_with_connections)(work, *args)
+    executor = threads.executor(key, seconds)
     async with asyncio.timeout(seconds):
-        if threads is None or not is_serving():
-            return await sync_to_async(_with_connections)(work, *args)
-        executor = threads.executor(key, seconds)
         return await sync_to_async(work, thread_sensitive=False, executor=executor)(*args)
 
 

@@ -61,7 +61,9 @@ class _Call:
             with contained():
                 return partial(self.future.set_result, self._function())
         except Exception as error:
-            return partial(self.future.set_exception, error)
+            set_outcome = partial(self.future.set_exception, error)
+            del self  # Else the traceback would refer to the future, which refers to the traceback.
+            return set_outcome
 
 
 class Threads:

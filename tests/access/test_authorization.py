@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -144,6 +145,9 @@ def test_a_policy_that_fails_is_no_500(settings: Any, log: pytest.LogCaptureFixt
 # --- other places where something true could grant ---
 
 
+MAIN = threading.main_thread()
+
+
 class Truthy(EventStreamConsumer):
     """A project's own, with an answer that is true."""
 
@@ -152,10 +156,10 @@ class Truthy(EventStreamConsumer):
 
 
 class Sync(EventStreamConsumer):
-    """A project's own, without `async`."""
+    """A project's own, without `async`, so it may use the database."""
 
     def authorize(self, user: Any, groups: Any, request: Any) -> Any:
-        return list(groups) == ["yes"]
+        return list(groups) == ["yes"] and threading.current_thread() is not MAIN
 
 
 @pytest.mark.parametrize(("kind", "permitted"), [(Truthy, []), (Sync, ["yes"])])

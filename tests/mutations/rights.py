@@ -715,8 +715,8 @@ MUTATIONS = (
     Mutation(
         "An async policy that never ends keeps its visitor waiting without end.",
         "sse_app/runtime/callables.py",
-        "    async with asyncio.timeout(seconds):\n        with contained():\n",
-        "    async with asyncio.timeout(None):\n        with contained():\n",
+        "        async with asyncio.timeout(seconds):\n            return await resolved(result)\n",
+        "        return await resolved(result)\n",
         [
             "access/test_slow_policies.py::test_a_policy_that_does_not_answer_in_time_is_a_passing_trouble"
         ],
@@ -731,10 +731,19 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A sync policy that hangs keeps its visitor waiting without end.",
+        "sse_app/runtime/callables.py",
+        "    async with asyncio.timeout(seconds):\n        return await sync_to_async",
+        "    async with asyncio.timeout(None):\n        return await sync_to_async",
+        [
+            "access/test_slow_policies.py::test_a_policy_that_does_not_answer_in_time_is_a_passing_trouble"
+        ],
+    ),
+    Mutation(
         "A thread apart does not see the rows of a test's transaction.",
         "sse_app/runtime/callables.py",
-        "        if threads is None or not is_serving():\n",
-        "        if threads is None:\n",
+        "    if threads is None or not is_serving():\n",
+        "    if threads is None:\n",
         [
             "access/test_slow_policies.py::InATransactionOfATest::test_a_policy_sees_the_rows_of_the_test"
         ],
