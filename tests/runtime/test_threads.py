@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
@@ -154,10 +155,27 @@ async def test_without_a_maximum_age_a_connection_is_closed_after_each_call() ->
 async def test_a_call_at_the_moment_when_its_thread_would_end_gets_the_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(own_threads, "IDLE_SECONDS", 0.0)
+    idle, given = threading.Event(), threading.Event()
+
+    class Queue(SimpleQueue[Any]):
+        """The call is given after the wait has ended."""
+
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            if timeout is None:
+                return super().get()
+            idle.set()
+            given.wait(PATIENCE)
+            raise Empty
+
+    monkeypatch.setattr(own_threads, "SimpleQueue", Queue)
     threads = Threads(1)
-    for n in range(500):
-        assert await threads.call("a", NEVER, lambda n=n: n) == n
+    assert await threads.call("a", NEVER, lambda: 1) == 1
+    await asyncio.to_thread(idle.wait, PATIENCE)
+    second = asyncio.create_task(threads.call("b", NEVER, lambda: 2))
+    await asyncio.sleep(0)
+    given.set()
+    async with asyncio.timeout(PATIENCE):
+        assert await second == 2
 
 
 def test_a_loop_that_has_closed_meanwhile_costs_no_thread(gate: threading.Event) -> None:
