@@ -22,6 +22,7 @@ from .operations import processes, shutdown
 from .protocol.control import busy_block
 from .runtime.callables import contained
 from .runtime.telemetry import COUNTS, count, log_fields
+from .runtime.threads import is_serving, serve
 
 __all__ = ["event_stream_application"]
 
@@ -137,6 +138,8 @@ class Response:
         """Run the application; if it hands over a stream, `end()` serves the stream."""
         shutdown.install(self._send)
         processes.begin(self._send)
+        if not is_serving() and servers.is_served(self._send):
+            serve()
         inner = self._inner_scope(scope)
         try:
             with contained():

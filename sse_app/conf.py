@@ -43,6 +43,7 @@ class Settings:
     PUBLIC_GROUPS: Sequence[str] = ()
     MAY_LISTEN: str | None = None
     MAY_SPEAK: str | None = None
+    POLICY_SECONDS: float = 10.0
     GRANT_AGE: float = 24 * 3600.0
     ALLOWED_ORIGINS: Sequence[str] = ()
     TRUSTED_PROXIES: Sequence[str] = ()

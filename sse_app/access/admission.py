@@ -21,9 +21,10 @@ from django.core.handlers.asgi import ASGIRequest
 from ..conf import settings, written
 from ..protocol.events import validate_name
 from ..protocol.groups import validate_group
-from ..runtime.callables import contained, in_thread
+from ..runtime.callables import in_thread
 from ..runtime.telemetry import log_fields
-from .authorization import active_or_anonymous
+from ..runtime.threads import STORE
+from .authorization import PolicyFailed, active_or_anonymous
 from .fingerprints import Fingerprint, read_fingerprints
 from .grants import BadGrant, Grant, has_seal, revoked_grants
 from .models import Ticket
@@ -76,12 +77,17 @@ class Access:
     async def refresh(self) -> None:
         """Read the user from the database again, without cached permissions."""
         if self.user.is_authenticated:
-            self.user = await in_thread(_read_user, self.user)
+            self.user = await _from_store(_read_user, self.user)
 
     async def permitted(self, groups: Collection[str]) -> list[str]:
         """Return which of `groups` the policy permits now; raises what the policy raises."""
         ask = self.policy
         return [group for group in groups if ask and await ask(self.user, [group], None)]
+
+
+async def _from_store(read: Callable[[Any], Any], of: Any) -> Any:
+    """Return `read(of)`, which reads the project's sessions or users, in time."""
+    return await in_thread(read, of, threads=STORE, seconds=settings().POLICY_SECONDS)
 
 
 def _read_user(user: Any) -> Any:
@@ -169,7 +175,7 @@ async def _identify(request: ASGIRequest) -> Access:
     if django_settings.SESSION_COOKIE_NAME not in request.COOKIES and "user" not in request.scope:
         return Access(request.user, ())
     try:
-        access: Access = await in_thread(_load_user, request)
+        access: Access = await _from_store(_load_user, request)
     except Exception as error:
         logger.warning("The session store did not answer: %r", error, extra=log_fields(error=error))
         raise Busy("store") from error
@@ -252,7 +258,7 @@ async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
 
 async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     try:
-        found = await in_thread(_redeem, request.GET["ticket"])
+        found = await _from_store(_redeem, request.GET["ticket"])
     except Exception as error:
         logger.warning("A ticket can't be looked up: %r", error, extra=log_fields(error=error))
         raise Busy("ticket") from error
@@ -285,12 +291,8 @@ def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
 async def _ask_policy(access: Access, policy: Policy, request: ASGIRequest) -> None:
     undecided = [group for group in access.groups if group not in access.granted]
     try:
-        with contained():
-            allowed = not undecided or await policy(access.user, undecided, request)
-    except Exception as error:
-        logger.exception(
-            "The policy that decides about listening failed.", extra=log_fields(error=error)
-        )
+        allowed = not undecided or await policy(access.user, undecided, request)
+    except PolicyFailed as error:
         raise Busy("policy") from error
     if not allowed:
         logger.info(

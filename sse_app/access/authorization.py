@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -15,13 +16,52 @@ from django.utils.module_loading import import_string
 
 from ..conf import settings
 from ..protocol.groups import matches
-from ..runtime.callables import call, call_from_sync
-from ..runtime.telemetry import log_fields
+from ..runtime.callables import call, in_transaction
+from ..runtime.telemetry import is_due, log_fields
+from ..runtime.threads import Threads
 
 logger = logging.getLogger("sse_app")
 
 #: The policies that returned another type than bool. Each is logged once.
 _faulty: Final[set[str]] = set()
+#: The threads of each policy, by its dotted path: no policy waits for another one.
+_threads: Final[defaultdict[str, Threads]] = defaultdict(Threads)
+
+
+class PolicyFailed(Exception):
+    """Raised instead of an error of a policy, which has been logged."""
+
+
+async def ask(
+    by: str, decide: Callable[..., Any], user: Any, *args: Any, own_threads: bool = True
+) -> bool:
+    """Whether the policy `decide(user, *args)` returns `True`, which alone grants a right.
+
+    `by`: its dotted path. The policy is sync or async and has `POLICY_SECONDS`. A sync one runs in
+    threads of its own, see `in_thread()`, or without `own_threads` in the caller's thread. Raises
+    `PolicyFailed` if the policy raises or does not answer in time. That is logged, at most once a
+    minute for each policy.
+    """
+    seconds = settings().POLICY_SECONDS
+    user_key = str(user.pk) if user.is_authenticated else None
+    # A policy that hangs for one user has one thread, however often the user returns.
+    key = (user_key, repr(args[0])) if user_key else None
+    threads = _threads[by] if own_threads else None
+    try:
+        answer = await call(decide, user, *args, threads=threads, key=key, seconds=seconds)
+    except PolicyFailed:
+        raise
+    except Exception as error:
+        if is_due(by):
+            logger.exception(
+                "The policy %s failed, or did not answer within %g s: %r",
+                by,
+                seconds,
+                error,
+                extra=log_fields(user=user_key, error=error),
+            )
+        raise PolicyFailed(f"{by} did not decide: {error!r}") from error
+    return is_true(by, answer)
 
 
 def is_true(by: str, answer: object) -> bool:
@@ -85,12 +125,14 @@ def is_public(groups: Iterable[str]) -> bool:
     return all(matches(group, public_patterns()) for group in groups)
 
 
-async def may_listen(user: Any, groups: Iterable[str], request: HttpRequest) -> bool:
+async def may_listen(
+    user: Any, groups: Iterable[str], request: HttpRequest, *, own_threads: bool = True
+) -> bool:
     """Whether `user` may listen to all of `groups`.
 
     Granted are groups that match `PUBLIC_GROUPS`, the user's own `user.<pk>`, and groups for which
     the policy `MAY_LISTEN(user, group, request)`, sync or async, returns `True`. The policy gets
-    an `AnonymousUser` for an inactive user.
+    an `AnonymousUser` for an inactive user. Raises `PolicyFailed`, see `ask()`.
     """
     reader = active_or_anonymous(user)
     for group in groups:
@@ -99,8 +141,8 @@ async def may_listen(user: Any, groups: Iterable[str], request: HttpRequest) -> 
         decide = policy("MAY_LISTEN")
         if decide is None:
             return False
-        answer = await call(decide, reader, group, request)
-        if not is_true(str(settings().MAY_LISTEN), answer):
+        by = str(settings().MAY_LISTEN)
+        if not await ask(by, decide, reader, group, request, own_threads=own_threads):
             return False
     return True
 
@@ -110,20 +152,25 @@ def may_speak(user: Any, group: str, event: str, request: HttpRequest) -> bool:
 
     The policy `MAY_SPEAK(user, group, event, request)` decides, sync or async, by returning `True`.
     Without a policy, signed-in users may speak to the groups they may listen to, and anonymous
-    users to no group.
+    users to no group. Raises `PolicyFailed`, see `ask()`.
     """
     speaker = active_or_anonymous(user)
     decide = policy("MAY_SPEAK")
     if decide is not None:
-        answer = call_from_sync(decide, speaker, group, event, request)
-        return is_true(str(settings().MAY_SPEAK), answer)
+        by = str(settings().MAY_SPEAK)
+        return _from_sync(ask, by, decide, speaker, group, event, request)
     return speaker.is_authenticated and may_listen_from_sync(speaker, [group], request)
 
 
 def may_listen_from_sync(user: Any, groups: Iterable[str], request: HttpRequest) -> bool:
     """See `may_listen()`."""
     # First access loads a request's lazy user, which must not happen on the event loop.
-    return async_to_sync(may_listen)(active_or_anonymous(user), groups, request)
+    return _from_sync(may_listen, active_or_anonymous(user), groups, request)
+
+
+def _from_sync(asked: Callable[..., Awaitable[bool]], *args: Any) -> bool:
+    # Within a transaction the policy must see its rows, and must not wait for its locks.
+    return async_to_sync(asked)(*args, own_threads=not in_transaction())
 
 
 def _granted(user: Any, group: str) -> bool:

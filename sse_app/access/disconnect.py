@@ -12,7 +12,6 @@ from collections.abc import Collection
 from functools import partial
 from typing import Any, Final
 
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out
@@ -23,6 +22,7 @@ from django.utils import timezone
 from ..conf import written
 from ..protocol.groups import validate_group
 from ..publishing import publish
+from ..runtime.callables import in_callers_thread
 from ..runtime.telemetry import log_fields
 from . import readers
 from . import revocations as control
@@ -90,7 +90,7 @@ def end_stream(id: str) -> None:
 
 async def adisconnect(*, user: Any = None, group: str | None = None) -> None:
     """See `disconnect()`."""
-    await sync_to_async(disconnect)(user=user, group=group)
+    await in_callers_thread(disconnect, user=user, group=group)
 
 
 def connect_signals() -> None:

@@ -26,6 +26,7 @@ from ..runtime.forks import at_fork
 from .admission import Access
 from .authorization import is_public
 from .fingerprints import Fingerprint
+from .index import Index
 from .limits import Slots
 from .revocations import Revocation
 from .sessions import session_digest
@@ -44,6 +45,7 @@ class Reader:
     """
 
     __slots__ = (
+        "_failing_since",
         "_lag_ends_at",
         "_revoked",
         "_signalled",
@@ -61,6 +63,8 @@ class Reader:
         self._revoked: list[str] = []
         #: Whether a signal announced a change that the fingerprint may not show.
         self._signalled = False
+        #: When the first of the last checks in a row has failed; 0 after a check that did not fail.
+        self._failing_since = 0.0
         #: Until this time the policy may have read from a replica that lags.
         self._lag_ends_at = _lag_ends()
         stream.at_end(self._ended)
@@ -104,8 +108,7 @@ class Reader:
         if revocation.review:
             self._signalled = True
         if revocation.group or revocation.review:
-            self.stream.subscription.hold()
-            _note_hold(self)
+            self._hold()
         else:
             # The end of a session takes no public groups; `disconnect()` takes all groups.
             reason, groups = self._signed_out() if revocation.session else ("auth", ())
@@ -114,7 +117,26 @@ class Reader:
 
     def release(self, held: int) -> None:
         """Continue the stream, unless it was held again after `held` was read."""
+        self._failing_since = 0.0
         self.stream.subscription.release(held)
+
+    def doubt(self, seconds: float) -> None:
+        """Hold the stream after a failed check; end it after `seconds` of failed checks."""
+        now = time.monotonic()
+        self._failing_since = self._failing_since or now
+        if now - self._failing_since >= seconds:
+            self.stream.close("unverified")
+        elif not self.held:
+            self._hold()
+
+    def is_unchanged(self, fingerprint: Fingerprint | None) -> bool:
+        """Whether no group was revoked and the policy need not be asked again."""
+        in_doubt = self.user_key and (self._signalled or self._lag_ends_at)
+        return fingerprint == self.access.fingerprint and not (self._revoked or in_doubt)
+
+    def _hold(self) -> None:
+        self.stream.subscription.hold()
+        _note_hold(self)
 
     async def lose_revoked(self) -> None:
         """Leave the groups that were revoked."""
@@ -198,48 +220,10 @@ def _lag_ends() -> float:
 # --- the readers of this process ---
 
 
-class Index:
-    """The readers of each key. Only a key with several readers has a set, to save memory."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, Reader | set[Reader]] = {}
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._found
-
-    def get(self, key: str) -> list[Reader]:
-        """Return the readers with this `key`."""
-        found = self._found.get(key, ())
-        return [found] if isinstance(found, Reader) else list(found)
-
-    def add(self, key: str, reader: Reader) -> None:
-        """Add `reader` to the readers with `key`."""
-        found = self._found.setdefault(key, reader)
-        if isinstance(found, set):
-            found.add(reader)
-        elif found is not reader:
-            self._found[key] = {found, reader}
-
-    def discard(self, key: str, reader: Reader) -> None:
-        """Remove `reader`, which must be in the index, from the readers with `key`."""
-        found = self._found[key]
-        if isinstance(found, set):
-            found.discard(reader)
-        if not found or found is reader:
-            del self._found[key]
-
-    def clear(self) -> None:
-        """Remove all readers."""
-        self._found.clear()
-
-
 _lock = threading.Lock()
 _readers: dict[str, Reader] = {}
-_by_user = Index()
-_by_session = Index()
+_by_user = Index[Reader]()
+_by_session = Index[Reader]()
 #: All held readers, and possibly some that are not held any more.
 _held: set[Reader] = set()
 _recent: deque[Revocation] = deque(maxlen=RECENT)
@@ -291,7 +275,7 @@ def leave(reader: Reader) -> None:
             index.discard(key, reader)
 
 
-def _indexed(reader: Reader) -> Iterator[tuple[Index, str]]:
+def _indexed(reader: Reader) -> Iterator[tuple[Index[Reader], str]]:
     """Yield each index that has `reader`, with its key there."""
     if reader.user_key:
         yield _by_user, reader.user_key

@@ -1,8 +1,9 @@
 """`Revalidator`: checks the rights of open streams again and again.
 
 In each round batched queries find the users whose rights changed and the sessions that ended; the
-policy is asked again only for these users. A round of all streams is due every
-`REVALIDATE_INTERVAL`, a round of held streams immediately after a revocation has held them.
+policy is asked again only for these users, for several streams at once, and no round waits for it.
+A round of all streams is due every `REVALIDATE_INTERVAL`, a round of held streams immediately after
+a revocation has held them.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import asyncio
 import logging
 import random
 import time
+from collections import defaultdict
 from collections.abc import Collection
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from ..conf import settings, written
 from ..runtime.callables import contained, in_thread
-from ..runtime.telemetry import log_fields
+from ..runtime.services import spawn
+from ..runtime.telemetry import is_due, log_fields
+from .authorization import PolicyFailed
 from .fingerprints import Fingerprint, read_fingerprints
 from .models import Revocation as RevocationRow
 from .readers import Reader, concerned, held_readers, on_hold, readers
@@ -27,8 +32,8 @@ from .tokens import is_token_key, read_token_fingerprints
 
 #: After so many failed rounds in a row, streams of signed-in users end.
 FAILED_ROUNDS: Final = 3
-#: Seconds for a policy to decide about an open stream. Meanwhile the other streams wait.
-ASK_SECONDS: Final = 10.0
+#: How many streams of one consumer's policy are checked at once.
+AT_ONCE: Final = 32
 RETRY_SECONDS: Final = 1.0
 #: The largest difference in seconds between the clocks of the processes.
 CLOCKS_SECONDS: Final = 60.0
@@ -44,6 +49,10 @@ class Revalidator:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
+        #: The readers that are checked now.
+        self._checking: dict[Reader, asyncio.Task[bool]] = {}
+        #: By the class of the consumer, which asks the policy.
+        self._asking = defaultdict[object, asyncio.Semaphore](partial(asyncio.Semaphore, AT_ONCE))
         self._failures = 0
         self._due = time.monotonic()
         self._revoked_until = time.time()
@@ -57,8 +66,12 @@ class Revalidator:
     async def run(self) -> None:
         """Run rounds until cancelled."""
         self._schedule()
-        with on_hold(self._loop, self._wake.set):
-            await self._rounds()
+        try:
+            with on_hold(self._loop, self._wake.set):
+                await self._rounds()
+        finally:
+            for task in self._checking.values():
+                task.cancel()
 
     async def _rounds(self) -> None:
         if held_readers(self._loop):
@@ -76,7 +89,8 @@ class Revalidator:
                 self._loop.call_later(RETRY_SECONDS, self._wake.set)
 
     async def round(self, due: Collection[Reader]) -> bool:
-        """Check the readers in `due`. Return False if one must be checked again soon."""
+        """Check the readers in `due`, in tasks if that may take time. Return False if it failed."""
+        due = [reader for reader in due if reader not in self._checking]
         known = [reader for reader in due if reader.user_key]
         began = time.time()
         holds = {reader: reader.held for reader in due}
@@ -86,6 +100,8 @@ class Revalidator:
                 {reader.user_key for reader in known},
                 {reader.access.session_key for reader in known if reader.access.session_key},
                 self._revoked_until - CLOCKS_SECONDS,
+                key=self,
+                seconds=_most_seconds(),
             )
         except Exception as error:
             self._fail(error)
@@ -96,40 +112,61 @@ class Revalidator:
             for reader in concerned(revocation):
                 if reader.loop is self._loop and reader.stream.opened_at < at:
                     reader.revoke(revocation)
-        for reader in due:
-            await reader.lose_revoked()
-        answers = [
-            await self._check(reader, hold, users.get(reader.user_key), sessions)
-            for reader, hold in holds.items()
-        ]
-        return all(answers)
+        for reader, hold in holds.items():
+            self._begin_check(reader, hold, users.get(reader.user_key), sessions)
+        return True
+
+    def _begin_check(
+        self, reader: Reader, hold: int, found: Fingerprint | None, sessions: set[str]
+    ) -> None:
+        session = reader.access.session_key if reader.user_key else ""
+        gone = bool(session) and session not in sessions
+        if not gone and reader.is_unchanged(found):
+            reader.release(hold)
+            return
+        task = self._checking[reader] = spawn(self._check, reader, hold, found, gone)
+        task.add_done_callback(lambda done: self._checked(reader, done))
 
     async def _check(
-        self, reader: Reader, hold: int, found: Fingerprint | None, sessions: set[str]
+        self, reader: Reader, hold: int, found: Fingerprint | None, gone: bool
     ) -> bool:
-        if reader.user_key:
-            session = reader.access.session_key
-            gone = bool(session) and session not in sessions
-            try:
-                if found is None or not found.active:
-                    reader.sign_out()
-                elif gone and reader.access.session_moves:
-                    # The browser may already have the new session's cookie, and reconnects with it.
-                    reader.stream.close("age")
-                elif gone:
-                    reader.sign_out()
-                else:
-                    async with asyncio.timeout(ASK_SECONDS):
-                        with contained():
-                            await reader.readmit(found)
-            except Exception:
+        """Return False if the stream waits, because a policy or the database failed."""
+        try:
+            with contained():
+                await reader.lose_revoked()
+                if reader.user_key:
+                    await self._readmit(reader, found, gone)
+        except Exception as error:
+            # A policy's failure has been logged.
+            if not isinstance(error, PolicyFailed) and is_due("check"):
                 logger.exception(
                     "The rights of a stream could not be checked; the stream waits.",
                     extra=log_fields(user=reader.user_key or None, groups=reader.stream.groups),
                 )
-                return False
+            reader.doubt(_most_seconds())
+            return False
         reader.release(hold)
         return True
+
+    async def _readmit(self, reader: Reader, found: Fingerprint | None, gone: bool) -> None:
+        if found is None or not found.active:
+            reader.sign_out()
+        elif gone and reader.access.session_moves:
+            # The browser may already have the new session's cookie, and reconnects with it.
+            reader.stream.close("age")
+        elif gone:
+            reader.sign_out()
+        else:
+            async with self._asking[reader.stream.sender]:
+                async with asyncio.timeout(_most_seconds()):
+                    await reader.readmit(found)
+
+    def _checked(self, reader: Reader, done: asyncio.Task[bool]) -> None:
+        del self._checking[reader]
+        if done.cancelled() or not reader.held:
+            return
+        # A stream that was held again meanwhile is checked again immediately.
+        self._loop.call_later(0.0 if done.result() else RETRY_SECONDS, self._wake.set)
 
     def _fail(self, error: Exception) -> None:
         self._failures += 1
@@ -150,6 +187,11 @@ class Revalidator:
     def _schedule(self) -> None:
         interval = settings().REVALIDATE_INTERVAL * random.uniform(0.8, 1.0)
         self._due = time.monotonic() + interval
+
+
+def _most_seconds() -> float:
+    """Return for how long a stream waits for a policy that fails."""
+    return FAILED_ROUNDS * settings().POLICY_SECONDS
 
 
 def _read(

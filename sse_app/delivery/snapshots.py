@@ -20,7 +20,6 @@ from ..protocol.cursors import START, Position
 from ..protocol.events import encode_control, with_id
 from ..protocol.groups import best_match, validate_pattern
 from ..runtime.callables import contained
-from ..runtime.forks import at_fork
 from ..runtime.services import spawn
 from ..runtime.telemetry import log_fields
 from ..runtime.threads import Threads
@@ -29,8 +28,6 @@ SNAPSHOT: Final = "sse.snapshot"
 MOST_SECONDS: Final = 60.0
 #: Seconds that a hub that closes waits for a cancelled async function that does not end.
 END_SECONDS: Final = 1.0
-#: How many threads one function has for all its groups.
-READS_AT_ONCE: Final = 8
 #: Limit for all kept states of a hub together; beyond it, the oldest states are dropped.
 KEPT_BYTES: Final = 32 * 1024 * 1024
 
@@ -51,7 +48,7 @@ class Source:
     function: Callable[[str], Any]
     seconds: float
     #: Threads of this function only, so that other functions do not wait when it hangs.
-    threads: Threads = field(default_factory=lambda: Threads(READS_AT_ONCE), compare=False)
+    threads: Threads = field(default_factory=Threads, compare=False)
 
     async def read(self, group: str) -> bytes:
         """Call the function; an async function gets `SNAPSHOT_SECONDS`. Return the encoded state.
@@ -149,15 +146,6 @@ def source_of(group: str) -> Source | None:
     """Return the source of the state of `group`, None if no pattern matches."""
     pattern = best_match(group, _sources)
     return None if pattern is None else _sources[pattern]
-
-
-def _forget_threads() -> None:
-    """Forget the threads in a forked child, where the parent's threads do not run."""
-    for source in _sources.values():
-        source.threads.clear()
-
-
-at_fork(_forget_threads)
 
 
 class Served(Protocol):

@@ -73,7 +73,7 @@ class Stream(Sink):
         self.user = user
         self.user_key = user_key
         self.until = until
-        self._sender = sender
+        self.sender = sender
         self.address = address
         self._opened = self._live = False
         self.opened_at = time.time()
@@ -106,7 +106,7 @@ class Stream(Sink):
             if group in start.first:
                 self.subscription.begin(group, start.first[group])
         self.hub.tickers.add(self.tick)
-        await signals.stream_opened.asend_robust(sender=self._sender, stream=self)
+        await signals.stream_opened.asend_robust(sender=self.sender, stream=self)
 
     async def run(self) -> None:
         """Serve an open stream until it is closed, then `end()` it."""
@@ -148,7 +148,7 @@ class Stream(Sink):
             await self.hub.leave(self.subscription)
             if self._opened:
                 count(COUNTS.closed, self.close_reason or "error")
-                await signals.stream_closed.asend_robust(sender=self._sender, stream=self)
+                await signals.stream_closed.asend_robust(sender=self.sender, stream=self)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -211,7 +211,7 @@ class Stream(Sink):
         if self._live:
             self.reset(group, "unknown", self.subscription.cursor)
         lost = signals.stream_lost_group
-        await lost.asend_robust(sender=self._sender, stream=self, group=group)
+        await lost.asend_robust(sender=self.sender, stream=self, group=group)
 
     def take(self, reply: Reply) -> None:
         """Show a reply, which is for this stream only."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from asgiref.sync import sync_to_async
 from django.template.loader import render_to_string
 
 from ..protocol.events import Event
+from ..runtime.callables import in_callers_thread
 from .publish import publish
 
 #: Names that a context must not have: they belong to one visitor, and a fragment goes to many.
@@ -57,8 +57,9 @@ async def apublish_template(
     using: str | None = None,
 ) -> Event:
     """See `publish_template()`. Runs in the thread of Django's async database calls."""
-    send = sync_to_async(publish_template)
-    return await send(group, event, template, context, durable=durable, key=key, using=using)
+    return await in_callers_thread(
+        publish_template, group, event, template, context, durable=durable, key=key, using=using
+    )
 
 
 def _render(template: str | Sequence[str], context: Mapping[str, Any]) -> str:

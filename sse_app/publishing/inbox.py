@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from asgiref.sync import sync_to_async
 from django.http import HttpRequest
 
 from .. import signals
 from ..conf import settings
 from ..protocol.events import validate_published
 from ..protocol.replies import Reply
-from ..runtime.callables import call_from_sync
+from ..runtime.callables import call_from_sync, in_callers_thread
 from . import publish
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -118,5 +117,6 @@ async def areply(
     immediate: bool = False,
 ) -> bool:
     """See `reply()`. Runs in the thread of Django's async database calls."""
-    send = sync_to_async(reply)
-    return await send(message, event, data, key=key, using=using, immediate=immediate)
+    return await in_callers_thread(
+        reply, message, event, data, key=key, using=using, immediate=immediate
+    )

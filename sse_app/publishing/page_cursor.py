@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from asgiref.sync import sync_to_async
 from django.db import connections
 
 from ..eventlog import event_log
 from ..protocol.cursors import encode_cursor
 from ..protocol.groups import validate_group
+from ..runtime.callables import in_callers_thread
 from . import outbox
 
 
@@ -35,4 +35,4 @@ def cursor(*groups: str) -> str:
 
 async def acursor(*groups: str) -> str:
     """See `cursor()`."""
-    return await sync_to_async(cursor)(*groups)
+    return await in_callers_thread(cursor, *groups)

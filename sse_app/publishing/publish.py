@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterable
 from time import perf_counter
 
-from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from ..conf import settings
 from ..eventlog import event_log
 from ..protocol.events import Event
+from ..runtime.callables import in_callers_thread
 from ..runtime.telemetry import COUNTS, log_fields
 from . import outbox
 
@@ -60,8 +60,8 @@ async def apublish(
 ) -> Event:
     """See `publish()`. Runs in the thread of Django's async database calls."""
     made = _make(group, event, data, durable=durable, key=key)
-    send = sync_to_async(_publish)
-    return (await send([made], using=using, immediate=_checked(immediate, durable)))[0]
+    now = _checked(immediate, durable)
+    return (await in_callers_thread(_publish, [made], using=using, immediate=now))[0]
 
 
 def publish_many(
@@ -88,8 +88,8 @@ async def apublish_many(
 ) -> list[Event]:
     """See `publish_many()`."""
     made = [_make(*event, durable=durable, key=None) for event in events]
-    send = sync_to_async(_publish)
-    return await send(made, using=using, immediate=_checked(immediate, durable))
+    now = _checked(immediate, durable)
+    return await in_callers_thread(_publish, made, using=using, immediate=now)
 
 
 def publish_events(

@@ -10,6 +10,7 @@ event is an int; a count for each stream may be a dict by reason.
 from __future__ import annotations
 
 import secrets
+import time
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -68,6 +69,21 @@ def log_fields(
     }
     found = {f"sse_{name}": value for name, value in given.items() if value is not None}
     return {"sse_process": process_name(), **found}
+
+
+#: The shortest time between two log records about the same fault of the project's code.
+LOG_SECONDS: Final = 60.0
+
+_logged: dict[str, float] = {}
+
+
+def is_due(fault: str) -> bool:
+    """Whether a log record about `fault` is due, at most once a minute for each."""
+    now = time.monotonic()
+    if now - _logged.get(fault, -LOG_SECONDS) < LOG_SECONDS:
+        return False
+    _logged[fault] = now
+    return True
 
 
 #: The upper bounds of a histogram's buckets, in seconds; one more bucket has no bound.

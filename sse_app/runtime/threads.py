@@ -2,6 +2,10 @@
 
 At its end, a process waits for the threads of all executors, asyncio's included. It does not wait
 for these threads: a function that hangs blocks only its thread, not the end of the process.
+
+In a process that serves streams, each kind of work has threads of its own, so that no visitor waits
+for a function that only others need. Elsewhere, as in a test, such work runs in the thread of
+Django's async database calls, which may be within a transaction; see `callables.in_thread()`.
 """
 
 from __future__ import annotations
@@ -12,16 +16,26 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
+from queue import Empty, SimpleQueue
+from types import SimpleNamespace
 from typing import Any, Final
+from weakref import WeakSet
 
-from django.db import close_old_connections, connections
+from django.db import connections
 
-from .callables import contained
+from .containment import contained
+from .forks import at_fork
 from .telemetry import log_fields
 
-NAME: Final = "sse_app-state"
+NAME: Final = "sse_app-call"
+#: How many threads each kind of work has.
+CALLS_AT_ONCE: Final = 8
+#: A thread without a call ends after so many seconds, and closes its database connections.
+IDLE_SECONDS: Final = 5.0
 
 logger = logging.getLogger("sse_app")
 
@@ -31,117 +45,190 @@ class ThreadsBusy(Exception):
 
 
 class _Call:
-    """One call; its outcome is set on the loop that waits for it, unless that has closed."""
+    """One call of a function, and the future for its outcome."""
 
-    def __init__(self, key: str, function: Callable[[], Any]) -> None:
+    def __init__(self, key: object, function: Callable[[], Any]) -> None:
         self.key = key
         self.began = 0.0
+        self.future: Future[Any] = Future()
         self._function = function
-        self._loop = asyncio.get_running_loop()
-        self.outcome: asyncio.Future[Any] = self._loop.create_future()
 
-    def run(self) -> None:
-        """Call the function, in a thread."""
+    def run(self) -> Callable[[], None]:
+        """Call the function, in a thread; return what sets the outcome."""
+        if not self.future.set_running_or_notify_cancel():
+            return lambda: None
         try:
             with contained():
-                set_outcome = partial(self.outcome.set_result, self._function())
+                return partial(self.future.set_result, self._function())
         except Exception as error:
-            set_outcome = partial(self.outcome.set_exception, error)
-        try:
-            self._loop.call_soon_threadsafe(self._set_outcome, set_outcome)
-        except RuntimeError:
-            pass  # The loop has closed.
-
-    def _set_outcome(self, set_outcome: Callable[[], None]) -> None:
-        if not self.outcome.done():
-            set_outcome()
+            set_outcome = partial(self.future.set_exception, error)
+            del self  # Else the traceback would refer to the future, which refers to the traceback.
+            return set_outcome
 
 
 class Threads:
-    """At most `most` daemon threads at a time, which end when no call waits.
+    """At most `most` daemon threads at a time.
 
-    For any number of event loops. A thread has an empty context, and closes its database
-    connections.
+    For any number of event loops. A thread has an empty context. It closes the database connections
+    that Django would close at the end of a request after each call, and all of them when it ends.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int = CALLS_AT_ONCE) -> None:
         self._most = most
         self.clear()
+        _all.add(self)
 
     def clear(self) -> None:
         """Forget all threads, as in a forked child."""
         self._lock = threading.Lock()
         self._running: set[_Call] = set()
         self._waiting: deque[_Call] = deque()
+        #: The queues of the threads without a call. The last one is the first to be used again, so
+        #: that few threads, and few database connections, are in use.
+        self._idle: list[SimpleQueue[_Call]] = []
+
+    def submit(
+        self, key: object, seconds: float | None, function: Callable[..., Any], *args: object
+    ) -> Future[Any]:
+        """Call `function` in a thread; return a future, whose exception is an `Exception`.
+
+        Raises `ThreadsBusy` if an earlier call with this `key`, or the calls in all threads, have
+        taken longer than `seconds`; None for no key or no limit. A call that has a thread can't be
+        cancelled.
+        """
+        call = _Call(key, partial(function, *args))
+        with self._lock:
+            call.began = time.monotonic()
+            if seconds is not None:
+                self._refuse_hanging(call, seconds)
+            if len(self._running) >= self._most:
+                self._waiting.append(call)
+                call.future.add_done_callback(lambda _: self._withdraw(call))
+                return call.future
+            self._running.add(call)
+            if self._idle:
+                self._idle.pop().put(call)
+                return call.future
+        self._start(call)
+        return call.future
 
     async def call(
-        self, key: str, seconds: float, function: Callable[..., Any], *args: object
+        self, key: object, seconds: float, function: Callable[..., Any], *args: object
     ) -> Any:
         """Call `function` in a thread; return its result or raise its errors, see `contained`.
 
-        Raises `ThreadsBusy` if no thread is free within `seconds`, and immediately if an earlier
-        call with this `key`, or the calls in all threads, have taken longer than that. A cancelled
-        caller does not wait; the function can't be stopped.
+        Raises `ThreadsBusy` as `submit()` does, and if no thread is free within `seconds`. A
+        cancelled caller does not wait; the function can't be stopped.
         """
-        call = _Call(key, partial(function, *args))
-        self._submit(call, seconds)
+        future = self.submit(key, seconds, function, *args)
+        outcome = asyncio.wrap_future(future)
         try:
-            await asyncio.wait([call.outcome], timeout=seconds)
-            if self._withdraw(call):
+            await asyncio.wait([outcome], timeout=seconds)
+            if future.cancel():
                 raise ThreadsBusy(f"None of {self._most} threads was free for {seconds:g} s.")
-            return await call.outcome
+            return await outcome
         finally:
-            self._withdraw(call)
-            call.outcome.cancel()
+            outcome.cancel()
 
-    def _submit(self, call: _Call, seconds: float) -> None:
-        with self._lock:
-            call.began = time.monotonic()
-            hanging = [one.key for one in self._running if call.began - one.began > seconds]
-            if call.key in hanging:
-                raise ThreadsBusy(f"An earlier call has taken more than {seconds:g} s.")
-            if len(hanging) >= self._most:
-                raise ThreadsBusy(f"All {self._most} threads have taken more than {seconds:g} s.")
-            if len(self._running) >= self._most:
-                self._waiting.append(call)
-                return
-            self._running.add(call)
+    def executor(self, key: object, seconds: float | None) -> Any:
+        """Return an executor for asgiref, whose calls have this `key` and limit of `submit()`."""
+        return SimpleNamespace(submit=partial(self.submit, key, seconds))
+
+    def _refuse_hanging(self, call: _Call, seconds: float) -> None:
+        hanging = [one.key for one in self._running if call.began - one.began > seconds]
+        if call.key is not None and call.key in hanging:
+            raise ThreadsBusy(f"An earlier call has taken more than {seconds:g} s.")
+        if len(hanging) >= self._most:
+            raise ThreadsBusy(f"All {self._most} threads have taken more than {seconds:g} s.")
+
+    def _start(self, call: _Call) -> None:
+        work = partial(Context().run, self._work, SimpleQueue(), call)
         try:
-            self._start(call)
+            threading.Thread(target=work, name=NAME, daemon=True).start()
         except RuntimeError as error:  # The system has no more threads.
             with self._lock:
                 self._running.discard(call)
             raise ThreadsBusy(f"No thread can be started: {error}.") from error
 
-    def _start(self, call: _Call) -> None:
-        work = Context().run
-        threading.Thread(target=work, args=(self._work, call), name=NAME, daemon=True).start()
-
-    def _withdraw(self, call: _Call) -> bool:
-        """Remove a call that has no thread yet; return whether that was so."""
-        with self._lock:
-            if call not in self._waiting:
-                return False
+    def _withdraw(self, call: _Call) -> None:
+        """Remove a call that was cancelled before it had a thread."""
+        with self._lock, suppress(ValueError):
             self._waiting.remove(call)
-            return True
 
-    def _work(self, call: _Call) -> None:
-        following: _Call | None = call
-        while following is not None:
-            following.run()
-            _close(close_old_connections)
-            following = self._next(following)
+    def _work(self, calls: SimpleQueue[_Call], call: _Call | None) -> None:
+        while call is not None:
+            set_outcome = call.run()
+            _close(close_connections)
+            # First, so that the caller's next call finds this thread idle.
+            following = self._ended(call, calls)
+            set_outcome()
+            del call, set_outcome
+            call = following or self._wait(calls)
         _close(connections.close_all)
 
-    def _next(self, ended: _Call) -> _Call | None:
+    def _ended(self, call: _Call, calls: SimpleQueue[_Call]) -> _Call | None:
+        """Return the call that has waited longest; without one, the thread is idle."""
         with self._lock:
-            self._running.discard(ended)
+            self._running.discard(call)
             if not self._waiting:
+                self._idle.append(calls)
                 return None
-            call = self._waiting.popleft()
-            call.began = time.monotonic()
-            self._running.add(call)
-            return call
+            following = self._waiting.popleft()
+            following.began = time.monotonic()
+            self._running.add(following)
+            return following
+
+    def _wait(self, calls: SimpleQueue[_Call]) -> _Call | None:
+        """Return the next call, or None after `IDLE_SECONDS` without one."""
+        try:
+            return calls.get(timeout=IDLE_SECONDS)
+        except Empty:
+            pass
+        with self._lock:
+            if calls in self._idle:
+                self._idle.remove(calls)
+                return None
+        return calls.get()  # Given at the last moment.
+
+
+_all: Final[WeakSet[Threads]] = WeakSet()
+
+#: The app's own work: the event log, its tables, housekeeping, revocations.
+OWN: Final = Threads()
+#: The project's session store and users.
+STORE: Final = Threads()
+
+_serving = False
+
+
+def serve() -> None:
+    """Use own threads from now on: a server has sent a request, so this process is no test."""
+    global _serving
+    _serving = True
+
+
+def is_serving() -> bool:
+    """Whether `serve()` was called."""
+    return _serving
+
+
+def close_connections() -> None:
+    """Close this thread's connections that Django would close at the end of a request.
+
+    Django's `close_old_connections()` also closes a connection within a transaction, and so breaks
+    the transaction of a test or of a view.
+    """
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
+
+
+def _forget() -> None:
+    for threads in list(_all):
+        threads.clear()
+
+
+at_fork(_forget)
 
 
 def _close(close: Callable[[], None]) -> None:

@@ -16,6 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_POST
 
+from ..access.authorization import PolicyFailed
 from ..access.posts import refuse_other_sites
 from ..access.refusals import Refused
 from ..conf import settings
@@ -68,7 +69,8 @@ def require(permitted: Callable[[], bool]) -> None:
     try:
         answer = permitted()
     except Exception as error:
-        logger.exception("The policy failed.", extra=log_fields(error=error))
+        if not isinstance(error, PolicyFailed):  # That has been logged.
+            logger.exception("The policy failed.", extra=log_fields(error=error))
         raise unavailable() from error
     if not answer:
         raise Refused(403, "Not permitted.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections.abc import Callable
@@ -15,13 +14,12 @@ from django.contrib.auth.models import AnonymousUser, Group, Permission, User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from sse_app.access import readers, revalidation
+from sse_app.access import readers
 from sse_app.access.admission import Access
 from sse_app.access.fingerprints import Fingerprint, read_fingerprints
 from sse_app.access.limits import LIMITS, Slots
 from sse_app.access.readers import Reader
 
-from ..support.patience import PATIENCE
 from ..support.servers import Daphne
 from ..support.visitors import NEVER, POLICY, USER, Visitor, farewell, publish, run
 
@@ -153,24 +151,6 @@ async def test_a_policy_that_fails_is_asked_again_for_the_same() -> None:
         await stream.readmit(SAME)
     await stream.readmit(SAME)
     assert sorted(stream.lost) == ["a", "b"]
-
-
-async def test_a_policy_that_hangs_is_no_answer_and_the_other_streams_are_looked_at(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(revalidation, "ASK_SECONDS", 0.0)
-    released: list[int] = []
-    stream = SimpleNamespace(
-        user_key="1",
-        access=SimpleNamespace(session_key=""),
-        stream=SimpleNamespace(groups=("a",)),
-        readmit=lambda found: asyncio.Event().wait(),
-        release=released.append,
-    )
-    revalidator = revalidation.Revalidator()
-    async with asyncio.timeout(PATIENCE):
-        assert not await revalidator._check(stream, 1, SAME, set())  # type: ignore[arg-type]
-    assert released == []
 
 
 async def test_a_signal_during_a_policy_that_fails_is_followed_in_the_next_round() -> None:

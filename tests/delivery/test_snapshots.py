@@ -25,7 +25,6 @@ from sse_app.delivery.hub import get_hub
 from sse_app.delivery.recent import RECENT_EVENTS
 from sse_app.delivery.replay import STATE, StartRequest, find_start
 from sse_app.delivery.snapshots import (
-    READS_AT_ONCE,
     SharedSnapshots,
     SnapshotFailed,
     State,
@@ -34,6 +33,7 @@ from sse_app.delivery.snapshots import (
 from sse_app.delivery.subscriptions import Subscription
 from sse_app.eventlog import MemoryEventLog
 from sse_app.protocol.cursors import LOST, START, Cursor, Position, encode_cursor
+from sse_app.runtime.threads import CALLS_AT_ONCE
 
 from ..support.parser import Parsed
 from ..support.patience import PATIENCE
@@ -289,7 +289,7 @@ async def test_a_function_that_hangs_holds_neither_others_nor_the_end_of_the_pro
     make_daphne: Callable[..., Daphne],
 ) -> None:
     daphne = with_states(make_daphne(SNAPSHOT_SECONDS=600))
-    streams = [daphne.stream(f"group=orders.stuck.{n}") for n in range(2 * READS_AT_ONCE)]
+    streams = [daphne.stream(f"group=orders.stuck.{n}") for n in range(2 * CALLS_AT_ONCE)]
     readers = [await stream.__aenter__() for stream in streams]
     try:
         for reader in readers:
@@ -315,7 +315,7 @@ async def test_where_all_threads_of_a_function_hang_its_streams_end_at_once(
     daphne = with_states(make_daphne(SNAPSHOT_SECONDS=0.2))
     async with daphne.stream("group=import") as other:
         await other.next()
-        for n in range(READS_AT_ONCE):
+        for n in range(CALLS_AT_ONCE):
             async with daphne.stream(f"group=orders.stuck.{n}") as stream:
                 assert (await stream.until_end())[-1].json() == {"reason": "snapshot"}
         # Nobody waits for what has hung so long: neither the same group nor another.

@@ -30,7 +30,7 @@ def test_what_a_mutation_takes_out_is_there_once(mutation: Mutation) -> None:
 
 def test_the_tests_that_must_fail_are_there() -> None:
     named = {test for mutation in MUTATIONS for test in mutation.tests}
-    missing = [test for test in named if test.split("::")[1] not in names_in(test.split("::")[0])]
+    missing = [test for test in named if test.split("::")[-1] not in names_in(test.split("::")[0])]
     assert sorted(missing) == []
 
 

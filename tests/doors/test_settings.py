@@ -72,6 +72,7 @@ def test_a_setting_that_is_no_dict_is_an_error() -> None:
         ({"RETAIN": {"price.*": 0}}, "E012", "'price.*'] is 0; it must be an int from 1 to 500"),
         ({"RETAIN": {"price.*": 9}, "RETENTION_EVENTS": 8}, "E012", "from 1 to 4"),
         ({"SNAPSHOT_SECONDS": 0}, "E003", "0"),
+        ({"POLICY_SECONDS": None}, "E003", "None"),
         ({"HEARTBEAT": 0}, "E003", "0"),
         ({"HEARTBEAT": "15"}, "E003", "'15'"),
         ({"HEARTBEAT": float("nan")}, "E003", "nan"),

@@ -28,9 +28,9 @@ MUTATIONS = (
     ),
     Mutation(
         "Work in a thread leaves a database connection open there, which idle streams would hold.",
-        "sse_app/runtime/callables.py",
-        "= database_sync_to_async(",
-        "= __import__('asgiref.sync').sync.sync_to_async(",
+        "sse_app/runtime/threads.py",
+        "            _close(close_connections)\n",
+        "",
         ["eventlog/test_postgresql.py::test_idle_streams_hold_no_database_connection"],
     ),
     Mutation(

@@ -122,8 +122,8 @@ MUTATIONS = (
     ),
     Mutation(
         "The index would keep every reader that ever was.",
-        "sse_app/access/readers.py",
-        "        if not found or found is reader:\n            del self._found[key]\n",
+        "sse_app/access/index.py",
+        "        if not found or found is value:\n            del self._found[key]\n",
         "",
         ["access/test_readers.py::test_of_a_reader_that_left_nothing_is_kept"],
     ),
@@ -162,8 +162,8 @@ MUTATIONS = (
     Mutation(
         "What is in doubt waits until it has been asked.",
         "sse_app/access/readers.py",
-        "            self.stream.subscription.hold()\n",
-        "            pass\n",
+        "        self.stream.subscription.hold()\n",
+        "        pass\n",
         ["access/test_revocation.py::test_a_stream_in_doubt_is_held_before_anything_is_asked"],
     ),
     Mutation(
@@ -253,14 +253,14 @@ MUTATIONS = (
     ),
     Mutation(
         "A policy that raises CancelledError or SystemExit would end the task that asked it.",
-        "sse_app/runtime/callables.py",
+        "sse_app/runtime/containment.py",
         '        raise CallbackFailed(f"The project\'s code raised {error!r}.") from error\n',
         "        return\n",
         ["runtime/test_callables.py::test_what_is_no_exception_becomes_one"],
     ),
     Mutation(
         "A stream whose server stops is cancelled, and no policy has failed.",
-        "sse_app/runtime/callables.py",
+        "sse_app/runtime/containment.py",
         "self._task.cancelling() > self._cancelled",
         "False",
         ["runtime/test_callables.py::test_a_task_that_is_cancelled_from_outside_is_cancelled"],
@@ -268,7 +268,7 @@ MUTATIONS = (
     Mutation(
         "Django passes on what a receiver raises that is no Exception, SystemExit for one.",
         "sse_app/signals.py",
-        "return [*map(containing, receivers)], [*map(containing_async, async_receivers)]",
+        "return [*map(containing, receivers)], contained",
         "return receivers, async_receivers",
         ["runtime/test_callables.py::test_a_receiver_of_a_signal_takes_nothing_from_the_others"],
     ),
@@ -571,7 +571,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A thread can't hand StopIteration to a loop, which would wait for ever.",
-        "sse_app/runtime/callables.py",
+        "sse_app/runtime/containment.py",
         "            return not isinstance(error, _NOT_FOR_LOOPS)\n",
         "            return True\n",
         [
@@ -692,14 +692,134 @@ MUTATIONS = (
         ["access/test_sessions.py::test_a_policy_may_still_change_a_session_on_purpose"],
     ),
     Mutation(
+        "Without threads of its own, a policy that hangs holds all other work in threads.",
+        "sse_app/asgi.py",
+        "            serve()\n",
+        "            pass\n",
+        ["access/test_slow_policies.py::test_only_visitors_that_need_a_policy_wait_for_it"],
+    ),
+    Mutation(
+        "Policies that hang take the threads of the event log and of revocations.",
+        "sse_app/access/authorization.py",
+        "    threads = _threads[by] if own_threads else None\n",
+        "    from ..runtime.threads import OWN as threads\n",
+        ["access/test_slow_policies.py::test_only_visitors_that_need_a_policy_wait_for_it"],
+    ),
+    Mutation(
+        "Policies that hang take the threads of sessions and users.",
+        "sse_app/access/authorization.py",
+        "    threads = _threads[by] if own_threads else None\n",
+        "    from ..runtime.threads import STORE as threads\n",
+        ["access/test_slow_policies.py::test_only_visitors_that_need_a_policy_wait_for_it"],
+    ),
+    Mutation(
+        "An async policy that never ends keeps its visitor waiting without end.",
+        "sse_app/runtime/callables.py",
+        "        async with asyncio.timeout(seconds):\n            return await resolved(result)\n",
+        "        return await resolved(result)\n",
+        [
+            "access/test_slow_policies.py::test_a_policy_that_does_not_answer_in_time_is_a_passing_trouble"
+        ],
+    ),
+    Mutation(
+        "A policy that fails for each visitor fills the log.",
+        "sse_app/access/authorization.py",
+        "        if is_due(by):\n",
+        "        if True:\n",
+        [
+            "access/test_slow_policies.py::test_a_policy_that_does_not_answer_in_time_is_a_passing_trouble"
+        ],
+    ),
+    Mutation(
+        "A sync policy that hangs keeps its visitor waiting without end.",
+        "sse_app/runtime/callables.py",
+        "    async with asyncio.timeout(seconds):\n        return await sync_to_async",
+        "    async with asyncio.timeout(None):\n        return await sync_to_async",
+        [
+            "access/test_slow_policies.py::test_a_policy_that_does_not_answer_in_time_is_a_passing_trouble"
+        ],
+    ),
+    Mutation(
+        "A thread apart does not see the rows of a test's transaction.",
+        "sse_app/runtime/callables.py",
+        "    if threads is None or not is_serving():\n",
+        "    if threads is None:\n",
+        [
+            "access/test_slow_policies.py::InATransactionOfATest::test_a_policy_sees_the_rows_of_the_test"
+        ],
+    ),
+    Mutation(
+        "Django's own function closes a connection within a transaction.",
+        "sse_app/runtime/threads.py",
+        "        if not connection.in_atomic_block:\n",
+        "        if True:\n",
+        [
+            "access/test_slow_policies.py::InATransactionOfATest::test_a_policy_sees_the_rows_of_the_test"
+        ],
+    ),
+    Mutation(
+        "A view's transaction has rows that no other thread sees.",
+        "sse_app/access/authorization.py",
+        "    return async_to_sync(asked)(*args, own_threads=not in_transaction())\n",
+        "    return async_to_sync(asked)(*args, own_threads=True)\n",
+        ["access/test_slow_policies.py::test_in_a_views_transaction_a_policy_sees_its_rows"],
+    ),
+    Mutation(
         "A policy that hangs for one stream keeps all others from being looked at.",
         "sse_app/access/revalidation.py",
-        "async with asyncio.timeout(ASK_SECONDS):",
-        "async with asyncio.timeout(None):",
+        ", sessions)\n        return True\n",
+        ", sessions)\n        await asyncio.gather(*self._checking.values())\n"
+        "        return True\n",
         [
-            "access/test_fingerprints.py::"
-            "test_a_policy_that_hangs_is_no_answer_and_the_other_streams_are_looked_at"
+            "access/test_slow_policies.py::test_a_policy_that_hangs_for_one_stream_holds_no_other_stream"
         ],
+    ),
+    Mutation(
+        "After a change for all users, all streams at once ask an async policy.",
+        "sse_app/access/revalidation.py",
+        "            async with self._asking[reader.stream.sender]:\n",
+        "            if True:\n",
+        ["access/test_slow_policies.py::test_not_all_streams_ask_their_policy_at_once"],
+    ),
+    Mutation(
+        "A policy that fails for good holds its stream without end and without a word.",
+        "sse_app/access/readers.py",
+        "        if now - self._failing_since >= seconds:\n",
+        "        if False:\n",
+        [
+            "access/test_slow_policies.py::test_a_stream_whose_policy_fails_for_long_ends_and_meets_the_policy_again"
+        ],
+    ),
+    Mutation(
+        "A changed right that the policy can't confirm is still used.",
+        "sse_app/access/readers.py",
+        "        elif not self.held:\n            self._hold()\n",
+        "",
+        [
+            "access/test_slow_policies.py::test_a_stream_whose_policy_fails_for_long_ends_and_meets_the_policy_again"
+        ],
+    ),
+    Mutation(
+        "A receiver of a signal that hangs holds every stream, and the end of the server.",
+        "sse_app/signals.py",
+        "        if _is_async.get():\n",
+        "        if False:\n",
+        ["access/test_slow_policies.py::test_only_the_stream_of_its_signal_waits_for_a_receiver"],
+    ),
+    Mutation(
+        "A context variable such as the tenant or the language gets lost on the way to a thread.",
+        "sse_app/runtime/callables.py",
+        "        return await sync_to_async(work, thread_sensitive=False, executor=executor)"
+        "(*args)\n",
+        "        return await asyncio.get_running_loop().run_in_executor(executor, work, *args)\n",
+        ["runtime/test_callables.py::test_a_function_in_a_thread_sees_the_callers_context"],
+    ),
+    Mutation(
+        "A future that was cancelled within a policy would look like the end of the task.",
+        "sse_app/runtime/containment.py",
+        "(StopIteration, concurrent.futures.CancelledError)",
+        "(StopIteration,)",
+        ["runtime/test_callables.py::test_what_is_no_exception_becomes_one"],
     ),
     Mutation(
         "A user whom a middleware makes from a token is no row that a ticket can refer to.",
@@ -711,8 +831,8 @@ MUTATIONS = (
     Mutation(
         "A session that Django moves is no logout.",
         "sse_app/access/revalidation.py",
-        "                elif gone and reader.access.session_moves:\n",
-        "                elif False:\n",
+        "        elif gone and reader.access.session_moves:\n",
+        "        elif False:\n",
         ["access/test_sessions.py::test_streams_change_no_session_after_the_key_was_rotated"],
     ),
     Mutation(

@@ -48,16 +48,34 @@ MUTATIONS = (
     Mutation(
         "Groups whose function hangs must not take a thread for each client that comes.",
         "sse_app/runtime/threads.py",
-        "            if call.key in hanging:\n",
-        "            if False:\n",
+        "        if call.key is not None and call.key in hanging:\n",
+        "        if False:\n",
         ["runtime/test_threads.py::test_what_hangs_is_waited_for_by_nobody_who_comes_later"],
     ),
     Mutation(
         "Where all threads hang, the next client must not wait for one of them.",
         "sse_app/runtime/threads.py",
-        "            if len(hanging) >= self._most:\n",
-        "            if False:\n",
+        "        if len(hanging) >= self._most:\n",
+        "        if False:\n",
         ["runtime/test_threads.py::test_what_hangs_is_waited_for_by_nobody_who_comes_later"],
+    ),
+    Mutation(
+        "A new thread and a new connection for each call cost a connect most of its time.",
+        "sse_app/runtime/threads.py",
+        "                self._idle.pop().put(call)\n                return call.future\n",
+        "                pass\n",
+        [
+            "runtime/test_threads.py::test_a_thread_is_used_again_and_keeps_its_connections_until_it_ends"
+        ],
+    ),
+    Mutation(
+        "A call that is given to a thread at its end would wait for ever.",
+        "sse_app/runtime/threads.py",
+        "        return calls.get()  # Given at the last moment.\n",
+        "        return None\n",
+        [
+            "runtime/test_threads.py::test_a_call_at_the_moment_when_its_thread_would_end_gets_the_thread"
+        ],
     ),
     Mutation(
         "A thread that ends leaves its connections to databases open.",
@@ -69,8 +87,8 @@ MUTATIONS = (
     Mutation(
         "A function that hangs must not hold the states of other functions.",
         "sse_app/delivery/snapshots.py",
-        "field(default_factory=lambda: Threads(READS_AT_ONCE), compare=False)",
-        "field(default=Threads(READS_AT_ONCE), compare=False)",
+        "field(default_factory=Threads, compare=False)",
+        "field(default=Threads(), compare=False)",
         [
             "delivery/test_snapshots.py::test_a_function_that_hangs_holds_neither_others_nor_the_end_of_the_process"
         ],

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import httpx
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.utils.translation import get_language, override
 
 from sse_app.asgi import guard
-from sse_app.runtime.callables import CallbackFailed, contained, in_thread
+from sse_app.runtime import threads
+from sse_app.runtime.callables import CallbackFailed, contained, in_callers_thread, in_thread
+from sse_app.runtime.threads import Threads
 from sse_app.signals import Signal
 
 from ..support.patience import PATIENCE
@@ -29,8 +35,15 @@ NO_EXCEPTIONS = [
 
 
 @pytest.mark.django_db  # The thread may have a connection of an earlier test, which is looked at.
-@pytest.mark.parametrize("error", [*NO_EXCEPTIONS, StopIteration()], ids=repr)
-async def test_what_is_no_exception_becomes_one(error: BaseException) -> None:
+@pytest.mark.parametrize("serving", [False, True])
+@pytest.mark.parametrize(
+    "error", [*NO_EXCEPTIONS, StopIteration(), concurrent.futures.CancelledError()], ids=repr
+)
+async def test_what_is_no_exception_becomes_one(
+    error: BaseException, serving: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_serving", serving)
+
     def fail() -> None:
         raise error
 
@@ -43,9 +56,47 @@ async def test_what_is_no_exception_becomes_one(error: BaseException) -> None:
     assert caught.value.__cause__ is error
     with pytest.raises(CallbackFailed):
         await in_thread(fail)
+    with pytest.raises(CallbackFailed):
+        await in_callers_thread(fail)
+    with pytest.raises(CallbackFailed):
+        await Threads().call(None, PATIENCE, fail)
     # Python itself turns the StopIteration of a coroutine into a RuntimeError.
     with pytest.raises((CallbackFailed, RuntimeError)), contained():
         await fail_async()
+
+
+@pytest.mark.parametrize("serving", [False, True])
+async def test_a_function_in_a_thread_sees_the_callers_context(
+    serving: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_serving", serving)
+    tenant = ContextVar("tenant", default="none")
+    tenant.set("caller's")
+
+    def look() -> tuple[str, str]:
+        seen = tenant.get()
+        tenant.set("function's")
+        return seen, get_language()
+
+    with override("de"):
+        assert await in_thread(look) == ("caller's", "de")
+    assert tenant.get() == "function's"
+
+
+async def test_in_a_server_a_function_and_async_code_of_it_have_a_thread_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "_serving", True)
+    shared = await sync_to_async(threading.get_ident)()
+
+    async def ask() -> int:
+        return await sync_to_async(threading.get_ident)()
+
+    def look() -> tuple[int, int]:
+        return threading.get_ident(), async_to_sync(ask)()
+
+    own, within = await in_thread(look)
+    assert own == within != shared
 
 
 async def test_an_exception_stays_as_it_is() -> None:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
 from django.db import connections
 
+from sse_app.runtime import threads as own_threads
 from sse_app.runtime.threads import NAME, Threads, ThreadsBusy
 
 from ..support.patience import PATIENCE
@@ -22,8 +24,9 @@ NEVER = 600
 
 
 @pytest.fixture
-def gate() -> Iterator[threading.Event]:
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """What functions wait for; open in the end, so that no thread is left."""
+    monkeypatch.setattr(own_threads, "IDLE_SECONDS", 0.0)
     event = threading.Event()
     yield event
     event.set()
@@ -121,6 +124,58 @@ async def test_connections_that_it_opened_are_closed(
 
     assert await Threads(1).call("a", NEVER, ask)
     await asyncio.to_thread(eventually, lambda: opened[0].connection is None)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_thread_is_used_again_and_keeps_its_connections_until_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", None)
+
+    def ask() -> Any:
+        connections["default"].ensure_connection()
+        return threading.current_thread(), connections["default"].connection
+
+    threads = Threads(2)
+    assert await threads.call("a", NEVER, ask) == await threads.call("b", NEVER, ask)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_without_a_maximum_age_a_connection_is_closed_after_each_call() -> None:
+    opened: list[Any] = []
+
+    def ask() -> None:
+        connections["default"].ensure_connection()
+        opened.append(connections["default"])
+
+    await Threads(1).call("a", NEVER, ask)
+    assert opened[0].connection is None
+
+
+async def test_a_call_at_the_moment_when_its_thread_would_end_gets_the_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    idle, given = threading.Event(), threading.Event()
+
+    class Queue(SimpleQueue[Any]):
+        """The call is given after the wait has ended."""
+
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            if timeout is None:
+                return super().get()
+            idle.set()
+            given.wait(PATIENCE)
+            raise Empty
+
+    monkeypatch.setattr(own_threads, "SimpleQueue", Queue)
+    threads = Threads(1)
+    assert await threads.call("a", NEVER, lambda: 1) == 1
+    await asyncio.to_thread(idle.wait, PATIENCE)
+    second = asyncio.create_task(threads.call("b", NEVER, lambda: 2))
+    await asyncio.sleep(0)
+    given.set()
+    async with asyncio.timeout(PATIENCE):
+        assert await second == 2
 
 
 def test_a_loop_that_has_closed_meanwhile_costs_no_thread(gate: threading.Event) -> None:

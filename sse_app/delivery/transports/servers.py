@@ -33,6 +33,13 @@ def name_of(send: Any) -> str:
         return ""
 
 
+def is_served(send: Any) -> bool:
+    """Whether `send` comes from a known server, and not from a test."""
+    # A middleware may have wrapped the server's own `send`, but only Daphne runs this reactor.
+    daphne = sys.modules.get("daphne.server")
+    return bool(name_of(send) or (daphne is not None and daphne.reactor.running))
+
+
 def daphne_of(send: Any) -> Any | None:
     """Return Daphne's `Server` if `send` comes from Daphne, else None."""
     module = sys.modules.get("daphne.server")

@@ -132,7 +132,7 @@ async def overview() -> Overview:
     latest = _poller.fresh
     if latest is not None:
         return latest
-    return await _polling.result_here(partial(in_thread, _poller.poll, thread_sensitive=False))
+    return await _polling.result_here(partial(in_thread, _poller.poll))
 
 
 def all_streams() -> list[Row]:

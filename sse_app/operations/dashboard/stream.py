@@ -18,10 +18,12 @@ from typing import Any, Final
 from django.http import HttpRequest
 
 from ...access.sessions import session_by, user_of
+from ...conf import settings
 from ...delivery.hub import Hub
 from ...responses import Close
 from ...runtime.callables import in_thread
 from ...runtime.telemetry import log_fields
+from ...runtime.threads import STORE
 from . import poller
 from .overview import MOST_GROUPS, Choice, Row
 
@@ -102,7 +104,9 @@ def _row(row: Row) -> Row:
 
 async def _is_permitted(request: HttpRequest, permits: Permits) -> bool:
     # Not in the thread of the request, which would keep its connection to the database open.
-    answer = await in_thread(_permitted_now, request, permits, thread_sensitive=False)
+    answer = await in_thread(
+        _permitted_now, request, permits, threads=STORE, seconds=settings().POLICY_SECONDS
+    )
     return answer is True
 
 
