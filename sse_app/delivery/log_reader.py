@@ -10,6 +10,7 @@ from ..eventlog import event_log
 from ..protocol.cursors import Position
 from ..protocol.events import Event
 from ..runtime.services import SharedTasks
+from .recent import cost
 
 PAGE_EVENTS: Final = 500
 #: How much stays in memory for later readers: after a restart, many clients reconnect with the
@@ -76,4 +77,4 @@ class LogReader:
 
 
 def _size(events: list[Event]) -> int:
-    return sum(len(event.block) for event in events)
+    return sum(map(cost, events))

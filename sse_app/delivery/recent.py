@@ -63,20 +63,20 @@ class Recent:
         """Keep the next event; the earliest ones go."""
         before = self._bytes
         self._events.append(event)
-        self._bytes += _cost(event)
+        self._bytes += cost(event)
         while self._bytes > RECENT_BYTES or len(self._events) > RECENT_EVENTS:
-            self._bytes -= _cost(self._events.popleft())
+            self._bytes -= cost(self._events.popleft())
         self._budget.use(self, self._bytes - before)
 
     def prepend(self, events: Sequence[Event]) -> None:
         """Keep the last ones of `events`, which come directly before the kept events."""
         before = self._bytes
         for event in reversed(events):
-            cost = _cost(event)
-            if len(self._events) >= RECENT_EVENTS or self._bytes + cost > RECENT_BYTES:
+            size = cost(event)
+            if len(self._events) >= RECENT_EVENTS or self._bytes + size > RECENT_BYTES:
                 break
             self._events.appendleft(event)
-            self._bytes += cost
+            self._bytes += size
         self._budget.use(self, self._bytes - before)
 
     def clear(self) -> None:
@@ -112,5 +112,6 @@ class Recent:
         return position.offset - first.offset
 
 
-def _cost(event: Event) -> int:
+def cost(event: Event) -> int:
+    """Return how many bytes an event in memory takes."""
     return EVENT_BYTES + sys.getsizeof(event.data) + len(event.block)

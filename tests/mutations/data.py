@@ -142,9 +142,7 @@ MUTATIONS = (
         "sse_app/delivery/recent.py",
         "        if not marks_agree(position.mark, self._events[at].previous):\n",
         "        if False:\n",
-        [
-            "delivery/test_stream.py::test_a_cursor_that_can_not_be_continued_is_reset_with_the_reason"
-        ],
+        ["delivery/test_recent.py::test_a_topic_that_forgot_reads_the_log_and_says_so"],
     ),
     Mutation(
         "Thousands of groups each keep a megabyte.",
