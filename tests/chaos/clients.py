@@ -56,12 +56,23 @@ async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
             yield (await reader.readexactly(length + 2))[:-2]
 
 
+@dataclass(frozen=True)
+class Reset:
+    """One `sse.reset`: after how many events of its group, when, and when the stream had opened."""
+
+    index: int
+    at: float
+    opened: float
+    reason: str
+
+
 @dataclass
 class Received:
     """What one client got in one group, in order, and when."""
 
     data: list[str] = field(default_factory=list)
     at: array[float] = field(default_factory=lambda: array("d"))
+    resets: list[Reset] = field(default_factory=list)
 
 
 class Client:
@@ -77,7 +88,6 @@ class Client:
         self.count = 0
         self.opened = array("d")
         self.ports_used: list[int] = []
-        self.resets: list[str] = []
         self.refused: list[str] = []
         self.busy = self.unanswered = self.hung = 0
         self.restless = True
@@ -137,13 +147,21 @@ class Client:
             self.opened.append(time.monotonic())
             self.ports_used.append(port)
         elif event.name == "sse.reset":
-            self.resets.append(event.data)
+            said = event.json()
+            received = self.received[said["group"]]
+            reset = Reset(len(received.data), time.monotonic(), self.opened[-1], said["reason"])
+            received.resets.append(reset)
         elif event.name == "sse.busy":
             self.busy += 1
 
-    def has(self, group: str, count: int) -> bool:
-        """Whether `count` events of `group` have come."""
-        return len(self.received[group].data) >= count
+    @property
+    def resets(self) -> list[str]:
+        """The groups and reasons of all resets."""
+        return [f"{g} {reset.reason}" for g, got in self.received.items() for reset in got.resets]
+
+    def has(self, group: str, data: str) -> bool:
+        """Whether the last event of `group` that came is `data`."""
+        return self.received[group].data[-1:] == [data]
 
     def connection_at(self, moment: float) -> tuple[float, int]:
         """Return when the stream that was open at `moment` had opened, and its server's port."""

@@ -33,6 +33,11 @@ class Cable:
         self._is_cut = False
         self._end()
 
+    def lead_to(self, port: int) -> None:
+        """Carry new connections to another server, and end the old ones."""
+        self._port = port
+        self._end()
+
     def swallow_answers(self, count: int) -> None:
         """Carry the next `count` POSTs to the server, and end their connections for an answer."""
         self._swallow = count
@@ -53,7 +58,11 @@ class Cable:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._port))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._port))
+            except OSError:
+                client.close()
+                continue
             self._sockets += [client, server]
             doomed = threading.Event()
             for source, target, up in ((client, server, True), (server, client, False)):

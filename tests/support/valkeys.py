@@ -27,13 +27,13 @@ class Valkey:
         self.folder = folder
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._options = options
+        self.options = options
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self) -> Valkey:
         """Start it and return when it answers."""
-        command = [str(get_binary_path()), *self._options, "--port", str(self.port)]
+        command = [str(get_binary_path()), *self.options, "--port", str(self.port)]
         common = ["--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
         with (self.folder / "valkey.log").open("ab") as log:
             self.process = subprocess.Popen([*command, *common], stdout=log, stderr=log)
@@ -72,7 +72,7 @@ def start_cluster(stack: ExitStack, folder: Path, nodes: int = 3) -> str:
     for n, server in enumerate(servers):
         with server.client() as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[n], bounds[n + 1] - 1)
-            bus = servers[0]._options[3]
+            bus = servers[0].options[3]
             client.execute_command("CLUSTER", "MEET", "127.0.0.1", servers[0].port, bus)
     deadline = time.monotonic() + PATIENCE
     for server in servers:
