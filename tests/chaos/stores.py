@@ -5,6 +5,8 @@ Nothing here shares code with the app: SQL by `sqlite3` and `psycopg`, `XRANGE` 
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import time
 from abc import ABC, abstractmethod
@@ -32,13 +34,19 @@ READ: Final = (
 #: Primary keys that the copy and the database each use for rows of their own.
 KEYS_APART: Final = 100_000
 PREFIX: Final = "chaos"
+#: Options of a Valkey that loses nothing it has acknowledged when it is killed.
+DURABLE: Final = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 @dataclass(frozen=True)
 class Fork:
-    """One time that a log went back. What was acknowledged before `copied` is still there."""
+    """One time that a log went back, between `begun` and `at`.
+
+    What was acknowledged before `copied` is still there.
+    """
 
     copied: float
+    begun: float
     at: float
     abandoned: Log
 
@@ -49,6 +57,8 @@ class Store(ABC):
     event_log: Any = "sse_app.eventlog.DatabaseEventLog"
     #: Whether the copy can grow before it is put in place of the log.
     copy_grows = True
+    #: Whether the copy is a database that has to be migrated.
+    has_tables_beside = False
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
@@ -78,14 +88,42 @@ class Store(ABC):
 
     def go_back(self) -> Fork:
         """Put the copy, as it has grown, in place of the log, in one step."""
+        begun = time.monotonic()
         abandoned = self._go_back()
-        return Fork(self._copied, time.monotonic(), abandoned)
+        fork = Fork(self._copied, begun, time.monotonic(), abandoned)
+        self._went_back()
+        return fork
 
     @abstractmethod
     def _go_back(self) -> Log: ...
 
-    def restart(self) -> None:  # noqa: B027 - a database is not restarted
-        """Kill the server of the log, and start it again with its data."""
+    def _went_back(self) -> None:  # noqa: B027 - most need nothing
+        """Get ready for the next time."""
+
+    @property
+    def servers(self) -> list[Valkey]:
+        """The servers of the log itself that can be killed and frozen."""
+        return []
+
+    @property
+    def cables(self) -> list[Cable]:
+        """The connections to them that can be cut."""
+        return []
+
+    @contextmanager
+    def frozen_session(self, group: str) -> Iterator[None]:
+        """Let a session that has locked the head of `group` do nothing more, until the end."""
+        yield
+
+    def kill(self) -> None:
+        """Kill the servers."""
+        for server in self.servers:
+            server.kill()
+
+    def start(self) -> None:
+        """Start them again, on their data."""
+        for server in self.servers:
+            server.start()
 
 
 def grouped(rows: Iterable[tuple[str, int, bytes]]) -> Log:
@@ -139,6 +177,8 @@ class SqliteStore(Store):
 class PostgresqlStore(Store):
     """A database, and beside it one more for the copy, with the tables made by `migrate`."""
 
+    has_tables_beside = True
+
     def __init__(self, name: str, copy: str) -> None:
         super().__init__({"TEST_POSTGRES_NAME": name, "DATABASE_URL": ""})
         self._name, self._beside = name, copy
@@ -166,6 +206,18 @@ class PostgresqlStore(Store):
                 except psycopg.errors.DeadlockDetected:
                     continue
                 return abandoned
+
+    @contextmanager
+    def frozen_session(self, group: str) -> Iterator[None]:
+        with connect_postgresql(self._name) as connection:
+            process = connection.info.backend_pid
+            with connection.transaction():
+                connection.execute(f'SELECT 1 FROM {HEADS} WHERE "group" = %s FOR UPDATE', [group])
+                os.kill(process, signal.SIGSTOP)
+                try:
+                    yield
+                finally:
+                    os.kill(process, signal.SIGCONT)
 
     @staticmethod
     def _fill(target: psycopg.Connection, name: str) -> None:
@@ -221,9 +273,8 @@ class RedisStore(Store):
 
     def _start(self, primary: Valkey | None = None) -> Valkey:
         self._started += 1
-        durable = ("--appendonly", "yes", "--appendfsync", "always")
         follow = () if primary is None else ("--replicaof", f"127.0.0.1 {primary.port}")
-        server = Valkey(self._folder / f"log-{self._started}", *durable, *follow).start()
+        server = Valkey(self._folder / f"log-{self._started}", *DURABLE, *follow).start()
         if primary is not None:
             with server.client() as client:
                 eventually(lambda: client.info("replication")["master_link_status"] == "up")
@@ -257,13 +308,20 @@ class RedisStore(Store):
         with self.replica.client() as client:
             client.replicaof("NO", "ONE")
         self.primary = self.replica
+        self.primary.options = DURABLE  # It follows nobody when it is started again.
         self.relay.lead_to(self.primary.port)
-        self.replica = self._start(self.primary)
         return abandoned
 
-    def restart(self) -> None:
-        self.primary.kill()
-        self.primary.start()
+    def _went_back(self) -> None:
+        self.replica = self._start(self.primary)
+
+    @property
+    def servers(self) -> list[Valkey]:
+        return [self.primary]
+
+    @property
+    def cables(self) -> list[Cable]:
+        return [self.relay]
 
     def close(self) -> None:
         """End the servers and the relay."""

@@ -12,10 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ..support.cables import Cable
 from ..support.servers import Daphne
 from .clients import Client
-from .parts import PATIENCE, PublisherProcess, environment_of, event_log, make_valkey
+from .parts import PATIENCE, PublisherProcess, environment_of, make_valkey
+from .stores import Fork, Store
 
+#: For a process of its own: events that a log has more when it has gone back.
+GROW: Final = """
+from sse_app import publish
+for n in range(1, {count} + 1):
+    data = f"fork{fork}:{{n}}"
+    print(data)
+    for group in {groups!r}:
+        publish(group, group, data)
+"""
 GROUPS: Final = ("chaos.a", "chaos.b", "chaos.c")
 
 
@@ -29,6 +40,11 @@ class Plan:
     restarts: int = 20
     freezes: int = 4
     publisher_kills: int = 50
+    #: How often the log goes back, the connections to it and to the layer fall silent, and a
+    #: session that has locked the head of a group freezes.
+    forks: int = 0
+    silences: int = 0
+    session_freezes: int = 0
     clients: int = 50
     publishers: int = 4
     servers: int = 3
@@ -55,12 +71,16 @@ class Plan:
 class World:
     """The processes and clients of one plan, and how to start, hurt and stop them."""
 
-    def __init__(self, plan: Plan, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, plan: Plan, folder: Path, store: Store) -> None:
         self.plan = plan
         self.random = random.Random(f"{plan.seed} world")
         self.folder = folder
         self.valkey = make_valkey(folder)
-        self.environment = {**environment, "REDIS_URL": self.valkey.url}
+        self.store = store
+        self.forks: list[Fork] = []
+        self.layer = Cable(self.valkey.port)
+        layer_url = f"redis://{self.layer.url.removeprefix('http://')}/0"
+        self.environment = {**store.environment, "REDIS_URL": layer_url}
         self.facts: dict[int, Path] = {}
         self.servers = [self._make_server(n) for n in range(plan.servers)]
         self.publishers = [self._make_publisher(n) for n in range(plan.publishers)]
@@ -72,7 +92,7 @@ class World:
 
     def _make_server(self, number: int) -> Daphne:
         settings: dict[str, Any] = {
-            "EVENT_LOG": event_log(self.plan.log, self.valkey.url),
+            "EVENT_LOG": self.store.event_log,
             "PUBLIC_GROUPS": ["chaos.*"],
             "HEARTBEAT": 1.0,
             "RETENTION_EVENTS": 10**6,
@@ -109,6 +129,8 @@ class World:
         """Start everything; the publishers last, when every early client is connected."""
         await asyncio.to_thread(self.valkey.start)
         await asyncio.to_thread(self.servers[0].manage, "migrate", "--verbosity", "0")
+        if self.store.has_tables_beside:
+            await asyncio.to_thread(self._beside().manage, "migrate", "--verbosity", "0")
         await asyncio.gather(*(asyncio.to_thread(server.start) for server in self.servers))
         early = [client for client in self.clients if not client.late]
         self._let_in(early)
@@ -142,7 +164,15 @@ class World:
         await self._stop_publishers(signal.SIGKILL)
         for server in self.servers:
             await asyncio.to_thread(server.close)
+        self.layer.close()
         await asyncio.to_thread(self.valkey.kill)
+
+    def _beside(self) -> Daphne:
+        """Return a process, not started, that publishes to the copy of the log, and to no layer."""
+        environment = {**self.store.copied, "REDIS_URL": ""}
+        process = Daphne(self.folder, environment, EVENT_LOG=self.store.copied_event_log)
+        process.socket.close()
+        return process
 
     def _let_in(self, clients: list[Client]) -> None:
         self._readers |= {client: asyncio.create_task(client.run()) for client in clients}
@@ -161,17 +191,55 @@ class World:
         self._repair(self._start_server(server, self.random.uniform(0, 1)))
 
     async def restart_valkey(self) -> None:
-        """Kill Valkey, and start it again on its data after a while."""
+        """Kill Valkey, and start it again on its data after a while; the log's own as well."""
         await asyncio.to_thread(self.valkey.kill)
+        await asyncio.to_thread(self.store.kill)
         await asyncio.sleep(self.random.uniform(0, 1.5))
         await asyncio.to_thread(self.valkey.start)
+        await asyncio.to_thread(self.store.start)
 
     async def freeze_valkey(self) -> None:
         """Let Valkey answer nobody for longer than the log waits, and then do what it was told."""
-        assert self.valkey.process is not None
-        self.valkey.process.send_signal(signal.SIGSTOP)
+        servers = [self.valkey, *self.store.servers]
+        for server in servers:
+            server.signal(signal.SIGSTOP)
         await asyncio.sleep(6)
-        self.valkey.process.send_signal(signal.SIGCONT)
+        for server in servers:
+            server.signal(signal.SIGCONT)
+
+    async def fall_silent(self) -> None:
+        """Let the network swallow what is sent to the layer and to the log, and then end it."""
+        cables = [self.layer, *self.store.cables]
+        for cable in cables:
+            cable.cut()
+        await asyncio.sleep(self.random.uniform(1, 6))
+        for cable in cables:
+            cable.mend()
+
+    async def freeze_session(self) -> None:
+        """Freeze a session that has locked the head of a group: all that need it have to wait."""
+        with self.store.frozen_session(self.random.choice(GROUPS)):
+            await asyncio.sleep(self.random.uniform(3, 8))
+
+    async def go_back(self) -> None:
+        """Let the log go back by what comes in half a second, and mostly grow in the same step."""
+        if self.forks:
+            # What was found out of the last time must be in the copy.
+            since = time.monotonic() - self.forks[-1].at
+            await asyncio.sleep(max(0, 3 * self.plan.check_interval - since))
+        await asyncio.to_thread(self.store.copy)
+        grown = self.random.choice([0, 20, 80, 200])
+        names = []
+        if grown:
+            code = GROW.format(fork=len(self.forks), groups=GROUPS, count=grown)
+            names = (await asyncio.to_thread(self._beside().shell, code)).split()
+        else:
+            await asyncio.sleep(self.random.uniform(0.1, 0.5))
+        fork = await asyncio.to_thread(self.store.go_back)
+        self.forks.append(fork)
+        when = f"{fork.begun} {fork.at}"
+        lines = [f"ok {when} {group} {data}\n" for group in GROUPS for data in names]
+        (self.folder / f"fork-{len(self.forks)}.notes").write_text("".join(lines))
 
     async def kill_publisher(self) -> None:
         """Kill a publisher; it is started again at once under another name."""

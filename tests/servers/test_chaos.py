@@ -15,10 +15,11 @@ from channels.layers import channel_layers, get_channel_layer
 from sse_app import publish
 
 from ..chaos.__main__ import parse, plans, table
-from ..chaos.clients import Client
+from ..chaos.clients import Client, Reset
 from ..chaos.parts import LOGS, Notes
 from ..chaos.run import run
-from ..chaos.verdict import checks_outlived, judge, latest_delivery
+from ..chaos.stores import Fork
+from ..chaos.verdict import Verdict, checks_outlived, judge, latest_delivery
 from ..chaos.world import Plan
 from ..support.layers import ChaosLayer
 from ..support.patience import PATIENCE
@@ -37,6 +38,16 @@ async def test_nothing_is_lost_repeated_or_out_of_order_whatever_is_killed(
     assert report.good, table([report])
     assert report.figures["connections"] > plan.clients
     assert report.figures["acknowledged"] >= plan.events
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("log", LOGS)
+async def test_nothing_is_lost_silently_when_the_log_goes_back(log: str, tmp_path: Path) -> None:
+    hurts = {"kills": 2, "restarts": 0, "freezes": 0, "publisher_kills": 1, "silences": 1}
+    plan = Plan(log, SEED, **hurts, forks=3, clients=20, servers=2)
+    report = await run(plan, tmp_path)
+    assert report.good, table([report])
+    assert report.figures["told"] > 0
 
 
 @pytest.mark.slow
@@ -124,52 +135,104 @@ LOG = {"g": [(1, "a:1"), (2, "b:1"), (3, "a:2")]}
 
 
 def client_with(data: str, at: float = 0.0) -> Client:
-    """Return a client that opened at 0 and received `data` at `at`."""
+    """Return a client that opened at 0 and received `data` at `at`; "!" is a reset."""
     client = Client(0, ["g"], [1], SEED, late=False)
+    received = client.received["g"]
     for item in data.split():
-        client.received["g"].data.append(item)
-        client.received["g"].at.append(at)
+        if item == "!":
+            received.resets.append(Reset(len(received.data), at, 0.0, "epoch"))
+        else:
+            received.data.append(item)
+            received.at.append(at)
     client.opened.append(0.0)
     client.ports_used.append(1)
     return client
 
 
-def counts(log: Any, notes: Notes, data: str) -> dict[str, int]:
-    """Return what the verdict counts, without the zeros."""
-    found = judge(log, notes, [client_with(data)])
-    assert bool(found.faults) == any(found.counts.values())
-    return {what: count for what, count in found.counts.items() if count}
+def notes_of(times: dict[str, float], **more: Any) -> Notes:
+    """Return notes of events of one group that were acknowledged as soon as they were published."""
+    return Notes({"g": set(times)}, begun=dict(times), at=times, **more)
+
+
+def counts(verdict: Verdict) -> dict[str, int]:
+    """Return what a verdict counts, without the zeros."""
+    assert bool(verdict.faults) == any(verdict.counts.values())
+    return {what: count for what, count in verdict.counts.items() if count}
 
 
 @pytest.mark.parametrize(
     ("data", "wrong"),
     [
         ("a:1 b:1 a:2", {}),
-        ("a:1 b:1", {"lost": 1, "missing": 1}),
-        ("a:1 a:2", {"missing": 1}),
-        ("a:1 b:1 b:1 a:2", {"repeated": 1}),
-        ("b:1 a:1 a:2", {"out of order": 1}),
-        ("a:1 b:1 a:2 a:3", {"not in the log": 1}),
+        ("a:1 b:1", {"silent": 1}),
+        ("a:1 a:2", {"untold": 1}),
+        ("a:1 b:1 b:1 a:2", {"untold": 1, "repeated": 1}),
+        ("b:1 a:1 a:2", {"untold": 2, "disordered": 1}),
+        ("a:1 b:1 a:2 a:3", {"untold": 1, "not in the log": 1}),
+        ("a:1 b:1 ! a:2", {"needless resets": 1}),
     ],
 )
 def test_the_verdict_finds_what_is_wrong_at_a_client(data: str, wrong: dict[str, int]) -> None:
-    notes = Notes({"g": {"a:1", "a:2"}}, at={"a:1": 0.0, "a:2": 0.0})
-    assert counts(LOG, notes, data) == wrong
+    notes = notes_of({"a:1": 1.0, "a:2": 2.0})
+    assert counts(judge(LOG, notes, [client_with(data, at=3.0)])) == wrong
 
 
 @pytest.mark.parametrize(
     ("log", "wrong"),
     [
-        ([(1, "a:1"), (2, "a:2"), (3, "a:1")], {"repeated": 2, "out of order": 2}),
-        ([(1, "a:2"), (2, "a:1")], {"out of order": 2}),
+        ([(1, "a:1"), (2, "a:2"), (3, "a:1")], {"repeated": 2, "untold": 2, "disordered": 2}),
+        ([(1, "a:2"), (2, "a:1")], {"disordered": 2}),
         ([(1, "a:1"), (3, "a:2")], {"missing": 1}),
         ([(1, "a:1"), (2, "a:2"), (3, "no:1")], {"rolled back, yet there": 1}),
-        ([(1, "a:1")], {"lost": 2}),
+        ([(1, "a:1")], {"lost by the log": 1, "silent": 1}),
     ],
 )
 def test_the_verdict_finds_what_is_wrong_in_the_log(log: Any, wrong: dict[str, int]) -> None:
-    notes = Notes({"g": {"a:1", "a:2"}}, {"no:1"}, at={"a:1": 0.0, "a:2": 0.0})
-    assert counts({"g": log}, notes, " ".join(data for _, data in log)) == wrong
+    notes = notes_of({"a:1": 1.0, "a:2": 2.0}, rolled_back={"no:1"})
+    client = client_with(" ".join(data for _, data in log), at=3.0)
+    assert counts(judge({"g": log}, notes, [client])) == wrong
+
+
+#: The log had a:1, a:2 and a:3, went back behind a:2, and has grown again.
+WENT_BACK = {"g": [(1, "a:1"), (2, "b:1"), (3, "b:2"), (4, "b:3")]}
+TIMES = {"a:1": 1.0, "a:2": 3.0, "a:3": 4.0, "b:1": 6.0, "b:2": 7.0, "b:3": 8.0}
+FORK = Fork(2.0, 5.0, 5.0, {"g": [(1, "a:1"), (2, "a:2"), (3, "a:3")]})
+
+
+@pytest.mark.parametrize(
+    ("data", "wrong", "told", "unknowable"),
+    [
+        ("a:1 a:2 a:3 ! b:3", {}, 2, 0),
+        ("a:1 a:2 a:3 b:3", {"silent": 2, "untold": 1}, 0, 0),
+        ("a:1 a:2 a:3 b:2 ! b:3", {"silent": 1, "untold": 1}, 0, 0),
+        ("a:1 a:2 a:3 ! b:1 b:3", {"untold": 1}, 0, 0),
+        ("a:1 a:3 ! b:1 b:2 b:3", {"silent": 1, "untold": 1}, 0, 0),
+        ("a:1 a:2 ! b:1 b:2 b:3", {}, 1, 0),
+        ("a:1 b:1 b:2 b:3", {}, 0, 2),
+        ("a:1 b:1 ! b:2 b:3", {}, 2, 0),
+        ("a:1 a:2 a:3 !", {}, 3, 0),
+    ],
+)
+def test_the_verdict_knows_what_a_client_was_told_when_the_log_went_back(
+    data: str, wrong: dict[str, int], told: int, unknowable: int
+) -> None:
+    verdict = judge(WENT_BACK, notes_of(TIMES), [client_with(data, at=9.0)], [FORK])
+    assert counts(verdict) == wrong
+    if not wrong:
+        assert (verdict.told, verdict.unknowable) == (told, unknowable)
+        assert verdict.delivered + told + unknowable == len(TIMES)
+
+
+def test_what_one_stream_found_out_every_client_must_be_told() -> None:
+    clients = [client_with("a:1 a:2 a:3 ! b:1 b:2 b:3", at=9.0)]
+    clients.append(client_with("a:1 b:1 b:2 b:3", at=9.0))
+    verdict = judge(WENT_BACK, notes_of(TIMES), clients, [FORK])
+    assert counts(verdict) == {"silent": 2}
+
+
+def test_the_time_until_a_client_is_told_begins_when_it_could_know() -> None:
+    late = client_with("a:1 a:2 ! b:1 b:2 b:3", at=9.0)
+    assert judge(WENT_BACK, notes_of(TIMES), [late], [FORK]).until_told == 4.0
 
 
 def test_the_latest_delivery_counts_from_the_acknowledgement_for_who_was_connected() -> None:
@@ -190,4 +253,6 @@ def test_the_command_has_a_plan_for_each_log_and_one_with_half_of_the_messages_d
     assert [plan.log for plan in made] == ["sqlite", "postgresql", "redis", "postgresql"]
     assert {plan.seed for plan in made} == {5}
     assert [plan.kills for plan in made] == [7, 7, 7, 0]
+    assert [plan.forks for plan in made] == [2, 2, 2, 0]
+    assert [plan.session_freezes for plan in made] == [0, 1, 0, 0]
     assert made[-1].drop == 0.5

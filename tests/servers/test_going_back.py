@@ -175,7 +175,7 @@ def migrate(folder: Path, store: Store, migrated: Path) -> None:
         shutil.copy(migrated, url.removeprefix("sqlite:///"))
         return
     environments = [store.environment, store.copied]
-    for environment in environments[: 1 + store.copy_grows]:
+    for environment in environments[: 1 + store.has_tables_beside]:
         process = Daphne(folder, environment)
         process.manage("migrate", "--verbosity", "0")
         process.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import time
@@ -27,7 +28,7 @@ class Valkey:
         self.folder = folder
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.options = options
+        self.options: tuple[str, ...] = options
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -52,6 +53,11 @@ class Valkey:
     def client(self) -> redis.Redis:
         """Return a client of it."""
         return redis.Redis(port=self.port)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
