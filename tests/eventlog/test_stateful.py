@@ -1,24 +1,25 @@
 """Whatever happens to the log, the layer, the process and the connection: exact, or a reset first.
 
-One machine of rules against the real hub and each real log. `make fuzz` runs more of it.
+Two machines of rules against the real hub and each real log. `make fuzz` runs more of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
 from django.db import connections
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from sse_app.conf import settings as app_settings
 from sse_app.eventlog import DatabaseEventLog, event_log
 
+from ..support.chains import GoingBack
 from ..support.machine import Streams
 from ..support.simulation import Writer, app_modules
 from ..support.stores import DatabaseStore, MemoryStore, RedisStore, Store
@@ -77,9 +78,21 @@ def writers(store: Store) -> Iterator[list[Writer]]:
 def test_every_client_gets_the_log_or_a_reset_first(
     store: Store, writers: list[Writer], request: pytest.FixtureRequest
 ) -> None:
+    run(lambda: Streams(store, writers), request)
+
+
+@pytest.mark.matrix
+def test_a_log_that_goes_back_and_grows_again_is_never_silent(
+    store: Store, request: pytest.FixtureRequest
+) -> None:
+    run(lambda: GoingBack(store), request)
+
+
+def run(machine: Callable[[], RuleBasedStateMachine], request: pytest.FixtureRequest) -> None:
+    """Run a machine as often as the kind of log allows."""
     kind = request.node.callspec.params["store"]
     run_state_machine_as_test(
-        lambda: Streams(store, writers),
+        machine,
         settings=settings(
             max_examples=FUZZ_EXAMPLES or EXAMPLES[kind],
             stateful_step_count=60 if FUZZ_EXAMPLES else 30,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from copy import deepcopy
 from typing import Any
 
 import redis
 from django.db import transaction
 
+from sse_app.eventlog import event_log
 from sse_app.models import GroupHead, StoredEvent
 
 
@@ -37,6 +39,12 @@ class MemoryStore(Store):
 
     def lose(self) -> None:
         pass  # It goes with the log object.
+
+    def copy(self) -> Any:
+        return deepcopy(event_log()._logs)  # type: ignore[attr-defined]  # it is a MemoryEventLog
+
+    def restore(self, copy: Any) -> None:
+        event_log()._logs = deepcopy(copy)  # type: ignore[attr-defined]
 
 
 class DatabaseStore(Store):
