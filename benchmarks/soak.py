@@ -2,8 +2,9 @@
 
 Figures of this machine, as a table: the memory of a server process (RSS) beside fifty readers that
 never read and after thousands of bad requests, how much longer `bulk_create()` takes with events,
-how late scheduled broadcasts are, and how soon pages get events. Nothing here fails for being slow:
-the tests count the facts that must be true.
+how late scheduled broadcasts are, how soon pages get events, and what is left of thousands of groups
+that were joined and left again. Nothing here fails for being slow: the tests count the facts that
+must be true.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from urllib.parse import quote
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
+from benchmarks.churn import Churn, measure
 from tests.support import postgres
 from tests.support.chromium import CHROMIUM, FLAGS
 from tests.support.hostility import fixed_list
@@ -79,16 +81,25 @@ class Scale:
     rows: int = 10_000
     broadcasts: int = 10
     tabs: int = 10
+    churn: Churn = field(default_factory=Churn)
 
 
-QUICK = Scale(sleepers=10, events=1000, requests=1, rows=1000, broadcasts=3, tabs=3)
+QUICK = Scale(
+    sleepers=10,
+    events=1000,
+    requests=1,
+    rows=1000,
+    broadcasts=3,
+    tabs=3,
+    churn=Churn(groups=1000, seconds=60),
+)
 
 
 class Ground:
     """A folder with a migrated database, and the servers on copies of it."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._migrated = folder / "migrated.sqlite3"
         server = Daphne(folder, {"DATABASE_URL": f"sqlite:///{self._migrated}"})
         server.manage("migrate", "--verbosity", "0", "--run-syncdb")
@@ -97,7 +108,7 @@ class Ground:
     @contextmanager
     def server(self, kind: type[Server], **sse_app: Any) -> Iterator[Server]:
         """Run a server of one kind on a database of its own."""
-        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
         environment = {
             "DATABASE_URL": f"sqlite:///{shutil.copy(self._migrated, folder)}",
             "REDIS_URL": "",
@@ -208,11 +219,19 @@ def pages(ground: Ground, scale: Scale) -> str:
     return f"the first event {first:.0f} ms after the load, {heard:.2f} s until all hear again"
 
 
+def churn_on(ground: Ground, scale: Scale, *, on_redis: bool) -> str:
+    """Go through thousands of groups; what there is before and after."""
+    folder = Path(tempfile.mkdtemp(dir=ground.folder))
+    return measure(folder, scale.churn, on_redis=on_redis)
+
+
 def main() -> None:
     """Measure everything, and print a line for each figure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of each")
-    scale = QUICK if parser.parse_args().quick else Scale()
+    parser.add_argument("--only", default="", help="only figures whose name has this text")
+    given = parser.parse_args()
+    scale = QUICK if given.quick else Scale()
     figures: dict[str, Callable[[Ground, Scale], str]] = {
         f"{kind.module} beside {scale.sleepers} readers that never read": partial(
             memory_beside_sleepers, kind=kind
@@ -224,12 +243,15 @@ def main() -> None:
         f"bulk_create() of {scale.rows} rows with events": bulk_create,
         f"{scale.broadcasts} scheduled broadcasts": scheduled_broadcasts,
         f"{scale.tabs} tabs": pages,
+        "churn on SQLite": partial(churn_on, on_redis=False),
+        "churn on Redis": partial(churn_on, on_redis=True),
     }
     try:
         with tempfile.TemporaryDirectory(prefix="sse-soak-") as folder:
             ground = Ground(Path(folder))
-            for name, measure in figures.items():
-                print(f"{name}: {measure(ground, scale)}", flush=True)
+            for name, figure in figures.items():
+                if given.only in name:
+                    print(f"{name}: {figure(ground, scale)}", flush=True)
     finally:
         postgres.stop()
 
