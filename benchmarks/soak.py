@@ -2,9 +2,9 @@
 
 Figures of this machine, as a table: the memory of a server process (RSS) beside fifty readers that
 never read and after thousands of bad requests, how much longer `bulk_create()` takes with events,
-how late scheduled broadcasts are, how soon pages get events, and what is left of thousands of groups
-that were joined and left again. Nothing here fails for being slow: the tests count the facts that
-must be true.
+how late scheduled broadcasts are, how soon pages get events, and what is left of thousands of
+groups that were joined and left again. Nothing here fails for being slow: the tests count the facts
+that must be true.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from urllib.parse import quote
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
+import django
+
 from benchmarks.churn import Churn, measure
 from tests.support import postgres
 from tests.support.chromium import CHROMIUM, FLAGS
@@ -33,7 +35,6 @@ from tests.support.hostility import fixed_list
 from tests.support.other_servers import Granian, Hypercorn, Uvicorn, documented
 from tests.support.servers import Daphne, Server
 from tests.support.sleepers import connect, flood, run
-from tests.support.staff import Staff
 from tests.support.tabs import Tabs, publish
 from tests.support.targets import Target
 
@@ -170,6 +171,7 @@ def bulk_create(ground: Ground, scale: Scale) -> str:
 
 def scheduled_broadcasts(ground: Ground, scale: Scale) -> str:
     """Measure how long after its time each broadcast arrives."""
+    from tests.support.staff import Staff  # Late: the apps are ready only now.
 
     async def measure(server: Daphne) -> list[float]:
         first = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=3)
@@ -231,6 +233,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of each")
     parser.add_argument("--only", default="", help="only figures whose name has this text")
     given = parser.parse_args()
+    django.setup()
     scale = QUICK if given.quick else Scale()
     figures: dict[str, Callable[[Ground, Scale], str]] = {
         f"{kind.module} beside {scale.sleepers} readers that never read": partial(
