@@ -146,7 +146,8 @@ SOAK ?=
 soak: $(INSTALLED)
 	$(BIN)/python -m benchmarks.soak $(SOAK)
 
-# Kills and restarts at random while clients listen; one table at the end.
+# Kills, restarts, silent networks and logs that go back, at random while clients listen; one table at
+# the end.
 KILLS ?= 100
 RESTARTS ?= 20
 
