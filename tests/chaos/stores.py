@@ -250,6 +250,15 @@ def read_redis(client: Any) -> Log:
     return log
 
 
+def catch_up(primary: Valkey, replica: Valkey) -> None:
+    """Return when the replica has everything that the primary has now."""
+    with primary.client() as source, replica.client() as target:
+        # A primary that was started again counts from 0; its replica does not, until it is linked.
+        eventually(lambda: target.info("replication")["master_link_status"] == "up")
+        written = source.info("replication")["master_repl_offset"]
+        eventually(lambda: target.info("replication")["slave_repl_offset"] >= written)
+
+
 def event_log_at(**where: Any) -> dict[str, Any]:
     """Return the setting `EVENT_LOG` for the Redis log under the keys that `read_redis()` reads."""
     return {"BACKEND": "sse_app.eventlog.RedisEventLog", "PREFIX": PREFIX, **where}
@@ -285,10 +294,9 @@ class RedisStore(Store):
             return read_redis(client)
 
     def _copy(self) -> None:
-        with self.primary.client() as source, self.replica.client() as target:
-            written = source.info("replication")["master_repl_offset"]
-            eventually(lambda: target.info("replication")["slave_repl_offset"] >= written)
-            target.replicaof("127.0.0.1", 1)  # Nobody listens there.
+        catch_up(self.primary, self.replica)
+        with self.replica.client() as client:
+            client.replicaof("127.0.0.1", 1)  # Nobody listens there.
 
     @property
     def copied(self) -> dict[str, str]:
