@@ -140,6 +140,12 @@ def _log() -> Iterator[CheckMessage]:
             f"one of: {', '.join(database.VENDORS)}.",
             id="sse_app.E005",
         )
+    elif not connections[alias].settings_dict["AUTOCOMMIT"]:
+        yield Error(
+            f"SSE_APP['EVENT_LOG'] is on the database {alias!r}, whose AUTOCOMMIT is False: the "
+            "log's transactions would never be committed. Remove AUTOCOMMIT from DATABASES.",
+            id="sse_app.E005",
+        )
 
 
 def _policies() -> Iterator[CheckMessage]:

@@ -23,6 +23,7 @@ from django.db import OperationalError, connections, transaction
 from ..protocol.cursors import START, Position, new_epoch, new_mark
 from ..protocol.events import Event
 from ..runtime.callables import in_thread
+from ..runtime.transactions import in_transaction
 from .contract import Discontinuity, EventLog, check_chain, has_events_after, number
 from .database_postgresql import MOST_EVENTS, append_in_one_statement
 from .database_rows import CHUNK_ROWS, KNOWN_MARK, Tables, in_list
@@ -206,7 +207,7 @@ class DatabaseEventLog(EventLog):
             try:
                 return work()
             except OperationalError as error:
-                if self._connection.in_atomic_block or not _was_rolled_back(error):
+                if in_transaction(self.alias) or not _was_rolled_back(error):
                     raise
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
         return work()

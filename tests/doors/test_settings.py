@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.test import Client, override_settings
 
 from sse_app.asgi import event_stream_application
@@ -115,6 +116,15 @@ def test_a_wrong_value_is_named(given: dict[str, Any], id: str, named: str) -> N
     assert [name for name, _ in messages] == [f"sse_app.{id}"]
     assert named in messages[0][1]
     assert key in messages[0][1]
+
+
+def test_a_log_on_a_database_that_never_commits_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "AUTOCOMMIT", False)
+    ((id, message),) = found()
+    assert id == "sse_app.E005"
+    assert "'default', whose AUTOCOMMIT is False" in message
 
 
 def test_a_pattern_given_without_its_list_grants_nothing_to_strangers() -> None:

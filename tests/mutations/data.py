@@ -29,6 +29,16 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "While autocommit is off, a commit calls no function: the event would leave before it.",
+        "sse_app/runtime/transactions.py",
+        "    return not (connection.autocommit if is_open",
+        "    return False and not (connection.autocommit if is_open",
+        [
+            "publishing/test_publishing.py::test_nothing_is_published_while_autocommit_is_off",
+            "publishing/test_publishing.py::test_a_cursor_numbers_nothing_while_autocommit_is_off",
+        ],
+    ),
+    Mutation(
         "A publisher may die between its commit and the numbering.",
         "sse_app/publishing/outbox.py",
         "every(lambda: settings().SWEEP_INTERVAL, _sweep)",
