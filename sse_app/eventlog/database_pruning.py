@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from math import isfinite
 from typing import Final
 
 from django.db import connections
@@ -19,23 +20,30 @@ from django.utils import timezone
 from ..conf import settings
 from .contract import HEAD_RETENTION_FACTOR
 from .models import GroupHead, StoredEvent
-from .retention import retained_count
+from .retention import retained_count, retention_seconds
 
 STEP_ROWS: Final = 500
+#: Before every event.
+NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def prune_rows(alias: str, limit: int | None) -> int:
     """See `EventLog.prune()`."""
-    age, now = timedelta(seconds=settings().RETENTION_SECONDS), timezone.now()
+    age = retention_seconds()
     pruned = 0
     while limit is None or pruned < limit:
         left = STEP_ROWS if limit is None else min(STEP_ROWS, limit - pruned)
-        step = _step(alias, now - age, left)
+        step = _step(alias, _before(age), left)
         pruned += step
         if not step:
-            _delete_idle_heads(alias, now - age * HEAD_RETENTION_FACTOR)
+            _delete_idle_heads(alias, _before(age * HEAD_RETENTION_FACTOR))
             break
     return pruned
+
+
+def _before(age: float) -> datetime:
+    """Return the time at which what has this age now was written."""
+    return timezone.now() - timedelta(seconds=age) if isfinite(age) else NEVER
 
 
 def _step(alias: str, before: datetime, most: int) -> int:

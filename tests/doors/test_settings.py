@@ -30,6 +30,8 @@ def test_the_defaults_and_the_demo_pass() -> None:
     assert [message for message in run_checks() if (message.id or "").startswith("sse_app")] == []
     with override_settings(SSE_APP={}):
         assert found() == []
+    with override_settings(SSE_APP={"RETENTION_SECONDS": None, "REPLAY_EVENTS": None}):
+        assert found() == []
 
 
 def test_settings_follow_the_override() -> None:
@@ -80,6 +82,9 @@ def test_a_setting_that_is_no_dict_is_an_error() -> None:
         ({"MAX_EVENT_BYTES": -1}, "E003", "-1"),
         ({"MAX_GROUPS": True}, "E003", "True"),
         ({"RETENTION_EVENTS": None}, "E003", "None"),
+        ({"RETENTION_SECONDS": 10**11}, "E003", "100000000000; it must be a number above 0 and up"),
+        ({"RETENTION_EVENTS": 10**30}, "E003", "up to 3155760000."),
+        ({"GRANT_AGE": float("inf")}, "E003", "inf"),
         ({"RETRY": 2}, "E003", "2"),
         ({"RETRY": (5, 2)}, "E003", "(5, 2)"),
         ({"RETRY": (1, 2, 3)}, "E003", "(1, 2, 3)"),

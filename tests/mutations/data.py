@@ -186,9 +186,32 @@ MUTATIONS = (
         ["eventlog/test_redis_log.py::test_an_older_version_appends_to_the_same_log"],
     ),
     Mutation(
+        "A date of more than a few thousand years ago can't be written.",
+        "sse_app/eventlog/retention.py",
+        "seconds is None or seconds >= MOST_SECONDS else",
+        "seconds is None else",
+        ["eventlog/test_eventlog.py::test_without_a_limit_of_age_events_and_heads_stay"],
+    ),
+    Mutation(
+        "Keys that may expire are the first that Redis gives up when its memory is full.",
+        "sse_app/eventlog/redis_scripts.py",
+        "local least = tonumber(ARGV[4])\nif age == 0 then age = math.huge end\n",
+        "local least = tonumber(ARGV[4])\nif age == 0 then age = 1e12 end\n",
+        ["eventlog/test_redis_log.py::test_a_group_never_expires_while_events_are_kept_for_ever"],
+    ),
+    Mutation(
+        "The rows of access may be in another database than the log, which is away.",
+        "sse_app/operations/housekeeping.py",
+        "await logged(_delete_expired)",
+        "await _delete_expired()",
+        [
+            "operations/test_commands.py::test_expired_rows_that_cannot_be_deleted_do_not_keep_the_log_from_being_pruned"
+        ],
+    ),
+    Mutation(
         "Who saw a group empty before all retention may have missed everything.",
         "sse_app/delivery/replay.py",
-        " or time.time() - seen > settings().RETENTION_SECONDS:\n",
+        " or time.time() - seen > retention_seconds():\n",
         ":\n",
         [
             "delivery/test_healing.py::test_who_saw_a_group_empty_goes_on_from_its_beginning_within_retention"
@@ -204,8 +227,8 @@ MUTATIONS = (
     Mutation(
         "A head that goes with its events lets a group begin anew under the eyes of its readers.",
         "sse_app/eventlog/database_pruning.py",
-        "_delete_idle_heads(alias, now - age * HEAD_RETENTION_FACTOR)",
-        "_delete_idle_heads(alias, now - age)",
+        "_before(age * HEAD_RETENTION_FACTOR)",
+        "_before(age)",
         ["eventlog/test_eventlog.py::test_an_idle_groups_head_outlives_its_events"],
     ),
     Mutation(
