@@ -185,7 +185,8 @@ class EventLog(ABC):
         """Store `events` without offsets in the caller's transaction on `alias`.
 
         After the commit, `number()` or an `append()` to their groups gives them offsets. A
-        rollback removes them.
+        rollback removes them. After an error all or none are stored, and the caller's transaction
+        is usable.
         """
         raise NotImplementedError(f"{type(self).__name__} can't join a transaction.")
 

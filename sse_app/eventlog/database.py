@@ -23,7 +23,7 @@ from django.db import OperationalError, connections, transaction
 from ..protocol.cursors import START, Position, new_epoch, new_mark
 from ..protocol.events import Event
 from ..runtime.callables import in_thread
-from ..runtime.transactions import in_transaction
+from ..runtime.transactions import guarded, in_transaction
 from .contract import Discontinuity, EventLog, check_chain, has_events_after, number
 from .database_postgresql import MOST_EVENTS, append_in_one_statement
 from .database_rows import CHUNK_ROWS, KNOWN_MARK, Tables, in_list
@@ -54,7 +54,8 @@ class DatabaseEventLog(EventLog):
         return await in_thread(self.append, events)
 
     def stage(self, events: Sequence[Event]) -> None:
-        self._tables.insert(events)
+        chunks = -(-len(events) // CHUNK_ROWS)
+        guarded(self.alias, partial(self._tables.insert, events), statements=chunks)
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:
         waiting = self._waiting_groups(groups)

@@ -99,8 +99,8 @@ class Tables:
                 [(head.offset, head.offset, head.mark, group) for group, head in staged.items()],
             )
 
-    def insert(self, events: Sequence[Event]) -> None:
-        """Insert `events`; those without an offset are staged."""
+    def insert(self, events: Sequence[Event], template: str = "{}") -> None:
+        """Insert `events`; those without an offset are staged. `template`: see `guarded()`."""
         now = self.now()
         rows = [
             (e.group, e.offset, e.previous + e.mark, e.name, e.data.encode(), now) for e in events
@@ -108,11 +108,11 @@ class Tables:
         with self.connection.cursor() as cursor:
             for start in range(0, len(rows), CHUNK_ROWS):
                 chunk = rows[start : start + CHUNK_ROWS]
-                cursor.execute(
+                sql = (
                     f'INSERT INTO {self.events} ("group", "offset", "marks", "name", "data", '
-                    f'"created_at") VALUES {tuples(len(chunk), 6)}',
-                    [value for row in chunk for value in row],
+                    f'"created_at") VALUES {tuples(len(chunk), 6)}'
                 )
+                cursor.execute(template.format(sql), [value for row in chunk for value in row])
 
 
 def in_list(values: Collection[object]) -> str:

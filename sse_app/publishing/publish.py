@@ -39,7 +39,8 @@ def publish(
     database, the event leaves only if that transaction commits, and the returned event has no
     offset yet. If the log is in the same database, the event is part of the transaction and leaves
     whenever that commits. Any other log gets the event right after the commit; a crash in between
-    loses it. `immediate=True`, only with `durable=False`, does not wait for the transaction.
+    loses it. If the database refuses the row, the transaction is usable after the exception, by a
+    savepoint. `immediate=True`, only with `durable=False`, does not wait for the transaction.
 
     Blocks for the log's I/O: in async code use `apublish()`. Raises `ValueError` for an invalid
     or reserved group or event name or an event beyond `MAX_EVENT_BYTES`, `TypeError` for data that

@@ -1,10 +1,12 @@
-"""Whether this thread has a transaction open on a database."""
+"""The transaction that this thread has open on a database: whether there is one, and savepoints."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
 
-from django.db import connections
+from django.db import DatabaseError, connections, transaction
 from django.db.transaction import TransactionManagementError
 
 
@@ -36,3 +38,32 @@ def in_atomic(alias: str) -> bool:
             "transaction.atomic(), or while autocommit is on."
         )
     return False
+
+
+#: A statement between the creation of a savepoint and its release, in one round trip.
+_GUARDED: Final = "SAVEPOINT sse_app; {}; RELEASE SAVEPOINT sse_app"
+
+
+def guarded(alias: str, execute: Callable[[str], None], *, statements: int) -> None:
+    """Call `execute` in the transaction of the caller, which can go on after a `DatabaseError`.
+
+    `execute` formats its SQL with the template that it gets. On PostgreSQL an error aborts a
+    transaction back to the last savepoint, so the app makes one: by the template around a single
+    statement, which costs no round trip, else by `atomic()`.
+    """
+    connection: Any = connections[alias]
+    postgresql = connection.vendor == "postgresql"
+    # Statements with parameters on the server's side can't be sent together.
+    together = not connection.settings_dict.get("OPTIONS", {}).get("server_side_binding")
+    if statements == 1 and not postgresql:
+        execute("{}")  # SQLite undoes the failed statement alone.
+    elif statements == 1 and together:
+        try:
+            execute(_GUARDED)
+        except DatabaseError:
+            with suppress(DatabaseError), connection.cursor() as cursor:
+                cursor.execute("ROLLBACK TO SAVEPOINT sse_app; RELEASE SAVEPOINT sse_app")
+            raise
+    else:
+        with transaction.atomic(using=alias):
+            execute("{}")

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
+import psycopg
 import pytest
-from django.db import connections, transaction
+from django.contrib.auth.models import Group, User
+from django.db import OperationalError, connections, transaction
 from django.test import Client, TestCase, override_settings
+from django.test.utils import CaptureQueriesContext
 
-from sse_app import Event, cursor, publish
+from sse_app import Event, cursor, publish, publish_many
 from sse_app.eventlog import event_log
 from sse_app.models import StoredEvent
 from sse_app.protocol.cursors import encode_cursor
 from sse_app.testing import capture_events
 
 from ..selection import first_then_slow
-from ..support.servers import Daphne
+from ..support.servers import Daphne, connect_postgresql
 
 POSTGRESQL = {"EVENT_LOG": {"BACKEND": "sse_app.eventlog.DatabaseEventLog", "ALIAS": "postgresql"}}
 
@@ -135,6 +140,76 @@ def test_with_both_in_a_transaction_an_event_leaves_only_if_both_commit(seen: li
             publish("g", "n", "never")
         transaction.set_rollback(True, using="postgresql")
     assert [event.data for event in seen] == ["1"]
+
+
+# --- an error of the log within the caller's transaction ---
+
+
+@pytest.fixture(params=[False, True], ids=["client binding", "server binding"])
+def binding(request: pytest.FixtureRequest, own_database: None) -> Iterator[None]:
+    """Both ways in which Django's connections to PostgreSQL send parameters."""
+    connection = connections["postgresql"]
+    connection.close()
+    with mock.patch.dict(connection.settings_dict["OPTIONS"], server_side_binding=request.param):
+        yield
+        connection.close()
+
+
+@contextmanager
+def impatient_beside_a_migration() -> Iterator[psycopg.Connection]:
+    """A transaction that waits shortly, while another one has locked the log's table."""
+    connection = connections["postgresql"]
+    with connect_postgresql(connection.settings_dict["NAME"]) as migration:
+        migration.autocommit = False
+        migration.execute(f"LOCK TABLE {StoredEvent._meta.db_table} IN ACCESS EXCLUSIVE MODE")
+        with transaction.atomic(using="postgresql"):
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '50ms'")
+            yield migration
+
+
+@both
+@pytest.mark.usefixtures("binding")
+@pytest.mark.parametrize("count", [1, 1200])
+def test_after_an_error_of_the_log_the_callers_transaction_goes_on(
+    seen: list[Event], count: int
+) -> None:
+    groups = Group.objects.using("postgresql")
+    with impatient_beside_a_migration() as migration:
+        groups.create(name="before")
+        with pytest.raises(OperationalError, match="lock timeout"):
+            publish_many([("g", "n", str(n)) for n in range(count)])
+        groups.create(name="after")
+        migration.rollback()
+        publish("g", "n", "x")
+    assert sorted(groups.values_list("name", flat=True)) == ["after", "before"]
+    assert [event.data for event in seen] == ["x"]
+
+
+@both
+@pytest.mark.usefixtures("binding")
+def test_a_user_is_saved_although_the_log_fails() -> None:
+    """Other processes find the changed rights in their next round."""
+    users = User.objects.using("postgresql")
+    ann = users.create(username="ann")
+    ann.is_active = False
+    with impatient_beside_a_migration():
+        ann.save(using="postgresql")
+    assert not users.get(username="ann").is_active
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
+@pytest.mark.parametrize("alias", ["default", "postgresql"])
+def test_an_event_in_a_transaction_takes_one_round_trip(alias: str) -> None:
+    """On PostgreSQL the savepoint is made and released by the same."""
+    with (
+        override_settings(SSE_APP=POSTGRESQL if alias == "postgresql" else {}),
+        transaction.atomic(using=alias),
+        CaptureQueriesContext(connections[alias]) as queries,
+    ):
+        publish("g", "n", "1")
+        publish_many([("g", "n", str(n)) for n in range(100)])
+    assert len(queries) == 2
 
 
 # --- many publishers ---

@@ -39,6 +39,25 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "On PostgreSQL an error aborts the whole transaction, also of a caller that catches it.",
+        "sse_app/runtime/transactions.py",
+        '"SAVEPOINT sse_app; {}; RELEASE SAVEPOINT sse_app"',
+        '"{}"',
+        [
+            "eventlog/test_transactions.py::test_after_an_error_of_the_log_the_callers_transaction_goes_on",
+            "eventlog/test_transactions.py::test_a_user_is_saved_although_the_log_fails",
+        ],
+    ),
+    Mutation(
+        "Statements with parameters on the server's side can't be sent together.",
+        "sse_app/runtime/transactions.py",
+        'together = not connection.settings_dict.get("OPTIONS", {}).get("server_side_binding")',
+        "together = True",
+        [
+            "eventlog/test_transactions.py::test_after_an_error_of_the_log_the_callers_transaction_goes_on"
+        ],
+    ),
+    Mutation(
         "A publisher may die between its commit and the numbering.",
         "sse_app/publishing/outbox.py",
         "every(lambda: settings().SWEEP_INTERVAL, _sweep)",
