@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import OperationalError, connections, transaction
+from django.db.models.functions import Collate
 
 from ..protocol.cursors import START, Position, new_epoch, new_mark
 from ..protocol.events import Event
@@ -133,7 +134,9 @@ class DatabaseEventLog(EventLog):
         from .models import GroupHead
 
         with transaction.atomic(using=self.alias):
-            heads = GroupHead.objects.using(self.alias).select_for_update().order_by("group")
+            # In the order of bytes, as Python sorts them: the database's may be ICU's.
+            by_bytes = Collate("group", "C") if self._connection.vendor == "postgresql" else "group"
+            heads = GroupHead.objects.using(self.alias).select_for_update().order_by(by_bytes)
             if groups is not None:
                 heads = heads.filter(group__in=groups)
             if only is not None:

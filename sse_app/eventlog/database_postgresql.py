@@ -27,7 +27,7 @@ WITH head AS (
     WHERE NOT EXISTS (
         SELECT 1 FROM {{events}} w WHERE w."offset" IS NULL AND w."group" IN ({{names}})
     )
-    ORDER BY v."group"
+    ORDER BY v."group" COLLATE "C"
     {ADD_TO_HEAD}
     RETURNING h."group", h."epoch", h."offset", h."previous"
 ), stored AS (
@@ -44,7 +44,8 @@ SELECT "group", "epoch", "offset", "previous" FROM head
 def append_in_one_statement(tables: Tables, events: Sequence[Event]) -> list[Event] | None:
     """Store `events` and return them with offsets; None, and nothing stored, if staged ones wait.
 
-    The statement locks the heads in the order of their names, as a pass does.
+    The statement locks the heads in the order of the bytes of their names, as a pass does, whatever
+    the database's collation.
     """
     now = tables.now()
     added = Counter(event.group for event in events)

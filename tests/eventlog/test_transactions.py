@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -16,13 +18,14 @@ from django.test import Client, TestCase, override_settings
 from django.test.utils import CaptureQueriesContext
 
 from sse_app import Event, cursor, publish, publish_many
-from sse_app.eventlog import event_log
-from sse_app.models import StoredEvent
+from sse_app.eventlog import DatabaseEventLog, event_log
+from sse_app.models import GroupHead, StoredEvent
 from sse_app.protocol.cursors import encode_cursor
 from sse_app.testing import capture_events
 
 from ..selection import first_then_slow
-from ..support.servers import Daphne, connect_postgresql
+from ..support.patience import PATIENCE
+from ..support.servers import Daphne, connect_postgresql, eventually
 
 POSTGRESQL = {"EVENT_LOG": {"BACKEND": "sse_app.eventlog.DatabaseEventLog", "ALIAS": "postgresql"}}
 
@@ -263,3 +266,65 @@ async def test_two_processes_of_ten_threads_leave_one_order_for_all(
         for thread in range(10):
             mine = [data for data in told[0] if data.startswith(f"{name} {thread} ")]
             assert mine == [f"{name} {thread} {n}" for n in range(events)]
+
+
+# --- the order in which heads are locked ---
+
+
+def appended(log: DatabaseEventLog) -> None:
+    log.append([Event.of(group, "n", "x") for group in ("a", "B")])
+
+
+def numbered(log: DatabaseEventLog) -> None:
+    log.number(["a", "B"])
+
+
+def renewed(log: DatabaseEventLog) -> None:
+    log.renew_epoch()
+
+
+@both
+@pytest.mark.parametrize("work", [appended, numbered, renewed])
+def test_heads_are_locked_in_the_order_of_bytes(work: Callable[[DatabaseEventLog], None]) -> None:
+    """The first to be locked is "B": while it waits, "a" is not locked yet."""
+    log = DatabaseEventLog("postgresql")
+    appended(log)
+    with transaction.atomic(using="postgresql"):
+        log.stage([Event.of(group, "n", "staged") for group in ("a", "B")])
+    if work is appended:
+        log.number()
+    heads = GroupHead.objects.using("postgresql")
+    with ThreadPoolExecutor() as executor:
+        with transaction.atomic(using="postgresql"):
+            heads.select_for_update().get(group="B")
+            waiting = executor.submit(in_own_connection, partial(work, log))
+            eventually(lambda: waits_for_a_lock("postgresql"), "nobody waits")
+            heads.select_for_update(nowait=True).get(group="a")
+        waiting.result(PATIENCE)
+
+
+@both
+@pytest.mark.parametrize("work", [appended, renewed])
+def test_a_database_that_sorts_heads_sorts_them_by_bytes(
+    work: Callable[[DatabaseEventLog], None],
+) -> None:
+    """Its own collation may be ICU's, where "a" is before "B": two publishers would deadlock."""
+    with CaptureQueriesContext(connections["postgresql"]) as queries:
+        work(DatabaseEventLog("postgresql"))
+    (orders,) = (
+        query["sql"].partition("ORDER BY ")[2] for query in queries if "ORDER" in query["sql"]
+    )
+    assert 'COLLATE "C"' in orders.split(" ASC")[0].split("\n")[0]
+
+
+def in_own_connection(work: Callable[[], None]) -> None:
+    try:
+        work()
+    finally:
+        connections.close_all()
+
+
+def waits_for_a_lock(alias: str) -> bool:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])

@@ -39,6 +39,27 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "The database's collation may be ICU's, where a is before B, unlike in Python.",
+        "sse_app/eventlog/database_postgresql.py",
+        'ORDER BY v."group" COLLATE "C"',
+        'ORDER BY v."group"',
+        ["eventlog/test_transactions.py::test_a_database_that_sorts_heads_sorts_them_by_bytes"],
+    ),
+    Mutation(
+        "New epochs for all groups lock the heads of all publishers.",
+        "sse_app/eventlog/database.py",
+        'Collate("group", "C") if',
+        '"group" if',
+        ["eventlog/test_transactions.py::test_a_database_that_sorts_heads_sorts_them_by_bytes"],
+    ),
+    Mutation(
+        "Two passes that lock the same heads in different orders wait for each other.",
+        "sse_app/eventlog/database.py",
+        "value for group in sorted(groups) for value in",
+        "value for group in sorted(groups, key=str.lower) for value in",
+        ["eventlog/test_transactions.py::test_heads_are_locked_in_the_order_of_bytes"],
+    ),
+    Mutation(
         "On PostgreSQL an error aborts the whole transaction, also of a caller that catches it.",
         "sse_app/runtime/transactions.py",
         '"SAVEPOINT sse_app; {}; RELEASE SAVEPOINT sse_app"',
