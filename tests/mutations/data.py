@@ -39,6 +39,24 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A row that refers to a changed row could not be added before the commit of the change.",
+        "sse_app/changes/publication.py",
+        "select_for_update(no_key=features.has_select_for_no_key_update)",
+        "select_for_update()",
+        [
+            "changes/test_bulk.py::test_a_change_of_a_row_keeps_no_row_from_being_added_that_refers_to_it"
+        ],
+    ),
+    Mutation(
+        "So it is for a change of many rows.",
+        "sse_app/changes/bulk.py",
+        ", no_key=features.has_select_for_no_key_update)",
+        ")",
+        [
+            "changes/test_bulk.py::test_a_change_of_a_row_keeps_no_row_from_being_added_that_refers_to_it"
+        ],
+    ),
+    Mutation(
         "The database's collation may be ICU's, where a is before B, unlike in Python.",
         "sse_app/eventlog/database_postgresql.py",
         'ORDER BY v."group" COLLATE "C"',
