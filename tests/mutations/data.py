@@ -72,9 +72,9 @@ MUTATIONS = (
     ),
     Mutation(
         "Two passes that lock the same heads in different orders wait for each other.",
-        "sse_app/eventlog/database.py",
-        "value for group in sorted(groups) for value in",
-        "value for group in sorted(groups, key=str.lower) for value in",
+        "sse_app/eventlog/database_rows.py",
+        "for group in sorted(groups)\n",
+        "for group in sorted(groups, key=str.lower)\n",
         ["eventlog/test_transactions.py::test_heads_are_locked_in_the_order_of_bytes"],
     ),
     Mutation(
