@@ -13,12 +13,14 @@ from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Final
 
-from django.db import connections
-from django.db.models import F, OuterRef, Q, Subquery
+from django.db import OperationalError, connections
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 
 from ..conf import settings
+from ..runtime.transactions import impatient
 from .contract import HEAD_RETENTION_FACTOR
+from .database_locks import KNOWN_SECONDS, is_lock_timeout
 from .models import GroupHead, StoredEvent
 from .retention import retained_count, retention_seconds
 
@@ -53,10 +55,21 @@ def _step(alias: str, before: datetime, most: int) -> int:
         first = rows.order_by("offset").values_list("offset", flat=True).first()
         if first is not None and first <= last:
             last = min(last, first + most - pruned - 1)
-            pruned += rows.filter(offset__lte=last).delete()[0]
+            pruned += _delete(alias, rows.filter(offset__lte=last))
         if pruned >= most:
             break
     return pruned
+
+
+def _delete(alias: str, rows: QuerySet[StoredEvent]) -> int:
+    """Delete `rows`, unless another session of the database has locked one; return how many."""
+    try:
+        with impatient(alias, KNOWN_SECONDS):
+            return rows.delete()[0]
+    except OperationalError as error:
+        if not is_lock_timeout(error):
+            raise
+        return 0
 
 
 def _prunable(alias: str, before: datetime) -> Iterator[tuple[str, int]]:

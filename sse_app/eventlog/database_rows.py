@@ -57,6 +57,19 @@ class Tables:
         """Return the time as the database stores it."""
         return self.connection.ops.adapt_datetimefield_value(timezone.now())
 
+    def locked(self, groups: Collection[str]) -> set[str]:
+        """Return the `groups` whose heads another session of PostgreSQL has locked now.
+
+        A head that such a session has inserted, and not committed, can't be seen.
+        """
+        among = f'FROM {self.heads} WHERE "group" IN {in_list(groups)}'
+        rows = self.rows(
+            f'WITH free AS (SELECT "group" {among} FOR NO KEY UPDATE SKIP LOCKED) '
+            f'SELECT "group" {among} AND "group" NOT IN (SELECT "group" FROM free)',
+            [*groups, *groups],
+        )
+        return {group for (group,) in rows}
+
     def lock(
         self, groups: Collection[str], added: Counter[str], marks: Mapping[str, str]
     ) -> dict[str, Position]:

@@ -35,6 +35,8 @@ async def health(request: HttpRequest) -> HttpResponse:
     The body is JSON such as `{"ready": false, "log": "ok", "layer": "ConnectionError"}`; no answer
     within two seconds is `"timeout"`. The answer is also 503 while a service of a hub is down, with
     `"services": {"revalidator": "KeyError"}`, and while the server stops, with `"stopping": true`.
+    `"delay": 12.5` says for how many seconds events of a group wait that another session of the
+    database has locked; other groups, and the readiness, do not depend on it.
     For load balancers: open to everybody. The log and the layer are probed once a second at most.
     """
     found, down = await probed(), services_down()
@@ -44,6 +46,8 @@ async def health(request: HttpRequest) -> HttpResponse:
         body["services"] = down
     if Hub.draining:
         body["stopping"] = True
+    if delay := event_log().delay():
+        body["delay"] = round(delay, 1)
     return JsonResponse(body, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-
 from ..eventlog import event_log
 from ..protocol.cursors import encode_cursor
 from ..protocol.groups import validate_group

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from django.db import DatabaseError, connections, transaction
@@ -67,3 +67,19 @@ def guarded(alias: str, execute: Callable[[str], None], *, statements: int) -> N
     else:
         with transaction.atomic(using=alias):
             execute("{}")
+
+
+@contextmanager
+def impatient(alias: str, seconds: float) -> Iterator[None]:
+    """`atomic()` on the database `alias`, whose statements wait up to `seconds` for a row's lock.
+
+    For transactions of the app. Within a transaction of the caller, it is only a savepoint. SQLite
+    has one lock for all, and a timeout in the settings.
+    """
+    connection: Any = connections[alias]
+    outermost = not connection.in_atomic_block
+    with transaction.atomic(using=alias):
+        if outermost and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL lock_timeout = {max(1, int(seconds * 1000))}")
+        yield

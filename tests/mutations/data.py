@@ -57,6 +57,49 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A session that has stopped keeps the head locked for ever.",
+        "sse_app/eventlog/database_postgresql.py",
+        "set_config('lock_timeout', {{timeout}}, true) <> '' AND ",
+        "",
+        [
+            "eventlog/test_locked_groups.py::test_publishing_to_a_locked_group_fails_soon_and_names_it"
+        ],
+    ),
+    Mutation(
+        "In a transaction of the caller, the timeout would hold for what follows.",
+        "sse_app/eventlog/database_postgresql.py",
+        " if own else ",
+        " if True else ",
+        [
+            "eventlog/test_locked_groups.py::test_in_a_transaction_of_the_caller_its_own_lock_timeout_counts"
+        ],
+    ),
+    Mutation(
+        "A numbering pass of many groups would wait for the one that is locked.",
+        "sse_app/runtime/transactions.py",
+        "if outermost and connection.vendor ==",
+        "if False and connection.vendor ==",
+        [
+            "eventlog/test_locked_groups.py::test_events_of_other_groups_leave_while_one_head_is_locked"
+        ],
+    ),
+    Mutation(
+        "The head of a new group is locked before others can see it.",
+        "sse_app/eventlog/database.py",
+        "        if brief and len(free) == 1:\n",
+        "        if brief:\n",
+        [
+            "eventlog/test_locked_groups.py::test_a_sweep_that_meets_a_locked_group_numbers_all_others"
+        ],
+    ),
+    Mutation(
+        "A process that stopped while it deleted old events has locked them.",
+        "sse_app/eventlog/database_pruning.py",
+        "        if not is_lock_timeout(error):\n",
+        "        if True:\n",
+        ["eventlog/test_locked_groups.py::test_pruning_goes_on_beside_a_locked_group"],
+    ),
+    Mutation(
         "The database's collation may be ICU's, where a is before B, unlike in Python.",
         "sse_app/eventlog/database_postgresql.py",
         'ORDER BY v."group" COLLATE "C"',
