@@ -25,6 +25,7 @@ from django.db.models.functions import Collate
 from ..protocol.cursors import START, Position, new_epoch, new_mark
 from ..protocol.events import Event
 from ..runtime.callables import in_thread
+from ..runtime.threads import WRITES
 from ..runtime.transactions import guarded, impatient, in_transaction
 from .contract import Discontinuity, EventLog, check_chain, has_events_after, number
 from .database_locks import (
@@ -71,7 +72,7 @@ class DatabaseEventLog(EventLog):
             raise refusal(locked, seconds) from error
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
-        return await in_thread(self.append, events)
+        return await in_thread(self.append, events, threads=WRITES)
 
     def stage(self, events: Sequence[Event]) -> None:
         chunks = -(-len(events) // CHUNK_ROWS)
@@ -89,7 +90,7 @@ class DatabaseEventLog(EventLog):
         return numbered
 
     async def anumber(self, groups: Collection[str] | None = None) -> list[Event]:
-        return await in_thread(self.number, groups)
+        return await in_thread(self.number, groups, threads=WRITES)
 
     # --- reading ---
 
@@ -187,7 +188,8 @@ class DatabaseEventLog(EventLog):
     async def arenew_epoch(
         self, groups: Collection[str] | None = None, *, only: str | None = None
     ) -> int:
-        return await in_thread(partial(self.renew_epoch, groups, only=only))
+        work = partial(self.renew_epoch, groups, only=only)
+        return await in_thread(work, threads=WRITES)
 
     def prune(self, limit: int | None = None) -> int:
         from .database_pruning import prune_rows
@@ -195,7 +197,7 @@ class DatabaseEventLog(EventLog):
         return prune_rows(self.alias, limit)
 
     async def aprune(self, limit: int | None = None) -> int:
-        return await in_thread(self.prune, limit)
+        return await in_thread(self.prune, limit, threads=WRITES)
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None] | None:
         if self._connection.vendor != "sqlite":

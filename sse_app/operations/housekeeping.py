@@ -16,6 +16,7 @@ from ..eventlog import event_log
 from ..publishing import idempotency
 from ..runtime.callables import in_thread
 from ..runtime.services import every, logged
+from ..runtime.threads import WRITES
 
 STEP_EVENTS: Final = 500
 PAUSE_SECONDS: Final = 0.05
@@ -47,7 +48,7 @@ def delete_expired() -> None:
 
 
 async def _delete_expired() -> None:
-    await in_thread(delete_expired)
+    await in_thread(delete_expired, threads=WRITES)
 
 
 async def _clean() -> None:

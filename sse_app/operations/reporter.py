@@ -19,6 +19,7 @@ from ..conf import written
 from ..runtime.callables import contained, in_thread
 from ..runtime.services import spawn
 from ..runtime.telemetry import log_fields
+from ..runtime.threads import WRITES
 from ..runtime.transactions import impatient
 from . import health, reports
 from .models import ServerProcess
@@ -125,7 +126,7 @@ class Reporter:
         try:
             with contained():
                 report, streams = await self._due_report()
-                until = await in_thread(self._write_row, report, streams)
+                until = await in_thread(self._write_row, report, streams, threads=WRITES)
             # `watch()` may have set a later time here after the row was read.
             self.watched_until = max(filter(None, (self.watched_until, until)), default=None)
         except Exception as error:
@@ -211,7 +212,8 @@ class Reporter:
                     # Not cancelled: its thread could write the row after the deletion.
                     await asyncio.wait([self._task])
                 if self._has_row:
-                    await in_thread(all_rows().filter(pk=self.name).delete)
+                    delete = all_rows().filter(pk=self.name).delete
+                    await in_thread(delete, threads=WRITES)
         except Exception as error:
             logger.warning(
                 "The row of this server process can't be deleted; another process will do it: %r",
