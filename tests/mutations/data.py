@@ -84,6 +84,22 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "The app's writes may wait for a writer of the project, in the threads of its reads.",
+        "sse_app/runtime/threads.py",
+        "WRITES: Final = Threads()",
+        "WRITES: Final = OWN",
+        ["delivery/test_sqlite_writer.py::test_streams_open_and_replay_while_a_transaction_writes"],
+    ),
+    Mutation(
+        "Events wait in silence, if nobody says that their group is locked.",
+        "sse_app/operations/health.py",
+        "if delay := event_log().delay():",
+        "if delay := 0:",
+        [
+            "eventlog/test_locked_groups.py::test_streams_of_other_groups_open_and_live_beside_a_locked_group"
+        ],
+    ),
+    Mutation(
         "The head of a new group is locked before others can see it.",
         "sse_app/eventlog/database.py",
         "        if brief and len(free) == 1:\n",
