@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
@@ -28,6 +29,7 @@ _kept: tuple[float, dict[str, str]] | None = None
 _probing = SharedTasks()
 
 
+@transaction.non_atomic_requests  # With ATOMIC_REQUESTS, Django refuses async views.
 @require_safe
 async def health(request: HttpRequest) -> HttpResponse:
     """Answer 200 if the event log and the channel layer answer, else 503.

@@ -91,6 +91,13 @@ MUTATIONS = (
         ["delivery/test_sqlite_writer.py::test_streams_open_and_replay_while_a_transaction_writes"],
     ),
     Mutation(
+        "With ATOMIC_REQUESTS, Django refuses async views.",
+        "sse_app/operations/health.py",
+        "@transaction.non_atomic_requests  # With ATOMIC_REQUESTS, Django refuses async views.\n",
+        "",
+        ["operations/test_health.py::test_a_site_whose_requests_are_transactions_answers"],
+    ),
+    Mutation(
         "Events wait in silence, if nobody says that their group is locked.",
         "sse_app/operations/health.py",
         "if delay := event_log().delay():",
