@@ -98,6 +98,13 @@ MUTATIONS = (
         ["operations/test_health.py::test_a_site_whose_requests_are_transactions_answers"],
     ),
     Mutation(
+        "So it is for the dashboard's feed.",
+        "sse_app/operations/dashboard/admin.py",
+        "transaction.non_atomic_requests(require_GET(wrapped))",
+        "require_GET(wrapped)",
+        ["doors/test_stream_admin.py::test_the_feed_answers_also_where_requests_are_transactions"],
+    ),
+    Mutation(
         "Events wait in silence, if nobody says that their group is locked.",
         "sse_app/operations/health.py",
         "if delay := event_log().delay():",
