@@ -67,7 +67,7 @@ class Settings:
     MAX_BODY_BYTES: int = 128 * 1024
     MAX_GROUPS: int = 20
     REPLAY_EVENTS: int | None = None
-    RETENTION_SECONDS: float = 24 * 3600.0
+    RETENTION_SECONDS: float | None = 24 * 3600.0
     RETENTION_EVENTS: int = 10_000
     RETAIN: Mapping[str, int] = dataclasses.field(default_factory=dict)
     SNAPSHOT_BYTES: int = 1024 * 1024

@@ -23,7 +23,7 @@ from ..protocol.events import validate_name
 from ..protocol.groups import validate_group
 from ..runtime.callables import in_thread
 from ..runtime.telemetry import log_fields
-from ..runtime.threads import STORE
+from ..runtime.threads import STORE, WRITES
 from .authorization import PolicyFailed, active_or_anonymous
 from .fingerprints import Fingerprint, read_fingerprints
 from .grants import BadGrant, Grant, has_seal, revoked_grants
@@ -258,7 +258,9 @@ async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
 
 async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     try:
-        found = await _from_store(_redeem, request.GET["ticket"])
+        # A write, as a ticket is used once: reads of sessions and users do not wait for it.
+        seconds = settings().POLICY_SECONDS
+        found = await in_thread(_redeem, request.GET["ticket"], threads=WRITES, seconds=seconds)
     except Exception as error:
         logger.warning("A ticket can't be looked up: %r", error, extra=log_fields(error=error))
         raise Busy("ticket") from error

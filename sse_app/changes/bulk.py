@@ -156,7 +156,7 @@ class ChangesQuerySet(QuerySet[Row]):
         if features.has_select_for_update:
             parents = [link.name for link in self.model._meta.parents.values() if link]
             of = ("self", *parents) if features.has_select_for_update_of else ()
-            rows = rows.select_for_update(of=of)
+            rows = rows.select_for_update(of=of, no_key=features.has_select_for_no_key_update)
         names = {name for one in self._publications() for name in one.fields}
         plain = rows.using(self.db).select_related(None).prefetch_related(None)
         found = plain.order_by("pk").only("pk", *names)

@@ -67,8 +67,10 @@ class Publication:
         found: dict[Any, dict[str, Any]] = {}
         for batch in batches(keys):
             rows = self.model._base_manager.using(using).filter(pk__in=batch).order_by("pk")
-            if connections[using].features.has_select_for_update:
-                rows = rows.select_for_update()
+            features = connections[using].features
+            if features.has_select_for_update:
+                # Not the key: rows that refer to this one can be inserted meanwhile.
+                rows = rows.select_for_update(no_key=features.has_select_for_no_key_update)
             for key, *row in rows.values_list("pk", *names):
                 found[key] = dict(zip(self.fields, row, strict=True))
         return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isfinite
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -46,7 +45,9 @@ def _values() -> Iterator[CheckMessage]:
             continue
         if not _is_positive(value):
             yield Error(
-                f"SSE_APP[{key!r}] is {value!r}; it must be a number above 0.", id="sse_app.E003"
+                f"SSE_APP[{key!r}] is {value!r}; it must be a number above 0 and up to "
+                f"{_MOST:.0f}{', or None' if key in _OPTIONAL else ''}.",
+                id="sse_app.E003",
             )
     retry = settings().RETRY
     if not (
@@ -74,7 +75,7 @@ def _retention() -> Iterator[CheckMessage]:
 def _is_positive(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return isfinite(value) and value > 0
+    return 0 < value <= _MOST
 
 
 _LIMITS = (
@@ -84,7 +85,9 @@ _LIMITS = (
     "STREAMS_PER_ANONYMOUS_ADDRESS",
     "STREAMS_PER_PROCESS",
 )
-_OPTIONAL = {"REPLAY_EVENTS", "CHECK_INTERVAL", *_LIMITS}
+_OPTIONAL = {"REPLAY_EVENTS", "RETENTION_SECONDS", "CHECK_INTERVAL", *_LIMITS}
+#: A hundred years in seconds. Dates and the integers of databases overflow at larger numbers.
+_MOST = retention.MOST_SECONDS
 _POSITIVE = (
     *_LIMITS,
     "POLICY_SECONDS",
@@ -138,6 +141,12 @@ def _log() -> Iterator[CheckMessage]:
         yield Error(
             f"SSE_APP['EVENT_LOG'] is on {connections[alias].vendor}, but DatabaseEventLog needs "
             f"one of: {', '.join(database.VENDORS)}.",
+            id="sse_app.E005",
+        )
+    elif not connections[alias].settings_dict["AUTOCOMMIT"]:
+        yield Error(
+            f"SSE_APP['EVENT_LOG'] is on the database {alias!r}, whose AUTOCOMMIT is False: the "
+            "log's transactions would never be committed. Remove AUTOCOMMIT from DATABASES.",
             id="sse_app.E005",
         )
 

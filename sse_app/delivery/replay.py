@@ -17,7 +17,7 @@ from django.http import HttpRequest
 
 from ..conf import settings
 from ..eventlog.contract import Discontinuity, Reason
-from ..eventlog.retention import retained_count
+from ..eventlog.retention import retained_count, retention_seconds
 from ..protocol.cursors import LOST, Cursor, Position
 from ..protocol.events import Event
 from ..protocol.headers import last_event_id
@@ -174,7 +174,7 @@ def _refuse_if_forgotten(cursor: Cursor, group: str, head: Position) -> None:
     seen = cursor.seen_empty_at(group)
     if seen is None:
         return
-    if seen == LOST.offset or time.time() - seen > settings().RETENTION_SECONDS:
+    if seen == LOST.offset or time.time() - seen > retention_seconds():
         raise Discontinuity("trimmed", head)
 
 

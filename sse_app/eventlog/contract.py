@@ -185,7 +185,8 @@ class EventLog(ABC):
         """Store `events` without offsets in the caller's transaction on `alias`.
 
         After the commit, `number()` or an `append()` to their groups gives them offsets. A
-        rollback removes them.
+        rollback removes them. After an error all or none are stored, and the caller's transaction
+        is usable.
         """
         raise NotImplementedError(f"{type(self).__name__} can't join a transaction.")
 
@@ -196,6 +197,21 @@ class EventLog(ABC):
     async def anumber(self, groups: Collection[str] | None = None) -> list[Event]:
         """See `number()`."""
         return []
+
+    def delay(self) -> float:
+        """Return for how many seconds committed events have waited for their offsets; 0: none.
+
+        As the last `number()` of this process found: another session of the database had locked
+        the heads of their groups. Does no I/O.
+        """
+        return 0.0
+
+    def delayed(self, groups: Collection[str] | None = None) -> dict[str, float]:
+        """Return the groups (None: all) with staged, committed events, and since which Unix time.
+
+        The time is when the first of these events was staged.
+        """
+        return {}
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None] | None:
         """Call `changed`, from another thread, soon after any process has appended.

@@ -18,12 +18,24 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
-from django.db import OperationalError, connections, transaction
+from django.db import OperationalError, connections
+from django.db.models import Min
+from django.db.models.functions import Collate
 
 from ..protocol.cursors import START, Position, new_epoch, new_mark
 from ..protocol.events import Event
 from ..runtime.callables import in_thread
+from ..runtime.threads import WRITES
+from ..runtime.transactions import guarded, impatient, in_transaction
 from .contract import Discontinuity, EventLog, check_chain, has_events_after, number
+from .database_locks import (
+    APPEND_SECONDS,
+    KNOWN_SECONDS,
+    NUMBER_SECONDS,
+    LockedGroups,
+    is_lock_timeout,
+    refusal,
+)
 from .database_postgresql import MOST_EVENTS, append_in_one_statement
 from .database_rows import CHUNK_ROWS, KNOWN_MARK, Tables, in_list
 from .database_sqlite import watch_file
@@ -41,26 +53,44 @@ class DatabaseEventLog(EventLog):
 
     def __init__(self, alias: str = "default") -> None:
         self.alias: str = alias
+        self._locked = LockedGroups()
 
     # --- publishing ---
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         if not events:
             return []
-        return self._retry(lambda: self._append(events))
+        groups = {event.group for event in events}
+        seconds = self._locked.seconds(groups, APPEND_SECONDS)
+        try:
+            return self._retry(lambda: self._append(groups, events, seconds))
+        except OperationalError as error:
+            if in_transaction(self.alias) or not is_lock_timeout(error):
+                raise
+            locked = self._tables.locked(groups) or groups
+            self._locked.found(locked)
+            raise refusal(locked, seconds) from error
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
-        return await in_thread(self.append, events)
+        return await in_thread(self.append, events, threads=WRITES)
 
     def stage(self, events: Sequence[Event]) -> None:
-        self._tables.insert(events)
+        chunks = -(-len(events) // CHUNK_ROWS)
+        guarded(self.alias, partial(self._tables.insert, events), statements=chunks)
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:
         waiting = self._waiting_groups(groups)
-        return self._retry(lambda: self._numbering_pass(waiting, ())) if waiting else []
+        if self._connection.vendor != "postgresql" or in_transaction(self.alias):
+            return self._number(waiting, NUMBER_SECONDS)
+        # A publisher of these groups holds their heads for milliseconds, and may have read the
+        # staged events before the commit of these: wait. A sweep does not, as the next one comes.
+        seconds = self._locked.seconds(waiting, NUMBER_SECONDS if groups else KNOWN_SECONDS)
+        numbered, locked = self._number_unlocked(set(waiting), seconds)
+        self._locked.delays(groups, self.delayed(locked) if locked else {})
+        return numbered
 
     async def anumber(self, groups: Collection[str] | None = None) -> list[Event]:
-        return await in_thread(self.number, groups)
+        return await in_thread(self.number, groups, threads=WRITES)
 
     # --- reading ---
 
@@ -125,13 +155,27 @@ class DatabaseEventLog(EventLog):
         rows = events.order_by("offset").values_list("offset", "created_at")[:limit]
         return {offset: at.timestamp() for offset, at in rows if offset is not None}
 
+    def delay(self) -> float:
+        return self._locked.delay()
+
+    def delayed(self, groups: Collection[str] | None = None) -> dict[str, float]:
+        from .models import StoredEvent
+
+        staged = StoredEvent.objects.using(self.alias).filter(offset=None)
+        if groups is not None:
+            staged = staged.filter(group__in=groups)
+        first = staged.values_list("group").annotate(Min("created_at"))
+        return {group: at.timestamp() for group, at in first}
+
     # --- retention and epochs ---
 
     def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
         from .models import GroupHead
 
-        with transaction.atomic(using=self.alias):
-            heads = GroupHead.objects.using(self.alias).select_for_update().order_by("group")
+        with impatient(self.alias, APPEND_SECONDS):
+            # In the order of bytes, as Python sorts them: the database's may be ICU's.
+            by_bytes = Collate("group", "C") if self._connection.vendor == "postgresql" else "group"
+            heads = GroupHead.objects.using(self.alias).select_for_update().order_by(by_bytes)
             if groups is not None:
                 heads = heads.filter(group__in=groups)
             if only is not None:
@@ -144,7 +188,8 @@ class DatabaseEventLog(EventLog):
     async def arenew_epoch(
         self, groups: Collection[str] | None = None, *, only: str | None = None
     ) -> int:
-        return await in_thread(partial(self.renew_epoch, groups, only=only))
+        work = partial(self.renew_epoch, groups, only=only)
+        return await in_thread(work, threads=WRITES)
 
     def prune(self, limit: int | None = None) -> int:
         from .database_pruning import prune_rows
@@ -152,7 +197,7 @@ class DatabaseEventLog(EventLog):
         return prune_rows(self.alias, limit)
 
     async def aprune(self, limit: int | None = None) -> int:
-        return await in_thread(self.prune, limit)
+        return await in_thread(self.prune, limit, threads=WRITES)
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None] | None:
         if self._connection.vendor != "sqlite":
@@ -161,16 +206,40 @@ class DatabaseEventLog(EventLog):
 
     # --- the numbering pass ---
 
-    def _append(self, events: Sequence[Event]) -> list[Event]:
+    def _append(
+        self, groups: Collection[str], events: Sequence[Event], seconds: float
+    ) -> list[Event]:
         if self._connection.vendor == "postgresql" and len(events) <= MOST_EVENTS:
-            numbered = append_in_one_statement(self._tables, events)
+            numbered = append_in_one_statement(self._tables, events, seconds)
             if numbered is not None:
                 return numbered
-        return self._numbering_pass({event.group for event in events}, events)
+        return self._numbering_pass(groups, events, seconds)
 
-    def _numbering_pass(self, groups: Collection[str], events: Sequence[Event]) -> list[Event]:
+    def _number(self, groups: Collection[str], seconds: float) -> list[Event]:
+        return self._retry(lambda: self._numbering_pass(groups, (), seconds)) if groups else []
+
+    def _number_unlocked(self, groups: set[str], seconds: float) -> tuple[list[Event], set[str]]:
+        """Number the staged events of `groups`; return them, and the groups with locked heads."""
+        brief = seconds <= KNOWN_SECONDS
+        locked = self._tables.locked(groups) if groups and brief else set[str]()
+        free = groups - locked
+        try:
+            return self._number(free, seconds), locked
+        except OperationalError as error:
+            if not is_lock_timeout(error):
+                raise
+        if brief and len(free) == 1:
+            return [], groups
+        # One by one: the head of a new group may be locked, and can't be seen yet.
+        parts = [self._number_unlocked({group}, KNOWN_SECONDS) for group in sorted(free)]
+        numbered = [event for events, _ in parts for event in events]
+        return numbered, locked.union(*(also for _, also in parts))
+
+    def _numbering_pass(
+        self, groups: Collection[str], events: Sequence[Event], seconds: float
+    ) -> list[Event]:
         tables = self._tables
-        with transaction.atomic(using=self.alias):
+        with impatient(self.alias, seconds):
             marked = [(event, new_mark()) for event in events]
             last = {event.group: mark for event, mark in marked}
             heads = tables.lock(groups, Counter(event.group for event in events), last)
@@ -206,7 +275,7 @@ class DatabaseEventLog(EventLog):
             try:
                 return work()
             except OperationalError as error:
-                if self._connection.in_atomic_block or not _was_rolled_back(error):
+                if in_transaction(self.alias) or not _was_rolled_back(error):
                     raise
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
         return work()

@@ -24,10 +24,10 @@ _SQL: Final = f"""
 WITH head AS (
     INSERT INTO {{heads}} AS h ({HEAD_COLUMNS})
     SELECT v.* FROM (VALUES {{groups}}) AS v ({HEAD_COLUMNS})
-    WHERE NOT EXISTS (
+    WHERE set_config('lock_timeout', {{timeout}}, true) <> '' AND NOT EXISTS (
         SELECT 1 FROM {{events}} w WHERE w."offset" IS NULL AND w."group" IN ({{names}})
     )
-    ORDER BY v."group"
+    ORDER BY v."group" COLLATE "C"
     {ADD_TO_HEAD}
     RETURNING h."group", h."epoch", h."offset", h."previous"
 ), stored AS (
@@ -41,12 +41,16 @@ SELECT "group", "epoch", "offset", "previous" FROM head
 """
 
 
-def append_in_one_statement(tables: Tables, events: Sequence[Event]) -> list[Event] | None:
+def append_in_one_statement(
+    tables: Tables, events: Sequence[Event], seconds: float
+) -> list[Event] | None:
     """Store `events` and return them with offsets; None, and nothing stored, if staged ones wait.
 
-    The statement locks the heads in the order of their names, as a pass does.
+    The statement locks the heads in the order of the bytes of their names, as a pass does, whatever
+    the database's collation, and waits up to `seconds` for each. In a transaction of the caller it
+    waits as that one does.
     """
-    now = tables.now()
+    now, own = tables.now(), not tables.connection.in_atomic_block
     added = Counter(event.group for event in events)
     left, last = dict(added), dict[str, str]()
     rows: list[object] = []
@@ -64,6 +68,7 @@ def append_in_one_statement(tables: Tables, events: Sequence[Event]) -> list[Eve
     sql = _SQL.format(
         heads=tables.heads,
         events=tables.events,
+        timeout=f"'{seconds * 1000:.0f}'" if own else "current_setting('lock_timeout')",
         groups=", ".join(["(%s, %s, %s::bigint, %s::timestamptz, %s, %s::bigint)"] * len(added)),
         names=", ".join(["%s"] * len(added)),
         rows=", ".join(

@@ -9,33 +9,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from math import isfinite
 from typing import Final
 
-from django.db import connections
-from django.db.models import F, OuterRef, Q, Subquery
+from django.db import OperationalError, connections
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
 
 from ..conf import settings
+from ..runtime.transactions import impatient
 from .contract import HEAD_RETENTION_FACTOR
+from .database_locks import KNOWN_SECONDS, is_lock_timeout
 from .models import GroupHead, StoredEvent
-from .retention import retained_count
+from .retention import retained_count, retention_seconds
 
 STEP_ROWS: Final = 500
+#: Before every event.
+NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def prune_rows(alias: str, limit: int | None) -> int:
     """See `EventLog.prune()`."""
-    age, now = timedelta(seconds=settings().RETENTION_SECONDS), timezone.now()
+    age = retention_seconds()
     pruned = 0
     while limit is None or pruned < limit:
         left = STEP_ROWS if limit is None else min(STEP_ROWS, limit - pruned)
-        step = _step(alias, now - age, left)
+        step = _step(alias, _before(age), left)
         pruned += step
         if not step:
-            _delete_idle_heads(alias, now - age * HEAD_RETENTION_FACTOR)
+            _delete_idle_heads(alias, _before(age * HEAD_RETENTION_FACTOR))
             break
     return pruned
+
+
+def _before(age: float) -> datetime:
+    """Return the time at which what has this age now was written."""
+    return timezone.now() - timedelta(seconds=age) if isfinite(age) else NEVER
 
 
 def _step(alias: str, before: datetime, most: int) -> int:
@@ -45,10 +55,21 @@ def _step(alias: str, before: datetime, most: int) -> int:
         first = rows.order_by("offset").values_list("offset", flat=True).first()
         if first is not None and first <= last:
             last = min(last, first + most - pruned - 1)
-            pruned += rows.filter(offset__lte=last).delete()[0]
+            pruned += _delete(alias, rows.filter(offset__lte=last))
         if pruned >= most:
             break
     return pruned
+
+
+def _delete(alias: str, rows: QuerySet[StoredEvent]) -> int:
+    """Delete `rows`, unless another session of the database has locked one; return how many."""
+    try:
+        with impatient(alias, KNOWN_SECONDS):
+            return rows.delete()[0]
+    except OperationalError as error:
+        if not is_lock_timeout(error):
+            raise
+        return 0
 
 
 def _prunable(alias: str, before: datetime) -> Iterator[tuple[str, int]]:

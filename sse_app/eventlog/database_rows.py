@@ -57,6 +57,19 @@ class Tables:
         """Return the time as the database stores it."""
         return self.connection.ops.adapt_datetimefield_value(timezone.now())
 
+    def locked(self, groups: Collection[str]) -> set[str]:
+        """Return the `groups` whose heads another session of PostgreSQL has locked now.
+
+        A head that such a session has inserted, and not committed, can't be seen.
+        """
+        among = f'FROM {self.heads} WHERE "group" IN {in_list(groups)}'
+        rows = self.rows(
+            f'WITH free AS (SELECT "group" {among} FOR NO KEY UPDATE SKIP LOCKED) '
+            f'SELECT "group" {among} AND "group" NOT IN (SELECT "group" FROM free)',
+            [*groups, *groups],
+        )
+        return {group for (group,) in rows}
+
     def lock(
         self, groups: Collection[str], added: Counter[str], marks: Mapping[str, str]
     ) -> dict[str, Position]:
@@ -99,8 +112,8 @@ class Tables:
                 [(head.offset, head.offset, head.mark, group) for group, head in staged.items()],
             )
 
-    def insert(self, events: Sequence[Event]) -> None:
-        """Insert `events`; those without an offset are staged."""
+    def insert(self, events: Sequence[Event], template: str = "{}") -> None:
+        """Insert `events`; those without an offset are staged. `template`: see `guarded()`."""
         now = self.now()
         rows = [
             (e.group, e.offset, e.previous + e.mark, e.name, e.data.encode(), now) for e in events
@@ -108,11 +121,11 @@ class Tables:
         with self.connection.cursor() as cursor:
             for start in range(0, len(rows), CHUNK_ROWS):
                 chunk = rows[start : start + CHUNK_ROWS]
-                cursor.execute(
+                sql = (
                     f'INSERT INTO {self.events} ("group", "offset", "marks", "name", "data", '
-                    f'"created_at") VALUES {tuples(len(chunk), 6)}',
-                    [value for row in chunk for value in row],
+                    f'"created_at") VALUES {tuples(len(chunk), 6)}'
                 )
+                cursor.execute(template.format(sql), [value for row in chunk for value in row])
 
 
 def in_list(values: Collection[object]) -> str:

@@ -21,7 +21,7 @@ from .contract import (
     check_chain,
     has_events_after,
 )
-from .retention import retained_count
+from .retention import retained_count, retention_seconds
 
 
 @dataclass
@@ -67,7 +67,7 @@ class MemoryEventLog(EventLog):
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         now = time.time()
-        keep, before = settings().RETENTION_EVENTS, now - settings().RETENTION_SECONDS
+        keep, before = settings().RETENTION_EVENTS, now - retention_seconds()
         numbered = []
         with self._lock:
             for event in events:
@@ -146,8 +146,8 @@ class MemoryEventLog(EventLog):
 
     def prune(self, limit: int | None = None) -> int:
         keep, now = settings().RETENTION_EVENTS, time.time()
-        before = now - settings().RETENTION_SECONDS
-        idle_before = now - settings().RETENTION_SECONDS * HEAD_RETENTION_FACTOR
+        before = now - retention_seconds()
+        idle_before = now - retention_seconds() * HEAD_RETENTION_FACTOR
         pruned = 0
         with self._lock:
             for group, log in self._logs.items():

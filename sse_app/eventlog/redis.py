@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from math import isfinite
 from typing import Any, ClassVar, Final
 
 from django.core.exceptions import ImproperlyConfigured
@@ -36,7 +37,7 @@ from .contract import (
 )
 from .redis_clients import RedisClients
 from .redis_scripts import APPEND, LOG_MARK, PRUNE, READ, RENEW
-from .retention import retained_count
+from .retention import retained_count, retention_seconds
 
 #: The most events that one script removes: while a script runs, Redis serves no other client.
 PRUNE_EVENTS: Final = 1000
@@ -215,8 +216,10 @@ class RedisEventLog(EventLog):
 
 
 def _limits(group: str) -> list[int]:
-    now, age = time.time(), settings().RETENTION_SECONDS
-    return [int(now * 1000), int(age * 1000), settings().RETENTION_EVENTS, retained_count(group)]
+    now, age = time.time(), retention_seconds()
+    # 0 stands for infinity, which Lua can't read.
+    milliseconds = max(1, int(age * 1000)) if isfinite(age) else 0
+    return [int(now * 1000), milliseconds, settings().RETENTION_EVENTS, retained_count(group)]
 
 
 def _group_of(head: bytes) -> str:

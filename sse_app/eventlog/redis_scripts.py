@@ -25,15 +25,16 @@ local function trim(events, last, keep, before, least, most)
 end
 """
 
-#: KEYS: head, events. ARGV: now in ms, retention in ms, retention in events, how many last events
-#: `RETAIN` keeps, an epoch for a new log, `HEAD_RETENTION_FACTOR`, then each event's name, data and
-#: mark. Returns the epoch, the last offset, and the mark of the event before these; "" for a mark
-#: that is not known, because a process of an older version of the app appended last.
+#: KEYS: head, events. ARGV: now in ms, retention in ms (0: for ever), retention in events, how many
+#: last events `RETAIN` keeps, an epoch for a new log, `HEAD_RETENTION_FACTOR`, then each event's
+#: name, data and mark. Returns the epoch, the last offset, and the mark of the event before these;
+#: "" for a mark that is not known, because a process of an older version of the app appended last.
 APPEND: Final = (
     _TRIM
     + """
 local now, age, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local least = tonumber(ARGV[4])
+if age == 0 then age = math.huge end
 local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'mark', 'marked')
 local epoch, offset = found[1], tonumber(found[2])
 local previous = found[4] == found[2] and found[3] or ''
@@ -52,7 +53,7 @@ end
 local last = string.format('%.0f', offset)
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', last, 'changed_at', ARGV[1],
   'mark', mark, 'marked', last)
-if least > 0 then
+if least > 0 or age == math.huge then
   redis.call('PERSIST', KEYS[1])
   redis.call('PERSIST', KEYS[2])
 else
@@ -88,21 +89,25 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
 return 1
 """
 
-#: KEYS: head, events. ARGV: now in ms, retention in ms, retention in events, how many last events
-#: `RETAIN` keeps, `HEAD_RETENTION_FACTOR`, how many events to remove at most. Returns how many were
-#: removed.
+#: KEYS: head, events. ARGV: now in ms, retention in ms (0: for ever), retention in events, how many
+#: last events `RETAIN` keeps, `HEAD_RETENTION_FACTOR`, how many events to remove at most. Returns
+#: how many were removed.
 PRUNE: Final = (
     _TRIM
     + """
 local now, age = tonumber(ARGV[1]), tonumber(ARGV[2])
+if age == 0 then age = math.huge end
 local found = redis.call('HMGET', KEYS[1], 'offset', 'changed_at')
 if not found[1] or not found[2] then return 0 end
 local keep, least, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
 local pruned = trim(KEYS[2], tonumber(found[1]), keep, now - age, least, most)
 local idle = tonumber(found[2]) < now - age * tonumber(ARGV[5])
 if idle and redis.call('XLEN', KEYS[2]) == 0 then redis.call('DEL', KEYS[1], KEYS[2]) end
-if least == 0 and redis.call('PTTL', KEYS[1]) == -1 then
-  -- RETAIN no longer has a pattern for this group.
+-- The settings may have changed since the last append.
+if least > 0 or age == math.huge then
+  redis.call('PERSIST', KEYS[1])
+  redis.call('PERSIST', KEYS[2])
+elseif redis.call('PTTL', KEYS[1]) == -1 then
   redis.call('PEXPIRE', KEYS[1], string.format('%.0f', age * tonumber(ARGV[5])))
   redis.call('PEXPIRE', KEYS[2], string.format('%.0f', age))
 end

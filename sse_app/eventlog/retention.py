@@ -1,8 +1,9 @@
-"""The setting `RETAIN`: how many last events of a group are kept, and replayed to new streams."""
+"""How long events are kept: `RETENTION_SECONDS`, and `RETAIN` for the last events of a group."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Final
 
 from django.core.exceptions import ImproperlyConfigured
@@ -11,6 +12,14 @@ from ..conf import settings
 from ..protocol.groups import matches, validate_pattern
 
 MOST_EVENTS: Final = 500
+#: A hundred years. A longer time would overflow dates, and the integers of Redis.
+MOST_SECONDS: Final = 100 * 365.25 * 24 * 3600
+
+
+def retention_seconds() -> float:
+    """Return how long events are kept; infinity if the setting is None or a hundred years."""
+    seconds = settings().RETENTION_SECONDS
+    return inf if seconds is None or seconds >= MOST_SECONDS else seconds
 
 
 def retained_count(group: str) -> int:

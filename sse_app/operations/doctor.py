@@ -18,7 +18,7 @@ from channels.layers import InMemoryChannelLayer
 from django.core import checks
 from django.db import ProgrammingError, connections
 
-from ..conf import channel_layer, site_tag
+from ..conf import channel_layer, settings, site_tag
 from ..eventlog import RedisEventLog, event_log
 from ..protocol.cursors import START
 from ..protocol.events import Event
@@ -30,6 +30,8 @@ ANSWER_SECONDS: Final = 5.0
 #: A larger difference of clocks is an error. A smaller one may be the time of the query.
 CLOCK_SECONDS: Final = 2.0
 REACH: Final = "Check whether it runs, and whether this machine can connect to it."
+#: How many groups a finding names.
+MOST_NAMED: Final = 5
 PROCESSES: Final = Path("/proc")
 _TIMEOUT: Final = re.compile(r"\A(-t\d*|--http-timeout)(=.*)?\Z")
 
@@ -56,6 +58,7 @@ async def examine(*, deploy: bool = False) -> AsyncIterator[Finding]:
         return  # The other examinations would fail for the same reasons.
     yield await _answering("channel layer", _layer())
     yield await _answering("event log", _log())
+    yield await _answering("staged events", _staged())
     yield await _answering("clock", _clock())
     yield await _answering("site", _site())
     for finding in await in_thread(lambda: list(_sqlite())):
@@ -112,6 +115,25 @@ async def _log() -> Finding:
         return Finding("error", "event log", text, hint)
     where = f"{type(log).__name__}" + (f" in the database {log.alias!r}" if log.alias else "")
     return Finding("fine", "event log", f"{where}: written and read in {took:.1f} ms.")
+
+
+async def _staged() -> Finding:
+    """Find committed events that have waited for an offset longer than for two sweeps."""
+    before = time.time() - 2 * settings().SWEEP_INTERVAL - ANSWER_SECONDS
+    delayed = await in_thread(event_log().delayed)
+    old = {group: since for group, since in delayed.items() if since < before}
+    if not old:
+        return Finding("fine", "staged events", "No committed event waits for its offset.")
+    oldest = sorted(old, key=lambda group: old[group])[:MOST_NAMED]
+    text = (
+        f"Events of {len(old)} group(s) wait for their offsets, for up to "
+        f"{time.time() - min(old.values()):.0f} s: {', '.join(oldest)}."
+    )
+    hint = (
+        "Is a server process running? Has a session of the database locked the heads of these "
+        "groups? On PostgreSQL, pg_stat_activity shows the sessions."
+    )
+    return Finding("error", "staged events", text, hint)
 
 
 async def _clock() -> Finding:

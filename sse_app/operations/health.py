@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
@@ -28,6 +29,7 @@ _kept: tuple[float, dict[str, str]] | None = None
 _probing = SharedTasks()
 
 
+@transaction.non_atomic_requests  # With ATOMIC_REQUESTS, Django refuses async views.
 @require_safe
 async def health(request: HttpRequest) -> HttpResponse:
     """Answer 200 if the event log and the channel layer answer, else 503.
@@ -35,6 +37,8 @@ async def health(request: HttpRequest) -> HttpResponse:
     The body is JSON such as `{"ready": false, "log": "ok", "layer": "ConnectionError"}`; no answer
     within two seconds is `"timeout"`. The answer is also 503 while a service of a hub is down, with
     `"services": {"revalidator": "KeyError"}`, and while the server stops, with `"stopping": true`.
+    `"delay": 12.5` says for how many seconds events of a group wait that another session of the
+    database has locked; other groups, and the readiness, do not depend on it.
     For load balancers: open to everybody. The log and the layer are probed once a second at most.
     """
     found, down = await probed(), services_down()
@@ -44,6 +48,8 @@ async def health(request: HttpRequest) -> HttpResponse:
         body["services"] = down
     if Hub.draining:
         body["stopping"] = True
+    if delay := event_log().delay():
+        body["delay"] = round(delay, 1)
     return JsonResponse(body, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
 

@@ -15,7 +15,8 @@ from ..conf import settings
 from ..eventlog import event_log
 from ..publishing import idempotency
 from ..runtime.callables import in_thread
-from ..runtime.services import every
+from ..runtime.services import every, logged
+from ..runtime.threads import WRITES
 
 STEP_EVENTS: Final = 500
 PAUSE_SECONDS: Final = 0.05
@@ -46,9 +47,14 @@ def delete_expired() -> None:
     Revocation.objects.filter(at__lt=expired).delete()
 
 
+async def _delete_expired() -> None:
+    await in_thread(delete_expired, threads=WRITES)
+
+
 async def _clean() -> None:
     """Delete expired rows and events. The log is pruned in steps, so publishers wait shortly."""
-    await in_thread(delete_expired)
+    # The rows may be in another database than the log, and one of the two away.
+    await logged(_delete_expired)
     log = event_log()
     if log.prunes_itself:
         return

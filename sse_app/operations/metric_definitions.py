@@ -99,6 +99,11 @@ def _layer_up(report: Report) -> Iterator[Sample]:
     yield Sample((), float(report["health"]["layer"] == "ok"))
 
 
+def _delay(report: Report) -> Iterator[Sample]:
+    # A process of an older version does not report it.
+    yield Sample((), float(report["health"].get("delay", 0.0)))
+
+
 def _age(report: Report) -> Iterator[Sample]:
     yield Sample((), max(0.0, time.time() - report["at"]))
 
@@ -210,6 +215,13 @@ METRICS: Final = (
         "gauge",
         "1 while the process has a hub, that is, while it has subscribers.",
         _number("health", "hub"),
+    ),
+    Metric(
+        "sse_app_numbering_delay_seconds",
+        "gauge",
+        "Seconds for which committed events have waited for their offsets, because another session "
+        "of the database has locked the heads of their groups.",
+        _delay,
     ),
     Metric("sse_app_layer_up", "gauge", "1 if the channel layer answers.", _layer_up),
     Metric(

@@ -19,6 +19,8 @@ from ..conf import written
 from ..runtime.callables import contained, in_thread
 from ..runtime.services import spawn
 from ..runtime.telemetry import log_fields
+from ..runtime.threads import WRITES
+from ..runtime.transactions import impatient
 from . import health, reports
 from .models import ServerProcess
 
@@ -28,6 +30,7 @@ REPORT_SECONDS: Final = 5.0
 STREAMS_SECONDS: Final = 3.0
 DELETE_SECONDS: Final = 60.0
 RETIRE_SECONDS: Final = 1.0
+LOCK_SECONDS: Final = 1.0
 
 logger = logging.getLogger("sse_app")
 
@@ -123,7 +126,7 @@ class Reporter:
         try:
             with contained():
                 report, streams = await self._due_report()
-                until = await in_thread(self._write_row, report, streams)
+                until = await in_thread(self._write_row, report, streams, threads=WRITES)
             # `watch()` may have set a later time here after the row was read.
             self.watched_until = max(filter(None, (self.watched_until, until)), default=None)
         except Exception as error:
@@ -162,10 +165,12 @@ class Reporter:
             fields: dict[str, Any] = {"seen_at": timezone.now(), "report": report}
             if streams is not None:
                 fields["streams"] = _to_json(streams)
-            if not own.update(**fields):
-                host = socket.gethostname()[:255]
-                fields |= {"host": host, "pid": os.getpid(), "started_at": self._started_at}
-                all_rows().create(name=self.name, **fields)
+            # Another process may have stopped while it had the rows locked, as in `watch()`.
+            with impatient(own.db, LOCK_SECONDS):
+                if not own.update(**fields):
+                    host = socket.gethostname()[:255]
+                    fields |= {"host": host, "pid": os.getpid(), "started_at": self._started_at}
+                    all_rows().create(name=self.name, **fields)
             self._has_row = True
         self._delete_dead_rows()
         pauses = [self._run_duty(duty) for duty in self._duties]
@@ -188,7 +193,9 @@ class Reporter:
         if now >= self._swept + DELETE_SECONDS:
             self._swept = now
             before = timezone.now() - timedelta(seconds=DELETE_SECONDS)
-            all_rows().filter(seen_at__lt=before).delete()
+            dead = all_rows().filter(seen_at__lt=before)
+            with impatient(dead.db, LOCK_SECONDS):
+                dead.delete()
 
     def _failed(self, key: str, text: str, error: Exception) -> None:
         """Log a failure, unless the previous call failed as well."""
@@ -205,7 +212,8 @@ class Reporter:
                     # Not cancelled: its thread could write the row after the deletion.
                     await asyncio.wait([self._task])
                 if self._has_row:
-                    await in_thread(all_rows().filter(pk=self.name).delete)
+                    delete = all_rows().filter(pk=self.name).delete
+                    await in_thread(delete, threads=WRITES)
         except Exception as error:
             logger.warning(
                 "The row of this server process can't be deleted; another process will do it: %r",

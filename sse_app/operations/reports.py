@@ -54,6 +54,7 @@ def report(server: str = "", *, layer: str = "ok", loop_lag: float = 0.0) -> dic
             "layer": layer,
             "loop_lag": round(loop_lag, 6),
             "draining": Hub.draining,
+            "delay": round(event_log().delay(), 3),
         },
         "open": _open(opened),
         "waiting": {

@@ -15,7 +15,6 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
 
-from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -28,6 +27,7 @@ from ..protocol.groups import RESERVED
 from ..publishing.publish import publish_events
 from ..runtime.forks import at_fork
 from ..runtime.telemetry import process_name
+from ..runtime.transactions import impatient
 from ..signals import stream_closed, stream_lost_group, stream_opened
 from . import roster
 from .models import GroupMember, Presence
@@ -40,6 +40,8 @@ RECONNECT_SECONDS: Final = 10.0
 PASS_LOCK: Final = f"{RESERVED}presence"
 #: Rows per statement: SQLite takes a limited number of parameters.
 BATCH: Final = 400
+#: How long a pass waits for the pass of another process, which may have stopped in it.
+LOCK_SECONDS: Final = 1.0
 
 #: A group, and a user's primary key as text.
 Key = tuple[str, str]
@@ -136,7 +138,7 @@ def _pass(alive: Collection[str]) -> None:
     if present.keys() == _rows.keys() and not _is_due(alive):
         return
     rows, _rows = _rows, None  # After an error in the pass, read them again.
-    with transaction.atomic(using=written(GroupMember).db):
+    with impatient(written(GroupMember).db, LOCK_SECONDS):
         _lock_passes()
         now = timezone.now()
         dead = written(Presence).exclude(process__in=alive).values_list(*_KEY, "pk")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
-from django.db import connections
-
 from ..eventlog import event_log
 from ..protocol.cursors import encode_cursor
 from ..protocol.groups import validate_group
 from ..runtime.callables import in_callers_thread
+from ..runtime.transactions import in_transaction
 from . import outbox
 
 
@@ -26,7 +25,7 @@ def cursor(*groups: str) -> str:
     """
     names = [validate_group(group) for group in groups]
     log = event_log()
-    if log.alias is not None and not connections[log.alias].in_atomic_block:
+    if log.alias is not None and not in_transaction(log.alias):
         # The page shows committed changes, so their events must be before the page's position.
         outbox.send(log.number(names))
     now = time.time()

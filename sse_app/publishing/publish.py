@@ -13,6 +13,7 @@ from ..eventlog import event_log
 from ..protocol.events import Event
 from ..runtime.callables import in_callers_thread
 from ..runtime.telemetry import COUNTS, log_fields
+from ..runtime.transactions import in_atomic
 from . import outbox
 
 logger = logging.getLogger("sse_app")
@@ -38,11 +39,14 @@ def publish(
     database, the event leaves only if that transaction commits, and the returned event has no
     offset yet. If the log is in the same database, the event is part of the transaction and leaves
     whenever that commits. Any other log gets the event right after the commit; a crash in between
-    loses it. `immediate=True`, only with `durable=False`, does not wait for the transaction.
+    loses it. If the database refuses the row, the transaction is usable after the exception, by a
+    savepoint. `immediate=True`, only with `durable=False`, does not wait for the transaction.
 
     Blocks for the log's I/O: in async code use `apublish()`. Raises `ValueError` for an invalid
     or reserved group or event name or an event beyond `MAX_EVENT_BYTES`, `TypeError` for data that
-    can't be JSON, and outside a transaction the log's errors; nothing is published then.
+    can't be JSON, and outside a transaction the log's errors; nothing is published then. While
+    autocommit is off for one of the two databases, `publish()` raises Django's
+    `TransactionManagementError`, as `transaction.on_commit()` does.
     """
     made = _make(group, event, data, durable=durable, key=key)
     return _publish([made], using=using, immediate=_checked(immediate, durable))[0]
@@ -151,10 +155,10 @@ def _publish(events: list[Event], *, using: str | None, immediate: bool) -> list
         return _publish_now(events)
     # Each publish adds a callback: the rollback of a savepoint removes the callbacks within it.
     durable = events[0].durable
-    if connections[alias].in_atomic_block and not (durable and alias == log.alias):
+    if in_atomic(alias) and not (durable and alias == log.alias):
         transaction.on_commit(lambda: _publish_after_commit(events), using=alias, robust=True)
         return events
-    if durable and log.alias is not None and connections[log.alias].in_atomic_block:
+    if durable and log.alias is not None and in_atomic(log.alias):
         log.stage(events)
         groups = {event.group for event in events}
         transaction.on_commit(lambda: _number(groups), using=log.alias, robust=True)

@@ -193,8 +193,11 @@ class Threads:
 
 _all: Final[WeakSet[Threads]] = WeakSet()
 
-#: The app's own work: the event log, its tables, housekeeping, revocations.
+#: The app's own reads: the event log, its tables, revocations.
 OWN: Final = Threads()
+#: The app's own writes. On SQLite, which has one writer, each may wait for a writer of the project,
+#: and on PostgreSQL for a locked row: reads do not wait for them.
+WRITES: Final = Threads()
 #: The project's session store and users.
 STORE: Final = Threads()
 

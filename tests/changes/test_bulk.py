@@ -22,6 +22,7 @@ from sse_app.publishing.publish import publish_numbered
 from sse_app.testing import capture_events
 
 from ..shop.models import Book, Customer, Gift, Line, Order, Product
+from ..support.servers import connect_postgresql
 
 pytestmark = pytest.mark.django_db(databases=["default", "postgresql"])
 
@@ -468,9 +469,29 @@ def test_the_rows_are_locked_where_the_database_can() -> None:
         Book.objects.using("postgresql").create(title="Emma")
     with CaptureQueriesContext(connections["postgresql"]) as taken:
         published(lambda: Book.objects.using("postgresql").update(title="x"), "postgresql")
-    locked = [query["sql"] for query in taken if "FOR UPDATE" in query["sql"]]
+    locked = [query["sql"] for query in taken if "FOR NO KEY UPDATE" in query["sql"]]
     assert locked
     assert all("ORDER BY" in sql and " OF " in sql for sql in locked)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda order: order.save(), lambda order: Order.objects.using("postgresql").update(total=5)],
+    ids=["save", "update"],
+)
+def test_a_change_of_a_row_keeps_no_row_from_being_added_that_refers_to_it(change: Any) -> None:
+    order = Order.objects.using("postgresql").create()
+    connection = connections["postgresql"]
+    with (
+        connect_postgresql(connection.settings_dict["NAME"]) as other,
+        transaction.atomic(using="postgresql"),
+    ):
+        order.total = 5
+        change(order)
+        # The lock that PostgreSQL takes on the row to which a new row refers.
+        lock = f"SELECT 1 FROM {Order._meta.db_table} FOR KEY SHARE NOWAIT"
+        assert other.execute(lock).fetchall() == [(1,)]
 
 
 @pytest.mark.parametrize("method", ["bulk_create", "bulk_update", "update", "delete"])

@@ -176,6 +176,19 @@ async def test_who_saw_a_group_empty_goes_on_from_its_beginning_within_retention
                 assert first.json() == {"group": "orders", "reason": "trimmed"}
 
 
+async def test_a_cursor_of_an_empty_group_is_good_for_ever_if_events_are_kept_for_ever(
+    make_daphne: Callable[..., Daphne],
+) -> None:
+    daphne = make_daphne(RETENTION_SECONDS=None)
+    async with daphne.stream("group=orders") as stream:
+        opened = await stream.next()
+    await published(daphne, "0")
+    headers = {"Last-Event-ID": moved(opened.id, 20 * 365 * 24 * 3600)}
+    async with daphne.stream("group=orders", headers) as stream:
+        again, first = await stream.take(2)
+        assert (again.json()["recovered"], first.data) == (True, "0")
+
+
 def test_manage_py_names_a_bad_group(daphne: Any) -> None:
     with pytest.raises(AssertionError, match="'no group'"):
         daphne.manage("sse_new_epoch", "no group")

@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.test import Client, override_settings
 
 from sse_app.asgi import event_stream_application
@@ -28,6 +29,8 @@ def test_the_defaults_and_the_demo_pass() -> None:
     assert found() == []
     assert [message for message in run_checks() if (message.id or "").startswith("sse_app")] == []
     with override_settings(SSE_APP={}):
+        assert found() == []
+    with override_settings(SSE_APP={"RETENTION_SECONDS": None, "REPLAY_EVENTS": None}):
         assert found() == []
 
 
@@ -79,6 +82,9 @@ def test_a_setting_that_is_no_dict_is_an_error() -> None:
         ({"MAX_EVENT_BYTES": -1}, "E003", "-1"),
         ({"MAX_GROUPS": True}, "E003", "True"),
         ({"RETENTION_EVENTS": None}, "E003", "None"),
+        ({"RETENTION_SECONDS": 10**11}, "E003", "100000000000; it must be a number above 0 and up"),
+        ({"RETENTION_EVENTS": 10**30}, "E003", "up to 3155760000."),
+        ({"GRANT_AGE": float("inf")}, "E003", "inf"),
         ({"RETRY": 2}, "E003", "2"),
         ({"RETRY": (5, 2)}, "E003", "(5, 2)"),
         ({"RETRY": (1, 2, 3)}, "E003", "(1, 2, 3)"),
@@ -115,6 +121,15 @@ def test_a_wrong_value_is_named(given: dict[str, Any], id: str, named: str) -> N
     assert [name for name, _ in messages] == [f"sse_app.{id}"]
     assert named in messages[0][1]
     assert key in messages[0][1]
+
+
+def test_a_log_on_a_database_that_never_commits_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "AUTOCOMMIT", False)
+    ((id, message),) = found()
+    assert id == "sse_app.E005"
+    assert "'default', whose AUTOCOMMIT is False" in message
 
 
 def test_a_pattern_given_without_its_list_grants_nothing_to_strangers() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.db import connections
 from django.test import Client, override_settings
 from django.utils import timezone
 
@@ -82,6 +83,13 @@ def status(client: Client, url: str, **form: str) -> int:
 
 
 # --- who may what ---
+
+
+def test_the_feed_answers_also_where_requests_are_transactions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
+    assert Client().get(FEED).status_code == 403
 
 
 def test_anonymous_people_are_sent_to_the_login_and_get_no_feed(event: Event) -> None:

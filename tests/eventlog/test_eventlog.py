@@ -300,6 +300,22 @@ def test_prune_by_age_keeps_what_is_young(log: EventLog) -> None:
     assert head(log).offset == 2
 
 
+@pytest.mark.parametrize("seconds", [None, 10**11, 1e300, float("inf")])
+def test_without_a_limit_of_age_events_and_heads_stay(log: EventLog, seconds: Any) -> None:
+    """A hundred years are no limit either, and overflow neither dates nor the integers of Redis."""
+    with override_settings(SSE_APP={"RETENTION_SECONDS": seconds}):
+        with hours_ago(24 * 365 * 20):
+            log.append([*made("g", "old"), *made("idle", "1", "2")])
+        before = log.heads(["g", "idle"])
+        assert log.prune() == 0
+        log.append(made("g", "young"))
+        assert texts(log.since("g", START, 10)) == ["old", "young"]
+        assert log.heads(["idle"])["idle"] == before["idle"]
+    with override_settings(SSE_APP={"RETENTION_SECONDS": 3600}):
+        assert log.prune() == 3
+    assert log.heads(["idle"])["idle"].offset == 0
+
+
 def test_prune_by_age_keeps_the_last_events_of_retained_groups(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

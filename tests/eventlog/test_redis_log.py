@@ -89,6 +89,19 @@ def test_a_retained_group_never_expires_until_it_is_retained_no_longer(
     assert all(int(client.pttl(key)) > 0 for key in keys(log))  # type: ignore[arg-type]
 
 
+def test_a_group_never_expires_while_events_are_kept_for_ever(
+    log: RedisEventLog, client: redis.Redis
+) -> None:
+    log.append(made("g", "1"))
+    with override_settings(SSE_APP={"RETENTION_SECONDS": None}):
+        log.prune()
+        assert [client.pttl(key) for key in keys(log)] == [-1, -1]
+        log.append(made("g", "2"))
+        assert [client.pttl(key) for key in keys(log)] == [-1, -1]
+    log.prune()
+    assert all(int(client.pttl(key)) > 0 for key in keys(log))  # type: ignore[arg-type]
+
+
 def test_an_idle_group_expires_its_events_before_its_head(
     log: RedisEventLog, client: redis.Redis
 ) -> None:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from unittest import mock
 
+import psycopg
 import pytest
-from django.db import connections, transaction
+from django.contrib.auth.models import Group, User
+from django.db import OperationalError, connections, transaction
 from django.test import Client, TestCase, override_settings
+from django.test.utils import CaptureQueriesContext
 
-from sse_app import Event, cursor, publish
-from sse_app.eventlog import event_log
-from sse_app.models import StoredEvent
+from sse_app import Event, cursor, publish, publish_many
+from sse_app.eventlog import DatabaseEventLog, event_log
+from sse_app.models import GroupHead, StoredEvent
 from sse_app.protocol.cursors import encode_cursor
 from sse_app.testing import capture_events
 
 from ..selection import first_then_slow
-from ..support.servers import Daphne
+from ..support.patience import PATIENCE
+from ..support.servers import Daphne, connect_postgresql, eventually
 
 POSTGRESQL = {"EVENT_LOG": {"BACKEND": "sse_app.eventlog.DatabaseEventLog", "ALIAS": "postgresql"}}
 
@@ -137,6 +145,76 @@ def test_with_both_in_a_transaction_an_event_leaves_only_if_both_commit(seen: li
     assert [event.data for event in seen] == ["1"]
 
 
+# --- an error of the log within the caller's transaction ---
+
+
+@pytest.fixture(params=[False, True], ids=["client binding", "server binding"])
+def binding(request: pytest.FixtureRequest, own_database: None) -> Iterator[None]:
+    """Both ways in which Django's connections to PostgreSQL send parameters."""
+    connection = connections["postgresql"]
+    connection.close()
+    with mock.patch.dict(connection.settings_dict["OPTIONS"], server_side_binding=request.param):
+        yield
+        connection.close()
+
+
+@contextmanager
+def impatient_beside_a_migration() -> Iterator[psycopg.Connection]:
+    """A transaction that waits shortly, while another one has locked the log's table."""
+    connection = connections["postgresql"]
+    with connect_postgresql(connection.settings_dict["NAME"]) as migration:
+        migration.autocommit = False
+        migration.execute(f"LOCK TABLE {StoredEvent._meta.db_table} IN ACCESS EXCLUSIVE MODE")
+        with transaction.atomic(using="postgresql"):
+            with connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '50ms'")
+            yield migration
+
+
+@both
+@pytest.mark.usefixtures("binding")
+@pytest.mark.parametrize("count", [1, 1200])
+def test_after_an_error_of_the_log_the_callers_transaction_goes_on(
+    seen: list[Event], count: int
+) -> None:
+    groups = Group.objects.using("postgresql")
+    with impatient_beside_a_migration() as migration:
+        groups.create(name="before")
+        with pytest.raises(OperationalError, match="lock timeout"):
+            publish_many([("g", "n", str(n)) for n in range(count)])
+        groups.create(name="after")
+        migration.rollback()
+        publish("g", "n", "x")
+    assert sorted(groups.values_list("name", flat=True)) == ["after", "before"]
+    assert [event.data for event in seen] == ["x"]
+
+
+@both
+@pytest.mark.usefixtures("binding")
+def test_a_user_is_saved_although_the_log_fails() -> None:
+    """Other processes find the changed rights in their next round."""
+    users = User.objects.using("postgresql")
+    ann = users.create(username="ann")
+    ann.is_active = False
+    with impatient_beside_a_migration():
+        ann.save(using="postgresql")
+    assert not users.get(username="ann").is_active
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
+@pytest.mark.parametrize("alias", ["default", "postgresql"])
+def test_an_event_in_a_transaction_takes_one_round_trip(alias: str) -> None:
+    """On PostgreSQL the savepoint is made and released by the same."""
+    with (
+        override_settings(SSE_APP=POSTGRESQL if alias == "postgresql" else {}),
+        transaction.atomic(using=alias),
+        CaptureQueriesContext(connections[alias]) as queries,
+    ):
+        publish("g", "n", "1")
+        publish_many([("g", "n", str(n)) for n in range(100)])
+    assert len(queries) == 2
+
+
 # --- many publishers ---
 
 TEN_THREADS = """
@@ -188,3 +266,65 @@ async def test_two_processes_of_ten_threads_leave_one_order_for_all(
         for thread in range(10):
             mine = [data for data in told[0] if data.startswith(f"{name} {thread} ")]
             assert mine == [f"{name} {thread} {n}" for n in range(events)]
+
+
+# --- the order in which heads are locked ---
+
+
+def appended(log: DatabaseEventLog) -> None:
+    log.append([Event.of(group, "n", "x") for group in ("a", "B")])
+
+
+def numbered(log: DatabaseEventLog) -> None:
+    log.number(["a", "B"])
+
+
+def renewed(log: DatabaseEventLog) -> None:
+    log.renew_epoch()
+
+
+@both
+@pytest.mark.parametrize("work", [appended, numbered, renewed])
+def test_heads_are_locked_in_the_order_of_bytes(work: Callable[[DatabaseEventLog], None]) -> None:
+    """The first to be locked is "B": while it waits, "a" is not locked yet."""
+    log = DatabaseEventLog("postgresql")
+    appended(log)
+    with transaction.atomic(using="postgresql"):
+        log.stage([Event.of(group, "n", "staged") for group in ("a", "B")])
+    if work is appended:
+        log.number()
+    heads = GroupHead.objects.using("postgresql")
+    with ThreadPoolExecutor() as executor:
+        with transaction.atomic(using="postgresql"):
+            heads.select_for_update().get(group="B")
+            waiting = executor.submit(in_own_connection, partial(work, log))
+            eventually(lambda: waits_for_a_lock("postgresql"), "nobody waits")
+            heads.select_for_update(nowait=True).get(group="a")
+        waiting.result(PATIENCE)
+
+
+@both
+@pytest.mark.parametrize("work", [appended, renewed])
+def test_a_database_that_sorts_heads_sorts_them_by_bytes(
+    work: Callable[[DatabaseEventLog], None],
+) -> None:
+    """Its own collation may be ICU's, where "a" is before "B": two publishers would deadlock."""
+    with CaptureQueriesContext(connections["postgresql"]) as queries:
+        work(DatabaseEventLog("postgresql"))
+    (orders,) = (
+        query["sql"].partition("ORDER BY ")[2] for query in queries if "ORDER" in query["sql"]
+    )
+    assert 'COLLATE "C"' in orders.split(" ASC")[0].split("\n")[0]
+
+
+def in_own_connection(work: Callable[[], None]) -> None:
+    try:
+        work()
+    finally:
+        connections.close_all()
+
+
+def waits_for_a_lock(alias: str) -> bool:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])

@@ -29,6 +29,147 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "While autocommit is off, a commit calls no function: the event would leave before it.",
+        "sse_app/runtime/transactions.py",
+        "    return not (connection.autocommit if is_open",
+        "    return False and not (connection.autocommit if is_open",
+        [
+            "publishing/test_publishing.py::test_nothing_is_published_while_autocommit_is_off",
+            "publishing/test_publishing.py::test_a_cursor_numbers_nothing_while_autocommit_is_off",
+        ],
+    ),
+    Mutation(
+        "A row that refers to a changed row could not be added before the commit of the change.",
+        "sse_app/changes/publication.py",
+        "select_for_update(no_key=features.has_select_for_no_key_update)",
+        "select_for_update()",
+        [
+            "changes/test_bulk.py::test_a_change_of_a_row_keeps_no_row_from_being_added_that_refers_to_it"
+        ],
+    ),
+    Mutation(
+        "So it is for a change of many rows.",
+        "sse_app/changes/bulk.py",
+        ", no_key=features.has_select_for_no_key_update)",
+        ")",
+        [
+            "changes/test_bulk.py::test_a_change_of_a_row_keeps_no_row_from_being_added_that_refers_to_it"
+        ],
+    ),
+    Mutation(
+        "A session that has stopped keeps the head locked for ever.",
+        "sse_app/eventlog/database_postgresql.py",
+        "set_config('lock_timeout', {{timeout}}, true) <> '' AND ",
+        "",
+        [
+            "eventlog/test_locked_groups.py::test_publishing_to_a_locked_group_fails_soon_and_names_it"
+        ],
+    ),
+    Mutation(
+        "In a transaction of the caller, the timeout would hold for what follows.",
+        "sse_app/eventlog/database_postgresql.py",
+        " if own else ",
+        " if True else ",
+        [
+            "eventlog/test_locked_groups.py::test_in_a_transaction_of_the_caller_its_own_lock_timeout_counts"
+        ],
+    ),
+    Mutation(
+        "A numbering pass of many groups would wait for the one that is locked.",
+        "sse_app/runtime/transactions.py",
+        "if outermost and connection.vendor ==",
+        "if False and connection.vendor ==",
+        [
+            "eventlog/test_locked_groups.py::test_events_of_other_groups_leave_while_one_head_is_locked"
+        ],
+    ),
+    Mutation(
+        "The app's writes may wait for a writer of the project, in the threads of its reads.",
+        "sse_app/runtime/threads.py",
+        "WRITES: Final = Threads()",
+        "WRITES: Final = OWN",
+        ["delivery/test_sqlite_writer.py::test_streams_open_and_replay_while_a_transaction_writes"],
+    ),
+    Mutation(
+        "With ATOMIC_REQUESTS, Django refuses async views.",
+        "sse_app/operations/health.py",
+        "@transaction.non_atomic_requests  # With ATOMIC_REQUESTS, Django refuses async views.\n",
+        "",
+        ["operations/test_health.py::test_a_site_whose_requests_are_transactions_answers"],
+    ),
+    Mutation(
+        "So it is for the dashboard's feed.",
+        "sse_app/operations/dashboard/admin.py",
+        "transaction.non_atomic_requests(require_GET(wrapped))",
+        "require_GET(wrapped)",
+        ["doors/test_stream_admin.py::test_the_feed_answers_also_where_requests_are_transactions"],
+    ),
+    Mutation(
+        "Events wait in silence, if nobody says that their group is locked.",
+        "sse_app/operations/health.py",
+        "if delay := event_log().delay():",
+        "if delay := 0:",
+        [
+            "eventlog/test_locked_groups.py::test_streams_of_other_groups_open_and_live_beside_a_locked_group"
+        ],
+    ),
+    Mutation(
+        "The head of a new group is locked before others can see it.",
+        "sse_app/eventlog/database.py",
+        "        if brief and len(free) == 1:\n",
+        "        if brief:\n",
+        [
+            "eventlog/test_locked_groups.py::test_a_sweep_that_meets_a_locked_group_numbers_all_others"
+        ],
+    ),
+    Mutation(
+        "A process that stopped while it deleted old events has locked them.",
+        "sse_app/eventlog/database_pruning.py",
+        "        if not is_lock_timeout(error):\n",
+        "        if True:\n",
+        ["eventlog/test_locked_groups.py::test_pruning_goes_on_beside_a_locked_group"],
+    ),
+    Mutation(
+        "The database's collation may be ICU's, where a is before B, unlike in Python.",
+        "sse_app/eventlog/database_postgresql.py",
+        'ORDER BY v."group" COLLATE "C"',
+        'ORDER BY v."group"',
+        ["eventlog/test_transactions.py::test_a_database_that_sorts_heads_sorts_them_by_bytes"],
+    ),
+    Mutation(
+        "New epochs for all groups lock the heads of all publishers.",
+        "sse_app/eventlog/database.py",
+        'Collate("group", "C") if',
+        '"group" if',
+        ["eventlog/test_transactions.py::test_a_database_that_sorts_heads_sorts_them_by_bytes"],
+    ),
+    Mutation(
+        "Two passes that lock the same heads in different orders wait for each other.",
+        "sse_app/eventlog/database_rows.py",
+        "for group in sorted(groups)\n",
+        "for group in sorted(groups, key=str.lower)\n",
+        ["eventlog/test_transactions.py::test_heads_are_locked_in_the_order_of_bytes"],
+    ),
+    Mutation(
+        "On PostgreSQL an error aborts the whole transaction, also of a caller that catches it.",
+        "sse_app/runtime/transactions.py",
+        '"SAVEPOINT sse_app; {}; RELEASE SAVEPOINT sse_app"',
+        '"{}"',
+        [
+            "eventlog/test_transactions.py::test_after_an_error_of_the_log_the_callers_transaction_goes_on",
+            "eventlog/test_transactions.py::test_a_user_is_saved_although_the_log_fails",
+        ],
+    ),
+    Mutation(
+        "Statements with parameters on the server's side can't be sent together.",
+        "sse_app/runtime/transactions.py",
+        'together = not connection.settings_dict.get("OPTIONS", {}).get("server_side_binding")',
+        "together = True",
+        [
+            "eventlog/test_transactions.py::test_after_an_error_of_the_log_the_callers_transaction_goes_on"
+        ],
+    ),
+    Mutation(
         "A publisher may die between its commit and the numbering.",
         "sse_app/publishing/outbox.py",
         "every(lambda: settings().SWEEP_INTERVAL, _sweep)",
@@ -176,9 +317,32 @@ MUTATIONS = (
         ["eventlog/test_redis_log.py::test_an_older_version_appends_to_the_same_log"],
     ),
     Mutation(
+        "A date of more than a few thousand years ago can't be written.",
+        "sse_app/eventlog/retention.py",
+        "seconds is None or seconds >= MOST_SECONDS else",
+        "seconds is None else",
+        ["eventlog/test_eventlog.py::test_without_a_limit_of_age_events_and_heads_stay"],
+    ),
+    Mutation(
+        "Keys that may expire are the first that Redis gives up when its memory is full.",
+        "sse_app/eventlog/redis_scripts.py",
+        "local least = tonumber(ARGV[4])\nif age == 0 then age = math.huge end\n",
+        "local least = tonumber(ARGV[4])\nif age == 0 then age = 1e12 end\n",
+        ["eventlog/test_redis_log.py::test_a_group_never_expires_while_events_are_kept_for_ever"],
+    ),
+    Mutation(
+        "The rows of access may be in another database than the log, which is away.",
+        "sse_app/operations/housekeeping.py",
+        "await logged(_delete_expired)",
+        "await _delete_expired()",
+        [
+            "operations/test_commands.py::test_expired_rows_that_cannot_be_deleted_do_not_keep_the_log_from_being_pruned"
+        ],
+    ),
+    Mutation(
         "Who saw a group empty before all retention may have missed everything.",
         "sse_app/delivery/replay.py",
-        " or time.time() - seen > settings().RETENTION_SECONDS:\n",
+        " or time.time() - seen > retention_seconds():\n",
         ":\n",
         [
             "delivery/test_healing.py::test_who_saw_a_group_empty_goes_on_from_its_beginning_within_retention"
@@ -194,8 +358,8 @@ MUTATIONS = (
     Mutation(
         "A head that goes with its events lets a group begin anew under the eyes of its readers.",
         "sse_app/eventlog/database_pruning.py",
-        "_delete_idle_heads(alias, now - age * HEAD_RETENTION_FACTOR)",
-        "_delete_idle_heads(alias, now - age)",
+        "_before(age * HEAD_RETENTION_FACTOR)",
+        "_before(age)",
         ["eventlog/test_eventlog.py::test_an_idle_groups_head_outlives_its_events"],
     ),
     Mutation(

@@ -6,6 +6,15 @@ from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
+        "A process that stopped within its pass has locked the row that every pass writes.",
+        "sse_app/presence/tracker.py",
+        "with impatient(written(GroupMember).db, LOCK_SECONDS):",
+        "with impatient(written(GroupMember).db, 3600):",
+        [
+            "presence/test_presence.py::test_a_pass_does_not_wait_for_a_process_that_stopped_in_its_own"
+        ],
+    ),
+    Mutation(
         "A process that was killed says nothing of those it had.",
         "sse_app/presence/tracker.py",
         "        _remove_presences({(group, user): pk for group, user, pk in dead}, now, "

@@ -171,8 +171,8 @@ MUTATIONS = (
     Mutation(
         "A key without an expiry stays for ever once its pattern is gone.",
         "sse_app/eventlog/redis_scripts.py",
-        "if least == 0 and redis.call('PTTL', KEYS[1]) == -1 then",
-        "if false then",
+        "elseif redis.call('PTTL', KEYS[1]) == -1 then",
+        "elseif false then",
         [
             "eventlog/test_redis_log.py::test_a_retained_group_never_expires_until_it_is_retained_no_longer"
         ],

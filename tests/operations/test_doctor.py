@@ -14,9 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from django.db import connections
+from asgiref.sync import sync_to_async
+from django.db import connections, transaction
 
-from sse_app.eventlog import DatabaseEventLog, MemoryEventLog
+from sse_app.eventlog import DatabaseEventLog, MemoryEventLog, event_log
 from sse_app.operations import doctor
 from sse_app.protocol.events import Event
 
@@ -24,7 +25,7 @@ from ..support.patience import PATIENCE
 from ..support.servers import Daphne, eventually
 from ..support.valkeys import free_port
 
-HEALTHY = ("ok: settings", "ok: channel layer", "ok: event log", "ok: clock")
+HEALTHY = ("ok: settings", "ok: channel layer", "ok: event log", "ok: staged events", "ok: clock")
 
 
 def test_where_all_is_well_it_says_so_and_ends_with_0(daphne: Daphne) -> None:
@@ -82,6 +83,24 @@ def test_what_only_matters_in_production_is_a_warning_and_with_strict_an_end(
     )
     assert found.returncode == 0
     assert daphne.try_manage("sse_doctor", "--deploy", "--strict").returncode == 1
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_events_that_wait_for_long_are_an_error_with_their_groups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stage() -> None:
+        with transaction.atomic():
+            event_log().stage([Event.of(group, "n", "x") for group in ("orders", "chat.a")])
+
+    assert (await doctor._staged()).level == "fine"
+    await sync_to_async(stage)()
+    assert (await doctor._staged()).level == "fine"  # Published a moment ago.
+    monkeypatch.setattr(doctor, "ANSWER_SECONDS", -600)
+    found = await doctor._staged()
+    assert found.level == "error"
+    assert found.text.startswith("Events of 2 group(s) wait for their offsets")
+    assert "chat.a, orders" in found.text or "orders, chat.a" in found.text
 
 
 @pytest.mark.parametrize(

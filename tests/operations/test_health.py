@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from django.db import connections
 from django.test import AsyncClient
 
 from sse_app.delivery.hub import Hub
@@ -110,6 +111,15 @@ async def test_one_that_is_stopping_is_not_ready(
     monkeypatch.setattr(Hub, "draining", True)
     answer = await async_client.get("/events/health/")
     assert (answer.status_code, answer.json()) == (503, {**FINE, "ready": False, "stopping": True})
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_site_whose_requests_are_transactions_answers(
+    monkeypatch: pytest.MonkeyPatch, async_client: AsyncClient
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "ATOMIC_REQUESTS", True)
+    answer = await async_client.get("/events/health/")
+    assert (answer.status_code, answer.json()) == (200, FINE)
 
 
 @pytest.mark.django_db(transaction=True)

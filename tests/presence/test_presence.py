@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, connections
 from django.template import Context, Template
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
@@ -24,6 +24,8 @@ from sse_app.models import GroupMember, Presence
 from sse_app.presence import tracker
 from sse_app.protocol.events import Event
 from sse_app.runtime.telemetry import process_name
+
+from ..support.servers import connect_postgresql
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -47,6 +49,34 @@ def there(*users: str, group: str = ROOM) -> None:
 
 def told(seen: list[Event]) -> list[tuple[str, Any]]:
     return [(event.name, json.loads(event.data)["user"]) for event in seen]
+
+
+class OnPostgresql:
+    """A database router."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "postgresql"
+
+    db_for_write = db_for_read
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
+def test_a_pass_does_not_wait_for_a_process_that_stopped_in_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pass runs in the thread that writes this process's row."""
+    monkeypatch.setattr(tracker, "LOCK_SECONDS", 0.05)
+    with override_settings(DATABASE_ROUTERS=[OnPostgresql()]):
+        there("1")
+        with connect_postgresql(connections["postgresql"].settings_dict["NAME"]) as stopped:
+            stopped.autocommit = False
+            stopped.execute(f"UPDATE {GroupMember._meta.db_table} SET since = since")
+            with pytest.raises(OperationalError, match="lock timeout"):
+                there("1", "2")
+            stopped.rollback()
+        there("1", "2")
+        members = GroupMember.objects.filter(group=ROOM)
+        assert sorted(member.user_key for member in members) == ["1", "2"]
 
 
 def test_a_process_does_one_pass_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

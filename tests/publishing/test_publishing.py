@@ -11,7 +11,9 @@ from unittest import mock
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.contrib.auth.models import Group
 from django.db import DataError, InterfaceError, OperationalError, connections, transaction
+from django.db.transaction import TransactionManagementError
 from django.http import HttpRequest
 from django.test import override_settings
 
@@ -150,6 +152,72 @@ def test_an_immediate_event_leaves_before_the_transaction_ends(seen: list[Event]
     with rolled_back():
         publish("g", "progress", {"done": 40}, durable=False, immediate=True)
         assert data(seen) == ['{"done":40}']
+
+
+@contextmanager
+def autocommit_off(using: str) -> Iterator[None]:
+    connections[using].ensure_connection()
+    transaction.set_autocommit(False, using=using)
+    try:
+        yield
+    except BaseException:
+        transaction.rollback(using=using)
+        raise
+    finally:
+        transaction.set_autocommit(True, using=using)
+
+
+@pytest.mark.parametrize("setting", [None, MEMORY], ids=["own log", "memory log"])
+@pytest.mark.parametrize("durable", [True, False])
+def test_nothing_is_published_while_autocommit_is_off(
+    alias: str, setting: Any, durable: bool, seen: list[Event]
+) -> None:
+    """A commit without `atomic()` calls no function, so no event could leave after it."""
+    with override_settings(**({"SSE_APP": setting} if setting else {})):
+        with autocommit_off(alias):
+            with pytest.raises(TransactionManagementError, match=f"off for the database '{alias}'"):
+                publish("g", "n", "x", using=alias, durable=durable)
+            transaction.commit(using=alias)
+        assert data(seen) == logged() == []
+        assert not StoredEvent.objects.using(alias).exists()
+
+
+def test_within_atomic_an_event_leaves_also_while_autocommit_is_off(
+    alias: str, seen: list[Event]
+) -> None:
+    def write(text: str) -> None:
+        # On SQLite a transaction begins with the first row, not with a savepoint.
+        Group.objects.using(alias).create(name=text)
+        with transaction.atomic(using=alias):
+            publish("g", "n", text, using=alias)
+
+    with autocommit_off(alias):
+        write("never")
+        transaction.rollback(using=alias)
+        write("x")
+        assert data(seen) == []
+        transaction.commit(using=alias)
+    assert data(seen) == logged() == ["x"]
+
+
+def test_a_cursor_numbers_nothing_while_autocommit_is_off(alias: str, seen: list[Event]) -> None:
+    with (
+        mock.patch.object(DatabaseEventLog, "number", side_effect=OperationalError("away")),
+        transaction.atomic(using=alias),
+    ):
+        publish("g", "n", "waiting", using=alias)
+    with autocommit_off(alias):
+        cursor("g")
+        assert data(seen) == []
+        assert StoredEvent.objects.using(alias).filter(offset=None).exists()
+        transaction.rollback(using=alias)
+
+
+def test_publishing_opens_no_connection_that_the_log_does_not_need() -> None:
+    connections["default"].close()
+    with override_settings(SSE_APP=MEMORY):
+        publish("g", "n", "x")
+    assert connections["default"].connection is None
 
 
 def test_an_immediate_event_that_is_durable_is_refused(seen: list[Event]) -> None:

@@ -24,7 +24,9 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         delete_expired()
         pruned = event_log().prune()
+        seconds = settings().RETENTION_SECONDS
+        older = "" if seconds is None else f"older than {seconds:g} s or "
         self.stdout.write(
-            f"Deleted {pruned} event(s) older than {settings().RETENTION_SECONDS:g} s or beyond "
-            f"the latest {settings().RETENTION_EVENTS} of their group."
+            f"Deleted {pruned} event(s) {older}beyond the latest {settings().RETENTION_EVENTS} of "
+            "their group."
         )

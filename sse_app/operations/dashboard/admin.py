@@ -16,6 +16,7 @@ from django.contrib.admin.options import get_content_type_for_model
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
@@ -260,7 +261,9 @@ def _without_redirect(view: Any) -> Any:
         response: HttpResponseBase = await view(request)
         return response
 
-    return login_not_required(never_cache(require_GET(wrapped)))
+    # With ATOMIC_REQUESTS, Django refuses async views.
+    plain = transaction.non_atomic_requests(require_GET(wrapped))
+    return login_not_required(never_cache(plain))
 
 
 def _valid_group(group: str) -> str:

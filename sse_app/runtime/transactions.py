@@ -1,0 +1,85 @@
+"""The transaction that this thread has open on a database: whether there is one, and savepoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from django.db import DatabaseError, connections, transaction
+from django.db.transaction import TransactionManagementError
+
+
+def in_transaction(alias: str) -> bool:
+    """Return whether this thread is in `atomic()` on the database `alias`, or has autocommit off.
+
+    Opens no connection.
+    """
+    connection: Any = connections[alias]
+    if connection.in_atomic_block:
+        return True
+    # `get_autocommit()` would connect, also where the event log is in no database.
+    is_open = connection.connection is not None
+    return not (connection.autocommit if is_open else connection.settings_dict["AUTOCOMMIT"])
+
+
+def in_atomic(alias: str) -> bool:
+    """Return whether this thread is in `atomic()` on the database `alias`.
+
+    Raises `TransactionManagementError` if autocommit is off there, as `transaction.on_commit()`
+    does: a commit of such a transaction calls nothing. Opens no connection.
+    """
+    if connections[alias].in_atomic_block:
+        return True
+    if in_transaction(alias):
+        raise TransactionManagementError(
+            f"Nothing can be published while autocommit is off for the database {alias!r}, as "
+            "after set_autocommit(False): the event could leave before the commit. Publish within "
+            "transaction.atomic(), or while autocommit is on."
+        )
+    return False
+
+
+#: A statement between the creation of a savepoint and its release, in one round trip.
+_GUARDED: Final = "SAVEPOINT sse_app; {}; RELEASE SAVEPOINT sse_app"
+
+
+def guarded(alias: str, execute: Callable[[str], None], *, statements: int) -> None:
+    """Call `execute` in the transaction of the caller, which can go on after a `DatabaseError`.
+
+    `execute` formats its SQL with the template that it gets. On PostgreSQL an error aborts a
+    transaction back to the last savepoint, so the app makes one: by the template around a single
+    statement, which costs no round trip, else by `atomic()`.
+    """
+    connection: Any = connections[alias]
+    postgresql = connection.vendor == "postgresql"
+    # Statements with parameters on the server's side can't be sent together.
+    together = not connection.settings_dict.get("OPTIONS", {}).get("server_side_binding")
+    if statements == 1 and not postgresql:
+        execute("{}")  # SQLite undoes the failed statement alone.
+    elif statements == 1 and together:
+        try:
+            execute(_GUARDED)
+        except DatabaseError:
+            with suppress(DatabaseError), connection.cursor() as cursor:
+                cursor.execute("ROLLBACK TO SAVEPOINT sse_app; RELEASE SAVEPOINT sse_app")
+            raise
+    else:
+        with transaction.atomic(using=alias):
+            execute("{}")
+
+
+@contextmanager
+def impatient(alias: str, seconds: float) -> Iterator[None]:
+    """`atomic()` on the database `alias`, whose statements wait up to `seconds` for a row's lock.
+
+    For transactions of the app. Within a transaction of the caller, it is only a savepoint. SQLite
+    has one lock for all, and a timeout in the settings.
+    """
+    connection: Any = connections[alias]
+    outermost = not connection.in_atomic_block
+    with transaction.atomic(using=alias):
+        if outermost and connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL lock_timeout = {max(1, int(seconds * 1000))}")
+        yield
