@@ -121,7 +121,8 @@ class EventLog(ABC):
         """Return the position of each group's last event; a start for a group without a log.
 
         A log that can vanish as a whole has a random mark of its own, which changes with every
-        loss: that is the mark of the start. So a reader that saw the group empty learns of a loss.
+        loss: that is the mark of the start, and the `previous` of a group's first event. So a
+        reader that saw the group empty learns of a loss.
         """
 
     @abstractmethod

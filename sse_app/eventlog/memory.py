@@ -73,7 +73,7 @@ class MemoryEventLog(EventLog):
             for event in events:
                 log = self._logs.get(event.group)
                 if log is None:
-                    log = self._logs[event.group] = _Log(new_epoch())
+                    log = self._logs[event.group] = _Log(new_epoch(), mark=self._start.mark)
                 event = event.following(log.position, new_mark())
                 log.changed_at = now
                 log.events.append((now, event))
@@ -95,8 +95,7 @@ class MemoryEventLog(EventLog):
             if after.offset + 1 < log.first:
                 raise Discontinuity("trimmed", head)
             skip = after.offset + 1 - log.first
-            before = self._start.mark if after.is_start else log.events[skip][1].previous
-            check_chain(after, before, head)
+            check_chain(after, log.events[skip][1].previous, head)
             run = (event for _, event in islice(log.events, skip, skip + limit))
             # `renew_epoch()` does not touch the stored events: they get the new epoch here.
             return [

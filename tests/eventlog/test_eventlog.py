@@ -208,7 +208,8 @@ def test_each_event_has_a_mark_and_knows_the_mark_before_it(log: EventLog) -> No
     events += log.append(made("a", "3"))
     of_a = [event for event in events if event.group == "a"]
     assert len({event.mark for event in events}) == len(events)
-    assert [event.previous for event in of_a] == ["", of_a[0].mark, of_a[1].mark]
+    start = log.heads(["no.such.group"])["no.such.group"]
+    assert [event.previous for event in of_a] == [start.mark, of_a[0].mark, of_a[1].mark]
     assert log.since("a", START, 10) == of_a
     assert head(log, "a") == of_a[-1].position
 

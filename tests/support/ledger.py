@@ -124,6 +124,8 @@ class Ledger:
         self.groups = {group: GroupLedger() for group in groups}
         self.keep = keep
         self.age = age
+        #: The position of a group without a log; its mark is that of the whole log.
+        self.start = START
         #: Events that are not durable, once they have left.
         self.passing: set[str] = set()
         #: Events that a copy has as not numbered: when it is put back, they are published again.
@@ -170,8 +172,13 @@ class Ledger:
                 assert not ledger.waiting
                 ledger.forget()
 
+    def learn_start(self, log: EventLog) -> None:
+        """Take over the mark of the log, which may have vanished."""
+        (self.start,) = log.heads(["no.such.group"]).values()
+
     def learn(self, log: EventLog) -> None:
         """Compare every group with the log."""
+        self.learn_start(log)
         for group, head in log.heads(list(self.groups)).items():
             self[group].learn(head, log.earliest(group))
 
