@@ -6,6 +6,43 @@ from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
+        "gevent and eventlet make threads greenlets; a loop there lets the ORM refuse all calls.",
+        "sse_app/runtime/native.py",
+        "    if has_greenlets():\n        _native",
+        "    if False:\n        _native",
+        [
+            "publishing/test_greenlets.py::"
+            "test_greenlets_publish_and_use_the_database_with_a_layer_in_memory"
+        ],
+    ),
+    Mutation(
+        "A thread of eventlet can't continue a greenlet of another thread.",
+        "sse_app/runtime/native.py",
+        "return PolledCondition() if has_greenlets() else threading.Condition()",
+        "return threading.Condition()",
+        [
+            "publishing/test_greenlets.py::"
+            "test_greenlets_publish_and_use_the_database_with_a_layer_on_redis"
+        ],
+    ),
+    Mutation(
+        "A process waits at its end for a greenlet of a thread of gevent, which looked up a name.",
+        "sse_app/runtime/native.py",
+        "        if has_greenlets():\n            loop",
+        "        if False:\n            loop",
+        [
+            "publishing/test_greenlets.py::"
+            "test_greenlets_publish_and_use_the_database_with_a_layer_on_redis"
+        ],
+    ),
+    Mutation(
+        "A publisher would wait without end for a loop that can't be made.",
+        "sse_app/runtime/native.py",
+        "            started.append(error)\n",
+        "",
+        ["publishing/test_greenlets.py::test_the_error_of_a_loop_that_can_not_be_made_is_raised"],
+    ),
+    Mutation(
         "Channels' own consumer answers nothing while its handler runs, a disconnect included.",
         "sse_app/consumers.py",
         "    async def __call__(\n",
