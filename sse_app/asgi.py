@@ -166,10 +166,10 @@ class Response:
     async def _run(self, application: Application, scope: Scope, receive: Receive) -> None:
         """Run the application; if it is cancelled because the server stops, let it finish first.
 
-        Daphne cancels all applications when it stops. A cancelled Django blocks the event loop
-        until the thread of its sync view has ended (`asgiref.sync.ThreadSensitiveContext`), so
-        that no stream could close meanwhile, and the view's answer would be lost. An application
-        that needs more than `CLOSE_SECONDS` is cancelled by `shutdown.end_tasks()`.
+        Daphne cancels all applications when it stops. A cancelled Django only waits for the thread
+        of its sync view: the view's answer would be lost, and the task that would have sent it
+        stays pending. An application that needs more than `CLOSE_SECONDS` is cancelled by
+        `shutdown.end_tasks()`.
         """
 
         async def run() -> None:

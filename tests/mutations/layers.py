@@ -6,6 +6,27 @@ from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
+        "A probe of the log waits for another call that hangs in the thread that they share.",
+        "sse_app/operations/health.py",
+        'await _threads.call("log", PROBE_SECONDS, event_log().heads, [GROUP])',
+        "await event_log().aheads([GROUP])",
+        ["operations/test_health.py::test_a_call_that_hangs_elsewhere_is_not_taken_for_the_log"],
+    ),
+    Mutation(
+        "A hub whose reads of the log hang serves no stream, although the probe's thread can read.",
+        "sse_app/operations/health.py",
+        'found["hub"] = "ok" if age <= check_interval() + LATE_SECONDS else "timeout"',
+        'found["hub"] = "ok"',
+        ["operations/test_health.py::test_a_hub_that_hangs_is_told_although_the_log_answers"],
+    ),
+    Mutation(
+        "A hub would seem to hang soon after its start.",
+        "sse_app/delivery/feed.py",
+        "        await self._healer.check()\n        self.checked_at = time.monotonic()\n",
+        "        await self._healer.check()\n",
+        ["operations/test_health.py::test_a_hub_that_hangs_is_told_although_the_log_answers"],
+    ),
+    Mutation(
         "gevent and eventlet make threads greenlets; a loop there lets the ORM refuse all calls.",
         "sse_app/runtime/native.py",
         "    if has_greenlets():\n        _native",

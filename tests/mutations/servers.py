@@ -61,7 +61,7 @@ MUTATIONS = (
         ],
     ),
     Mutation(
-        "A Django that Daphne cancels blocks the event loop until its sync view has ended.",
+        "A Django that Daphne cancels loses the answer of its sync view.",
         "sse_app/asgi.py",
         """\
             if not Hub.draining:

@@ -14,22 +14,12 @@ import pytest
 
 from sse_app.runtime import native
 
+from ..support.other_servers import GeventGunicorn
 from ..support.patience import PATIENCE
-from ..support.servers import ROOT, Daphne, Server
+from ..support.servers import ROOT, Daphne
 
 PACKAGES = ["gevent", "eventlet"]
 COUNT = 50
-
-
-class Gunicorn(Server):
-    """One gunicorn worker that serves each request in a greenlet of gevent."""
-
-    module = "gunicorn"
-
-    def command(self) -> list[str]:
-        bind = f"fd://{self.socket.fileno()}"
-        options = ["--worker-class", "gevent", "--bind", bind, "tests.support.wsgi:application"]
-        return [sys.executable, "-m", self.module, *options]
 
 
 def run_program(package: str, environment: dict[str, str]) -> None:
@@ -83,7 +73,7 @@ async def test_a_worker_of_gunicorn_with_gevent_publishes_and_ends_in_order(
     make_server: Callable[..., Any], valkey: str
 ) -> None:
     make = partial(make_server, environ={"REDIS_URL": valkey})
-    daphne, worker = make(Daphne, CHECK_INTERVAL=600), make(Gunicorn)
+    daphne, worker = make(Daphne, CHECK_INTERVAL=600), make(GeventGunicorn)
     async with daphne.stream("group=orders") as stream:
         await stream.next()
 
