@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from django.db import transaction
@@ -17,7 +18,7 @@ from ..conf import channel_layer, site_tag
 from ..delivery.hub import Hub, check_interval, running_hubs
 from ..eventlog import event_log
 from ..protocol.groups import layer_group
-from ..runtime.forks import at_fork
+from ..runtime.callables import in_thread
 from ..runtime.services import SharedTasks, spawn
 from ..runtime.threads import Threads, ThreadsBusy
 
@@ -32,7 +33,6 @@ LATE_SECONDS: Final = 10.0
 _kept: tuple[float, dict[str, str]] | None = None
 _probing = SharedTasks()
 _threads = Threads(1)
-at_fork(_threads.clear)
 
 
 @transaction.non_atomic_requests  # With ATOMIC_REQUESTS, Django refuses async views.
@@ -101,20 +101,18 @@ async def _outcome(probe: Callable[[], Coroutine[Any, Any, object]]) -> str:
         task.cancel()  # Not awaited, since its clean-up may hang too.
         return "timeout"
     error = task.exception()
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | ThreadsBusy):  # Busy with an earlier probe that hangs.
         return "timeout"
     return "ok" if error is None else type(error).__name__
 
 
 async def probe_log() -> None:
-    """Read a head from the event log; raises the log's exceptions, and `TimeoutError`.
+    """Read a head from the event log; raises the log's exceptions, and see `in_thread()`.
 
     In a thread of its own: in a shared one it would wait for other calls that hang.
     """
-    try:
-        await _threads.call("log", PROBE_SECONDS, event_log().heads, [GROUP])
-    except ThreadsBusy as error:
-        raise TimeoutError from error  # An earlier probe hangs.
+    read = partial(event_log().heads, [GROUP])
+    await in_thread(read, threads=_threads, key="log", seconds=PROBE_SECONDS)
 
 
 async def probe_layer() -> float:

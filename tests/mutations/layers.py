@@ -6,11 +6,11 @@ from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
-        "A probe of the log waits for another call that hangs in the thread that they share.",
+        "A probe of the log waits for other calls that hang in the threads that they share.",
         "sse_app/operations/health.py",
-        'await _threads.call("log", PROBE_SECONDS, event_log().heads, [GROUP])',
+        'await in_thread(read, threads=_threads, key="log", seconds=PROBE_SECONDS)',
         "await event_log().aheads([GROUP])",
-        ["operations/test_health.py::test_a_call_that_hangs_elsewhere_is_not_taken_for_the_log"],
+        ["operations/test_health.py::test_calls_that_hang_elsewhere_are_not_taken_for_the_log"],
     ),
     Mutation(
         "A hub whose reads of the log hang serves no stream, although the probe's thread can read.",
