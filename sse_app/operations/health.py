@@ -45,9 +45,10 @@ async def health(request: HttpRequest) -> HttpResponse:
     hub, which reads the log in other threads than a probe, and `"hub_checked"` is the age of the
     hub's last successful check of the log, in seconds. The answer is also 503 while a service of a
     hub is down, with `"services": {"revalidator": "KeyError"}`, and while the server stops, with
-    `"stopping": true`. `"delay": 12.5` says for how many seconds events of a group wait that another
-    session of the database has locked; other groups, and the readiness, do not depend on it.
-    For load balancers: open to everybody. The log and the layer are probed once a second at most.
+    `"stopping": true`. `"delay": 12.5` says for how many seconds events of a group wait that
+    another session of the database has locked; other groups, and the readiness, do not depend on
+    it. For load balancers: open to everybody. The log and the layer are probed once a second at
+    most.
     """
     found, down, age = {**await probed()}, services_down(), hub_checked()
     if age is not None:
