@@ -14,6 +14,7 @@ from django.urls import Resolver404, resolve
 from .access.origins import cors_headers
 from .conf import channel_layer, site_tag
 from .consumers import ABORT, HEADERS, REQUEST, TAKE_OVER, EventStreamConsumer
+from .delivery.hub import Hub
 from .delivery.streams import Stream
 from .delivery.transports import daphne_requests, servers
 from .delivery.transports.asgi import END, END_SECONDS
@@ -142,8 +143,11 @@ class Response:
             serve()
         inner = self._inner_scope(scope)
         try:
-            with contained():
-                await application(inner, receive, self._sending)
+            if busy:
+                with contained():
+                    await application(inner, receive, self._sending)
+            else:
+                await self._run(application, inner, receive)
         except Exception as error:
             self._close("error")
             if not (busy or self._started):
@@ -158,6 +162,34 @@ class Response:
         except BaseException:
             self._close("shutdown")
             raise
+
+    async def _run(self, application: Application, scope: Scope, receive: Receive) -> None:
+        """Run the application; if it is cancelled because the server stops, let it finish first.
+
+        Daphne cancels all applications when it stops. A cancelled Django only waits for the thread
+        of its sync view: the view's answer would be lost, and the task that would have sent it
+        stays pending. An application that needs more than `CLOSE_SECONDS` is cancelled by
+        `shutdown.end_tasks()`.
+        """
+
+        async def run() -> None:
+            with contained():
+                await application(scope, receive, self._sending)
+
+        task = asyncio.create_task(run())
+        shutdown.unanswered.add(self)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not Hub.draining:
+                task.cancel()
+            elif not self._started:
+                await asyncio.wait([task], timeout=shutdown.CLOSE_SECONDS)
+            if Hub.draining and not task.done():
+                raise
+            await task
+        finally:
+            shutdown.unanswered.discard(self)
 
     async def end(self) -> None:
         """Serve the stream, if there is one, and always end the response."""
@@ -207,6 +239,8 @@ class Response:
     async def _sending(self, message: dict[str, Any]) -> None:
         if self._ended:
             return
-        self._started = self._started or message["type"] == "http.response.start"
+        if message["type"] == "http.response.start":
+            self._started = True
+            shutdown.unanswered.discard(self)
         self._ended = message["type"] == "http.response.body" and not message.get("more_body")
         await self._send(message)

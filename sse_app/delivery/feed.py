@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from ..protocol.cursors import Position
 from ..protocol.events import Event
@@ -22,6 +23,8 @@ class Feed:
 
     def __init__(self) -> None:
         self.topics: dict[str, Topic] = {}
+        #: When the last check ended without an error, by `time.monotonic()`; at first, now.
+        self.checked_at = time.monotonic()
         self._budget = Budget()
         self._log_reader = LogReader()
         self._healer = Healer(self.topics, self._log_reader)
@@ -66,3 +69,4 @@ class Feed:
     async def check(self) -> None:
         """Compare the heads in the log with the topics, and heal the topics that differ."""
         await self._healer.check()
+        self.checked_at = time.monotonic()

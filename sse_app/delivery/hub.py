@@ -20,7 +20,7 @@ from ..conf import channel_layer, settings
 from ..eventlog import event_log
 from ..protocol.events import Event
 from ..runtime.forks import at_fork
-from ..runtime.services import Services, SharedTasks, Work, every, logged
+from ..runtime.services import Services, SharedTasks, Work, every, logged, spawn
 from ..runtime.telemetry import COUNTS, log_fields
 from .feed import Feed
 from .healing import GRACE_SECONDS
@@ -119,13 +119,14 @@ class Hub(Feed):
             raise
 
     async def leave(self, subscription: Subscription) -> None:
-        """Remove `subscription`; after the last one, close the hub."""
+        """Remove `subscription`; after the last one, close the hub.
+
+        A cancelled caller does not wait for the rest, which is done all the same.
+        """
         self.subscriptions.discard(subscription)
         empty = self._detach(subscription, subscription.groups)
-        if self.subscriptions:
-            await self._leave_groups(empty)
-        else:
-            await self.close(empty)
+        rest = self._leave_groups if self.subscriptions else self.close
+        await asyncio.shield(spawn(rest, empty))
 
     async def drop(self, subscription: Subscription, group: str) -> None:
         """Remove `group` from `subscription`."""

@@ -45,8 +45,6 @@ class Stream(Sink):
     asked: tuple[str, ...]
     #: By group, the position after its last reset, and the reason.
     resets: Mapping[str, tuple[Position, Reason]]
-    #: The groups that `sse.close` is about; all groups if empty.
-    _closed_groups: Collection[str]
 
     def __init__(
         self,
@@ -80,7 +78,6 @@ class Stream(Sink):
         self.hub = hub
         self._transport = transport
         self._at_end: tuple[Callable[[], None], ...] = ()
-        self._closed_groups = ()
         self.resets = EMPTY
         self._ping = ping
         self._sent = 0
@@ -138,7 +135,7 @@ class Stream(Sink):
                 reason = self.close_reason or "error"
                 if reason not in DISCONNECTED:
                     id = self.subscription.cursor if self.subscription.positions else ""
-                    lost = self._closed_groups if self.subscription.kind[1] else ()
+                    lost = self.subscription.closed_groups if self.subscription.kind[1] else ()
                     self._write(closing_block(reason, id, lost, retry=settings().RETRY))
                 await self._transport.finish()
         finally:
@@ -199,9 +196,7 @@ class Stream(Sink):
 
         `groups`: of the pages that share the stream, only those of these groups end; all if empty.
         """
-        if self.close_reason is None:
-            self._closed_groups = groups
-        self.subscription.mute(reason)
+        self.subscription.mute(reason, groups)
 
     async def lose(self, group: str) -> None:
         """Drop one of several groups; the client gets `sse.reset`, and a signal is sent."""

@@ -109,8 +109,10 @@ class Subscriber:
         self._subscription.close("left")
         self._inbox.end()
         self._running.cancel()
-        await asyncio.wait([self._running])
-        await self._hub.leave(self._subscription)
+        try:
+            await asyncio.wait([self._running])
+        finally:  # The caller's task may be cancelled a second time.
+            await self._hub.leave(self._subscription)
 
     def __aiter__(self) -> Self:
         return self

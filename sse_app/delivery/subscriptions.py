@@ -21,6 +21,7 @@ from typing import Any, Final
 from ..eventlog.contract import Discontinuity, Reason
 from ..protocol.cursors import Position, encode_cursor
 from ..protocol.events import Event
+from ..runtime.forks import at_fork
 from ..runtime.telemetry import COUNTS, log_fields
 from .cohorts import Cohort, join_cohort
 from .feed import Feed
@@ -62,7 +63,7 @@ PASSED_EVENTS: Final = 500
 # Shared, because thousands of readers would each keep empty objects of their own.
 _ALL: Final[frozenset[str]] = frozenset()
 EMPTY: Final[Mapping[Any, Any]] = MappingProxyType({})
-_holding = threading.Lock()
+_lock = threading.Lock()
 _holds = itertools.count(1)
 
 
@@ -89,6 +90,7 @@ class Subscription(Interruptible):
         #: While this is not 0, no events are shown, because the reader's rights are being checked.
         self.held = 0
         self.close_reason: str | None = None
+        self.closed_groups: Collection[str] = ()
         #: By group, how the reader begins there.
         self._first: Mapping[str, Beginning] = EMPTY
         self._latest: Latest = EMPTY
@@ -109,17 +111,18 @@ class Subscription(Interruptible):
         self._notify.set()
         self._interrupt()
 
-    def mute(self, reason: str) -> None:
-        """Show no more events. From any thread; `close()` must follow on the loop."""
-        if self.close_reason is None:
-            self.close_reason = reason
+    def mute(self, reason: str, groups: Collection[str] = ()) -> None:
+        """See `Stream.mute()`; the first reason and its `groups` count."""
+        with _lock:
+            if self.close_reason is None:
+                self.closed_groups, self.close_reason = groups, reason
         self.live = False
         if (cohort := self.cohort) is not None:
             cohort.suspect(self)
 
     def hold(self) -> None:
         """Show no events until `release()`; none is lost. From any thread."""
-        with _holding:
+        with _lock:
             self.held = next(_holds)
         if (cohort := self.cohort) is not None:
             cohort.suspect(self)
@@ -131,7 +134,7 @@ class Subscription(Interruptible):
 
     def release(self, held: int) -> None:
         """Continue, unless the subscription was held again since `held` was read."""
-        with _holding:
+        with _lock:
             if self.held != held:
                 return
             self.held = 0
@@ -272,8 +275,7 @@ class Subscription(Interruptible):
         return self._first.get(group) is beginning and self._may_show
 
     def _shown(self, group: str) -> None:
-        left = {name: first for name, first in self._first.items() if name != group}
-        self._first = left or EMPTY
+        self._first = {name: of for name, of in self._first.items() if name != group} or EMPTY
 
     @property
     def _may_show(self) -> bool:
@@ -294,8 +296,7 @@ class Subscription(Interruptible):
             self.positions[event.group] = position
         if self._shows(event):
             self._passed = 0
-            known = encoded.get(self.kind)
-            if known is None:
+            if (known := encoded.get(self.kind)) is None:
                 cursor = "" if position is None else self.cursor
                 known = encoded[self.kind] = cursor, event.encode(cursor, labelled=self.kind[1])
             self.sink.show(event, *known)
@@ -316,6 +317,13 @@ class Subscription(Interruptible):
     def _shows(self, event: Event) -> bool:
         return not self.names or event.name in self.names
 
+
+def _reset_after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+at_fork(_reset_after_fork)
 
 RETRY_SECONDS: Final = 1.0
 

@@ -39,20 +39,50 @@ def watch_file(name: str | os.PathLike[str], changed: Callable[[], None]) -> Cal
 
 
 def _poll(name: str, changed: Callable[[], None], stop: threading.Event) -> None:
-    uri = name if name.startswith("file:") else f"file:{quote(str(Path(name).absolute()))}"
+    told = False
+    while not stop.wait(POLL_SECONDS):
+        try:
+            _poll_file(name, changed, stop)
+            told = False
+        except sqlite3.Error:
+            # Events are only slower: the periodic check of the heads still finds them.
+            if not told:
+                logger.warning(
+                    "Commits to the SQLite file %s can't be noticed immediately.",
+                    name,
+                    exc_info=True,
+                    extra=log_fields(),
+                )
+            told = True
+
+
+def _poll_file(name: str, changed: Callable[[], None], stop: threading.Event) -> None:
+    """Watch the file until its name is another file's, such as a restored backup's, or no file's.
+
+    A connection keeps the file that it has opened, whatever its name is by now.
+    """
+    # Without `mode=rw`, the connection would make an empty file in the place of a deleted one.
+    uri = name if name.startswith("file:") else f"file:{quote(str(Path(name).absolute()))}?mode=rw"
+    with _connect(uri) as connection:
+        (_, _, path), *_ = connection.execute("PRAGMA database_list")
+    # Read before the file is opened: if it is replaced between the two, that is noticed.
+    file, seen = _identity(path), None
+    with _connect(uri) as connection:
+        while not stop.wait(POLL_SECONDS) and _identity(path) == file:
+            (version,) = connection.execute("PRAGMA data_version").fetchone()
+            if version != seen:
+                seen = version
+                changed()
+
+
+def _connect(uri: str) -> closing[sqlite3.Connection]:
+    return closing(sqlite3.connect(uri, uri=True, isolation_level=None))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what stays the same for a file under all names; None for no file."""
     try:
-        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-            seen = None
-            while not stop.wait(POLL_SECONDS):
-                (version,) = connection.execute("PRAGMA data_version").fetchone()
-                if version != seen:
-                    seen = version
-                    changed()
-    except sqlite3.Error:
-        # Events are only slower: the periodic check of the heads still finds them.
-        logger.warning(
-            "Commits to the SQLite file %s can't be noticed immediately.",
-            name,
-            exc_info=True,
-            extra=log_fields(),
-        )
+        found = os.stat(path)
+    except OSError:
+        return None  # The file was deleted, or the database is in memory and its path is empty.
+    return found.st_dev, found.st_ino

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from django.db import transaction
@@ -14,19 +15,24 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
 from ..conf import channel_layer, site_tag
-from ..delivery.hub import Hub, running_hubs
+from ..delivery.hub import Hub, check_interval, running_hubs
 from ..eventlog import event_log
 from ..protocol.groups import layer_group
+from ..runtime.callables import in_thread
 from ..runtime.services import SharedTasks, spawn
+from ..runtime.threads import Threads, ThreadsBusy
 
 #: The group of the probes.
 GROUP: Final = "doctor"
 PROBE_SECONDS: Final = 2.0
 #: A result is kept this long, so that many requests cause one probe.
 KEPT_SECONDS: Final = 1.0
+#: A check of the log may begin a whole interval after the last one, and then take this long.
+LATE_SECONDS: Final = 10.0
 
 _kept: tuple[float, dict[str, str]] | None = None
 _probing = SharedTasks()
+_threads = Threads(1)
 
 
 @transaction.non_atomic_requests  # With ATOMIC_REQUESTS, Django refuses async views.
@@ -35,15 +41,22 @@ async def health(request: HttpRequest) -> HttpResponse:
     """Answer 200 if the event log and the channel layer answer, else 503.
 
     The body is JSON such as `{"ready": false, "log": "ok", "layer": "ConnectionError"}`; no answer
-    within two seconds is `"timeout"`. The answer is also 503 while a service of a hub is down, with
-    `"services": {"revalidator": "KeyError"}`, and while the server stops, with `"stopping": true`.
-    `"delay": 12.5` says for how many seconds events of a group wait that another session of the
-    database has locked; other groups, and the readiness, do not depend on it.
-    For load balancers: open to everybody. The log and the layer are probed once a second at most.
+    within two seconds is `"timeout"`. While the process has streams, `"hub"` is the same for its
+    hub, which reads the log in other threads than a probe, and `"hub_checked"` is the age of the
+    hub's last successful check of the log, in seconds. The answer is also 503 while a service of a
+    hub is down, with `"services": {"revalidator": "KeyError"}`, and while the server stops, with
+    `"stopping": true`. `"delay": 12.5` says for how many seconds events of a group wait that
+    another session of the database has locked; other groups, and the readiness, do not depend on
+    it. For load balancers: open to everybody. The log and the layer are probed once a second at
+    most.
     """
-    found, down = await probed(), services_down()
+    found, down, age = {**await probed()}, services_down(), hub_checked()
+    if age is not None:
+        found["hub"] = "ok" if age <= check_interval() + LATE_SECONDS else "timeout"
     ready = not Hub.draining and not down and set(found.values()) == {"ok"}
     body: dict[str, Any] = {"ready": ready, **found}
+    if age is not None:
+        body["hub_checked"] = round(age, 1)
     if down:
         body["services"] = down
     if Hub.draining:
@@ -56,6 +69,15 @@ async def health(request: HttpRequest) -> HttpResponse:
 def services_down() -> dict[str, str]:
     """Return the services of this process's hubs that are down, with the names of exceptions."""
     return {name: error for hub in running_hubs() for name, error in hub.services.down.items()}
+
+
+def hub_checked() -> float | None:
+    """Return the seconds since the last successful check of the log, None without a hub.
+
+    Of several hubs, the one whose check is the oldest counts.
+    """
+    ages = [time.monotonic() - hub.checked_at for hub in running_hubs()]
+    return max(ages, default=None)
 
 
 async def probed() -> dict[str, str]:
@@ -80,12 +102,18 @@ async def _outcome(probe: Callable[[], Coroutine[Any, Any, object]]) -> str:
         task.cancel()  # Not awaited, since its clean-up may hang too.
         return "timeout"
     error = task.exception()
+    if isinstance(error, TimeoutError | ThreadsBusy):  # Busy with an earlier probe that hangs.
+        return "timeout"
     return "ok" if error is None else type(error).__name__
 
 
 async def probe_log() -> None:
-    """Read a head from the event log; raises the log's exceptions."""
-    await event_log().aheads([GROUP])
+    """Read a head from the event log; raises the log's exceptions, and see `in_thread()`.
+
+    In a thread of its own: in a shared one it would wait for other calls that hang.
+    """
+    read = partial(event_log().heads, [GROUP])
+    await in_thread(read, threads=_threads, key="log", seconds=PROBE_SECONDS)
 
 
 async def probe_layer() -> float:

@@ -4,11 +4,16 @@ Servers then cancel their applications, or wait for responses, which never end f
 streams must be closed as soon as the stop is known. Daphne calls Twisted's shutdown triggers, which
 are public API; its own shutdown fails silently on one half-sent request. hypercorn sets an event.
 For the other servers the signals are handled here first, and then by the server's own handler.
+
+Daphne is also the only server that leaves its event loop with pending tasks. Python 3.11 crashes
+when it deletes such a task at its end (a segmentation fault in `_asyncio`), so `end_tasks()` ends
+them as `asyncio.run()` does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import signal
 import sys
 import threading
@@ -24,6 +29,9 @@ from . import processes
 CLOSE_SECONDS: Final = 3.0
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
+#: The responses that have not started, for which Daphne's stop waits up to `CLOSE_SECONDS`.
+unanswered: Final[set[object]] = set()
+
 _installed: list[object] = []
 
 
@@ -37,6 +45,7 @@ def install(send: Any) -> None:
         warn_of_options(send)
         reactor: Any = sys.modules["daphne.server"].reactor
         reactor.addSystemEventTrigger("before", "shutdown", _close_for_twisted)
+        atexit.register(end_tasks, asyncio.get_running_loop())
     elif stopped is not None:
         _installed.append(spawn(_close_after, stopped))
     elif threading.current_thread() is threading.main_thread() and _has_handler(signal.SIGTERM):
@@ -48,11 +57,15 @@ async def lifespan(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """Answer a server's `lifespan` scope: its shutdown is complete when all streams have ended."""
+    """Answer a server's `lifespan` scope: its shutdown is complete when all streams have ended.
+
+    After that the process may serve streams again, as a test does for its next application.
+    """
     while (await receive())["type"] != "lifespan.shutdown":
         await send({"type": "lifespan.startup.complete"})
     close_streams()
     await _streams_ended()
+    Hub.draining = False
     await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -81,6 +94,18 @@ def _close_for_twisted() -> Any:
     return Deferred.fromFuture(asyncio.ensure_future(_streams_ended()))
 
 
+def end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel the tasks of a loop that has stopped, and run them to their ends.
+
+    Called by `atexit`, so after Python has waited for the threads of all executors.
+    """
+    tasks = () if loop.is_running() or loop.is_closed() else asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=CLOSE_SECONDS))
+
+
 async def _close_after(stopped: Callable[[], Awaitable[Any]]) -> None:
     await stopped()
     close_streams()
@@ -103,7 +128,12 @@ def _close_on(number: int) -> None:
 
 async def _streams_ended() -> None:
     deadline = asyncio.get_running_loop().time() + CLOSE_SECONDS
-    while is_sending() or _is_retiring() or any(hub.subscriptions for hub in running_hubs()):
+    while (
+        unanswered
+        or is_sending()
+        or _is_retiring()
+        or any(hub.subscriptions for hub in running_hubs())
+    ):
         if asyncio.get_running_loop().time() > deadline:
             return
         await asyncio.sleep(0.01)

@@ -26,6 +26,7 @@ from ..protocol.events import BATCH_TYPE, Event
 from ..protocol.groups import CONTROL_GROUP, layer_group
 from ..runtime.callables import contained
 from ..runtime.forks import at_fork
+from ..runtime.native import make_condition, start_loop
 from ..runtime.services import every, spawn
 from ..runtime.telemetry import COUNTS, log_fields
 
@@ -89,7 +90,7 @@ class Outbox:
         self._waiting: deque[Event] = deque(maxlen=WAITING_EVENTS)
         self._sending = self._timed = False
         self._hangs = False
-        self._progress = threading.Condition()
+        self._progress = make_condition()
 
     def put(self, events: Sequence[Event]) -> None:
         """Queue `events`, from any thread; when ten thousand wait, the oldest are dropped."""
@@ -99,16 +100,18 @@ class Outbox:
                 self._timed = True
                 events[0].send_at(time.time())
             waiting = len(self._waiting)
-            if waiting < WAITING_EVENTS < waiting + len(events):
-                logger.warning(
-                    "More than %d events wait for the channel layer.",
-                    WAITING_EVENTS,
-                    extra=log_fields(events=waiting),
-                )
             self._waiting.extend(events)
-            if self._sending:
-                return
-            self._sending = True
+            starts, self._sending = not self._sending, True
+        if waiting < WAITING_EVENTS < waiting + len(events):
+            logger.warning(
+                "More than %d events wait for the channel layer.",
+                WAITING_EVENTS,
+                extra=log_fields(events=waiting),
+            )
+        if starts:
+            self._begin()
+
+    def _begin(self) -> None:
         try:
             if _running_loop() is self.loop:
                 self._start()
@@ -161,7 +164,8 @@ class Outbox:
                 event = self._waiting.popleft()
                 batch.setdefault(event.group, []).append(event)
             if not batch:
-                self._stopped()
+                self._sending = False
+                self._progress.notify_all()
         return batch
 
     def _stopped(self) -> None:
@@ -241,9 +245,7 @@ def _outbox() -> Outbox:
                 return _hub_outboxes[-1]
             _hub_outboxes.pop()
         if _background is None:
-            loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="sse_app-layer", daemon=True).start()
-            _background = Outbox(loop, connected=False)
+            _background = Outbox(start_loop("sse_app-layer"), connected=False)
             # Unlike atexit, Finalize also runs when a child of multiprocessing ends.
             Finalize(None, _background.flush, args=(SEND_SECONDS,), exitpriority=0)
         return _background

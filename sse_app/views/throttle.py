@@ -14,6 +14,7 @@ from django.http import HttpRequest
 from ..access.addresses import SITE_SHARE, address_of
 from ..access.refusals import Refused
 from ..conf import settings
+from ..runtime.forks import at_fork
 
 MOST_BUCKETS: Final = 10_000
 
@@ -30,9 +31,7 @@ class TokenBuckets:
     ) -> None:
         self._clock = clock
         self._most = most
-        self._lock = threading.Lock()
-        # Name to the tokens left, the time of that count and the share; least recently used first.
-        self._left: OrderedDict[str, tuple[float, float, float]] = OrderedDict()
+        self.clear()
 
     def take(self, shares: Mapping[str, float], *, rate: float, burst: float) -> float:
         """Take a token of each name and return 0; if a bucket is empty, return the seconds to wait.
@@ -56,9 +55,10 @@ class TokenBuckets:
         return 0.0
 
     def clear(self) -> None:
-        """Delete all buckets."""
-        with self._lock:
-            self._left.clear()
+        """Delete all buckets, as in a forked child."""
+        self._lock = threading.Lock()
+        # Name to the tokens left, the time of that count and the share; least recently used first.
+        self._left: OrderedDict[str, tuple[float, float, float]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._left)
@@ -78,6 +78,7 @@ class TokenBuckets:
 
 
 speaker_buckets: Final = TokenBuckets()
+at_fork(speaker_buckets.clear)
 
 
 def limit_rate(request: HttpRequest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Collection
 
 import pytest
@@ -15,6 +16,7 @@ from sse_app.access.readers import Reader
 from sse_app.access.revalidation import Revalidator
 from sse_app.access.revocations import Revocation
 from sse_app.access.sessions import session_digest
+from sse_app.delivery import subscriptions
 from sse_app.delivery.hub import get_hub, running_hub
 
 from ..support.patience import PATIENCE
@@ -172,7 +174,28 @@ async def test_the_first_reason_and_its_groups_count(entered: list[Reader]) -> N
     stream = entered[0].stream
     readers.apply(Revocation(user="1"))
     readers.apply(Revocation(session=session_digest("s1")))
-    assert (stream.close_reason, stream._closed_groups) == ("auth", ()), "not only of private ones"
+    assert (stream.close_reason, stream.subscription.closed_groups) == ("auth", ()), (
+        "not only of private ones"
+    )
+
+
+async def test_streams_muted_by_two_threads_keep_a_reason_with_its_own_groups(
+    entered: list[Reader],
+) -> None:
+    stream = entered[0].stream
+    with subscriptions._lock:
+        threads = [
+            threading.Thread(target=stream.mute, args=(reason, (reason,)))
+            for reason in ("auth", "expired")
+        ]
+        for thread in threads:
+            thread.start()
+            thread.join(0.2)
+            assert thread.is_alive(), "the thread that decides does not exclude the other one"
+        assert (stream.close_reason, stream.subscription.closed_groups) == (None, ())
+    for thread in threads:
+        thread.join()
+    assert stream.subscription.closed_groups == (stream.close_reason,)
 
 
 async def test_a_forked_child_has_no_readers_and_a_free_lock(entered: list[Reader]) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from sse_app import ContinuityLost, apublish, cursor, publish, publish_many, snapshot, subscribe
+from sse_app.conf import channel_layer, site_tag
 from sse_app.delivery.hub import running_hubs
 from sse_app.delivery.log_reader import PAGE_EVENTS
 from sse_app.eventlog import MemoryEventLog, event_log
 from sse_app.protocol.events import Event
+from sse_app.protocol.groups import layer_group
 
 from ..support.patience import PATIENCE
 
@@ -213,6 +215,31 @@ async def test_a_cancelled_body_leaves() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert running_hubs() == []
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_second_cancellation_while_it_is_left_keeps_nothing(turns: int) -> None:
+    entered = asyncio.Event()
+
+    async def read() -> None:
+        async with subscribe("g"):
+            entered.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(read())
+    await entered.wait()
+    (hub,) = running_hubs()
+    task.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not hub.subscriptions
+    for rest in asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait([rest], timeout=PATIENCE)
+    assert running_hubs() == []
+    assert layer_group("g", site_tag()) not in channel_layer().groups
 
 
 @pytest.mark.parametrize(

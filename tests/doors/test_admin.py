@@ -6,9 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.sites import site
 from django.contrib.auth.models import User
+from django.contrib.staticfiles import finders
 from django.db.models.signals import pre_save
 from django.test import Client
 
@@ -189,3 +191,9 @@ def test_deleting_needs_its_permission_and_ends_the_token(text: str) -> None:
     act_on_tokens(able, "delete_selected", post="yes")
     assert verify_token(text) is None
     assert not AccessToken.objects.exists()
+
+
+def test_the_icon_that_browsers_ask_for_on_the_admins_pages_exists(client: Client) -> None:
+    answer = client.get("/favicon.ico")
+    assert answer.status_code == 302
+    assert finders.find(answer["Location"].removeprefix(settings.STATIC_URL))

@@ -210,7 +210,6 @@ async def test_what_drops_the_connection_is_handed_down_unless_others_share_it(
 async def test_the_end_of_the_lifespan_is_the_end_of_all_streams(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Hub, "draining", False)  # What it is set to is for the whole process.
     application = event_stream_application(get_asgi_application())
     life = ApplicationCommunicator(application, {"type": "lifespan"})
     await life.send_input({"type": "lifespan.startup"})
@@ -224,6 +223,8 @@ async def test_the_end_of_the_lifespan_is_the_end_of_all_streams(
     while not request.ended:
         await request.body()
     assert request.parser.events[-1].json() == {"reason": "shutdown"}
+    assert not Hub.draining, "the next test's application would refuse all streams"
+    monkeypatch.setattr(Hub, "draining", True)
     late = Request(application, scope(query="group=open.a"))
     assert await late.start() == 200
     await late.body()

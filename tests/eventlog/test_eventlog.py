@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -31,11 +33,13 @@ from sse_app.eventlog import (
     make_event_log,
 )
 from sse_app.eventlog.database_rows import Tables
+from sse_app.eventlog.database_sqlite import watch_file
 from sse_app.models import GroupHead, StoredEvent
 from sse_app.protocol.cursors import START, Cursor, Position, encode_cursor
 from sse_app.protocol.events import Event
 
 from ..support.patience import PATIENCE
+from ..support.servers import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
 
@@ -715,6 +719,35 @@ def test_the_watch_on_sqlite_notices_the_commits_of_another_connection() -> None
             assert changed.wait(PATIENCE)
     finally:
         stop()
+
+
+@pytest.mark.parametrize("how", ["replaced", "deleted"])
+def test_the_watch_on_sqlite_follows_the_name_of_the_file(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, backup = tmp_path / "db.sqlite3", tmp_path / "backup.sqlite3"
+    for path in (file, backup):
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE t (n)")
+    changed = threading.Event()
+    stop = watch_file(file, changed.set)
+    try:
+        assert changed.wait(PATIENCE)
+        if how == "deleted":
+            file.unlink()
+            eventually(lambda: "can't be noticed" in caplog.text)
+            assert not file.exists()
+        changed.clear()
+        backup.rename(file)
+        assert changed.wait(PATIENCE)
+        for n in range(3):
+            changed.clear()
+            with closing(sqlite3.connect(file)) as connection, connection:
+                connection.execute("INSERT INTO t VALUES (?)", [n])
+            assert changed.wait(PATIENCE)
+    finally:
+        stop()
+    assert caplog.text.count("can't be noticed") == (how == "deleted")
 
 
 def test_what_cannot_be_watched_says_so() -> None:

@@ -384,6 +384,20 @@ MUTATIONS = (
         ["doors/test_deploy_checks.py::test_sqlite_that_begins_deferred_is_named"],
     ),
     Mutation(
+        "A connection to a SQLite file that was replaced sees no commit any more.",
+        "sse_app/eventlog/database_sqlite.py",
+        "while not stop.wait(POLL_SECONDS) and _identity(path) == file:",
+        "while not stop.wait(POLL_SECONDS):",
+        ["eventlog/test_eventlog.py::test_the_watch_on_sqlite_follows_the_name_of_the_file"],
+    ),
+    Mutation(
+        "A connection to a SQLite file that was deleted makes an empty one.",
+        "sse_app/eventlog/database_sqlite.py",
+        '}?mode=rw"',
+        '}"',
+        ["eventlog/test_eventlog.py::test_the_watch_on_sqlite_follows_the_name_of_the_file"],
+    ),
+    Mutation(
         "SQLite refuses to turn a transaction that has read into one that writes.",
         "sse_app/publishing/idempotency.py",
         "            if _claim(rows, key):\n",

@@ -6,6 +6,64 @@ from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
+        "A probe of the log waits for other calls that hang in the threads that they share.",
+        "sse_app/operations/health.py",
+        'await in_thread(read, threads=_threads, key="log", seconds=PROBE_SECONDS)',
+        "await event_log().aheads([GROUP])",
+        ["operations/test_health.py::test_calls_that_hang_elsewhere_are_not_taken_for_the_log"],
+    ),
+    Mutation(
+        "A hub whose reads of the log hang serves no stream, although the probe's thread can read.",
+        "sse_app/operations/health.py",
+        'found["hub"] = "ok" if age <= check_interval() + LATE_SECONDS else "timeout"',
+        'found["hub"] = "ok"',
+        ["operations/test_health.py::test_a_hub_that_hangs_is_told_although_the_log_answers"],
+    ),
+    Mutation(
+        "A hub would seem to hang soon after its start.",
+        "sse_app/delivery/feed.py",
+        "        await self._healer.check()\n        self.checked_at = time.monotonic()\n",
+        "        await self._healer.check()\n",
+        ["operations/test_health.py::test_a_hub_that_hangs_is_told_although_the_log_answers"],
+    ),
+    Mutation(
+        "gevent and eventlet make threads greenlets; a loop there lets the ORM refuse all calls.",
+        "sse_app/runtime/native.py",
+        "    if has_greenlets():\n        _native",
+        "    if False:\n        _native",
+        [
+            "publishing/test_greenlets.py::"
+            "test_greenlets_publish_and_use_the_database_with_a_layer_in_memory"
+        ],
+    ),
+    Mutation(
+        "A thread of eventlet can't continue a greenlet of another thread.",
+        "sse_app/runtime/native.py",
+        "return PolledCondition() if has_greenlets() else threading.Condition()",
+        "return threading.Condition()",
+        [
+            "publishing/test_greenlets.py::"
+            "test_greenlets_publish_and_use_the_database_with_a_layer_on_redis"
+        ],
+    ),
+    Mutation(
+        "A process waits at its end for a greenlet of a thread of gevent, which looked up a name.",
+        "sse_app/runtime/native.py",
+        "        if has_greenlets():\n            loop",
+        "        if False:\n            loop",
+        [
+            "publishing/test_greenlets.py::"
+            "test_greenlets_publish_and_use_the_database_with_a_layer_on_redis"
+        ],
+    ),
+    Mutation(
+        "A publisher would wait without end for a loop that can't be made.",
+        "sse_app/runtime/native.py",
+        "            started.append(error)\n",
+        "",
+        ["publishing/test_greenlets.py::test_the_error_of_a_loop_that_can_not_be_made_is_raised"],
+    ),
+    Mutation(
         "Channels' own consumer answers nothing while its handler runs, a disconnect included.",
         "sse_app/consumers.py",
         "    async def __call__(\n",
@@ -36,8 +94,8 @@ MUTATIONS = (
     Mutation(
         "An event encoded for each of its readers costs more than all the rest.",
         "sse_app/delivery/subscriptions.py",
-        "known = encoded.get(self.kind)",
-        "known = None",
+        "(known := encoded.get(self.kind)) is None",
+        "(known := None) is None",
         ["delivery/test_hub.py::test_an_event_is_encoded_once_for_all_readers_of_a_kind"],
     ),
     Mutation(

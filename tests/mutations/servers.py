@@ -51,6 +51,71 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "Python 3.11 crashes at its end if Daphne leaves a pending task on its event loop.",
+        "sse_app/operations/shutdown.py",
+        "        atexit.register(end_tasks, asyncio.get_running_loop())\n",
+        "",
+        [
+            "operations/test_shutdown.py::"
+            "test_a_view_that_takes_longer_loses_its_connection_and_the_process_ends_in_order"
+        ],
+    ),
+    Mutation(
+        "A Django that Daphne cancels loses the answer of its sync view.",
+        "sse_app/asgi.py",
+        """\
+            if not Hub.draining:
+                task.cancel()
+            elif""",
+        """\
+            task.cancel()
+            if""",
+        ["operations/test_shutdown.py::test_a_view_under_way_delays_no_stream_and_answers"],
+    ),
+    Mutation(
+        "Daphne's stop does not wait for a view that has not answered.",
+        "sse_app/operations/shutdown.py",
+        "        unanswered\n        or is_sending()",
+        "        is_sending()",
+        ["operations/test_shutdown.py::test_a_view_under_way_delays_no_stream_and_answers"],
+    ),
+    Mutation(
+        "A response that streams without end would delay each stop.",
+        "sse_app/asgi.py",
+        "elif not self._started:",
+        "elif True:",
+        ["operations/test_shutdown.py::test_a_response_that_has_started_delays_no_stop"],
+    ),
+    Mutation(
+        "After the end of its lifespan a process refuses the streams of the next application.",
+        "sse_app/operations/shutdown.py",
+        "    Hub.draining = False\n",
+        "",
+        ["doors/test_asgi.py::test_the_end_of_the_lifespan_is_the_end_of_all_streams"],
+    ),
+    Mutation(
+        "A second cancellation while subscribe() is left keeps the subscription.",
+        "sse_app/delivery/subscriber.py",
+        """\
+        try:
+            await asyncio.wait([self._running])
+        finally:  # The caller's task may be cancelled a second time.
+            await self._hub.leave(self._subscription)
+""",
+        """\
+        await asyncio.wait([self._running])
+        await self._hub.leave(self._subscription)
+""",
+        ["delivery/test_subscriber.py::test_a_second_cancellation_while_it_is_left_keeps_nothing"],
+    ),
+    Mutation(
+        "A cancellation while the last stream leaves stops the hub half way.",
+        "sse_app/delivery/hub.py",
+        "await asyncio.shield(spawn(rest, empty))",
+        "await rest(empty)",
+        ["delivery/test_subscriber.py::test_a_second_cancellation_while_it_is_left_keeps_nothing"],
+    ),
+    Mutation(
         "Other servers than Daphne tell the stop to whoever handles the signal, or to nobody.",
         "sse_app/operations/shutdown.py",
         "            _close_on(number)",

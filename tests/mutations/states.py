@@ -6,6 +6,23 @@ from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
+        "A lock that a thread of the parent held is never released in a forked child.",
+        "sse_app/delivery/subscriptions.py",
+        "at_fork(_reset_after_fork)\n",
+        "",
+        ["runtime/test_forks.py::test_no_lock_of_the_parent_is_held_in_a_forked_child"],
+    ),
+    Mutation(
+        "Two threads that close a stream pair the reason of one with the groups of the other.",
+        "sse_app/delivery/subscriptions.py",
+        "        with _lock:\n            if self.close_reason is None:",
+        "        if True:\n            if self.close_reason is None:",
+        [
+            "access/test_readers.py::"
+            "test_streams_muted_by_two_threads_keep_a_reason_with_its_own_groups"
+        ],
+    ),
+    Mutation(
         "What is written while a state is read must come after its place.",
         "sse_app/delivery/snapshots.py",
         "            state = State(group, position, await source.read(group))\n",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,8 +15,9 @@ from django.test import AsyncClient
 from sse_app.delivery.hub import Hub
 from sse_app.operations import health
 
+from ..support.other_servers import Gunicorn
 from ..support.patience import PATIENCE
-from ..support.servers import Daphne, eventually
+from ..support.servers import Daphne, Server, connect_postgresql, eventually
 from ..support.sleepers import run
 from ..support.valkeys import Valkey
 
@@ -35,7 +37,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_kept", None)
 
 
-def ask(daphne: Daphne, expected: int) -> dict[str, object]:
+def ask(daphne: Server, expected: int) -> dict[str, object]:
     answer = httpx.get(f"{daphne.url}/events/health/", timeout=PATIENCE)
     assert answer.status_code == expected, answer.text
     assert answer.headers["cache-control"] == "no-store"
@@ -94,7 +96,79 @@ def test_one_whose_redis_hangs_is_told_in_time(
         redis.process.send_signal(signal.SIGCONT)
 
 
-def lasting(daphne: Daphne, expected: int) -> dict[str, object]:
+@pytest.mark.parametrize("kind", [Daphne, Gunicorn])
+def test_a_database_that_hangs_is_told_while_it_hangs(
+    kind: type[Server], make_server: Callable[..., Any], database: str
+) -> None:
+    server = make_server(kind, {"TEST_POSTGRES_NAME": database})
+    assert ask(server, 200) == FINE
+    with connect_postgresql(database) as session, session.transaction():
+        session.execute("LOCK TABLE sse_app_grouphead IN ACCESS EXCLUSIVE MODE")
+        for _ in range(2):  # The second probe finds the first one's thread still waiting.
+            assert lasting(server, 503) == {**FINE, "ready": False, "log": "timeout"}
+    assert lasting(server, 200) == FINE
+
+
+def test_calls_that_hang_elsewhere_are_not_taken_for_the_log(daphne: Daphne) -> None:
+    assert ask(daphne, 200) == FINE
+    run(daphne, OCCUPYING)
+    for _ in range(3):
+        assert ask(daphne, 200) == FINE
+
+
+OCCUPYING = """
+import threading
+from sse_app.operations import health, processes
+from sse_app.runtime.callables import in_thread
+from sse_app.runtime.services import spawn
+from sse_app.runtime.threads import CALLS_AT_ONCE
+health.KEPT_SECONDS = -1
+began = threading.Event()
+
+def hang():
+    began.set()
+    threading.Event().wait()
+
+for _ in range(CALLS_AT_ONCE):
+    processes.reporter.loop.call_soon_threadsafe(spawn, in_thread, hang)
+    began.wait()
+    began.clear()
+"""
+
+
+async def test_a_hub_that_hangs_is_told_although_the_log_answers(daphne: Daphne) -> None:
+    run(daphne, "from sse_app.operations import health\nhealth.KEPT_SECONDS = -1")
+    async with daphne.stream("group=orders") as stream:
+        await stream.next()
+        fine = ask(daphne, 200)
+        assert float(str(fine.pop("hub_checked"))) >= 0
+        assert fine == {**FINE, "hub": "ok"}
+        checked_at = run(daphne, CHECKED_AT)
+        eventually(lambda: run(daphne, CHECKED_AT) > checked_at, "no check is noted")
+        run(daphne, HANGING)
+        late = lasting(daphne, 503)
+        assert float(str(late.pop("hub_checked"))) > 0
+        assert late == {**FINE, "ready": False, "hub": "timeout"}
+
+
+CHECKED_AT = """
+from sse_app.delivery.hub import running_hubs
+(result,) = [hub.checked_at for hub in running_hubs()]
+"""
+HANGING = """
+import asyncio
+from sse_app.eventlog import event_log
+from sse_app.operations import health
+
+async def hang(groups):
+    await asyncio.Event().wait()
+
+event_log().aheads = hang
+health.LATE_SECONDS = 0.1
+"""
+
+
+def lasting(daphne: Server, expected: int) -> dict[str, object]:
     """Ask until the answer is the expected one: what is known is kept for a second."""
 
     def found() -> dict[str, object] | None:

@@ -1,10 +1,11 @@
-"""Uvicorn, Hypercorn and Granian, started as the documentation says."""
+"""Uvicorn, Hypercorn and Granian, started as the documentation says; gunicorn for WSGI."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import socket
+import sys
 
 from .servers import ROOT, Server
 
@@ -33,6 +34,24 @@ class Granian(Server):
 
     def where(self) -> list[str]:
         return ["--port", str(self.port)]
+
+
+class Gunicorn(Server):
+    """One worker for WSGI, which serves no streams."""
+
+    module = "gunicorn"
+
+    def command(self) -> list[str]:
+        bind = ["--bind", f"fd://{self.socket.fileno()}"]
+        command = [sys.executable, "-m", self.module, *self.options, *bind]
+        return [*command, "tests.support.wsgi:application"]
+
+
+class GeventGunicorn(Gunicorn):
+    """Serves each request in a greenlet."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--worker-class", "gevent"]
 
 
 KINDS: list[type[Server]] = [Uvicorn, Hypercorn, Granian]
