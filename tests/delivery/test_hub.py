@@ -469,7 +469,7 @@ async def test_a_group_that_is_left_slowly_and_joined_again_stays_joined(
 async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sse_app.delivery.mailbox.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("sse_app.delivery.memberships.WAIT_SECONDS", 0.01)
     SlowLayer.gate = asyncio.Event()
     asyncio.get_running_loop().call_later(10, SlowLayer.gate.set)
     reader = await Reader().start("g")
@@ -490,7 +490,7 @@ async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_lat
     assert layer_group("h", site_tag()) not in channel_layers["default"].groups
     # To leave takes no longer: the one who has lost a group waits for it, and others behind him.
     monkeypatch.undo()
-    monkeypatch.setattr("sse_app.delivery.mailbox.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("sse_app.delivery.memberships.WAIT_SECONDS", 0.01)
     SlowLayer.gate.clear()
     await reader.stop()
     assert not SlowLayer.gate.is_set()
