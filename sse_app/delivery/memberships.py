@@ -110,12 +110,17 @@ class Memberships:
         """Join or leave `group`, as is wanted now; return whether the call held."""
         wanted = group in self._groups()
         name = "group_add" if wanted else "group_discard"
+        failed_before = self.known.get(group) is False
         self.known[group] = False  # A call that fails may have been done.
+        layer, layer_name = channel_layer(), layer_group(group, site_tag())
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 with contained():
-                    call = getattr(channel_layer(), name)
-                    await call(layer_group(group, site_tag()), channel)
+                    if failed_before and not wanted:
+                        # After a `group_discard()` that failed, the pub/sub layer has forgotten the
+                        # group and keeps its subscription: the next one would do nothing.
+                        await layer.group_add(layer_name, channel)
+                    await getattr(layer, name)(layer_name, channel)
         except Exception as error:
             _failed_log(
                 "%s of group %s failed (%r) and is tried again; until then its events come from "

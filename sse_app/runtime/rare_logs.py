@@ -40,8 +40,8 @@ class RareLog:
         different keys are of different kinds; the caller has a fixed number of keys. `options`:
         `extra` and `exc_info`, see `logging.Logger.log()`.
         """
-        # Without a lock: two threads may write a line each, and a lock of a patched `threading` can't
-        # be shared with threads that are no greenlets.
+        # Without a lock, which greenlets and real threads could not share. So two threads that call
+        # together may write a line each.
         now = time.monotonic()
         if now < self._next.get(key, 0.0):
             self._left_out[key] += 1

@@ -122,6 +122,7 @@ async def test_a_jump_is_healed_without_waiting_for_the_check() -> None:
 
 @pytest.mark.usefixtures("failing_layer")
 async def test_a_receive_loop_that_fails_begins_again_and_misses_nothing() -> None:
+    restarts = COUNTS.restarts.get("receive", 0)
     reader = await Reader().start("g")
     for n in range(3):
         FailingLayer.failures = 1
@@ -130,6 +131,7 @@ async def test_a_receive_loop_that_fails_begins_again_and_misses_nothing() -> No
     publish("g", "n", "passing", durable=False)
     await reader.sink.until("passing")
     assert reader.sink.seen == ["0", "1", "2", "passing"]
+    assert COUNTS.restarts.get("receive", 0) == restarts, "the service itself does not end"
     await reader.stop()
 
 

@@ -235,8 +235,9 @@ async def test_a_cancelled_leave_reaches_the_layer(pubsub: Any, redis: Valkey) -
         await until(lambda: client.pubsub_channels() == [])
 
 
-async def test_hubs_that_close_while_redis_hangs_leave_one_channel_and_the_next_one_takes_it(
-    pubsub: Any, redis: Valkey, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", ["hangs", "is away"])
+async def test_hubs_that_close_without_redis_leave_one_channel_and_the_next_one_takes_it(
+    pubsub: Any, redis: Valkey, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(memberships, "WAIT_SECONDS", 0.01)
     monkeypatch.setattr(mailbox, "WAIT_SECONDS", 0.01)
@@ -244,14 +245,20 @@ async def test_hubs_that_close_while_redis_hangs_leave_one_channel_and_the_next_
     reader = await Reader().start("g0")
     await until(lambda: reader.hub.mailbox.memberships.known.get("g0"))
     assert redis.process
-    redis.process.send_signal(signal.SIGSTOP)
+    if fault == "hangs":
+        redis.process.send_signal(signal.SIGSTOP)
+    else:
+        redis.kill()
     await reader.stop()
     for n in range(1, 4):
         reader = await Reader().start(f"g{n}")
         await asyncio.sleep(0.05)
         await reader.stop()
     assert left_on(pubsub)[0] <= 1
-    redis.process.send_signal(signal.SIGCONT)
+    if fault == "hangs":
+        redis.process.send_signal(signal.SIGCONT)
+    else:
+        redis.start()
     for _ in range(2):
         reader = await Reader().start("g")
         known = reader.hub.mailbox.memberships.known
