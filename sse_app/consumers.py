@@ -36,11 +36,13 @@ from .protocol.control import busy_block, closing_block
 from .protocol.cursors import Position
 from .protocol.groups import validate_group
 from .protocol.headers import CONTENT_TYPE, NO_CACHE
+from .runtime.rare_logs import RareLog
 from .runtime.telemetry import COUNTS, count, log_fields
 
 __all__ = ["EventStreamConsumer"]
 
 logger = logging.getLogger("sse_app")
+_log_failed = RareLog(logger)
 
 #: Extensions of the scope that the guard in `asgi` sets: Daphne's request, a function that aborts
 #: the connection, and a function that takes over a stream.
@@ -202,7 +204,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
             missed = await stream.hub.service(ControlGroup).missed(position)
             start = await find_start(stream.hub, stream.groups, wanted)
         except Exception as error:
-            logger.warning(
+            _log_failed(
                 "The event log did not answer: %r",
                 error,
                 extra=log_fields(stream=stream.id, groups=stream.groups, error=error),
@@ -247,7 +249,7 @@ async def _control_position() -> Position:
     try:
         return await read_control_position()
     except Exception as error:
-        logger.warning("The event log did not answer: %r", error, extra=log_fields(error=error))
+        _log_failed("The event log did not answer: %r", error, extra=log_fields(error=error))
         raise Busy("log") from error
 
 

@@ -17,10 +17,12 @@ from django.utils.module_loading import import_string
 from ..conf import settings
 from ..protocol.groups import matches
 from ..runtime.callables import call, in_transaction
-from ..runtime.telemetry import is_due, log_fields
+from ..runtime.rare_logs import RareLog
+from ..runtime.telemetry import log_fields
 from ..runtime.threads import Threads
 
 logger = logging.getLogger("sse_app")
+_failed_log = RareLog(logger, logging.ERROR)
 
 #: The policies that returned another type than bool. Each is logged once.
 _faulty: Final[set[str]] = set()
@@ -52,14 +54,15 @@ async def ask(
     except PolicyFailed:
         raise
     except Exception as error:
-        if is_due(by):
-            logger.exception(
-                "The policy %s failed, or did not answer within %g s: %r",
-                by,
-                seconds,
-                error,
-                extra=log_fields(user=user_key, error=error),
-            )
+        _failed_log(
+            "The policy %s failed, or did not answer within %g s: %r",
+            by,
+            seconds,
+            error,
+            key=by,
+            exc_info=True,
+            extra=log_fields(user=user_key, error=error),
+        )
         raise PolicyFailed(f"{by} did not decide: {error!r}") from error
     return is_true(by, answer)
 

@@ -6,12 +6,14 @@ the slots of a killed process are freed without a clean-up. All keys share one h
 one script can read the leases and the counts.
 
 If Redis is down or slow, nobody is refused: this process counts alone and, once Redis is back,
-reports its counts as a new member.
+reports its counts as a new member. The log says so once a minute, `are_shared()` tells the metrics,
+and `sse_doctor` tries by `probe()`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import secrets
 import time
@@ -30,10 +32,12 @@ from ..conf import TAG_SETTINGS, channel_layer, settings, site_tag
 from ..eventlog import RedisEventLog, event_log
 from ..runtime.callables import contained
 from ..runtime.forks import at_fork
+from ..runtime.rare_logs import RareLog
 from ..runtime.services import spawn
 from ..runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
+_alone_log = RareLog(logger)
 
 #: KEYS: leases. ARGV: member, lease in ms, 1 for a new member, and the former member of its loop.
 #: Removes the former member and expired leases. Returns 0 if the member's own lease has expired.
@@ -219,12 +223,11 @@ class SharedCounts:
             self.release(request.limits.keys())
 
     async def _lose_redis(self, error: Exception, requests: list[_Request]) -> None:
-        if not self.alone:
-            logger.warning(
-                "Redis does not answer (%r): until it does, this process counts alone.",
-                error,
-                extra=log_fields(error=error),
-            )
+        _alone_log(
+            "Redis does not answer (%r): until it does, this process counts alone.",
+            error,
+            extra=log_fields(error=error),
+        )
         self._retry_at = time.monotonic() + RENEW_SECONDS
         self._former, self._member = self._member or self._former, ""
         requests, self._requests = [*requests, *self._requests], []
@@ -254,9 +257,19 @@ class SharedCounts:
 
     # --- the commands ---
 
+    async def probe(self) -> None:
+        """Run a script that does nothing on these keys; raises Redis' exceptions."""
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                await self._send([["EVAL", "return 0", 1, self._key("leases")]])
+        finally:
+            await self._disconnect()
+
     async def _send(self, commands: Collection[list[Any]]) -> list[Any]:
         if self._client is None:
-            self._client = self._connect()
+            client = self._connect()
+            # Not `isawaitable`: redis-py's clients are awaitable, too.
+            self._client = await client if inspect.iscoroutine(client) else client
         pipe = self._client.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command)
@@ -310,6 +323,21 @@ def shared_counts() -> SharedCounts | None:
     return _of_loop[loop]
 
 
+def are_shared() -> bool | None:
+    """Return whether this process counts together with all others; None if it shares no Redis."""
+    found = [counts for counts in list(_of_loop.values()) if counts is not None]
+    return not any(counts.alone for counts in found) if found else None
+
+
+async def probe() -> bool:
+    """Return whether the processes share a Redis; raises its exceptions if it can't count."""
+    redis = _common_redis()
+    if redis is None:
+        return False
+    await SharedCounts(*redis).probe()
+    return True
+
+
 def _common_redis() -> tuple[str, Callable[[], Any]] | None:
     log = event_log()
     if isinstance(log, RedisEventLog):
@@ -322,16 +350,35 @@ def _common_redis() -> tuple[str, Callable[[], Any]] | None:
     return prefix, partial(_connect, config.get("hosts"))
 
 
-def _connect(hosts: Any) -> Any:
-    """Return a client of the channel layer's first host, made the way channels_redis does."""
+async def _connect(hosts: Any) -> Any:
+    """Return a client of the channel layer's first host, made the way channels_redis does.
+
+    If that host is a node of a Redis Cluster, return a client of the cluster: another node may have
+    the counts.
+    """
     from channels_redis.utils import create_pool, decode_hosts
-    from redis.asyncio import Redis
+    from redis.asyncio import Redis, RedisCluster
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
+    from redis.exceptions import ResponseError
 
-    client = Redis.from_pool(create_pool(decode_hosts(hosts)[0]))
-    client.set_retry(Retry(NoBackoff(), 0))
-    return client
+    host, retry = decode_hosts(hosts)[0], Retry(NoBackoff(), 0)
+    client = Redis.from_pool(create_pool(host))
+    client.set_retry(retry)
+    try:
+        is_node = bool((await client.info("cluster")).get("cluster_enabled"))
+    except ResponseError:
+        return client  # The user may not call INFO.
+    except BaseException:
+        await client.aclose()
+        raise
+    if not is_node:
+        return client
+    await client.aclose()
+    options = {**host, "retry": retry}
+    if (address := options.pop("address", None)) is not None:
+        return RedisCluster.from_url(address, **options)
+    return RedisCluster(**options)
 
 
 @receiver(setting_changed)

@@ -20,8 +20,9 @@ from typing import Final
 
 from ..conf import settings, written
 from ..runtime.callables import contained, in_thread
+from ..runtime.rare_logs import RareLog
 from ..runtime.services import spawn
-from ..runtime.telemetry import is_due, log_fields
+from ..runtime.telemetry import log_fields
 from .authorization import PolicyFailed
 from .fingerprints import Fingerprint, read_fingerprints
 from .models import Revocation as RevocationRow
@@ -39,6 +40,7 @@ RETRY_SECONDS: Final = 1.0
 CLOCKS_SECONDS: Final = 60.0
 
 logger = logging.getLogger("sse_app")
+_unchecked_log = RareLog(logger, logging.ERROR)
 
 
 class Revalidator:
@@ -138,9 +140,10 @@ class Revalidator:
                     await self._readmit(reader, found, gone)
         except Exception as error:
             # A policy's failure has been logged.
-            if not isinstance(error, PolicyFailed) and is_due("check"):
-                logger.exception(
+            if not isinstance(error, PolicyFailed):
+                _unchecked_log(
                     "The rights of a stream could not be checked; the stream waits.",
+                    exc_info=True,
                     extra=log_fields(user=reader.user_key or None, groups=reader.stream.groups),
                 )
             reader.doubt(_most_seconds())

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ..eventlog import Discontinuity, event_log
+from ..runtime.rare_logs import RareLog
 from ..runtime.services import spawn
 from ..runtime.telemetry import COUNTS, log_fields
 from .log_reader import PAGE_EVENTS, LogReader
@@ -22,6 +23,7 @@ from .topics import DELIVERIES, Topic
 GRACE_SECONDS: Final = 0.01
 
 logger = logging.getLogger("sse_app")
+_log_failed = RareLog(logger)
 
 
 class Healer:
@@ -82,7 +84,7 @@ class Healer:
                     return
         except Exception as error:
             # The next check of the heads tries again.
-            logger.warning(
+            _log_failed(
                 "The event log can't be read to heal group %s: %r",
                 group,
                 error,

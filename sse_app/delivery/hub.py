@@ -76,13 +76,13 @@ class Hub(Feed):
         self.loop = asyncio.get_running_loop()
         self.subscriptions: set[Subscription] = set()
         self.tickers: set[Callable[[float], None]] = set()
-        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._sent: float | None = None
         self._registered: dict[type, HubService] = {kind: kind() for kind in _kinds}
         self._unstarted = list(self._registered.values())
         self._starting = SharedTasks()
-        self._mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
-        self._starts = Starts(self.topics, self._mailbox, self._healer.soon)
+        self.mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
+        self._starts = Starts(self.topics, self.mailbox.memberships, self._healer.soon)
         self._changed = asyncio.Event()
         self._stop_watch = event_log().watch(self._on_log_changed)
         self.services = Services()
@@ -90,9 +90,10 @@ class Hub(Feed):
             self.services.run(name, work)
 
     def _works(self) -> Mapping[str, Work]:
-        rejoin = self._mailbox.join_all
+        rejoin = self.mailbox.memberships.join_all
         return {
-            "receive": self._mailbox.receive,
+            "receive": self.mailbox.receive,
+            "silence": self.mailbox.watch,
             "watch": self._check_on_change,
             "check": lambda: every(check_interval, self.check),
             "rejoin": lambda: every(lambda: REJOIN_SECONDS, rejoin),
@@ -121,17 +122,19 @@ class Hub(Feed):
     async def leave(self, subscription: Subscription) -> None:
         """Remove `subscription`; after the last one, close the hub.
 
-        A cancelled caller does not wait for the rest, which is done all the same.
+        A caller that is cancelled does not wait, but its groups are left and the hub is closed.
         """
         self.subscriptions.discard(subscription)
         empty = self._detach(subscription, subscription.groups)
-        rest = self._leave_groups if self.subscriptions else self.close
-        await asyncio.shield(spawn(rest, empty))
+        if self.subscriptions:
+            await self.mailbox.memberships.settle(empty)
+        else:
+            await self.close(empty)
 
     async def drop(self, subscription: Subscription, group: str) -> None:
         """Remove `group` from `subscription`."""
         subscription.drop(group)
-        await self._leave_groups(self._detach(subscription, [group]))
+        await self.mailbox.memberships.settle(self._detach(subscription, [group]))
 
     def service(self, kind: type[_Service]) -> _Service:
         """Return this hub's own instance of a registered service."""
@@ -145,7 +148,7 @@ class Hub(Feed):
         For subscriptions of services, which do not keep the hub open. Raises errors of the event
         log, and `RuntimeError` if the hub has closed.
         """
-        if self._closed:
+        if self._closing is not None:
             raise RuntimeError("The hub has closed; get_hub() returns another one.")
         for group in subscription.groups:
             topic = self._topic(group)
@@ -169,12 +172,9 @@ class Hub(Feed):
                     empty.append(group)
         return empty
 
-    async def _leave_groups(self, groups: Collection[str]) -> None:
-        await asyncio.gather(*map(self._mailbox.leave, groups))
-
     async def _start_services(self) -> None:
         """Start the services that have not started yet, and run each from then on."""
-        while self._unstarted and not self._closed:
+        while self._unstarted and self._closing is None:
             service = self._unstarted[0]
             await service.start(self)
             del self._unstarted[0]
@@ -230,17 +230,21 @@ class Hub(Feed):
     async def close(self, left: Collection[str] = ()) -> None:
         """Stop all tasks; a later subscription gets another hub. Safe to call twice.
 
-        `left`: groups without a topic that the hub must still leave on the channel layer.
+        `left`: groups without a topic that the hub must still leave on the channel layer. A caller
+        that is cancelled does not wait, but the hub is closed.
         """
-        if self._closed:
+        if self._closing is not None:
             return
-        self._closed = True
+        self._closing = spawn(self._close, left)
         if _hubs.get(self.loop) is self:
             del _hubs[self.loop]
         for service in self._registered.values():
             service.close()
         if self._stop_watch:
             self._stop_watch()
+        await asyncio.shield(self._closing)
+
+    async def _close(self, left: Collection[str]) -> None:
         await self._starting.close()
         await self._starts.close()
         await self.services.close()
@@ -249,8 +253,8 @@ class Hub(Feed):
         await self.snapshots.close()
         joined = [*left, *self.topics]
         self.topics.clear()
-        await self._leave_groups(joined)
-        await self._mailbox.close()
+        await self.mailbox.memberships.settle(joined)
+        await self.mailbox.close()
         await logged(event_log().aclose)
 
 

@@ -1,7 +1,9 @@
-"""`Mailbox`: the one channel that a hub has on the channel layer.
+"""`Mailbox`: one channel on the channel layer, its groups and what it receives.
 
-The mailbox never stops to receive. When the layer fails, the failure is logged, a new channel is
-made, and its groups are joined again. Events that were lost meanwhile are read from the event log.
+The mailbox never stops to receive. When the layer fails, the failure is logged, and the groups are
+joined again. A layer that is silent gets a message of the mailbox to itself, because a connection
+that a firewall has forgotten gives no error. Events that were lost meanwhile are read from the
+event log.
 """
 
 from __future__ import annotations
@@ -9,33 +11,57 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Coroutine
-from typing import Any, Final
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary, ref
+
+from channels.layers import InMemoryChannelLayer
 
 from ..conf import channel_layer, site_tag
 from ..protocol.events import BATCH_TYPE, MESSAGE_TYPE, Event
 from ..protocol.groups import layer_group
-from ..runtime.services import spawn
+from ..runtime.rare_logs import RareLog
+from ..runtime.services import logged, spawn
 from ..runtime.telemetry import log_fields
+from . import pubsub_layer
+from .memberships import CALL_SECONDS, RETRY_SECONDS, WAIT_SECONDS, Memberships
 from .topics import DELIVERIES
 
-RETRY_SECONDS: Final = (0.2, 5.0)
-#: How long a caller waits for a layer that hangs; events then come from the event log.
-WAIT_SECONDS: Final = 1.0
-#: Concurrent joins and leaves. channels_redis allows a hundred connections, and a group whose join
-#: fails gets no messages until the next rejoin, an hour later.
-CALLS: Final = 32
-#: After this many messages in a row that can't be decoded, the channel itself is replaced.
+#: After this many messages in a row that can't be decoded, the layer is treated as failed.
 UNREADABLE: Final = 100
+#: After this many seconds without a message the mailbox sends one to itself, and then waits so many
+#: seconds for any message.
+SILENT_SECONDS: Final = 10.0
+ARRIVAL_SECONDS: Final = 5.0
+PROBE_TYPE: Final = "sse.probe"
 
 logger = logging.getLogger("sse_app")
+_failed_log = RareLog(logger)
+
+
+class _Left(NamedTuple):
+    """The channel and the groups that a closed mailbox could not leave on `layer`."""
+
+    layer: ref[Any]
+    channel: str
+    probe_group: str
+    groups: Collection[str]
+
+
+_left: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Left]] = WeakKeyDictionary()
+
+
+class Silent(ConnectionError):
+    """Raised if no message arrives, not even one that the mailbox has sent to itself."""
 
 
 class Mailbox:
     """Calls `deliver` for each event that arrives, and `reopened` when events may be missing.
 
     `deliver` returns the number of readers, so that the mailbox can let other tasks run after
-    many deliveries. `groups` returns the groups to join. Used on the hub's own loop only.
+    many deliveries. `groups` returns the groups to join. Used on its own loop only.
     """
 
     def __init__(
@@ -44,104 +70,153 @@ class Mailbox:
         deliver: Callable[[Event], int],
         reopened: Callable[[], Awaitable[None]],
     ) -> None:
-        self._groups = groups
         self._deliver = deliver
         self._reopened = reopened
+        self.memberships = Memberships(groups)
         self._channel: str | None = None
+        self._probe_group = layer_group(f"probe.{secrets.token_hex(6)}", site_tag())
+        self._probes: dict[str, asyncio.Future[None]] = {}
         self._tried = asyncio.Event()
+        self._error: Exception | None = None
+        self._receiving: asyncio.Task[None] | None = None
+        self._heard = 0.0
         self._delivered = 0
-        self._changing: set[asyncio.Task[None]] = set()
-        self._calls = asyncio.Semaphore(CALLS)
 
     async def receive(self) -> None:
         """Deliver events until cancelled."""
-        delay = RETRY_SECONDS[0]
+        pause = RETRY_SECONDS[0]
         while True:
+            began = time.monotonic()
+            self._receiving = spawn(self._receive)
             try:
-                self._channel = await channel_layer().new_channel()
-                self._tried.set()
-                await self.join_all()
-                await self._reopened()
-                while True:
-                    message = await _next(self._channel)
-                    delay = RETRY_SECONDS[0]
-                    await self._deliver_message(message)
+                await self._receiving
             except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                self._channel = None
-                self._tried.set()
-                logger.warning(
-                    "Receiving from the channel layer failed (%r); streams continue from the event "
-                    "log, next try in %.1f s.",
-                    error,
-                    delay,
-                    extra=log_fields(error=error),
-                )
-                await asyncio.sleep(random.uniform(delay / 2, delay))
-                delay = min(delay * 2, RETRY_SECONDS[1])
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                error: Exception = Silent("no message arrives")
+            except Exception as failure:
+                error = failure
+            if self._heard > began:
+                pause = RETRY_SECONDS[0]
+            self._failed(error)
+            await asyncio.sleep(random.uniform(pause / 2, pause))
+            pause = min(pause * 2, RETRY_SECONDS[1])
 
-    async def join(self, group: str) -> None:
-        """Join `group` on the layer, after `WAIT_SECONDS` in the background; never raises."""
-        await self._in_background(self._join, group)
+    async def watch(self) -> None:
+        """Test a silent layer until cancelled; one that stays silent is connected to again."""
+        while True:
+            await asyncio.sleep(SILENT_SECONDS)
+            target = channel_layer()
+            is_silent = time.monotonic() - self._heard >= SILENT_SECONDS
+            if is_silent and self._error is None and not isinstance(target, InMemoryChannelLayer):
+                await self._test(target)
 
-    async def leave(self, group: str) -> None:
-        """Leave `group` on the layer, see `join()`."""
-        await self._in_background(self._leave, group)
+    async def probe(self) -> float:
+        """Send a message through the layer to this mailbox; return the seconds until it arrived.
 
-    async def _in_background(
-        self, work: Callable[[str], Coroutine[Any, Any, None]], group: str
-    ) -> None:
-        task = spawn(work, group)
-        self._changing.add(task)
-        task.add_done_callback(self._changing.discard)
-        await asyncio.wait([task], timeout=WAIT_SECONDS)
-
-    async def _join(self, group: str) -> None:
+        Raises the layer's exceptions, also the one for which the mailbox does not receive.
+        """
+        began = time.perf_counter()
         await self._tried.wait()
-        await self._call("group_add", group)
-        if group not in self._groups():  # The last reader left during the call.
-            await self._leave(group)
-
-    async def _leave(self, group: str) -> None:
-        await self._call("group_discard", group)
-        if group in self._groups():  # A reader came; this may have undone its join.
-            await self._call("group_add", group)
+        if self._error is not None:
+            raise self._error
+        token = secrets.token_hex(6)
+        arrival = self._probes[token] = asyncio.get_running_loop().create_future()
+        try:
+            await channel_layer().group_send(self._probe_group, {"type": PROBE_TYPE, "id": token})
+            await arrival
+        finally:
+            del self._probes[token]
+        return time.perf_counter() - began
 
     async def close(self) -> None:
-        """Cancel the calls that still wait for the layer."""
-        for task in self._changing:
-            task.cancel()
-        await asyncio.gather(*self._changing, return_exceptions=True)
+        """Leave the group of the probes, and cancel all calls. Call it after `receive()` ended.
 
-    async def join_all(self) -> None:
-        """Join all groups again, because membership expires and a new channel has no groups."""
-        for group in list(self._groups()):
-            await self._call("group_add", group)
-
-    async def _call(self, name: str, group: str) -> None:
-        async with self._calls:
-            # While this call waited, the last reader may have left, or a new reader may have come.
-            is_due = (group in self._groups()) == (name == "group_add")
-            if self._channel is not None and is_due:
-                await self._change(name, group, self._channel)
-
-    async def _change(self, name: str, group: str, channel: str) -> None:
+        If the layer does not answer, the next mailbox of this loop takes the channel over: each
+        group that is still joined costs the layer a subscription.
+        """
+        await self.memberships.close()
+        if self._channel is None:
+            return
+        target, groups = channel_layer(), list(self.memberships.known)
         try:
-            call = getattr(channel_layer(), name)
-            await call(layer_group(group, site_tag()), channel)
+            if groups:
+                raise Silent("the layer did not answer for the other groups")
+            async with asyncio.timeout(WAIT_SECONDS):
+                await target.group_discard(self._probe_group, self._channel)
+        except Exception:
+            left = _Left(ref(target), self._channel, self._probe_group, groups)
+            _left.setdefault(asyncio.get_running_loop(), []).append(left)
+
+    # --- receiving ---
+
+    async def _receive(self) -> None:
+        async with asyncio.timeout(CALL_SECONDS):
+            await self._open()
+        await self.memberships.join_all()
+        await self._reopened()
+        assert self._channel is not None
+        while True:
+            message = await _next(self._channel)
+            self._heard = time.monotonic()
+            await self._deliver_message(message)
+
+    async def _open(self) -> None:
+        """Open the channel; after a failure the same channel, so that the layer keeps only one."""
+        target = channel_layer()
+        if self._channel is None:
+            self._channel = pubsub_layer.channel_name(target)
+            self._take_over(target)
+        self._channel = await pubsub_layer.open_channel(target, self._channel)
+        self.memberships.opened(self._channel)
+        await target.group_add(self._probe_group, self._channel)
+        self._error = None
+        self._tried.set()
+
+    def _take_over(self, target: Any) -> None:
+        """Take the channel of an earlier mailbox of this loop that could not leave its groups."""
+        kept = _left.get(asyncio.get_running_loop(), [])
+        for left in [left for left in kept if left.layer() is target][:1]:
+            kept.remove(left)
+            self._channel, self._probe_group = left.channel, left.probe_group
+            self.memberships.known.update(dict.fromkeys(left.groups, False))
+
+    def _failed(self, error: Exception) -> None:
+        self._error = error
+        self.memberships.opened(None)
+        self._tried.set()
+        _failed_log(
+            "Receiving from the channel layer failed (%r); streams continue from the event log, "
+            "and the layer is tried again.",
+            error,
+            extra=log_fields(error=error),
+        )
+
+    async def _test(self, target: Any) -> None:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                await self.probe()
         except Exception as error:
-            logger.warning(
-                "%s of group %s failed (%r); its events come from the event log.",
-                name,
-                group,
+            if self._heard >= began or self._error is not None:
+                return
+            _failed_log(
+                "The channel layer is silent (%r); it is connected to again.",
                 error,
-                extra=log_fields(group=group, error=error),
+                extra=log_fields(error=error),
             )
+            if await pubsub_layer.reconnect(target):
+                await logged(self._reopened)
+            elif self._receiving is not None:
+                self._receiving.cancel()
 
     async def _deliver_message(self, message: Any) -> None:
         """Deliver the events of one message; a malformed message is logged and skipped."""
         try:
+            if message.get("type") == PROBE_TYPE:
+                self._arrived(message.get("id"))
+                return
             events = _events_of(message)
         except (TypeError, ValueError, AttributeError) as error:
             logger.warning(
@@ -156,12 +231,16 @@ class Mailbox:
                 self._delivered = 0
                 await asyncio.sleep(0)
 
+    def _arrived(self, token: Any) -> None:
+        arrival = self._probes.get(token)
+        if arrival is not None and not arrival.done():
+            arrival.set_result(None)
 
-async def _next(channel: str | None) -> Any:
+
+async def _next(channel: str) -> Any:
     """Return the next message that can be decoded; other messages are logged and skipped.
 
-    They do not lead to a new channel: that would be a gap for all streams, and the pub/sub layer
-    would keep the queue of the old channel.
+    They do not count as a failure of the layer: that would be a gap for all streams.
     """
     skipped = 0
     while True:

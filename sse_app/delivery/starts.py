@@ -15,7 +15,7 @@ from ..eventlog import event_log
 from ..protocol.cursors import Position
 from ..runtime.callables import contained
 from ..runtime.services import spawn
-from .mailbox import Mailbox
+from .memberships import Memberships
 from .topics import Topic
 
 #: Groups whose heads are read by one call.
@@ -35,10 +35,10 @@ class Starts:
     """
 
     def __init__(
-        self, topics: Mapping[str, Topic], mailbox: Mailbox, heal: Callable[[str], object]
+        self, topics: Mapping[str, Topic], memberships: Memberships, heal: Callable[[str], object]
     ) -> None:
         self._topics = topics
-        self._mailbox = mailbox
+        self._memberships = memberships
         self._heal = heal
         self._starting: dict[str, asyncio.Future[None]] = {}
         self._new: list[str] = []
@@ -82,7 +82,7 @@ class Starts:
 
     async def _join(self, groups: list[str]) -> None:
         """Join the groups on the layer, then read their heads: events in between are kept."""
-        await asyncio.gather(*map(self._mailbox.join, groups))
+        await self._memberships.settle(groups)
         self._joined += groups
         if self._reading is None:
             self._reading = spawn(self._read)

@@ -17,6 +17,7 @@ from ..protocol.control import DISCONNECTED, Sharing, closing_block, opening_blo
 from ..protocol.cursors import Position
 from ..protocol.events import HEARTBEAT, Event, encode_control
 from ..protocol.replies import Reply, connection_id, user_digest
+from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, count, log_fields
 from .cohorts import join_cohort
 from .hub import Hub
@@ -26,7 +27,7 @@ from .snapshots import SnapshotFailed, State
 from .subscriptions import EMPTY, Subscription
 from .transports.asgi import Direct, Transport
 
-logger = logging.getLogger("sse_app")
+_read_failed = RareLog(logging.getLogger("sse_app"))
 
 
 class Stream(Sink):
@@ -115,7 +116,7 @@ class Stream(Sink):
             raise
         except Exception as error:
             # The stream was catching up. No event is lost, because the client reconnects.
-            logger.warning(
+            _read_failed(
                 "A stream ends, because it could not read the event log or a snapshot: %r",
                 error,
                 extra=log_fields(stream=self.id, groups=self.groups, error=error),
@@ -142,10 +143,15 @@ class Stream(Sink):
             callbacks, self._at_end = self._at_end, ()
             for callback in callbacks:
                 callback()
-            await self.hub.leave(self.subscription)
-            if self._opened:
-                count(COUNTS.closed, self.close_reason or "error")
-                await signals.stream_closed.asend_robust(sender=self.sender, stream=self)
+            try:
+                await self.hub.leave(self.subscription)
+            finally:
+                await self._tell_end()
+
+    async def _tell_end(self) -> None:
+        if self._opened:
+            count(COUNTS.closed, self.close_reason or "error")
+            await signals.stream_closed.asend_robust(sender=self.sender, stream=self)
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from django.utils.module_loading import import_string
 from ..conf import TAG_SETTINGS, settings
 from .contract import Discontinuity, EventLog
 from .database import DatabaseEventLog
+from .failures import LogUnavailable, NotReplicated, PartlyStored
 from .memory import MemoryEventLog
 from .redis import RedisEventLog
 
@@ -28,7 +29,10 @@ __all__ = [
     "DatabaseEventLog",
     "Discontinuity",
     "EventLog",
+    "LogUnavailable",
     "MemoryEventLog",
+    "NotReplicated",
+    "PartlyStored",
     "RedisEventLog",
     "event_log",
     "make_event_log",

@@ -15,7 +15,8 @@ from typing import Final
 
 from django.db import OperationalError
 
-from ..runtime.telemetry import is_due, log_fields
+from ..runtime.rare_logs import RareLog
+from ..runtime.telemetry import log_fields
 
 #: How long an append waits for a locked head.
 APPEND_SECONDS: Final = 5.0
@@ -25,7 +26,7 @@ NUMBER_SECONDS: Final = 1.0
 KNOWN_SECONDS: Final = 0.2
 REMEMBERED_SECONDS: Final = 10.0
 
-logger = logging.getLogger("sse_app")
+_delayed_log = RareLog(logging.getLogger("sse_app"))
 
 
 class LockedGroups:
@@ -58,9 +59,9 @@ class LockedGroups:
             others = self._delayed.items() if among is not None else ()
             kept = {group: since for group, since in others if group not in (among or ())}
             self._delayed = kept | dict(delayed)
-        if delayed and is_due("locked groups"):
+        if delayed:
             seconds = time.time() - min(delayed.values())
-            logger.warning(
+            _delayed_log(
                 "Committed events of %s wait for %.0f s: another session of the database has "
                 "locked the heads of these groups. A transaction that publishes must be short; "
                 "pg_stat_activity shows the sessions.",

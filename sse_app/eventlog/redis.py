@@ -35,7 +35,8 @@ from .contract import (
     has_events_after,
     number,
 )
-from .redis_clients import RedisClients
+from .failures import NotReplicated, PartlyStored
+from .redis_clients import Appended, RedisClients
 from .redis_scripts import APPEND, LOG_MARK, PRUNE, READ, RENEW
 from .retention import retained_count, retention_seconds
 
@@ -64,6 +65,11 @@ class RedisEventLog(EventLog):
     `service_name`: for Sentinel. `options`: for redis-py's client, for example
     `{"ssl_ca_certs": "/etc/ssl/redis.pem"}`. Raises `ImproperlyConfigured` for invalid arguments.
 
+    `wait_replicas`: after each append, wait up to a second until so many replicas confirm it; with
+    fewer, `append()` raises `NotReplicated`. Not for a cluster.
+
+    If a command gets no answer, the next ones raise `LogUnavailable` for some seconds.
+
     An `append()` to several groups is one round trip and one transaction; on a cluster it is one
     round trip for each node and atomic for each group.
     """
@@ -79,6 +85,7 @@ class RedisEventLog(EventLog):
         sentinels: Sequence[tuple[str, int]] = (),
         service_name: str | None = None,
         options: Mapping[str, Any] | None = None,
+        wait_replicas: int = 0,
     ) -> None:
         if prefix is None:
             prefix = f"sse_app.{site_tag()}"
@@ -88,7 +95,9 @@ class RedisEventLog(EventLog):
                 "digits, '_', '.', ':' and '-'."
             )
         self._prefix = prefix
-        self._clients = RedisClients(url, cluster, sentinels, service_name, options or {})
+        self._clients = RedisClients(
+            url, cluster, sentinels, service_name, options or {}, wait_replicas
+        )
 
     def location(self) -> tuple[str, Callable[[], Any]]:
         """Return the prefix of the keys, and a function that makes a client of the servers."""
@@ -98,19 +107,34 @@ class RedisEventLog(EventLog):
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         calls = self._append_calls(events)
-        if len(calls) == 1:
-            answers = [self._clients.sync.eval(*call) for call in calls.values()]
-        else:
-            answers = self._clients.pipeline(_evals(calls.values()))
-        return _numbered(calls, answers, events)
+        return self._stored(events, calls, self._clients.append(list(calls.values())))
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
         calls = self._append_calls(events)
-        if len(calls) == 1:
-            answers = [await self._clients.aeval(*call) for call in calls.values()]
-        else:
-            answers = await self._clients.apipeline(_evals(calls.values()))
-        return _numbered(calls, answers, events)
+        return self._stored(events, calls, await self._clients.aappend(list(calls.values())))
+
+    def _stored(
+        self, events: Sequence[Event], calls: Mapping[str, list[Any]], appended: Appended
+    ) -> list[Event]:
+        """Return the numbered events; raises `PartlyStored`, or an error that stored nothing."""
+        found = dict(zip(calls, appended.answers, strict=True))
+        failed = {group: a for group, a in found.items() if isinstance(a, Exception)}
+        good = {group: answer for group, answer in found.items() if group not in failed}
+        stored = _numbered(calls, good, [event for event in events if event.group in good])
+        for error in failed.values():
+            if not stored:
+                raise error
+            names = ", ".join(sorted(failed))
+            text = f"The log did not take the events of {names}; the others are stored: {error}"
+            raise PartlyStored(text, stored) from error
+        wanted = self._clients.wait_replicas
+        if appended.replicas is not None and appended.replicas < wanted:
+            raise NotReplicated(
+                f"The event is stored in the log, but {appended.replicas} of the {wanted} replicas "
+                "that WAIT_REPLICAS asks for confirmed it in time: a failover may lose the event.",
+                stored,
+            )
+        return stored
 
     def _append_calls(self, events: Sequence[Event]) -> dict[str, list[Any]]:
         calls: dict[str, list[Any]] = {}
@@ -125,7 +149,7 @@ class RedisEventLog(EventLog):
     # --- reading ---
 
     def since(self, group: str, after: Position, limit: int) -> list[Event]:
-        answer = self._clients.sync.eval(*self._read(group, after, limit))
+        answer = self._clients.eval(*self._read(group, after, limit))
         start = self._start() if _needs_start(after, answer) else START
         return _since(group, after, answer, start)
 
@@ -148,7 +172,7 @@ class RedisEventLog(EventLog):
 
     def _start(self) -> Position:
         """Return the position of a group without a log. All such groups have the log's mark."""
-        return START._replace(mark=self._clients.sync.eval(*self._mark_call()).decode())
+        return START._replace(mark=self._clients.eval(*self._mark_call()).decode())
 
     async def _astart(self) -> Position:
         return START._replace(mark=(await self._clients.aeval(*self._mark_call())).decode())
@@ -162,13 +186,13 @@ class RedisEventLog(EventLog):
         return sorted(name for name in names if text in name)[:limit]
 
     def earliest(self, group: str) -> Position:
-        return _earliest(self._clients.sync.eval(*self._read(group, START, 1)))
+        return _earliest(self._clients.eval(*self._read(group, START, 1)))
 
     async def aearliest(self, group: str) -> Position:
         return _earliest(await self._clients.aeval(*self._read(group, START, 1)))
 
     def times(self, group: str, after: int, limit: int) -> dict[int, float]:
-        found = self._clients.sync.eval(*self._read(group, Position("", after), limit))
+        found = self._clients.eval(*self._read(group, Position("", after), limit))
         entries = (entry[0].decode().split("-") for entry in (found[1] if found else ()))
         return {int(offset): int(at) / 1000 for offset, at in entries}
 
@@ -182,7 +206,7 @@ class RedisEventLog(EventLog):
 
     def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
         heads = self._all_heads() if groups is None else (self._keys(g)[0] for g in groups)
-        renew = self._clients.sync.eval
+        renew = self._clients.eval
         return sum(int(renew(RENEW, 1, head, new_epoch(), only or "")) for head in heads)
 
     def prune(self, limit: int | None = None) -> int:
@@ -191,7 +215,7 @@ class RedisEventLog(EventLog):
             while (most := _prune_limit(limit, pruned)) > 0:
                 events = head.removesuffix(b"head") + b"events"
                 limits = [*_limits(_group_of(head)), HEAD_RETENTION_FACTOR, most]
-                trimmed = int(self._clients.sync.eval(PRUNE, 2, head, events, *limits))
+                trimmed = int(self._clients.eval(PRUNE, 2, head, events, *limits))
                 pruned += trimmed
                 if trimmed < most:
                     break
@@ -209,7 +233,7 @@ class RedisEventLog(EventLog):
         await self._clients.aclose()
 
     def _all_heads(self) -> Iterator[bytes]:
-        yield from self._clients.sync.scan_iter(match=f"{self._prefix}:{{*}}:head", count=1000)
+        return self._clients.scan(f"{self._prefix}:{{*}}:head")
 
     def _keys(self, group: str) -> tuple[str, str]:
         return f"{self._prefix}:{{{group}}}:head", f"{self._prefix}:{{{group}}}:events"
@@ -236,17 +260,13 @@ def _batches(commands: list[list[Any]]) -> list[list[list[Any]]]:
     return [commands[at : at + PIPELINE_READS] for at in range(0, len(commands), PIPELINE_READS)]
 
 
-def _evals(calls: Iterable[list[Any]]) -> list[list[Any]]:
-    return [["EVAL", *call] for call in calls]
-
-
 def _numbered(
-    calls: Mapping[str, list[Any]], answers: Sequence[Any], events: Sequence[Event]
+    calls: Mapping[str, list[Any]], answers: Mapping[str, Any], events: Sequence[Event]
 ) -> list[Event]:
     added = Counter(event.group for event in events)
     heads = {
         group: Position(epoch.decode(), int(last) - added[group], previous.decode())
-        for group, (epoch, last, previous) in zip(calls, answers, strict=True)
+        for group, (epoch, last, previous) in answers.items()
     }
     marks = {group: iter(call[_MARKS]) for group, call in calls.items()}
     return number([(event, next(marks[event.group])) for event in events], heads)

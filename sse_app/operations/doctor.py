@@ -18,6 +18,7 @@ from channels.layers import InMemoryChannelLayer
 from django.core import checks
 from django.db import ProgrammingError, connections
 
+from ..access import limits_redis
 from ..conf import channel_layer, settings, site_tag
 from ..eventlog import RedisEventLog, event_log
 from ..protocol.cursors import START
@@ -59,6 +60,7 @@ async def examine(*, deploy: bool = False) -> AsyncIterator[Finding]:
     yield await _answering("channel layer", _layer())
     yield await _answering("event log", _log())
     yield await _answering("staged events", _staged())
+    yield await _answering("limits", _limits())
     yield await _answering("clock", _clock())
     yield await _answering("site", _site())
     for finding in await in_thread(lambda: list(_sqlite())):
@@ -134,6 +136,17 @@ async def _staged() -> Finding:
         "groups? On PostgreSQL, pg_stat_activity shows the sessions."
     )
     return Finding("error", "staged events", text, hint)
+
+
+async def _limits() -> Finding:
+    try:
+        shared = await limits_redis.probe()
+    except Exception as error:
+        text = f"Each process counts its own streams only: Redis can't count them ({error!r})."
+        return Finding("error", "limits", text, REACH)
+    if shared:
+        return Finding("fine", "limits", "The streams of all processes are counted in Redis.")
+    return Finding("fine", "limits", "Each process counts its own streams: none share a Redis.")
 
 
 async def _clock() -> Finding:

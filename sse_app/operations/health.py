@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
-from ..conf import channel_layer, site_tag
-from ..delivery.hub import Hub, check_interval, running_hubs
+from ..delivery.hub import Hub, check_interval, running_hub, running_hubs
+from ..delivery.mailbox import Mailbox
 from ..eventlog import event_log
-from ..protocol.groups import layer_group
 from ..runtime.callables import in_thread
+from ..runtime.forks import at_fork
 from ..runtime.services import SharedTasks, spawn
 from ..runtime.threads import Threads, ThreadsBusy
 
@@ -117,19 +116,40 @@ async def probe_log() -> None:
 
 
 async def probe_layer() -> float:
-    """Send a message through the channel layer and receive it; return the seconds."""
-    target = channel_layer()
-    group = layer_group(f"{GROUP}.{secrets.token_hex(4)}", site_tag())
-    channel = await target.new_channel()
-    began = time.perf_counter()
-    await target.group_add(group, channel)
-    try:
-        await target.group_send(group, {"type": "sse.probe"})
-        await target.receive(channel)
-    finally:
-        await target.group_discard(group, channel)
-        # The pub/sub layer deletes a channel only when a receive() of it is cancelled.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0):
-                await target.receive(channel)
-    return time.perf_counter() - began
+    """Send a message through the channel layer and receive it; return the seconds.
+
+    By the hub's mailbox; where there is no hub, by a mailbox that lasts until a probe succeeds. So
+    probes that get no answer add nothing to the layer.
+    """
+    if (hub := running_hub()) is not None:
+        return await hub.mailbox.probe()
+    loop = asyncio.get_running_loop()
+    own = _mailboxes.get(loop)
+    if own is None:
+        own = _mailboxes[loop] = _OwnMailbox()
+    seconds = await own.mailbox.probe()
+    if _mailboxes.pop(loop, None) is own:
+        await own.close()
+    return seconds
+
+
+class _OwnMailbox:
+    """A mailbox without groups, and the task that receives for it."""
+
+    def __init__(self) -> None:
+        self.mailbox = Mailbox(lambda: (), lambda event: 0, _nothing)
+        self._receiving = spawn(self.mailbox.receive)
+
+    async def close(self) -> None:
+        self._receiving.cancel()
+        await asyncio.wait([self._receiving])
+        await self.mailbox.close()
+
+
+async def _nothing() -> None:
+    """The mailbox has no events that could be missing."""
+
+
+_mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _OwnMailbox] = WeakKeyDictionary()
+
+at_fork(_mailboxes.clear)

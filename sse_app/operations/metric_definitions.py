@@ -104,6 +104,15 @@ def _delay(report: Report) -> Iterator[Sample]:
     yield Sample((), float(report["health"].get("delay", 0.0)))
 
 
+def _log_up(report: Report) -> Iterator[Sample]:
+    yield Sample((), float(report["health"]["log"] == "ok"))
+
+
+def _limits_shared(report: Report) -> Iterator[Sample]:
+    if (shared := report["health"]["limits_shared"]) is not None:
+        yield Sample((), float(shared))
+
+
 def _age(report: Report) -> Iterator[Sample]:
     yield Sample((), max(0.0, time.time() - report["at"]))
 
@@ -137,6 +146,12 @@ METRICS: Final = (
         "Events that this process gave to the channel layer; durable events have an offset.",
         _published,
         ("log", "durable"),
+    ),
+    Metric(
+        "sse_app_events_lost",
+        "counter",
+        "Durable events of committed transactions that the event log did not take.",
+        _count("lost"),
     ),
     Metric(
         "sse_app_events_delivered",
@@ -224,6 +239,14 @@ METRICS: Final = (
         _delay,
     ),
     Metric("sse_app_layer_up", "gauge", "1 if the channel layer answers.", _layer_up),
+    Metric("sse_app_log_up", "gauge", "1 if the event log answers.", _log_up),
+    Metric(
+        "sse_app_limits_shared",
+        "gauge",
+        "1 if the limits count the streams of all processes; 0 while Redis does not answer and the "
+        "process counts its own streams only. No sample if there is no Redis to share.",
+        _limits_shared,
+    ),
     Metric(
         "sse_app_draining",
         "gauge",

@@ -51,7 +51,7 @@ class Reporter:
         self.watched_until: datetime | None = None
         self._server = server
         self._duties = duties
-        self._layer = "ok"
+        self._layer = self._log = "ok"
         self._lag = 0.0
         self._reported = self._listed = self._swept = float("-inf")
         self._has_row = self._tick_again = self._retired = self._is_ending = False
@@ -65,7 +65,7 @@ class Reporter:
 
     def report(self) -> dict[str, Any]:
         """Return the report of this process as of now."""
-        return reports.report(self._server, layer=self._layer, loop_lag=self._lag)
+        return reports.report(self._server, layer=self._layer, log=self._log, loop_lag=self._lag)
 
     def tick_now(self) -> None:
         """Run the next tick immediately. From any thread."""
@@ -152,7 +152,8 @@ class Reporter:
         return self.report(), streams
 
     async def _probe_layer(self) -> None:
-        self._layer = (await health.probed())["layer"]
+        found = await health.probed()
+        self._layer, self._log = found["layer"], found["log"]
 
     # --- in a thread ---
 

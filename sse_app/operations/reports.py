@@ -14,6 +14,7 @@ from heapq import nlargest
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from ..access import limits_redis
 from ..conf import site_tag
 from ..delivery.hub import Hub, running_hubs
 from ..delivery.streams import Stream
@@ -37,12 +38,14 @@ _ended: deque[Row] = deque(maxlen=ENDED)
 _starts: WeakKeyDictionary[Stream, dict[str, str]] = WeakKeyDictionary()
 
 
-def report(server: str = "", *, layer: str = "ok", loop_lag: float = 0.0) -> dict[str, Any]:
+def report(
+    server: str = "", *, layer: str = "ok", log: str = "ok", loop_lag: float = 0.0
+) -> dict[str, Any]:
     """Return the report of this process.
 
-    `server`: such as "daphne 4.2.3", empty if the process serves no streams. `layer`: "ok", or the
-    problem of the channel layer. `loop_lag`: in seconds. The groups are the 500 with the most
-    subscribers.
+    `server`: such as "daphne 4.2.3", empty if the process serves no streams. `layer`, `log`: "ok",
+    or the problem of the channel layer or the event log. `loop_lag`: in seconds. The groups are the
+    500 with the most subscribers.
     """
     opened = streams()
     return {
@@ -52,6 +55,8 @@ def report(server: str = "", *, layer: str = "ok", loop_lag: float = 0.0) -> dic
         "health": {
             "hub": bool(running_hubs()),
             "layer": layer,
+            "log": log,
+            "limits_shared": limits_redis.are_shared(),
             "loop_lag": round(loop_lag, 6),
             "draining": Hub.draining,
             "delay": round(event_log().delay(), 3),

@@ -27,6 +27,7 @@ from ..protocol.groups import CONTROL_GROUP, layer_group
 from ..runtime.callables import contained
 from ..runtime.forks import at_fork
 from ..runtime.native import make_condition, start_loop
+from ..runtime.rare_logs import RareLog
 from ..runtime.services import every, spawn
 from ..runtime.telemetry import COUNTS, log_fields
 
@@ -38,8 +39,15 @@ BATCH_EVENTS: Final = 100
 #: The pause after a message: events published during the pause then share the next message.
 PAUSE_SECONDS: Final = 0.002
 SEND_SECONDS: Final = 2.0
+#: How long one call of the layer may take. channels_redis has no limit of its own with redis-py
+#: before 8, so a silent connection would stop all sends.
+CALL_SECONDS: Final = 10.0
+#: If no descriptor is left for an event loop, Python writes several lines for each attempt.
+LOOP_RETRY_SECONDS: Final = 5.0
 
 logger = logging.getLogger("sse_app")
+_refused_log = RareLog(logger)
+_full_log = RareLog(logger)
 
 
 def send(events: Sequence[Event]) -> None:
@@ -58,7 +66,17 @@ def send(events: Sequence[Event]) -> None:
         COUNTS.durable += count
     else:
         COUNTS.passing += count
-    outbox = _outbox()
+    try:
+        outbox = _outbox()
+    except (OSError, RuntimeError) as error:  # No descriptor or no thread is left.
+        _refused_log(
+            "%d event(s) can't be sent on the channel layer (%r); streams read the durable ones "
+            "from the log.",
+            count,
+            error,
+            extra=log_fields(events=count, error=error),
+        )
+        return
     outbox.put(events)
     if _running_loop() is None:
         outbox.wait_for_room()
@@ -103,7 +121,7 @@ class Outbox:
             self._waiting.extend(events)
             starts, self._sending = not self._sending, True
         if waiting < WAITING_EVENTS < waiting + len(events):
-            logger.warning(
+            _full_log(
                 "More than %d events wait for the channel layer.",
                 WAITING_EVENTS,
                 extra=log_fields(events=waiting),
@@ -176,11 +194,13 @@ class Outbox:
     async def _send(self, group: str, events: list[Event]) -> bool:
         try:
             target = channel_layer()
-            with contained():
-                await target.group_send(layer_group(group, site_tag()), _message(events, target))
+            async with asyncio.timeout(CALL_SECONDS):
+                with contained():
+                    message = _message(events, target)
+                    await target.group_send(layer_group(group, site_tag()), message)
             return True
         except Exception as error:
-            logger.warning(
+            _refused_log(
                 "The channel layer did not take %d event(s) of group %s (%r); streams read the "
                 "durable ones from the log.",
                 len(events),
@@ -203,6 +223,7 @@ def _message(events: list[Event], target: Any) -> dict[str, Any]:
 _lock = threading.RLock()
 _hub_outboxes: list[Outbox] = []
 _background: Outbox | None = None
+_no_loop_until = 0.0
 
 
 class HubOutbox:
@@ -238,14 +259,18 @@ async def _sweep() -> None:
 
 
 def _outbox() -> Outbox:
-    global _background
+    global _background, _no_loop_until
     with _lock:
         while _hub_outboxes:
             if not _hub_outboxes[-1].loop.is_closed():
                 return _hub_outboxes[-1]
             _hub_outboxes.pop()
         if _background is None:
+            if time.monotonic() < _no_loop_until:
+                raise RuntimeError("no event loop could be made a moment ago")
+            _no_loop_until = time.monotonic() + LOOP_RETRY_SECONDS
             _background = Outbox(start_loop("sse_app-layer"), connected=False)
+            _no_loop_until = 0.0
             # Unlike atexit, Finalize also runs when a child of multiprocessing ends.
             Finalize(None, _background.flush, args=(SEND_SECONDS,), exitpriority=0)
         return _background
@@ -253,7 +278,8 @@ def _outbox() -> Outbox:
 
 def _reset_after_fork() -> None:
     """In a forked child, the parent's loops do not run."""
-    global _background, _lock
+    global _background, _lock, _no_loop_until
+    _no_loop_until = 0.0
     _lock = threading.RLock()
     _hub_outboxes.clear()
     _background = None

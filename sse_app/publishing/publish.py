@@ -9,14 +9,18 @@ from time import perf_counter
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from ..conf import settings
-from ..eventlog import event_log
+from ..eventlog import PartlyStored, event_log
 from ..protocol.events import Event
 from ..runtime.callables import in_callers_thread
+from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, log_fields
 from ..runtime.transactions import in_atomic
 from . import outbox
+from .after_commit import Batch, when_committed
 
 logger = logging.getLogger("sse_app")
+_lost_log = RareLog(logger, logging.ERROR)
+_incomplete_log = RareLog(logger, logging.ERROR)
 
 
 def publish(
@@ -44,7 +48,9 @@ def publish(
 
     Blocks for the log's I/O: in async code use `apublish()`. Raises `ValueError` for an invalid
     or reserved group or event name or an event beyond `MAX_EVENT_BYTES`, `TypeError` for data that
-    can't be JSON, and outside a transaction the log's errors; nothing is published then. While
+    can't be JSON, and outside a transaction the log's errors; nothing is published then,
+    unless the error is a `PartlyStored`. After a commit nothing raises: the logger `sse_app` names
+    the events that were lost, at most once a minute. While
     autocommit is off for one of the two databases, `publish()` raises Django's
     `TransactionManagementError`, as `transaction.on_commit()` does.
     """
@@ -156,7 +162,7 @@ def _publish(events: list[Event], *, using: str | None, immediate: bool) -> list
     # Each publish adds a callback: the rollback of a savepoint removes the callbacks within it.
     durable = events[0].durable
     if in_atomic(alias) and not (durable and alias == log.alias):
-        transaction.on_commit(lambda: _publish_after_commit(events), using=alias, robust=True)
+        when_committed(events, alias, _publish_committed)
         return events
     if durable and log.alias is not None and in_atomic(log.alias):
         log.stage(events)
@@ -170,11 +176,21 @@ def _publish_now(events: list[Event]) -> list[Event]:
     if not events[0].durable:
         outbox.send(events)
         return events
-    began = perf_counter()
-    numbered = event_log().append(events)
-    COUNTS.publish_seconds.observe(perf_counter() - began)
+    numbered = _append(events)
     outbox.send(numbered)
     return numbered[-len(events) :]
+
+
+def _append(events: list[Event]) -> list[Event]:
+    """Append to the log; if that fails although events are stored, their readers get these."""
+    began = perf_counter()
+    try:
+        numbered = event_log().append(events)
+    except PartlyStored as error:
+        outbox.send(error.stored)
+        raise
+    COUNTS.publish_seconds.observe(perf_counter() - began)
+    return numbered
 
 
 def _number(groups: Iterable[str]) -> None:
@@ -194,17 +210,50 @@ def _number(groups: Iterable[str]) -> None:
         outbox.send(numbered)
 
 
-def _publish_after_commit(events: list[Event]) -> None:
+def _publish_committed(batches: list[Batch]) -> None:
+    """Publish what a transaction has committed, by one append; never raises."""
+    durable = [event for batch in batches for event in batch if event.durable]
     try:
-        log = event_log()
-        if events[0].durable and log.alias is not None:
-            # The log's database may be in a transaction too: the events then wait for its commit.
-            _publish(events, using=log.alias, immediate=False)
+        alias = event_log().alias
+        if durable and alias is not None and in_atomic(alias):
+            # The log's database is in a transaction too: the events then wait for its commit.
+            _publish(durable, using=alias, immediate=False)
+            numbered = []
         else:
-            _publish_now(events)
-    except Exception:
-        logger.exception(
-            "Lost %d event(s) of a committed transaction: the event log did not take them.",
-            len(events),
-            extra=log_fields(groups={event.group for event in events}, events=len(events)),
+            numbered = _append(durable) if durable else []
+    except PartlyStored as error:
+        numbered = []
+        COUNTS.lost += len(durable) - len(error.stored)
+        _incomplete_log(
+            "After a commit, %d of %d event(s) were stored, but not as they should be: %s",
+            len(error.stored),
+            len(durable),
+            error,
+            extra=log_fields(groups={e.group for e in durable}, events=len(durable), error=error),
         )
+    except Exception as error:
+        numbered = []
+        COUNTS.lost += len(durable)
+        _lost_log(
+            "Lost %d event(s) of a committed transaction: the event log did not take them.",
+            len(durable),
+            exc_info=True,
+            extra=log_fields(groups={e.group for e in durable}, events=len(durable), error=error),
+        )
+    _send_in_order(batches, numbered, len(durable))
+
+
+def _send_in_order(batches: list[Batch], numbered: list[Event], durable: int) -> None:
+    """Send `numbered` and the events that are not durable in the order of their publishing.
+
+    `numbered` is empty, or ends with the `durable` events of the batches.
+    """
+    staged = max(0, len(numbered) - durable)
+    outbox.send(numbered[:staged])
+    place = staged
+    for batch in batches:
+        if not batch[0].durable:
+            outbox.send(batch)
+        else:
+            outbox.send(numbered[place : place + len(batch)])
+            place += len(batch)

@@ -14,6 +14,7 @@ from contextvars import Context
 from typing import Any, Final, ParamSpec, TypeVar
 
 from .callables import contained
+from .rare_logs import RareLog
 from .telemetry import COUNTS, count, log_fields
 
 #: Seconds before a service is started again: the first pause, which doubles, and the longest.
@@ -26,6 +27,7 @@ _Result = TypeVar("_Result")
 Work = Callable[[], Coroutine[Any, Any, object]]
 
 logger = logging.getLogger("sse_app")
+_failed_log = RareLog(logger)
 
 
 def spawn(
@@ -55,8 +57,13 @@ async def logged(work: Callable[[], Awaitable[None]]) -> None:
         with contained():
             await work()
     except Exception:
-        logger.warning(
-            "The hub's %s failed; it will be repeated.", work, exc_info=True, extra=log_fields()
+        name = getattr(work, "__qualname__", type(work).__name__)
+        _failed_log(
+            "The hub's %s failed; it will be repeated.",
+            name,
+            key=name,
+            exc_info=True,
+            extra=log_fields(),
         )
 
 

@@ -10,7 +10,6 @@ event is an int; a count for each stream may be a dict by reason.
 from __future__ import annotations
 
 import secrets
-import time
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -71,21 +70,6 @@ def log_fields(
     return {"sse_process": process_name(), **found}
 
 
-#: The shortest time between two log records about the same fault of the project's code.
-LOG_SECONDS: Final = 60.0
-
-_logged: dict[str, float] = {}
-
-
-def is_due(fault: str) -> bool:
-    """Whether a log record about `fault` is due, at most once a minute for each."""
-    now = time.monotonic()
-    if now - _logged.get(fault, -LOG_SECONDS) < LOG_SECONDS:
-        return False
-    _logged[fault] = now
-    return True
-
-
 #: The upper bounds of a histogram's buckets, in seconds; one more bucket has no bound.
 BOUNDS: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
@@ -125,6 +109,8 @@ class Counts:
     #: Durable and non-durable events that were given to the channel layer. Any thread.
     durable: int = 0
     passing: int = 0
+    #: Durable events of committed transactions that the event log did not take. Any thread.
+    lost: int = 0
     #: How long the event log took to append or number published events. Any thread.
     publish_seconds: Histogram = field(default_factory=Histogram)
     #: The time from `layer.send()` until the write to the streams.

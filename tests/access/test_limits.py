@@ -747,6 +747,41 @@ async def test_redis_is_where_the_channel_layer_is(
     assert await refuses_elsewhere()
 
 
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("node", range(3))
+@pytest.mark.parametrize("kind", ["url", "keywords"])
+async def test_a_layer_on_a_cluster_counts_on_the_node_that_has_the_counts(
+    use: Callable[..., None], valkey_cluster: str, node: int, kind: str
+) -> None:
+    with redis.RedisCluster.from_url(valkey_cluster) as cluster:
+        port = sorted(each.port for each in cluster.get_primaries())[node]
+    host: Any = f"redis://127.0.0.1:{port}/0"
+    if kind == "keywords":
+        host = {"host": "127.0.0.1", "port": port}
+    use(PUBSUB, {"hosts": [host], "prefix": f"test.{uuid.uuid4().hex}"})
+    assert await limits_redis.probe()
+    assert await refuses_elsewhere()
+    assert limits_redis.are_shared()
+
+
+@pytest.mark.usefixtures("patient")
+async def test_counting_alone_is_told_to_whoever_asks(
+    use: Callable[..., None], server: Valkey
+) -> None:
+    use(PUBSUB, {"hosts": [server.url]})
+    assert limits_redis.are_shared() is None
+    session = uuid.uuid4().hex
+    held = await admit(Limits(), LOOPBACK, session)
+    assert limits_redis.are_shared()
+    held.release()
+    server.kill()
+    held = await admit(Limits(), LOOPBACK, session)
+    await until(lambda: not limits_redis.are_shared())
+    with pytest.raises(redis.ConnectionError):
+        await limits_redis.probe()
+    held.release()
+
+
 async def test_redis_is_where_the_event_log_is(use: Callable[..., None], valkey: str) -> None:
     log = {"BACKEND": "sse_app.eventlog.RedisEventLog", "URL": valkey, "PREFIX": "test.limits"}
     use("channels.layers.InMemoryChannelLayer", {}, log)

@@ -122,6 +122,7 @@ async def test_a_jump_is_healed_without_waiting_for_the_check() -> None:
 
 @pytest.mark.usefixtures("failing_layer")
 async def test_a_receive_loop_that_fails_begins_again_and_misses_nothing() -> None:
+    restarts = COUNTS.restarts.get("receive", 0)
     reader = await Reader().start("g")
     for n in range(3):
         FailingLayer.failures = 1
@@ -130,6 +131,7 @@ async def test_a_receive_loop_that_fails_begins_again_and_misses_nothing() -> No
     publish("g", "n", "passing", durable=False)
     await reader.sink.until("passing")
     assert reader.sink.seen == ["0", "1", "2", "passing"]
+    assert COUNTS.restarts.get("receive", 0) == restarts, "the service itself does not end"
     await reader.stop()
 
 
@@ -469,7 +471,7 @@ async def test_a_group_that_is_left_slowly_and_joined_again_stays_joined(
 async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sse_app.delivery.mailbox.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("sse_app.delivery.memberships.WAIT_SECONDS", 0.01)
     SlowLayer.gate = asyncio.Event()
     asyncio.get_running_loop().call_later(10, SlowLayer.gate.set)
     reader = await Reader().start("g")
@@ -490,7 +492,7 @@ async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_lat
     assert layer_group("h", site_tag()) not in channel_layers["default"].groups
     # To leave takes no longer: the one who has lost a group waits for it, and others behind him.
     monkeypatch.undo()
-    monkeypatch.setattr("sse_app.delivery.mailbox.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("sse_app.delivery.memberships.WAIT_SECONDS", 0.01)
     SlowLayer.gate.clear()
     await reader.stop()
     assert not SlowLayer.gate.is_set()

@@ -15,7 +15,7 @@ import pytest
 import redis
 from channels.layers import InMemoryChannelLayer, channel_layers
 
-from sse_app.delivery import mailbox, starts
+from sse_app.delivery import memberships, starts
 from sse_app.delivery.hub import get_hub, running_hubs
 from sse_app.eventlog import event_log
 from sse_app.protocol.cursors import Position
@@ -195,23 +195,27 @@ async def test_whatever_a_log_raises_fails_the_start_and_the_next_one_reads_agai
 
 
 class SlowLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no types
-    """Counts joins, which wait while `free` is not set."""
+    """Counts joins, which wait while `free` is not set, and leaves."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.free = asyncio.Event()
         self.free.set()
-        self.joins = 0
+        self.joins = self.leaves = 0
 
     async def group_add(self, group: str, channel: str) -> None:
         self.joins += 1
         await self.free.wait()
         await super().group_add(group, channel)
 
+    async def group_discard(self, group: str, channel: str) -> None:
+        self.leaves += 1
+        await super().group_discard(group, channel)
+
 
 async def settled() -> None:
     """Return when the hub's mailbox has no join or leave under way."""
-    while changing := get_hub()._mailbox._changing:
+    while changing := list(get_hub().mailbox.memberships._tasks.values()):
         await asyncio.wait(changing)
 
 
@@ -219,18 +223,19 @@ async def settled() -> None:
 async def test_joins_that_waited_until_their_readers_had_left_are_not_made(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailbox, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(memberships, "WAIT_SECONDS", 0.01)
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": "tests.delivery.test_starts.SlowLayer"}}
     first = await warm()
     await settled()
     layer = channel_layers["default"]
     before = layer.joins
     layer.free.clear()
-    readers = await start_all(3 * mailbox.CALLS)
+    readers = await start_all(3 * memberships.CALLS)
     await stop(*readers)
     layer.free.set()
     await settled()
-    assert layer.joins - before == mailbox.CALLS
+    assert layer.joins - before == memberships.CALLS
+    assert layer.leaves == memberships.CALLS, "a group that was not joined was left"
     assert not [group for group in layer.groups if ".g" in group]
     await stop(first)
     channel_layers.backends.clear()

@@ -42,6 +42,7 @@ PUBLIC = {"changes", "eventlog", "presence", "testing"}
 #: Modules that have less than 40 lines because they are a data structure, with what they hold.
 SMALL: dict[str, str] = {
     "access.refusals": "an exception",
+    "eventlog.failures": "exceptions",
     "publishing.page_cursor": "one public function and its twin",
     "protocol.headers": "the headers of a stream, for every wing",
     "runtime.forks": "one function that every wing uses",

@@ -414,6 +414,83 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A log that hangs would cost each publish a wait of its own.",
+        "sse_app/eventlog/breaker.py",
+        "            self._check(self._until)\n",
+        "            pass\n",
+        [
+            "eventlog/test_redis_hangs.py::test_after_a_call_without_an_answer_the_next_ones_are_not_"
+            "sent"
+        ],
+    ),
+    Mutation(
+        "At the end of a pause one call is let through, and not all of them.",
+        "sse_app/eventlog/breaker.py",
+        "            self._until = now + PAUSE_SECONDS\n            return\n",
+        "            self._until = None\n            return\n",
+        ["eventlog/test_redis_hangs.py::test_while_the_probe_has_no_answer_others_fail_at_once"],
+    ),
+    Mutation(
+        "A refused connection fails by itself, and a pause would outlast the restart of Redis.",
+        "sse_app/eventlog/redis_clients.py",
+        "self.no_answer = (RedisTimeoutError, TimeoutError)",
+        "self.no_answer = (RedisTimeoutError, TimeoutError, __import__('redis').RedisError)",
+        ["eventlog/test_redis_hangs.py::test_an_error_and_a_refused_connection_are_answers"],
+    ),
+    Mutation(
+        "A firewall that forgot one connection has forgotten the idle ones, too.",
+        "sse_app/eventlog/redis_clients.py",
+        "        except self.no_answer:\n            self.close_idle()\n",
+        "        except self.no_answer:\n",
+        ["eventlog/test_redis_hangs.py::test_no_idle_connection_is_kept_when_one_is_silent"],
+    ),
+    Mutation(
+        "A loop reads the heads all the time, so it finds a silent connection before a publisher.",
+        "sse_app/eventlog/redis_clients.py",
+        "        self._clients.close_idle()\n",
+        "",
+        [
+            "eventlog/test_redis_hangs.py::test_a_loop_that_finds_a_silent_connection_closes_the_"
+            "threads_ones_too"
+        ],
+    ),
+    Mutation(
+        "Within a transaction of Redis, WAIT does not wait.",
+        "sse_app/eventlog/redis_clients.py",
+        'return [*scripts, ["WAIT", self.wait_replicas, int(seconds * 1000)]]',
+        'return [*scripts, ["ECHO", self.wait_replicas]]',
+        [
+            "eventlog/test_redis_hangs.py::test_an_event_that_no_replica_confirmed_is_stored_and_the_"
+            "publisher_is_told"
+        ],
+    ),
+    Mutation(
+        "An event that is stored on too few replicas is stored, so its readers get it.",
+        "sse_app/publishing/publish.py",
+        "        outbox.send(error.stored)\n",
+        "",
+        [
+            "eventlog/test_redis_hangs.py::test_an_event_that_no_replica_confirmed_reaches_its_readers"
+        ],
+    ),
+    Mutation(
+        "A hundred publishes in a transaction would be a hundred round trips, and waits.",
+        "sse_app/publishing/after_commit.py",
+        "for callback in (self, *self._rest())",
+        "for callback in (self,)",
+        [
+            "eventlog/test_redis_hangs.py::test_the_publishes_of_a_transaction_are_one_append",
+            "eventlog/test_redis_hangs.py::test_a_hundred_publishes_wait_once_for_a_log_that_hangs",
+        ],
+    ),
+    Mutation(
+        "The rollback of a savepoint makes a new list, and the old one has what was rolled back.",
+        "sse_app/publishing/after_commit.py",
+        "        if callbacks and callbacks[0] is first:\n",
+        "        if False:\n",
+        ["eventlog/test_redis_hangs.py::test_what_a_savepoint_rolled_back_is_in_no_append"],
+    ),
+    Mutation(
         "redis-py sends a command again whose answer was lost, and it would be done twice.",
         "sse_app/eventlog/redis_clients.py",
         '{**UNLIMITED, **self._options, "retry": Retry(NoBackoff(), 0)}',

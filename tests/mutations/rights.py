@@ -724,8 +724,8 @@ MUTATIONS = (
     Mutation(
         "A policy that fails for each visitor fills the log.",
         "sse_app/access/authorization.py",
-        "        if is_due(by):\n",
-        "        if True:\n",
+        "            key=by,\n",
+        "            key=str(id(error)),\n",
         [
             "access/test_slow_policies.py::test_a_policy_that_does_not_answer_in_time_is_a_passing_trouble"
         ],
@@ -874,6 +874,13 @@ MUTATIONS = (
         'return later and row.user in ("", self.user) and row.group in ("", *self.groups)',
         "return later",
         ["access/test_admission.py::test_each_of_several_grants_is_taken_back_by_what_concerns_it"],
+    ),
+    Mutation(
+        "A node of a Redis Cluster refuses the keys of the other nodes.",
+        "sse_app/access/limits_redis.py",
+        "    if not is_node:\n",
+        "    if True:\n",
+        ["access/test_limits.py::test_a_layer_on_a_cluster_counts_on_the_node_that_has_the_counts"],
     ),
     Mutation(
         "The name of an event is for those who may read events.",

@@ -111,8 +111,8 @@ MUTATIONS = (
     Mutation(
         "A cancellation while the last stream leaves stops the hub half way.",
         "sse_app/delivery/hub.py",
-        "await asyncio.shield(spawn(rest, empty))",
-        "await rest(empty)",
+        "await asyncio.shield(self._closing)",
+        "await self._closing",
         ["delivery/test_subscriber.py::test_a_second_cancellation_while_it_is_left_keeps_nothing"],
     ),
     Mutation(

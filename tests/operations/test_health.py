@@ -216,3 +216,29 @@ async def test_whoever_asks_nothing_is_probed_twice_in_a_second(
     monkeypatch.setattr(health, "KEPT_SECONDS", -1)
     await async_client.get("/events/health/")
     assert probed == 2
+
+
+@pytest.mark.slow
+def test_probes_that_get_no_answer_leave_nothing_behind(
+    make_daphne: Callable[..., Daphne], redis: Valkey
+) -> None:
+    daphne = make_daphne({"REDIS_URL": redis.url})
+    run(daphne, "from sse_app.operations import health\nhealth.KEPT_SECONDS = -1\nresult = None")
+    run(daphne, "from sse_app.operations import health\nhealth.PROBE_SECONDS = 0.2\nresult = None")
+    assert redis.process
+    redis.process.send_signal(signal.SIGSTOP)
+    counts = (
+        "from channels.layers import get_channel_layer\n"
+        "layers = list(get_channel_layer()._layers.values())\n"
+        "result = sum(len(of.channels) + len(of.groups) for of in layers)"
+    )
+    try:
+        for _ in range(5):
+            assert ask(daphne, 503)["layer"] == "timeout"
+        assert run(daphne, counts) <= 2, "each probe has added a channel or a group"
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+    assert lasting(daphne, 200) == FINE
+    eventually(lambda: run(daphne, counts) == 0)
+    with redis.client() as client:
+        eventually(lambda: client.pubsub_channels() == [])

@@ -104,7 +104,14 @@ async def test_a_process_says_how_it_is(daphne: Daphne) -> None:
     assert counts["bytes"] > 100
     assert report == {
         "site": site_tag(),
-        "health": {"hub": True, "layer": "ok", "draining": False, "delay": 0.0},
+        "health": {
+            "hub": True,
+            "layer": "ok",
+            "log": "ok",
+            "limits_shared": None,
+            "draining": False,
+            "delay": 0.0,
+        },
         "open": {"live": 1, "catching up": 0, "lagging": 0, "held": 0},
         "waiting": {"bytes": 0, "events": 0},
         "groups": {

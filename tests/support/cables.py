@@ -28,6 +28,10 @@ class Cable:
         self._cuts += 1
         self._is_cut = True
 
+    def forget(self) -> None:
+        """Let nothing through on the connections that are open; carry new connections."""
+        self._cuts += 1
+
     def mend(self) -> None:
         """Carry new connections again, and end the old ones, as a browser does in a new network."""
         self._is_cut = False
