@@ -46,8 +46,6 @@ PIPELINE_READS: Final = 500
 #: The fields of a head. `marked` is the offset of the event with `mark`: a process of an older
 #: version of the app counts `offset` alone, and the mark is then not known.
 _HEAD: Final = ("epoch", "offset", "mark", "marked")
-#: Where the marks are in the arguments of `APPEND`, after the keys.
-_MARKS: Final = slice(12, None, 3)
 #: How many groups `known()` reads.
 KNOWN_HEADS: Final = 2000
 
@@ -95,6 +93,7 @@ class RedisEventLog(EventLog):
                 "digits, '_', '.', ':' and '-'."
             )
         self._prefix = prefix
+        self._mark_key = f"{prefix}:mark"
         self._clients = RedisClients(
             url, cluster, sentinels, service_name, options or {}, wait_replicas
         )
@@ -141,8 +140,11 @@ class RedisEventLog(EventLog):
         for event in events:
             call = calls.get(event.group)
             if call is None:
-                limits = [*_limits(event.group), new_epoch(), HEAD_RETENTION_FACTOR]
-                call = calls[event.group] = [APPEND, 2, *self._keys(event.group), *limits]
+                keys = list(self._keys(event.group))
+                if not self._clients.cluster:  # There the key may be on another node.
+                    keys.append(self._mark_key)
+                limits = [*_limits(event.group), new_epoch(), HEAD_RETENTION_FACTOR, new_mark()]
+                call = calls[event.group] = [APPEND, len(keys), *keys, *limits]
             call += [event.name, event.data, new_mark()]
         return calls
 
@@ -178,7 +180,7 @@ class RedisEventLog(EventLog):
         return START._replace(mark=(await self._clients.aeval(*self._mark_call())).decode())
 
     def _mark_call(self) -> list[Any]:
-        return [LOG_MARK, 1, f"{self._prefix}:mark", new_mark()]
+        return [LOG_MARK, 1, self._mark_key, new_mark()]
 
     def known(self, text: str, limit: int) -> list[str]:
         found = islice(self._all_heads(), KNOWN_HEADS)
@@ -268,7 +270,8 @@ def _numbered(
         group: Position(epoch.decode(), int(last) - added[group], previous.decode())
         for group, (epoch, last, previous) in answers.items()
     }
-    marks = {group: iter(call[_MARKS]) for group, call in calls.items()}
+    # The marks in the arguments of `APPEND`: after the script, the keys and their number.
+    marks = {group: iter(call[call[1] + 11 :: 3]) for group, call in calls.items()}
     return number([(event, next(marks[event.group])) for event in events], heads)
 
 

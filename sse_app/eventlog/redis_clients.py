@@ -278,7 +278,12 @@ class RedisClients:
     async def apipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """See `pipeline()`."""
         async with self.of_loop.borrow() as client:
-            return list(await self._filled(client, commands).execute())
+            answers = await self._filled(client, commands).execute(raise_on_error=False)
+            await self._forget_nodes(client, answers)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return list(answers)
 
     async def aappend(self, calls: Sequence[Sequence[Any]]) -> Appended:
         """See `append()`."""
@@ -286,7 +291,18 @@ class RedisClients:
             return Appended([await self.aeval(*calls[0])])
         async with self.of_loop.borrow() as client:
             pipe = self._filled(client, self._append_commands(calls), not self.wait_replicas)
-            return self._appended(calls, await pipe.execute(raise_on_error=False))
+            answers = await pipe.execute(raise_on_error=False)
+            await self._forget_nodes(client, answers)
+            return self._appended(calls, answers)
+
+    async def _forget_nodes(self, client: Any, answers: Iterable[Any]) -> None:
+        """Have a cluster's client read the map of the nodes again if a command failed.
+
+        redis-py's pipeline does so only in its own retries, which are off here, and would not find
+        a new primary.
+        """
+        if self.cluster and any(isinstance(answer, Exception) for answer in answers):
+            await client.aclose()
 
     def _filled(
         self, client: Any, commands: Iterable[Sequence[Any]], transaction: bool = True

@@ -135,7 +135,7 @@ def test_offsets_are_contiguous_from_1_in_each_group(log: EventLog) -> None:
 def test_append_returns_the_given_events_at_their_places(log: EventLog) -> None:
     given = Event.of("g", "order.updated", {"id": 5})
     (placed,) = log.append([given])
-    assert placed == given.at(placed.epoch or "", 1, placed.mark)
+    assert placed == given.at(placed.epoch or "", 1, placed.mark, placed.previous)
     assert log.since("g", START, 10) == [placed]
 
 
@@ -212,8 +212,10 @@ def test_each_event_has_a_mark_and_knows_the_mark_before_it(log: EventLog) -> No
     events += log.append(made("a", "3"))
     of_a = [event for event in events if event.group == "a"]
     assert len({event.mark for event in events}) == len(events)
-    start = log.heads(["no.such.group"])["no.such.group"]
-    assert [event.previous for event in of_a] == [start.mark, of_a[0].mark, of_a[1].mark]
+    first, *others = [event.previous for event in of_a]
+    assert others == [of_a[0].mark, of_a[1].mark]
+    # On a cluster, one script can't read the mark of the whole log.
+    assert first in (log.heads(["no.such.group"])["no.such.group"].mark, "")
     assert log.since("a", START, 10) == of_a
     assert head(log, "a") == of_a[-1].position
 

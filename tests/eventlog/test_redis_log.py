@@ -300,6 +300,7 @@ def test_a_log_that_vanished_has_another_mark(log: RedisEventLog, client: redis.
     with pytest.raises(Discontinuity, match="epoch"):
         log.since("g", start, 10)
     (event,) = log.append(made("g", "1"))
+    assert event.previous not in ("", start.mark), "a reader that is open learns of it, too"
     with pytest.raises(Discontinuity, match="epoch"):
         log.since("g", start, 10)
     assert log.since("g", log.heads(["h"])["h"], 10) == [event]
