@@ -47,13 +47,14 @@ class SentinelFailover(Failover):
         configuration = folder / "sentinel.conf"
         configuration.write_text(
             f"sentinel monitor events 127.0.0.1 {self._primary.port} 1\n"
-            "sentinel down-after-milliseconds events 500\n"
+            "sentinel down-after-milliseconds events 2000\n"
             "sentinel failover-timeout events 2000\n"
         )
-        sentinel = _start(stack, Valkey(folder / "sentinel", str(configuration), "--sentinel"))
-        with sentinel.client() as client:
+        self._sentinel = Valkey(folder / "sentinel", str(configuration), "--sentinel")
+        _start(stack, self._sentinel)
+        with self._sentinel.client() as client:
             eventually(lambda: client.execute_command("SENTINEL", "REPLICAS", "events"))
-        sentinels = [["127.0.0.1", sentinel.port]]
+        sentinels = [["127.0.0.1", self._sentinel.port]]
         self.event_log = event_log_at(SENTINELS=sentinels, SERVICE_NAME="events")
 
     def read(self) -> Log:
@@ -72,8 +73,16 @@ class SentinelFailover(Failover):
         self._primary.kill()
         with self._replica.client() as client:
             eventually(lambda: client.info("replication")["role"] == "master", "no failover")
+        with self._sentinel.client() as client:
+            eventually(lambda: self._names_replica(client), "the Sentinel names no primary")
         self._primary = self._replica
         return abandoned
+
+    def _names_replica(self, client: Any) -> bool:
+        """Whether the Sentinel names the replica, and does not take it for down."""
+        (primary,) = client.sentinel_masters().values()
+        found = bool(primary["port"] == self._replica.port)
+        return found and not (primary["is_sdown"] or primary["is_odown"])
 
 
 class ClusterFailover(Failover):
