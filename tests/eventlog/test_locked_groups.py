@@ -18,7 +18,7 @@ from sse_app import Event, cursor, publish, publish_many
 from sse_app.eventlog import DatabaseEventLog, database, event_log
 from sse_app.models import GroupHead, StoredEvent
 from sse_app.protocol.cursors import START
-from sse_app.runtime import telemetry
+from sse_app.runtime import rare_logs
 
 from ..support.patience import PATIENCE
 from ..support.servers import Daphne, connect_postgresql, eventually
@@ -47,7 +47,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[DatabaseEventLog]:
     """The log in PostgreSQL, which waits shortly. Publishes to "frozen" and "a" have begun it."""
     monkeypatch.setattr(database, "APPEND_SECONDS", 0.3)
     monkeypatch.setattr(database, "NUMBER_SECONDS", 0.3)
-    telemetry._logged.clear()
+    rare_logs.forget()
     with override_settings(SSE_APP=SETTING):
         publish_many([("frozen", "n", "first"), ("a", "n", "first")])
         found = event_log()
