@@ -19,7 +19,7 @@ from ..eventlog import event_log
 from ..runtime.callables import in_thread
 from ..runtime.forks import at_fork
 from ..runtime.services import SharedTasks, spawn
-from ..runtime.threads import Threads, ThreadsBusy
+from ..runtime.threads import Threads, ThreadsBusy, is_serving, is_testing
 
 #: The group of the probes.
 GROUP: Final = "doctor"
@@ -107,12 +107,17 @@ async def _outcome(probe: Callable[[], Coroutine[Any, Any, object]]) -> str:
 
 
 async def probe_log() -> None:
-    """Read a head from the event log; raises the log's exceptions, and see `in_thread()`.
+    """Read a head from the event log; raises the log's exceptions, and see `Threads.call()`.
 
-    In a thread of its own: in a shared one it would wait for other calls that hang.
+    In a thread of its own: in a shared one it would wait for other calls that hang, and under WSGI
+    the request would wait for the probe. Only a test asks in its own thread, which may be within a
+    transaction.
     """
     read = partial(event_log().heads, [GROUP])
-    await in_thread(read, threads=_threads, key="log", seconds=PROBE_SECONDS)
+    if is_serving() or not is_testing():
+        await _threads.call("log", PROBE_SECONDS, read)
+    else:
+        await in_thread(read)
 
 
 async def probe_layer() -> float:

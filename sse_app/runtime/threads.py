@@ -25,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 from weakref import WeakSet
 
+from django.core import mail
 from django.db import connections
 
 from .containment import contained
@@ -213,6 +214,11 @@ def serve() -> None:
 def is_serving() -> bool:
     """Whether `serve()` was called."""
     return _serving
+
+
+def is_testing() -> bool:
+    """Whether Django's test environment is set up, as its test runner and pytest-django do."""
+    return hasattr(mail, "outbox")
 
 
 def close_connections() -> None:

@@ -22,6 +22,7 @@ from sse_app.asgi import event_stream_application
 from sse_app.runtime import threads
 from sse_app.runtime.threads import CALLS_AT_ONCE
 
+from ..selection import first_then_slow
 from ..support.patience import PATIENCE
 from ..support.servers import Daphne, eventually
 from ..support.visitors import NEVER, USER, Visitor, farewell, publish, run
@@ -61,7 +62,7 @@ async def waiting(site: Daphne, visitors: int) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", first_then_slow(KINDS))
 async def test_only_visitors_that_need_a_policy_wait_for_it(
     make_daphne: Callable[..., Daphne], kind: str
 ) -> None:
@@ -90,7 +91,7 @@ async def test_only_visitors_that_need_a_policy_wait_for_it(
         assert site.process.returncode == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", first_then_slow(KINDS))
 async def test_a_policy_that_does_not_answer_in_time_is_a_passing_trouble(
     make_daphne: Callable[..., Daphne], kind: str
 ) -> None:
@@ -116,7 +117,7 @@ async def test_a_policy_that_does_not_answer_in_time_is_a_passing_trouble(
     assert site.process.returncode == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", first_then_slow(KINDS))
 async def test_a_policy_that_hangs_for_one_stream_holds_no_other_stream(
     make_daphne: Callable[..., Daphne], kind: str
 ) -> None:
@@ -163,7 +164,9 @@ async def test_not_all_streams_ask_their_policy_at_once(
         assert await run(site, ANSWER) == 2
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["by a signal", "by the fingerprint"])
+@pytest.mark.parametrize(
+    "told", first_then_slow([True, False]), ids=["by a signal", "by the fingerprint"]
+)
 async def test_a_stream_whose_policy_fails_for_long_ends_and_meets_the_policy_again(
     make_daphne: Callable[..., Daphne], told: bool
 ) -> None:

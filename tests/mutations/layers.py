@@ -8,7 +8,7 @@ MUTATIONS = (
     Mutation(
         "A probe of the log waits for other calls that hang in the threads that they share.",
         "sse_app/operations/health.py",
-        'await in_thread(read, threads=_threads, key="log", seconds=PROBE_SECONDS)',
+        'await _threads.call("log", PROBE_SECONDS, read)',
         "await event_log().aheads([GROUP])",
         ["operations/test_health.py::test_calls_that_hang_elsewhere_are_not_taken_for_the_log"],
     ),

@@ -14,6 +14,7 @@ import pytest
 
 from sse_app.runtime import native
 
+from ..selection import first_then_slow
 from ..support.other_servers import GeventGunicorn
 from ..support.patience import PATIENCE
 from ..support.servers import ROOT, Daphne
@@ -44,8 +45,8 @@ async def read(stream: Any) -> dict[str, list[int]]:
     return found
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("host", first_then_slow(["localhost", "127.0.0.1"]))
+@pytest.mark.parametrize("package", first_then_slow(PACKAGES))
 async def test_greenlets_publish_and_use_the_database_with_a_layer_on_redis(
     package: str, host: str, make_daphne: Callable[..., Daphne], valkey: str
 ) -> None:
@@ -62,7 +63,7 @@ async def test_greenlets_publish_and_use_the_database_with_a_layer_on_redis(
     assert found["passing"][:2] == [0, 1]
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", first_then_slow(PACKAGES))
 def test_greenlets_publish_and_use_the_database_with_a_layer_in_memory(
     package: str, daphne: Daphne
 ) -> None:

@@ -189,7 +189,7 @@ def slowly(*values: str) -> Any:
 @pytest.mark.parametrize(
     ("log", "found_by"),
     [
-        ("sqlite", "a check"),
+        slowly("sqlite", "a check"),
         slowly("postgresql", "a check"),
         slowly("postgresql", "the layer"),
         slowly("redis", "a check"),
