@@ -289,6 +289,7 @@ def test_a_page_of_another_origin_hears_nothing(browser: Browser, site: Daphne) 
     context.close()
 
 
+@pytest.mark.slow
 def test_the_bar_of_the_import_moves_on_every_page_and_on_one_that_comes_late(
     open_page: Callable[..., Page],
 ) -> None:

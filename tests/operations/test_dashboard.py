@@ -253,6 +253,7 @@ def row_of(page: Page, text: str) -> Locator:
     return page.locator("[data-testid=streams] tr[data-stream]").filter(has_text=text)
 
 
+@pytest.mark.slow
 def test_streams_of_all_processes_appear_and_their_numbers_move(
     open_page: Callable[..., Page], readers: Callable[..., Any], pair: tuple[Daphne, Daphne]
 ) -> None:

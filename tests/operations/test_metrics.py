@@ -233,6 +233,7 @@ def steady(text: str) -> Sums:
     }
 
 
+@pytest.mark.slow
 async def test_whichever_process_is_scraped_the_sums_are_those_of_all(
     make_daphne: Callable[..., Daphne],
 ) -> None:

@@ -264,6 +264,7 @@ def test_a_process_that_was_killed_is_gone_when_its_age_says_so(
     eventually(lambda: pid_of(watcher) in rows(watcher), "its own row it makes again")
 
 
+@pytest.mark.slow
 async def test_listeners_are_counted_over_all_processes(
     make_daphne: Callable[..., Daphne],
 ) -> None:
