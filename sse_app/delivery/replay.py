@@ -69,11 +69,14 @@ async def past(feed: Feed, group: str, head: Position, last: float) -> Beginning
         if first.epoch != head.epoch or offset >= head.offset:
             # No events are left, or the log has a new epoch and the reader will get a reset.
             break
-        position = Position(head.epoch, offset)
         try:
-            return Beginning(position, events=await feed.read(group, position))
+            events = await feed.read(group, Position(head.epoch, offset))
         except Discontinuity:
             continue
+        if not events:
+            break  # The log went back.
+        # With the mark, because a client may come back before it has read an event.
+        return Beginning(Position(head.epoch, offset, events[0].previous), events=events)
     return Beginning(head)
 
 

@@ -209,14 +209,17 @@ class DatabaseEventLog(EventLog):
     def _append(
         self, groups: Collection[str], events: Sequence[Event], seconds: float
     ) -> list[Event]:
-        if self._connection.vendor == "postgresql" and len(events) <= MOST_EVENTS:
-            numbered = append_in_one_statement(self._tables, events, seconds)
+        tables = self._tables
+        if tables.connection.vendor == "postgresql" and len(events) <= MOST_EVENTS:
+            numbered = append_in_one_statement(tables, events, seconds)
             if numbered is not None:
                 return numbered
-        return self._numbering_pass(groups, events, seconds)
+        return self._numbering_pass(tables, groups, events, seconds)
 
     def _number(self, groups: Collection[str], seconds: float) -> list[Event]:
-        return self._retry(lambda: self._numbering_pass(groups, (), seconds)) if groups else []
+        if not groups:
+            return []
+        return self._retry(lambda: self._numbering_pass(self._tables, groups, (), seconds))
 
     def _number_unlocked(self, groups: set[str], seconds: float) -> tuple[list[Event], set[str]]:
         """Number the staged events of `groups`; return them, and the groups with locked heads."""
@@ -236,9 +239,8 @@ class DatabaseEventLog(EventLog):
         return numbered, locked.union(*(also for _, also in parts))
 
     def _numbering_pass(
-        self, groups: Collection[str], events: Sequence[Event], seconds: float
+        self, tables: Tables, groups: Collection[str], events: Sequence[Event], seconds: float
     ) -> list[Event]:
-        tables = self._tables
         with impatient(self.alias, seconds):
             marked = [(event, new_mark()) for event in events]
             last = {event.group: mark for event, mark in marked}

@@ -50,7 +50,7 @@ def append_in_one_statement(
     the database's collation, and waits up to `seconds` for each. In a transaction of the caller it
     waits as that one does.
     """
-    now, own = tables.now(), not tables.connection.in_atomic_block
+    now, own = tables.now, not tables.connection.in_atomic_block
     added = Counter(event.group for event in events)
     left, last = dict(added), dict[str, str]()
     rows: list[object] = []

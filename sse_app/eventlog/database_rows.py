@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 from django.db import connections
@@ -23,21 +24,23 @@ HEAD_COLUMNS: Final = '"group", "epoch", "offset", "changed_at", "mark", "marked
 #: The mark of a head `h`, "" if it is not known: an older version of the app appended last.
 KNOWN_MARK: Final = """CASE WHEN h."marked" = h."offset" THEN h."mark" ELSE '' END"""
 
-#: The end of an INSERT of heads `h` whose offsets are the numbers of new events. A head without new
-#: events is only locked.
-ADD_TO_HEAD: Final = f"""
-ON CONFLICT ("group") DO UPDATE SET
-    "offset" = h."offset" + excluded."offset",
-    "changed_at" = excluded."changed_at",
-    "previous" = {KNOWN_MARK},
-    "mark" = CASE excluded."offset" WHEN 0 THEN h."mark" ELSE excluded."mark" END,
-    "marked" = CASE excluded."offset" WHEN 0 THEN h."marked"
-        ELSE h."offset" + excluded."offset" END
-"""
+#: The end of an INSERT of heads `h` that locks them. `previous` is then the mark of the last event.
+LOCK_HEAD: Final = (
+    'ON CONFLICT ("group") DO UPDATE SET "changed_at" = excluded."changed_at", '
+    f'"previous" = {KNOWN_MARK}'
+)
+#: As `LOCK_HEAD`; the offset of an inserted head is the number of new events, at least one.
+ADD_TO_HEAD: Final = (
+    f'{LOCK_HEAD}, "offset" = h."offset" + excluded."offset", "mark" = excluded."mark", '
+    '"marked" = h."offset" + excluded."offset"'
+)
 
 
 class Tables:
-    """The two tables of a log, on the calling thread's connection to the database `alias`."""
+    """The two tables of a log, on the calling thread's connection to the database `alias`.
+
+    Made for each call of the log, whose rows all have the same time.
+    """
 
     def __init__(self, alias: str) -> None:
         from .models import GroupHead, StoredEvent
@@ -53,8 +56,9 @@ class Tables:
             cursor.execute(sql, values)
             return list(cursor.fetchall())
 
+    @cached_property
     def now(self) -> object:
-        """Return the time as the database stores it."""
+        """The time of the call, as the database stores it."""
         return self.connection.ops.adapt_datetimefield_value(timezone.now())
 
     def locked(self, groups: Collection[str]) -> set[str]:
@@ -73,11 +77,12 @@ class Tables:
     def lock(
         self, groups: Collection[str], added: Counter[str], marks: Mapping[str, str]
     ) -> dict[str, Position]:
-        """Lock the heads, insert missing ones, and add `added`, whose last marks are `marks`.
+        """Lock the heads and insert missing ones; return their positions.
 
-        Returns the positions before that.
+        `added`: how many events will follow in each group, and `marks`: the last one's mark. The
+        heads then have the positions after these events; empty for a pass without new events.
         """
-        now = self.now()
+        now, then = self.now, ADD_TO_HEAD if added else LOCK_HEAD
         values = [
             value
             for group in sorted(groups)
@@ -85,7 +90,7 @@ class Tables:
         ]
         rows = self.rows(
             f"INSERT INTO {self.heads} AS h ({HEAD_COLUMNS}) VALUES {tuples(len(groups), 6)} "
-            f'{ADD_TO_HEAD} RETURNING "group", "epoch", "offset", "previous"',
+            f'{then} RETURNING "group", "epoch", "offset", "previous"',
             values,
         )
         return {
@@ -114,7 +119,7 @@ class Tables:
 
     def insert(self, events: Sequence[Event], template: str = "{}") -> None:
         """Insert `events`; those without an offset are staged. `template`: see `guarded()`."""
-        now = self.now()
+        now = self.now
         rows = [
             (e.group, e.offset, e.previous + e.mark, e.name, e.data.encode(), now) for e in events
         ]

@@ -143,7 +143,7 @@ class RedisEventLog(EventLog):
                 keys = list(self._keys(event.group))
                 if not self._clients.cluster:  # There the key may be on another node.
                     keys.append(self._mark_key)
-                limits = [*_limits(event.group), new_epoch(), HEAD_RETENTION_FACTOR, new_mark()]
+                limits = [*_limits(event.group), new_epoch(), HEAD_RETENTION_FACTOR]
                 call = calls[event.group] = [APPEND, len(keys), *keys, *limits]
             call += [event.name, event.data, new_mark()]
         return calls
@@ -271,7 +271,7 @@ def _numbered(
         for group, (epoch, last, previous) in answers.items()
     }
     # The marks in the arguments of `APPEND`: after the script, the keys and their number.
-    marks = {group: iter(call[call[1] + 11 :: 3]) for group, call in calls.items()}
+    marks = {group: iter(call[call[1] + 10 :: 3]) for group, call in calls.items()}
     return number([(event, next(marks[event.group])) for event in events], heads)
 
 

@@ -13,7 +13,8 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
-from functools import cached_property
+from functools import cache, cached_property
+from hashlib import sha1
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -243,7 +244,15 @@ class RedisClients:
 
     def eval(self, *call: Any) -> Any:
         """Run a script; raises `LogUnavailable` while the log is not asked, as all commands do."""
-        return self._run(lambda: self.sync.eval(*call))
+        return self._run(lambda: self._eval(*call))
+
+    def _eval(self, script: str, *call: Any) -> Any:
+        from redis.exceptions import NoScriptError
+
+        try:
+            return self.sync.evalsha(_digest(script), *call)
+        except NoScriptError:
+            return self.sync.eval(script, *call)
 
     def pipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Run `commands` in one round trip, as one transaction unless this is a cluster."""
@@ -272,8 +281,14 @@ class RedisClients:
 
     async def aeval(self, *call: Any) -> Any:
         """Run a script on the running loop."""
+        from redis.exceptions import NoScriptError
+
+        script, *rest = call
         async with self.of_loop.borrow() as client:
-            return await client.eval(*call)
+            try:
+                return await client.evalsha(_digest(script), *rest)
+            except NoScriptError:
+                return await client.eval(*call)
 
     async def apipeline(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """See `pipeline()`."""
@@ -338,6 +353,15 @@ class RedisClients:
         client = self._of_loop.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.retire()
+
+
+@cache
+def _digest(script: str) -> str:
+    """Return the name by which a server that has run the script knows it.
+
+    The script itself has two kilobytes, which the server would read and digest each time.
+    """
+    return sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 def _keepalive(url: object) -> dict[str, Any]:

@@ -27,10 +27,10 @@ end
 
 #: KEYS: head, events, and unless this is a cluster the mark of the whole log, which comes before
 #: the first event of a group. ARGV: now in ms, retention in ms (0: for ever), retention in events,
-#: how many last events `RETAIN` keeps, an epoch for a new group, `HEAD_RETENTION_FACTOR`, a mark
-#: for a new log, then each event's name, data and mark. Returns the epoch, the last offset, and the
-#: mark of the event before these; "" for a mark that is not known, because a process of an older
-#: version of the app appended last.
+#: how many last events `RETAIN` keeps, an epoch for a new group, `HEAD_RETENTION_FACTOR`, then each
+#: event's name, data and mark. Returns the epoch, the last offset, and the mark of the event before
+#: these; "" for a mark that is not known, because a process of an older version of the app appended
+#: last.
 APPEND: Final = (
     _TRIM
     + """
@@ -45,12 +45,13 @@ if not epoch or not offset then
   redis.call('DEL', KEYS[2])
   epoch, offset, previous = ARGV[5], 0, ''
   if KEYS[3] then
-    redis.call('SET', KEYS[3], ARGV[7], 'NX')
+    -- The first event's mark may serve for a new log, too: nobody compares the two.
+    redis.call('SET', KEYS[3], ARGV[9], 'NX')
     previous = redis.call('GET', KEYS[3])
   end
 end
 local mark = previous
-for i = 8, #ARGV, 3 do
+for i = 7, #ARGV, 3 do
   offset = offset + 1
   local id = string.format('%.0f-%.0f', offset, now)
   redis.call('XADD', KEYS[2], id, 'n', ARGV[i], 'd', ARGV[i + 1], 'm', mark .. ARGV[i + 2])

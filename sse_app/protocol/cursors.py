@@ -87,8 +87,8 @@ def validate_mark(mark: object) -> None:
 def new_mark() -> str:
     """Return a random mark for an event: one of half a million."""
     # Not by the `random` module, whose numbers are the same in every child of a fork.
-    n = secrets.randbits(19)
-    return _LETTERS[n >> 15] + _LETTERS[n >> 10 & 31] + _LETTERS[n >> 5 & 31] + _LETTERS[n & 31]
+    a, b, c, d = secrets.token_bytes(4)
+    return _LETTERS[a & 15] + _LETTERS[b & 31] + _LETTERS[c & 31] + _LETTERS[d & 31]
 
 
 def new_epoch() -> str:

@@ -216,7 +216,8 @@ async def test_a_cursor_that_can_not_be_continued_is_reset_with_the_reason(
     for n in range(3):
         shared_daphne.publish("orders", "n", str(n))
     async with shared_daphne.stream("group=orders&from=-1") as stream:
-        _, last = await stream.take(2)
+        opened, last = await stream.take(2)
+    assert await _reset_of(shared_daphne, f"{opened.id[:-4]}lost") == "epoch"
     version_and_group, epoch, three = last.id.split("-")
     for bad in ("x" * 2000, "17", "1.", "1.a-b", "0", "1.aaaaaaaa-x-01"):
         assert await _reset_of(shared_daphne, bad) == "unknown"
