@@ -322,6 +322,20 @@ def test_an_older_version_appends_to_the_same_log(log: RedisEventLog, client: re
         log.since("g", first.position._replace(offset=3), 10)
 
 
+async def test_a_server_that_does_not_know_the_scripts_gets_them(
+    log: RedisEventLog, client: redis.Redis
+) -> None:
+    """As after a restart: the app sends the names of scripts."""
+    for n in range(1, 4):
+        client.script_flush()
+        assert log.append(made("g", str(n)))[0].offset == 2 * n - 1
+        client.script_flush()
+        assert (await log.aappend(made("g", str(n))))[0].offset == 2 * n
+    assert len(log.since("g", START, 10)) == 6
+    assert len(await log.asince("g", START, 10)) == 6
+    await log.aclose()
+
+
 # --- how it is reached ---
 
 

@@ -310,6 +310,20 @@ MUTATIONS = (
         ["eventlog/test_eventlog.py::test_an_older_version_appends_to_the_same_log"],
     ),
     Mutation(
+        "A Redis that was restarted does not know the scripts by their names.",
+        "sse_app/eventlog/redis_clients.py",
+        "            return self.sync.eval(script, *call)\n",
+        "            raise\n",
+        ["eventlog/test_redis_log.py::test_a_server_that_does_not_know_the_scripts_gets_them"],
+    ),
+    Mutation(
+        "A Redis that was restarted does not know the scripts by their names. On a loop, too.",
+        "sse_app/eventlog/redis_clients.py",
+        "                return await client.eval(*call)\n",
+        "                raise\n",
+        ["eventlog/test_redis_log.py::test_a_server_that_does_not_know_the_scripts_gets_them"],
+    ),
+    Mutation(
         "After a failover of a Redis Cluster, redis-py asks the old primary for ever.",
         "sse_app/eventlog/redis_clients.py",
         "        if self.cluster and any(isinstance(answer, Exception) for answer in answers):\n",

@@ -149,8 +149,8 @@ MUTATIONS = (
     Mutation(
         "Past events may be trimmed between finding their place and showing them.",
         "sse_app/delivery/replay.py",
-        "return Beginning(Position(head.epoch, offset, events[0].previous), events=events)",
-        "return Beginning(Position(head.epoch, offset, events[0].previous))",
+        "            events = await feed.read(group, Position(head.epoch, offset))\n",
+        "            return Beginning(Position(head.epoch, offset))\n",
         [
             "delivery/test_snapshots.py::test_a_past_event_that_is_trimmed_before_it_is_shown_is_shown_all_the_same"
         ],
