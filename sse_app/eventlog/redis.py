@@ -118,8 +118,10 @@ class RedisEventLog(EventLog):
         """Return the numbered events; raises `PartlyStored`, or an error that stored nothing."""
         found = dict(zip(calls, appended.answers, strict=True))
         failed = {group: a for group, a in found.items() if isinstance(a, Exception)}
-        good = {group: answer for group, answer in found.items() if group not in failed}
-        stored = _numbered(calls, good, [event for event in events if event.group in good])
+        if failed:
+            found = {group: answer for group, answer in found.items() if group not in failed}
+            events = [event for event in events if event.group in found]
+        stored = _numbered(calls, found, events)
         for error in failed.values():
             if not stored:
                 raise error
