@@ -140,8 +140,11 @@ class _Group:
         self.forks, self.notes = forks, notes
         self.acknowledged = sorted(notes.acknowledged.get(group, set()))
         histories = [fork.abandoned.get(group, ()) for fork in forks] + [log.get(group, ())]
-        self.places = [{data: n for n, (_, data) in enumerate(events)} for events in histories]
-        self.steps = {step for events in histories for step in pairwise(data for _, data in events)}
+        self.histories = [[data for _, data in events] for events in histories]
+        self.places = [
+            {data: n for n, data in reversed([*enumerate(events)])} for events in self.histories
+        ]
+        self.steps = {step for events in self.histories for step in pairwise(events)}
         self.readers = [_Reader(client, group, notes) for client in clients]
         #: Whether a stream that was open when the log went back found out: the group then has a
         #: new epoch, and every client must be told.
@@ -168,12 +171,28 @@ class _Group:
         for run in reader.runs():
             verdict.add("repeated", reader.name, _repeats(run))
             steps = [step for step in pairwise(run) if step not in self.steps]
+            if not steps and not self._is_of_one_history(run):
+                steps = [(run[0], run[-1])]
             verdict.add("untold", reader.name, [f"{b} after {a}" for a, b in steps])
             behind += _disorder_of_publishers(run)
-        for places in self.places:
-            of_one = [data for data in reader.got.data if data in places]
-            behind += [f"{b} after {a}" for a, b in pairwise(of_one) if places[b] < places[a]]
+            behind += [f"{b} after {a}" for a, b in steps if self._is_back(a, b)]
         verdict.add("disordered", reader.name, sorted(set(behind)))
+
+    def _is_of_one_history(self, run: Sequence[str]) -> bool:
+        """Whether the events came in this order in one history, with none between them."""
+        starts = [places.get(run[0]) if run else 0 for places in self.places]
+        return any(
+            start is not None and history[start : start + len(run)] == run
+            for start, history in zip(starts, self.histories, strict=True)
+        )
+
+    def _is_back(self, earlier: str, later: str) -> bool:
+        """Whether each history that has both events has them the other way round.
+
+        Histories may differ: events that the copy held without an offset are numbered again.
+        """
+        both = [places for places in self.places if earlier in places and later in places]
+        return bool(both) and all(places[later] < places[earlier] for places in both)
 
     def _is_silent(self, verdict: Verdict, reader: _Reader, data: str) -> bool:
         begun, at = self.notes.begun[data], self.notes.at[data]
