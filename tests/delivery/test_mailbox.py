@@ -259,6 +259,8 @@ async def test_hubs_that_close_without_redis_leave_one_channel_and_the_next_one_
         redis.process.send_signal(signal.SIGCONT)
     else:
         redis.start()
+    for module in (memberships, mailbox):  # It answers, however slow the machine is.
+        monkeypatch.setattr(module, "WAIT_SECONDS", PATIENCE)
     for _ in range(2):
         reader = await Reader().start("g")
         known = reader.hub.mailbox.memberships.known
