@@ -15,7 +15,7 @@ NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 export HOST PORT
 
 .PHONY: demo install requirements test notice lint types docs test-quick test-rest test-slow coverage mutations messages \
-    chaos fuzz bench bench-publish bench-returning bench-arriving soak
+    chaos fuzz bench bench-publish bench-returning bench-groups soak
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
@@ -139,8 +139,10 @@ bench-publish: $(INSTALLED)
 bench-returning: $(INSTALLED)
 	$(BIN)/python -m benchmarks.returning
 
-bench-arriving: $(INSTALLED)
-	$(BIN)/python -m benchmarks.arriving
+# Each stream with groups of its own. Debian's libnginx-mod-nchan is measured too where it is installed.
+# `make bench-groups BENCH="--before FOLDER"` measures another checkout beside this one.
+bench-groups: $(RIVALS)
+	$(BIN)/python -m benchmarks.groups $(BENCH)
 
 # Memory and times under load: figures of this machine too. `make soak SOAK=--quick` takes a minute.
 SOAK ?=

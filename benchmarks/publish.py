@@ -20,6 +20,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from .publishers import GROUP, MANY
@@ -82,22 +83,22 @@ def cases() -> list[Case]:
 class Publisher:
     """The process of one case."""
 
-    def __init__(self, case: Case, found: Servers) -> None:
+    def __init__(self, case: Case, found: Servers, root: Path = ROOT) -> None:
         self.case = case
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.publishers", case.work],
-            cwd=ROOT,
+            cwd=root,
             env=found.environment(case.database, redis=case.redis, log=case.log),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    def publish(self, count: int) -> dict[str, Any]:
-        """Let it publish `count` events; return what it says."""
+    def publish(self, count: int, *more: int) -> dict[str, Any]:
+        """Let it publish `count` events; return what it says. `more`: what the work needs too."""
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.write(" ".join(map(str, (count, *more))) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         assert line, f"the process of {self.case.title!r} ended"

@@ -1,7 +1,8 @@
 """The process that `benchmarks.publish` measures: it publishes the requested number of events.
 
-One case for each process, named on the command line. Each line on stdin is a number of events;
-the answer on stdout is one line of JSON: the seconds until all had left, and how far the log got.
+One case for each process, named on the command line. Each line on stdin is a number of events, and
+for some cases more numbers; the answer on stdout is one line of JSON: the seconds until all had
+left, and how far the log got.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, Final
-
-import django
 
 MANY: Final = 100
 BURST: Final = 500
@@ -21,6 +23,11 @@ GROUP: Final = "bench"
 NAME: Final = "order.updated"
 #: With the number that is added about 200 bytes on the wire.
 TEXT: Final = "x" * 150
+
+
+def own(n: int) -> str:
+    """Return the name of the own group number `n`."""
+    return f"own.{n}"
 
 
 def data(n: int) -> dict[str, Any]:
@@ -80,6 +87,36 @@ def in_the_loop(
     return measure
 
 
+def publish_in_threads(count: int, threads: int, groups: int) -> dict[str, Any]:
+    """Publish from threads at once, one event per call, each to one of so many own groups."""
+    from sse_app import publish
+
+    names, start = [own(n) for n in range(groups)], threading.Barrier(threads)
+
+    def work(calls: range) -> list[float]:
+        took = []
+        start.wait()
+        for n in calls:
+            began = time.perf_counter()
+            publish(names[n % groups], NAME, data(n))
+            took.append(time.perf_counter() - began)
+        return took
+
+    before = head(*names)
+    began = time.perf_counter()
+    parts = _executor(threads).map(work, (range(n, count, threads) for n in range(threads)))
+    took = sorted(second for part in parts for second in part)
+    seconds = time.perf_counter() - began
+    logged = head(*names) - before
+    return {"seconds": seconds, "logged": logged, "p99": took[int(len(took) * 0.99)] * 1e3}
+
+
+@cache
+def _executor(threads: int) -> ThreadPoolExecutor:
+    """Return threads that stay, with their connections to the database."""
+    return ThreadPoolExecutor(threads)
+
+
 def append(count: int, size: int) -> dict[str, Any]:
     """Append events made before to the log alone, `size` at a time."""
     from sse_app.eventlog import event_log
@@ -110,11 +147,11 @@ def commit(count: int) -> dict[str, Any]:
         return {"seconds": time.perf_counter() - began, "logged": count}
 
 
-def head() -> int:
-    """Return the offset of the group's last event."""
+def head(*groups: str) -> int:
+    """Return the offset of the group's last event; of several groups the sum."""
     from sse_app.eventlog import event_log
 
-    return event_log().heads([GROUP])[GROUP].offset
+    return sum(head.offset for head in event_log().heads(groups or (GROUP,)).values())
 
 
 WORKS: Final[dict[str, Any]] = {
@@ -123,6 +160,7 @@ WORKS: Final[dict[str, Any]] = {
     "each-in-loop": in_the_loop(publish_each),
     "many-in-loop": in_the_loop(publish_many),
     "commit": commit,
+    "threads": publish_in_threads,
     "append": lambda count: append(count, 1),
     "append-many": lambda count: append(count, MANY),
 }
@@ -130,11 +168,13 @@ WORKS: Final[dict[str, Any]] = {
 
 def main(name: str) -> None:
     """Answer each line of stdin until it ends."""
+    import django
+
     django.setup()
     work = WORKS[name]
     with asyncio.Runner() as runner:
         for line in sys.stdin:
-            result = work(int(line))
+            result = work(*map(int, line.split()))
             if asyncio.iscoroutine(result):
                 result = runner.run(result)
             print(json.dumps(result), flush=True)

@@ -49,12 +49,12 @@ class Servers:
             "SSE_EVENT_LOG": log,
         }
 
-    def migrate(self, *databases: str) -> None:
-        """Make the tables, in both databases if none is named."""
+    def migrate(self, *databases: str, root: Path = ROOT) -> None:
+        """Make the tables of the app at `root`, in both databases if none is named."""
         for database in databases or ("sqlite", "postgresql"):
             subprocess.run(
                 [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
-                cwd=ROOT,
+                cwd=root,
                 env=self.environment(database, redis=False),
                 check=True,
             )

@@ -31,7 +31,7 @@ from .cases import CASES, Case
 from .phases import PHASES, QUICK, Phase, Scale
 from .plot import plot
 from .results import Results
-from .server import Server, Surroundings
+from .server import Server, Surroundings, keep_to
 from .tables import tables
 
 ROUNDS: Final = 5
@@ -136,7 +136,7 @@ def prepare() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    os.sched_setaffinity(0, {1 % (os.cpu_count() or 1)})
+    keep_to(1)
 
 
 def main() -> None:

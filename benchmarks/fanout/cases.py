@@ -8,7 +8,7 @@ from typing import Final, Literal
 from ..publishers import GROUP
 
 MEMORY_LOG: Final = "sse_app.eventlog.MemoryEventLog"
-SQLITE_LOG: Final = "sse_app.eventlog.DatabaseEventLog"
+DATABASE_LOG: Final = "sse_app.eventlog.DatabaseEventLog"
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,31 @@ class Case:
     """
 
     title: str
-    server: Literal["daphne", "uvicorn"]
-    application: Literal["own", "raw", "textbook", "eventstream", "starlette"]
+    server: Literal["daphne", "uvicorn", "nginx"]
+    application: Literal["own", "raw", "textbook", "eventstream", "starlette", "nchan"]
     layer: Literal["memory", "pubsub", "core"] = "memory"
     log: str = MEMORY_LOG
     primary: bool = False
     signed_in: bool = False
     phases: frozenset[str] = frozenset()
+    database: Literal["sqlite", "postgresql"] = "sqlite"
+    #: Which checkout of this app it runs.
+    checkout: str = ""
 
     @property
     def path(self) -> str:
         """The address of the streams."""
-        own, rival = f"/events/?group={GROUP}", "/events/"
-        return {"own": own, "eventstream": rival}.get(self.application, "/")
+        paths = {"own": f"/events/?group={GROUP}", "eventstream": "/events/"}
+        return {**paths, "nchan": f"/sub?id={GROUP}"}.get(self.application, "/")
+
+    @property
+    def own_path(self) -> tuple[str, str]:
+        """The address of streams with groups of their own, and what is between two groups in it."""
+        if self.application == "nchan":
+            return "/sub?id={groups}", ","
+        if self.application == "eventstream":
+            return "/own/?channel={groups}", "&channel="
+        return f"{'/events/' if self.ours else '/'}?group={{groups}}", "&group="
 
     @property
     def slow(self) -> bool:
@@ -59,7 +71,7 @@ SIGNED_IN: Final = Case(
     signed_in=True,
     phases=frozenset({"idle", "connects"}),
 )
-SQLITE: Final = Case("this app on Daphne, SQLite log", "daphne", "own", log=SQLITE_LOG)
+SQLITE: Final = Case("this app on Daphne, SQLite log", "daphne", "own", log=DATABASE_LOG)
 TEXTBOOK: Final = Case("textbook consumer on Daphne", "daphne", "textbook")
 EVENTSTREAM: Final = Case("django-eventstream on Daphne", "daphne", "eventstream")
 RAW_DAPHNE: Final = Case("raw ASGI on Daphne", "daphne", "raw", primary=True)

@@ -49,8 +49,7 @@ def steady(
     """Publish at one pace to new streams; return what it cost and what came."""
     server.settle()
     with Client(server, readers, mute) as load:
-        if load.opened < readers:
-            raise RuntimeError(f"only {load.opened} of {readers} streams opened")
+        load.require()
         server.settle()
         load.figures()
         return counted(server, load, rate, seconds, size)

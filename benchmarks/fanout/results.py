@@ -56,7 +56,7 @@ class Results:
     def _values(self, title: str, phase: str, name: str) -> list[float]:
         if title not in self._rounds:
             return []
-        return [one[name] for one in self._rounds[title].get(phase, [])]
+        return [one[name] for one in self._rounds[title].get(phase, []) if name in one]
 
 
 def _shown(value: float, form: str) -> str:

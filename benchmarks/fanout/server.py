@@ -9,10 +9,10 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.error import URLError
 from urllib.request import urlopen
 
 from ..servers import ROOT, Servers
@@ -31,11 +31,13 @@ class Surroundings:
     found: Servers
     cookies: Path
     errors: Path
+    #: Where the app and the benchmarks are imported from.
+    root: Path = ROOT
 
     def environment(self, case: Case) -> dict[str, str]:
         """Return the environment of the server of `case`."""
         return {
-            **self.found.environment("sqlite", redis=case.layer != "memory", log=case.log),
+            **self.found.environment(case.database, redis=case.layer != "memory", log=case.log),
             "DJANGO_SETTINGS_MODULE": "benchmarks.fanout.settings",
             "BENCH_LAYER": case.layer,
         }
@@ -46,20 +48,22 @@ class Server:
 
     def __init__(self, case: Case, around: Surroundings) -> None:
         self.case = case
+        self.around = around
         self.cookies = around.cookies if case.signed_in else None
         self.stuck = False
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
-        with around.errors.open("wb") as errors:
+        self._start()
+
+    def _start(self) -> None:
+        with self.around.errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                command(case, self.port),
-                cwd=ROOT,
-                env=around.environment(case),
+                self._command(),
+                cwd=self.around.root,
+                env=self.around.environment(self.case),
                 stderr=errors,
-                preexec_fn=lambda: os.sched_setaffinity(0, {0}),
+                preexec_fn=lambda: keep_to(0),
             )
-        # What clock_getcpuclockid(3) returns: the time of all threads, in nanoseconds.
-        self._clock = (~self._process.pid << 3) | 2
         try:
             self._until_it_answers()
         except BaseException:
@@ -71,19 +75,31 @@ class Server:
         while True:
             try:
                 self.pace(1, 1, 200)
-            except URLError:
+            except OSError:  # URLError too
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
             else:
                 return
 
-    def pace(self, rate: float, seconds: float, size: int) -> int:
-        """Make the server publish; return the number of events."""
-        query = f"rate={rate}&seconds={seconds}&size={size}"
-        url = f"http://127.0.0.1:{self.port}/pace/?{query}"
-        with urlopen(url, timeout=seconds + 60) as answer:
+    def pace(self, rate: float, seconds: float, size: int, groups: int = 0) -> int:
+        """Make the server publish; return the number of events.
+
+        `groups`: each event is for one of so many own groups; 0 is the group of all.
+        """
+        query = f"rate={rate}&seconds={seconds}&size={size}&groups={groups}"
+        return self._publish(f"pace/?{query}", seconds + 60)
+
+    def fill(self, groups: int, times: int, size: int) -> int:
+        """Make the server publish so many events to each group; return the number of events."""
+        return self._publish(f"fill/?groups={groups}&times={times}&size={size}", 120)
+
+    def _publish(self, path: str, seconds: float) -> int:
+        with urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=seconds) as answer:
             return int(json.load(answer)["published"])
+
+    def _command(self) -> list[str]:
+        return command(self.case, self.port)
 
     def settle(self, seconds: float = 4.0) -> None:
         """Wait until the server is idle, or for `seconds`: then it is `stuck`."""
@@ -98,7 +114,7 @@ class Server:
     @property
     def cpu(self) -> float:
         """Seconds of processor time so far."""
-        return time.clock_gettime(self._clock)
+        return processor_seconds(self._process.pid)
 
     @property
     def waited(self) -> float:
@@ -111,6 +127,11 @@ class Server:
         """The process's bytes of memory now."""
         return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * PAGE
 
+    def restart(self) -> None:
+        """End the process and start another one, with the same port and stores."""
+        self.stop()
+        self._start()
+
     def stop(self) -> None:
         """End the process."""
         self._process.send_signal(signal.SIGTERM)
@@ -119,6 +140,18 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def keep_to(core: int) -> None:
+    """Run this process on one core, if it may."""
+    with suppress(OSError):
+        os.sched_setaffinity(0, {core % (os.cpu_count() or 1)})
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor time so far of all threads of a process."""
+    # What clock_getcpuclockid(3) returns, in nanoseconds.
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def command(case: Case, port: int) -> list[str]:

@@ -44,11 +44,15 @@ from django.urls import include, path
 from ...publishers import GROUP
 from .pacing import NAME, paced
 
-urlpatterns = [path("events/", include("django_eventstream.urls"), {"channels": [GROUP]})]
+urlpatterns = [
+    path("events/", include("django_eventstream.urls"), {"channels": [GROUP]}),
+    # The channels that the query names.
+    path("own/", include("django_eventstream.urls")),
+]
 
 
-async def _publish(text: str) -> None:
-    django_eventstream.send_event(GROUP, NAME, text)
+async def _publish(group: str, text: str) -> None:
+    django_eventstream.send_event(group, NAME, text)
 
 
 # No id without storage; the data is quoted as JSON.

@@ -10,9 +10,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.fanout.settings")
 django.setup()
 
 from project.asgi import application as project  # noqa: E402 - it needs the settings
-from sse_app import apublish  # noqa: E402
+from sse_app import apublish, apublish_many  # noqa: E402
 
-from ...publishers import GROUP  # noqa: E402
 from .pacing import NAME, paced  # noqa: E402
 
-own = paced(project, lambda text: apublish(GROUP, NAME, text))
+own = paced(
+    project,
+    lambda group, text: apublish(group, NAME, text),
+    many=lambda groups, text: apublish_many([(group, NAME, text) for group in groups]),
+)

@@ -34,7 +34,7 @@ async def _stream(request: Any) -> Any:
     return EventSourceResponse(_events())
 
 
-async def _publish(text: str) -> None:
+async def _publish(group: str, text: str) -> None:
     event = ServerSentEvent(data=text, event=NAME, id=ID)
     for queue in _queues:
         queue.put_nowait(event)

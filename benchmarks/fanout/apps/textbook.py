@@ -38,8 +38,8 @@ class Textbook(AsyncHttpConsumer):  # type: ignore[misc]  # channels has no type
         await self.send_body(block(message["text"]), more_body=True)
 
 
-async def _publish(text: str) -> None:
-    await get_channel_layer().group_send(GROUP, {"type": "bench.event", "text": text})
+async def _publish(group: str, text: str) -> None:
+    await get_channel_layer().group_send(group, {"type": "bench.event", "text": text})
 
 
 textbook = paced(Textbook.as_asgi(), _publish)

@@ -1,0 +1,56 @@
+"""All servers that are compared, and the earlier version of this app beside them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from ..fanout.cases import DATABASE_LOG, MEMORY_LOG, Case
+
+REDIS_LOG: Final = "sse_app.eventlog.RedisEventLog"
+#: The module of Debian's package libnginx-mod-nchan.
+NCHAN_MODULE: Final = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
+#: How the titles of the other checkout begin.
+BEFORE: Final = "before: "
+
+OURS: Final = (
+    Case("this app, memory log", "daphne", "own", log=MEMORY_LOG),
+    Case("this app, SQLite log", "daphne", "own", log=DATABASE_LOG),
+    Case(
+        "this app, PostgreSQL log, Redis layer",
+        "daphne",
+        "own",
+        layer="pubsub",
+        log=DATABASE_LOG,
+        database="postgresql",
+    ),
+    Case("this app, Redis log and layer", "daphne", "own", layer="pubsub", log=REDIS_LOG),
+)
+NCHAN: Final = Case("nginx with nchan", "nginx", "nchan")
+RIVALS: Final = (
+    Case("django-eventstream on uvicorn", "uvicorn", "eventstream"),
+    NCHAN,
+    Case("raw ASGI on Daphne", "daphne", "raw"),
+)
+
+
+def nchan_is_here() -> bool:
+    """Whether nginx and its module are installed."""
+    return NCHAN_MODULE.exists() and shutil.which("nginx") is not None
+
+
+def cases(before: bool, titles: Sequence[str] = ()) -> list[Case]:
+    """Return the cases; `before`: those of the other checkout too, each beside its like.
+
+    `titles`: only cases whose title has one of these.
+    """
+    found: list[Case] = []
+    for case in OURS:
+        found.append(case)
+        if before:
+            found.append(replace(case, title=BEFORE + case.title, checkout="before"))
+    found += [case for case in RIVALS if case is not NCHAN or nchan_is_here()]
+    return [case for case in found if not titles or any(part in case.title for part in titles)]
