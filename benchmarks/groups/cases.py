@@ -29,9 +29,10 @@ OURS: Final = (
     ),
     Case("this app, Redis log and layer", "daphne", "own", layer="pubsub", log=REDIS_LOG),
 )
+EVENTSTREAM: Final = Case("django-eventstream on uvicorn", "uvicorn", "eventstream")
 NCHAN: Final = Case("nginx with nchan", "nginx", "nchan")
 RIVALS: Final = (
-    Case("django-eventstream on uvicorn", "uvicorn", "eventstream"),
+    EVENTSTREAM,
     NCHAN,
     Case("raw ASGI on Daphne", "daphne", "raw"),
 )

@@ -66,7 +66,7 @@ def herd(stage: Stage) -> Iterator[tuple[str, Figures]]:
         load.connected = load.ask(f"back {AT_ONCE} {MISSED}")
         figures = came(server, cpu, load, load.connected)
         missing = load.asked * MISSED - load.connected["events"]
-        yield f"{scale.returning:,} back", {**figures, "missing": missing}
+        yield f"{scale.returning:,} back, each {MISSED} behind", {**figures, "missing": missing}
 
 
 COLUMNS: Final = (
@@ -78,7 +78,7 @@ PHASES: Final = (
     Phase("arrive", "Clients that come at once", arrive, COLUMNS),
     Phase(
         "herd",
-        f"Clients × groups that come at once, and clients that come back {MISSED} events behind",
+        "Clients × groups that come at once, and clients that come back after a restart",
         herd,
         (*COLUMNS, ("missing", "events missing", "{:.0f}")),
         lambda case: case.ours,

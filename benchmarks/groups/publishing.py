@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from ..fanout.phases import Figures
@@ -20,24 +21,31 @@ WARM_UP: Final = 64
 
 def threads(stage: Stage) -> Iterator[tuple[str, Figures]]:
     """Publish with several threads of one process, to one group and to many."""
-    case, calls = stage.case, stage.scale.calls
+    calls = stage.scale.calls
+    with _publisher(stage, "threads") as publisher:
+        for count in stage.scale.threads:
+            for groups, target in ((1, "one group"), (calls, "many")):
+                publisher.publish(max(count, WARM_UP), count, groups)
+                answer = publisher.publish(calls, count, groups)
+                figures = {"rate": calls / answer["seconds"], "p99": answer["p99"]}
+                yield f"{count} to {target}", figures
+    if stage.case.database == "postgresql":
+        with _publisher(stage, "commit") as publisher:
+            publisher.publish(WARM_UP)
+            yield "INSERT and COMMIT alone", {"rate": calls / publisher.publish(calls)["seconds"]}
+
+
+@contextmanager
+def _publisher(stage: Stage, work: str) -> Iterator[Publisher]:
+    case = stage.case
     with stage.ground.fresh(case) as around:
-        work = Publishing(
-            case.title,
-            "threads",
-            calls,
-            log=case.log,
-            database=case.database,
-            redis=case.layer != "memory",
+        redis = case.layer != "memory"
+        publishing = Publishing(
+            case.title, work, 0, log=case.log, database=case.database, redis=redis
         )
-        publisher = Publisher(work, around.found, around.root)
+        publisher = Publisher(publishing, around.found, around.root)
         try:
-            for count in stage.scale.threads:
-                for groups, target in ((1, "one group"), (calls, "many")):
-                    publisher.publish(max(count, WARM_UP), count, groups)
-                    answer = publisher.publish(calls, count, groups)
-                    figures = {"rate": calls / answer["seconds"], "p99": answer["p99"]}
-                    yield f"{count} to {target}", figures
+            yield publisher
         finally:
             publisher.close()
 

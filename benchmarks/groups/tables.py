@@ -12,18 +12,23 @@ def key(phase: Phase, situation: str) -> str:
 
 
 def table(results: Results, phase: Phase, situations: list[str], column: Column) -> str:
-    """Return the table of one figure of a phase."""
+    """Return the table of one figure of a phase; one line if it is the same everywhere."""
     name, title, form = column
     titles: dict[str, None] = {}
     for situation in situations:
         titles |= dict.fromkeys(results.titles(key(phase, situation)))
+    cells = {
+        case: [results.cell(case, key(phase, one), name, form) for one in situations]
+        for case in titles
+    }
+    different = {cell for row in cells.values() for cell in row}
+    if len(different) == 1:
+        return f"{title}: {different.pop()} for all."
     lines = [
         f"| {title} | " + " | ".join(situations) + " |",
         "|---|" + "---:|" * len(situations),
     ]
-    for case in titles:
-        cells = [results.cell(case, key(phase, one), name, form) for one in situations]
-        lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    lines += [f"| {case} | " + " | ".join(row) + " |" for case, row in cells.items()]
     return "\n".join(lines)
 
 
