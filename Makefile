@@ -139,7 +139,8 @@ bench-publish: $(INSTALLED)
 bench-returning: $(INSTALLED)
 	$(BIN)/python -m benchmarks.returning
 
-# Each stream with groups of its own. Debian's libnginx-mod-nchan is measured too where it is installed.
+# Each stream with groups of its own. nginx with nchan and a server in C are measured too where the machine has
+# Debian's libnginx-mod-nchan, and cc.
 # `make bench-groups BENCH="--before FOLDER"` measures another checkout beside this one.
 bench-groups: $(RIVALS)
 	$(BIN)/python -m benchmarks.groups $(BENCH)

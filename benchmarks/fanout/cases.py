@@ -20,8 +20,8 @@ class Case:
     """
 
     title: str
-    server: Literal["daphne", "uvicorn", "nginx"]
-    application: Literal["own", "raw", "textbook", "eventstream", "starlette", "nchan"]
+    server: Literal["daphne", "uvicorn", "nginx", "c"]
+    application: Literal["own", "raw", "textbook", "eventstream", "starlette", "nchan", "floor"]
     layer: Literal["memory", "pubsub", "core"] = "memory"
     log: str = MEMORY_LOG
     primary: bool = False

@@ -20,7 +20,7 @@ from ..fanout.goals import plain as plain_goals
 from ..fanout.goals import table as goal_table
 from ..fanout.results import Results
 from . import coming, own, publishing
-from .cases import cases, nchan_is_here
+from .cases import cases, missing
 from .curve import draw
 from .goals import goals
 from .ground import Ground
@@ -102,8 +102,8 @@ def main() -> None:
         results, measured = run(phases, wanted, ground, scale, given.rounds)
     load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     print(machine())
-    if not nchan_is_here():
-        print("nginx with nchan is not installed, so that it was left out.")
+    for case, needed in missing().items():
+        print(f"Left out: {case.title}. It needs {needed}.")
     print(f"{given.rounds} rounds in {time.monotonic() - began:.0f} s; load averages {load}.")
     print("Medians; of several rounds the least and the most are in brackets.\n")
     print(tables(results, measured))

@@ -31,16 +31,18 @@ OURS: Final = (
 )
 EVENTSTREAM: Final = Case("django-eventstream on uvicorn", "uvicorn", "eventstream")
 NCHAN: Final = Case("nginx with nchan", "nginx", "nchan")
-RIVALS: Final = (
-    EVENTSTREAM,
-    NCHAN,
-    Case("raw ASGI on Daphne", "daphne", "raw"),
-)
+FLOOR: Final = Case("C, one epoll", "c", "floor")
+RIVALS: Final = (EVENTSTREAM, NCHAN, Case("raw ASGI on Daphne", "daphne", "raw"), FLOOR)
 
 
-def nchan_is_here() -> bool:
-    """Whether nginx and its module are installed."""
-    return NCHAN_MODULE.exists() and shutil.which("nginx") is not None
+def missing() -> dict[Case, str]:
+    """Return the cases that this machine can't run, and what they need."""
+    found = {}
+    if not NCHAN_MODULE.exists() or shutil.which("nginx") is None:
+        found[NCHAN] = "nginx with nchan (Debian's libnginx-mod-nchan)"
+    if shutil.which("cc") is None:
+        found[FLOOR] = "a C compiler"
+    return found
 
 
 def cases(before: bool, titles: Sequence[str] = ()) -> list[Case]:
@@ -53,5 +55,5 @@ def cases(before: bool, titles: Sequence[str] = ()) -> list[Case]:
         found.append(case)
         if before:
             found.append(replace(case, title=BEFORE + case.title, checkout="before"))
-    found += [case for case in RIVALS if case is not NCHAN or nchan_is_here()]
+    found += [case for case in RIVALS if case not in missing()]
     return [case for case in found if not titles or any(part in case.title for part in titles)]

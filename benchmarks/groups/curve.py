@@ -12,7 +12,7 @@ from .own import PHASES
 from .phase import Scale
 from .tables import key
 
-OTHERS: Final = ("#52606d", "#7b8794", "#9aa5b1")
+OTHERS: Final = ("#323f4b", "#52606d", "#7b8794", "#9aa5b1")
 COLOURS: Final = ("#0b6e4f", "#2f80ed", "#8e44ad", "#d35400")
 
 

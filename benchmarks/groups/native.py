@@ -1,10 +1,11 @@
-"""nginx with nchan: one worker, events published by POST, as its documentation has it."""
+"""Servers in C: nginx with nchan, as its documentation has it, and `floor.c`."""
 
 from __future__ import annotations
 
 import os
 import random
 import resource
+import subprocess
 import time
 from http.client import HTTPConnection
 from pathlib import Path
@@ -43,7 +44,7 @@ http {{
 
 
 class Nchan(Server):
-    """Events are published from outside: the processor time has a POST of each event in it."""
+    """One worker. The processor time has a POST of each event in it."""
 
     def _command(self) -> list[str]:
         folder = self.around.found.folder
@@ -81,3 +82,13 @@ class Nchan(Server):
             count += 1
         connection.close()
         return count
+
+
+class Floor(Server):
+    """What the system calls alone cost."""
+
+    def _command(self) -> list[str]:
+        program = self.around.found.folder / "floor"
+        source = Path(__file__).with_name("floor.c")
+        subprocess.run(["cc", "-O2", "-o", str(program), str(source)], check=True)
+        return [str(program), str(self.port)]
