@@ -11,18 +11,18 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Final
 
+from ..fanout import goals
 from ..fanout.__main__ import machine, prepare
-from ..fanout.cases import Case
-from ..fanout.goals import plain as plain_goals
-from ..fanout.goals import table as goal_table
 from ..fanout.results import Results
 from . import coming, own, publishing
 from .cases import cases, missing
 from .curve import draw
-from .goals import goals
+from .goals import goals as goals_of
 from .ground import Ground
 from .phase import QUICK, Phase, Scale, Stage
 from .tables import key, tables
@@ -48,73 +48,70 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(
-    stage: Stage, phase: Phase, results: Results, found: list[str], *, strict: bool
-) -> None:
-    """Take the figures of a phase for a case; add the situations to `found`."""
-    began, said = time.monotonic(), ""
-    try:
-        for situation, figures in phase.measure(stage):
-            results.add(stage.case, key(phase, situation), figures)
-            if situation not in found:
-                found.append(situation)
-    except (OSError, ValueError, RuntimeError, AssertionError) as error:
-        if strict:
-            raise
-        said = f", failed: {error!r}"  # The others are measured all the same.
-    took = time.monotonic() - began
-    print(f"{stage.case.title}: {phase.name}, {took:.0f} s{said}", file=sys.stderr, flush=True)
+@dataclass
+class Measured:
+    """What was measured so far, and the situations of each phase in their order."""
+
+    results: Results = field(default_factory=Results)
+    situations: dict[Phase, list[str]] = field(default_factory=dict)
+
+    def measure(self, phase: Phase, stage: Stage, *, strict: bool = False) -> None:
+        """Take the figures of a phase for a case.
+
+        `strict`: raise what a server can't do, in place of a dash in the tables.
+        """
+        found = self.situations.setdefault(phase, [])
+        began, said = time.monotonic(), ""
+        try:
+            for situation, figures in phase.measure(stage):
+                self.results.add(stage.case, key(phase, situation), figures)
+                if situation not in found:
+                    found.append(situation)
+        except (OSError, ValueError, RuntimeError, AssertionError) as error:
+            if strict:
+                raise
+            said = f", failed: {error!r}"  # The others are measured all the same.
+        took = time.monotonic() - began
+        print(f"{stage.case.title}: {phase.name}, {took:.0f} s{said}", file=sys.stderr, flush=True)
 
 
-def run(
-    phases: list[Phase],
-    wanted: list[Case],
-    ground: Ground,
-    scale: Scale,
-    rounds: int,
-    *,
-    strict: bool = False,
-) -> tuple[Results, dict[Phase, list[str]]]:
-    """Measure everything; the cases of a phase come one after the other.
-
-    `strict`: raise what a server can't do, in place of a dash in the tables.
-    """
-    results = Results()
-    measured: dict[Phase, list[str]] = {phase: [] for phase in phases}
-    for _ in range(rounds):
-        for phase in phases:
-            for case in wanted:
-                if phase.fits(case):
-                    stage = Stage(case, ground, scale)
-                    measure(stage, phase, results, measured[phase], strict=strict)
-    return results, measured
+def report(measured: Measured, scale: Scale) -> None:
+    """Print the tables."""
+    for case, needed in missing().items():
+        print(f"Left out: {case.title}. It needs {needed}.")
+    print("Medians; of several rounds the least and the most are in brackets.\n")
+    print(tables(measured.results, measured.situations))
+    print(f"\n### Goals\n\n{goals.table(goals_of(measured.results, scale))}")
 
 
 def main() -> None:
-    """Measure everything and print the tables."""
+    """Measure everything and print the tables, also if it is ended early."""
     given = arguments()
     prepare()
-    scale = QUICK if given.quick else Scale()
+    scale, measured = QUICK if given.quick else Scale(), Measured()
     phases = [phase for phase in PHASES if not given.phase or phase.name in given.phase]
-    began = time.monotonic()
     wanted = cases(given.before is not None, given.only or ())
-    with Ground.prepared(wanted, scale.arriving, given.before) as ground:
-        results, measured = run(phases, wanted, ground, scale, given.rounds)
+    began, ended = time.monotonic(), ""
+    try:
+        with Ground.prepared(wanted, scale.arriving, given.before) as ground:
+            # The cases of a phase come one after the other.
+            for _, phase, case in product(range(given.rounds), phases, wanted):
+                if phase.fits(case):
+                    measured.measure(phase, Stage(case, ground, scale))
+    except (KeyboardInterrupt, SystemExit):
+        ended = ", ended early"
     load = ", ".join(f"{average:.1f}" for average in os.getloadavg())
     print(machine())
-    for case, needed in missing().items():
-        print(f"Left out: {case.title}. It needs {needed}.")
-    print(f"{given.rounds} rounds in {time.monotonic() - began:.0f} s; load averages {load}.")
-    print("Medians; of several rounds the least and the most are in brackets.\n")
-    print(tables(results, measured))
-    reached = goals(results, scale)
-    print(f"\n### Goals\n\n{goal_table(reached)}")
+    took = time.monotonic() - began
+    print(f"{given.rounds} rounds in {took:.0f} s{ended}; load averages {load}.")
+    report(measured, scale)
     if given.json:
         plain = {"machine": machine(), "rounds": given.rounds, "scale": vars(scale)}
-        plain |= {"cases": results.plain(), "goals": plain_goals(reached)}
+        plain |= {"cases": measured.results.plain()}
+        plain |= {"goals": goals.plain(goals_of(measured.results, scale))}
         given.json.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
     if given.plot:
-        draw(results, scale, given.plot)
+        draw(measured.results, scale, given.plot)
 
 
 if __name__ == "__main__":

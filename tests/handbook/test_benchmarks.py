@@ -6,16 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from benchmarks.fanout.results import Results
-from benchmarks.groups.__main__ import PHASES, run
+from benchmarks.groups.__main__ import PHASES, Measured
 from benchmarks.groups.cases import BEFORE, OURS, cases
 from benchmarks.groups.goals import goals
 from benchmarks.groups.ground import Ground
-from benchmarks.groups.phase import Phase, Scale
+from benchmarks.groups.phase import Phase, Scale, Stage
 from benchmarks.groups.tables import key, tables
 
 from ..support.servers import ROOT
@@ -49,11 +50,14 @@ def ground() -> Iterator[Ground]:
 
 
 @pytest.fixture(scope="module")
-def everything() -> tuple[Results, dict[Phase, list[str]]]:
+def everything() -> Measured:
     """All phases of all servers; whatever a server can't do is raised."""
-    wanted = cases(before=False)
+    wanted, measured = cases(before=False), Measured()
     with Ground.prepared(wanted, SMALL.arriving) as ground:
-        return run(list(PHASES), wanted, ground, SMALL, rounds=1, strict=True)
+        for one, case in product(PHASES, wanted):
+            if one.fits(case):
+                measured.measure(one, Stage(case, ground, SMALL), strict=True)
+    return measured
 
 
 def phase(name: str) -> Phase:
@@ -64,19 +68,18 @@ def phase(name: str) -> Phase:
 @pytest.mark.parametrize("name", ["own", "threads"])
 def test_a_phase_finds_each_event(ground: Ground, name: str) -> None:
     """The process of the threads fails where the log does not have each event."""
-    results, situations = run([phase(name)], [SQLITE], ground, SMALL, rounds=1, strict=True)
-    for situation in situations[phase(name)]:
-        assert results.median(SQLITE.title, key(phase(name), situation), "p99") is not None
-        assert results.median(SQLITE.title, key(phase(name), situation), "lost") in {0, None}
+    one, measured = phase(name), Measured()
+    measured.measure(one, Stage(SQLITE, ground, SMALL), strict=True)
+    assert measured.situations[one]
+    for situation in measured.situations[one]:
+        assert measured.results.median(SQLITE.title, key(one, situation), "p99") is not None
+        assert measured.results.median(SQLITE.title, key(one, situation), "lost") in {0, None}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_no_server_loses_an_event_or_sends_a_client_away(
-    everything: tuple[Results, dict[Phase, list[str]]],
-) -> None:
-    results, _ = everything
-    plain = results.plain()
+def test_no_server_loses_an_event_or_sends_a_client_away(everything: Measured) -> None:
+    plain = everything.results.plain()
     assert plain.keys() == {case.title for case in cases(before=False)}
     for situations in plain.values():
         for situation, rounds in situations.items():
@@ -86,29 +89,28 @@ def test_no_server_loses_an_event_or_sends_a_client_away(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_each_goal_is_of_a_figure_that_is_measured(
-    everything: tuple[Results, dict[Phase, list[str]]],
-) -> None:
+def test_each_goal_is_of_a_figure_that_is_measured(everything: Measured) -> None:
     """A goal of a situation that no phase has would be a dash for ever."""
-    results, _ = everything
-    assert not [goal.title for goal in goals(results, SMALL) if goal.value is None]
+    assert not [one.title for one in goals(everything.results, SMALL) if one.value is None]
 
 
 @pytest.mark.slow
 def test_another_checkout_is_measured_beside_this_one(tmp_path: Path) -> None:
     for part in ("manage.py", "project", "sse_app", "templates"):
         (tmp_path / part).symlink_to(ROOT / part)
-    wanted = cases(before=True, titles=["memory"])
+    wanted, measured = cases(before=True, titles=["memory"]), Measured()
     assert [case.title for case in wanted] == [MEMORY.title, BEFORE + MEMORY.title]
     with Ground.prepared(wanted, 1, before=tmp_path) as ground:
-        results, situations = run([phase("several")], wanted, ground, SMALL, rounds=2)
+        for case in wanted:
+            measured.measure(phase("churn"), Stage(case, ground, SMALL), strict=True)
         with ground.fresh(wanted[1]) as around:
+            assert os.readlink(around.root / "sse_app") == os.fspath(tmp_path / "sse_app")
             code = "import benchmarks, sse_app; print(benchmarks.__file__, sse_app.__file__)"
             command = [sys.executable, "-c", code]
             said = subprocess.check_output(command, cwd=around.root, text=True).split()
     assert all(file.startswith(os.fspath(around.root)) for file in said)
-    assert os.readlink(around.root / "sse_app") == os.fspath(tmp_path / "sse_app")
-    assert all(f"| {case.title} |" in tables(results, situations) for case in wanted)
+    text = tables(measured.results, measured.situations)
+    assert all(f"| {case.title} |" in text for case in wanted)
 
 
 def test_what_was_not_measured_is_a_dash() -> None:
