@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from .publishers import GROUP, MANY
+from .publishers import MANY
 from .servers import ROOT, Servers, machine, servers
 
 ROUNDS: Final = 5
@@ -126,7 +126,8 @@ class Arrivals:
         # Kept: a client that goes away closes the connections of its pool.
         self._client: Any = redis.Redis.from_url(url)
         self._pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]  # redis-py lacks it
-        self._pubsub.subscribe(f"asgi__group__sse_app.{GROUP}")
+        # All groups of the layer: how the app names them is its own affair.
+        self._pubsub.psubscribe("asgi__group__*")
         self._pubsub.get_message(timeout=5)
 
     def take(self, count: int) -> None:
@@ -137,7 +138,7 @@ class Arrivals:
         deadline = time.monotonic() + 10
         while got < count and time.monotonic() < deadline:
             message = self._pubsub.get_message(timeout=1)
-            if message and message["type"] == "message":
+            if message and message["type"] == "pmessage":
                 content = msgpack.unpackb(message["data"])
                 got += len(content.get("events", [None]))
         assert got == count, f"{got} of {count} arrived"

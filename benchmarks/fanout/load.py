@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Final
 
 BUFFER: Final = 256 * 1024
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 DRAIN: Final = 2.0
 #: What the streams that never read have: the server has to keep the rest.
 MUTE_BUFFER: Final = 16 * 1024
