@@ -12,7 +12,8 @@ from .own import PHASES
 from .phase import Scale
 from .tables import key
 
-OTHERS: Final = ("#323f4b", "#52606d", "#7b8794", "#9aa5b1")
+OTHERS: Final = "#7b8794"
+MARKERS: Final = ("s", "^", "D", "v")
 COLOURS: Final = ("#0b6e4f", "#2f80ed", "#8e44ad", "#d35400")
 
 
@@ -39,7 +40,7 @@ def draw(results: Results, scale: Scale, file: Path) -> bool:
     with pyplot.rc_context({"font.size": 12, "font.family": "DejaVu Sans"}):
         figure, axis = pyplot.subplots(figsize=(10, 5))
         for title, points in lines.items():
-            axis.plot(*zip(*points, strict=True), marker="o", label=title, **_styles()[title])
+            axis.plot(*zip(*points, strict=True), label=title, **_styles()[title])
         _label(axis, scale)
         figure.tight_layout()
         figure.savefig(file, dpi=120)
@@ -52,6 +53,7 @@ def _label(axis: Any, scale: Scale) -> None:
     axis.set_yscale("log")
     axis.set_xticks(scale.curve, [f"{count:,}" for count in scale.curve])
     axis.minorticks_off()
+    axis.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
     axis.yaxis.set_major_formatter("{x:,.0f}")
     axis.set_xlabel("streams, each with a group of its own")
     axis.set_title(
@@ -70,8 +72,9 @@ def _styles() -> dict[str, dict[str, Any]]:
     """Return how each line is drawn; the other checkout's lines are dotted."""
     styles: dict[str, dict[str, Any]] = {}
     for case, colour in zip(OURS, COLOURS, strict=True):
-        styles[case.title] = {"color": colour, "linewidth": 2.5}
-        styles[BEFORE + case.title] = {"color": colour, "linestyle": ":"}
-    for case, colour in zip(RIVALS, OTHERS, strict=True):
-        styles[case.title] = {"color": colour, "linestyle": "--"}
+        ours = {"color": colour, "marker": "o"}
+        styles[case.title] = {**ours, "linewidth": 2.5}
+        styles[BEFORE + case.title] = {**ours, "linestyle": ":"}
+    for case, marker in zip(RIVALS, MARKERS, strict=True):
+        styles[case.title] = {"color": OTHERS, "linestyle": "--", "marker": marker}
     return styles
