@@ -23,7 +23,7 @@ load_module {module};
 daemon off; worker_processes 1; worker_cpu_affinity 01; {user}
 worker_rlimit_nofile {files};
 pid {folder}/pid; error_log {folder}/error.log error;
-events {{ worker_connections {files}; }}
+events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
@@ -49,12 +49,15 @@ class Nchan(Server):
     def _command(self) -> list[str]:
         folder = self.around.found.folder
         configuration = folder / "nginx.conf"
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         configuration.write_text(
             CONFIGURATION.format(
                 module=NCHAN_MODULE,
                 # As root, nginx changes to a user who may not enter the folder.
                 user="user root;" if os.geteuid() == 0 else "",
-                files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+                files=files,
+                # nginx closes streams when a sixteenth is left of these.
+                connections=2 * files,
                 folder=folder,
                 port=self.port,
                 backlog=BACKLOG,
