@@ -92,7 +92,8 @@ PHASES: Final = (
         "Streams with new groups that come and go a second",
         churn,
         (
-            *EVENT,
+            ("micros", "CPU µs per event, with the joins and leaves", "{:,.0f}"),
+            *EVENT[1:],
             ("joined", "joined %", "{:.0f}"),
             ("busy", "sent away", "{:.0f}"),
         ),
