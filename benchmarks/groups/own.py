@@ -31,15 +31,15 @@ def own(stage: Stage) -> Iterator[tuple[str, Figures]]:
     with stage.streams(scale.curve[0]) as (server, load):
         for count in scale.curve:
             load.open(count - load.asked, BATCH)
+            server.settle(10)
+            figures = stage.paced(server, load, count, scale.pace)
+            if count == scale.fast:
+                fast = stage.paced(server, load, count, scale.fast_pace)
+                yield f"{count:,}, {scale.fast_pace:,.0f}/s", fast
+            # Afterwards: for some seconds a server still has work with streams that have just come.
             last = count == scale.curve[-1]
             idle = busy(server, scale.beat_seconds if last else scale.idle_seconds)
-            figures = stage.paced(server, load, count, scale.pace)
             yield f"{count:,}", {"idle": idle, **figures}
-            if count == scale.fast:
-                yield (
-                    f"{count:,}, {scale.fast_pace:,.0f}/s",
-                    {"idle": idle, **stage.paced(server, load, count, scale.fast_pace)},
-                )
 
 
 def several(stage: Stage) -> Iterator[tuple[str, Figures]]:
@@ -50,8 +50,9 @@ def several(stage: Stage) -> Iterator[tuple[str, Figures]]:
         if stage.case.application == "eventstream" and groups > 10:
             continue
         with stage.streams(scale.several, groups=groups) as (server, load):
-            idle = busy(server, scale.idle_seconds)
+            server.settle(10)
             figures = stage.paced(server, load, scale.several * groups, scale.pace)
+            idle = busy(server, scale.idle_seconds)
             yield f"{scale.several:,} × {groups}", {"idle": idle, **figures}
 
 
