@@ -26,7 +26,8 @@ _PART: Final = re.compile(
 _EPOCH: Final = re.compile(r"[a-z0-9]{1,16}\Z", re.ASCII)
 _MARK: Final = re.compile(r"[a-z][a-z0-9]{3}\Z", re.ASCII)
 _MOST: Final = 10**18 - 1
-_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
+#: The characters of a mark; the first one is one of the first sixteen.
+MARK_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
 
 
 class Position(NamedTuple):
@@ -88,7 +89,7 @@ def new_mark() -> str:
     """Return a random mark for an event: one of half a million."""
     # Not by the `random` module, whose numbers are the same in every child of a fork.
     a, b, c, d = secrets.token_bytes(4)
-    return _LETTERS[a & 15] + _LETTERS[b & 31] + _LETTERS[c & 31] + _LETTERS[d & 31]
+    return MARK_LETTERS[a & 15] + MARK_LETTERS[b & 31] + MARK_LETTERS[c & 31] + MARK_LETTERS[d & 31]
 
 
 def new_epoch() -> str:

@@ -40,6 +40,15 @@ def in_atomic(alias: str) -> bool:
     return False
 
 
+def sends_together(connection: Any) -> bool:
+    """Return whether PostgreSQL gets several statements together, in one round trip.
+
+    Not statements with parameters that are bound on the server's side.
+    """
+    options = connection.settings_dict.get("OPTIONS", {})
+    return connection.vendor == "postgresql" and not options.get("server_side_binding")
+
+
 #: A statement between the creation of a savepoint and its release, in one round trip.
 _GUARDED: Final = "SAVEPOINT sse_app; {}; RELEASE SAVEPOINT sse_app"
 
@@ -52,12 +61,9 @@ def guarded(alias: str, execute: Callable[[str], None], *, statements: int) -> N
     statement, which costs no round trip, else by `atomic()`.
     """
     connection: Any = connections[alias]
-    postgresql = connection.vendor == "postgresql"
-    # Statements with parameters on the server's side can't be sent together.
-    together = not connection.settings_dict.get("OPTIONS", {}).get("server_side_binding")
-    if statements == 1 and not postgresql:
+    if statements == 1 and connection.vendor != "postgresql":
         execute("{}")  # SQLite undoes the failed statement alone.
-    elif statements == 1 and together:
+    elif statements == 1 and sends_together(connection):
         try:
             execute(_GUARDED)
         except DatabaseError:
