@@ -11,7 +11,9 @@ import asyncio
 import copy
 import threading
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
 from typing import Final
 
 from django.db import OperationalError
@@ -20,6 +22,7 @@ from ..eventlog import EventLog
 from ..protocol.events import Event
 from ..runtime.forks import at_fork
 from ..runtime.native import has_greenlets
+from ..runtime.telemetry import COUNTS
 from . import outbox
 
 #: How long a caller waits for the append of others before it appends itself, beside that one.
@@ -27,7 +30,7 @@ PATIENCE_SECONDS: Final = 0.2
 
 
 class _Caller:
-    """One call of `GroupCommit.publish()`: its events, and its outcome."""
+    """One call that publishes: its events, and its outcome."""
 
     __slots__ = ("alone", "batch", "done", "error", "events", "queue", "sent", "taken", "woken")
 
@@ -65,36 +68,44 @@ class GroupCommit:
         self._leader: _Caller | None = None
         self._waiting: deque[_Caller] = deque()
 
-    def publish(self, log: EventLog, events: Sequence[Event]) -> list[Event]:
-        """Append `events` to `log` and send them; return them with their positions.
+    def publish_each(
+        self, log: EventLog, batches: Sequence[Sequence[Event]]
+    ) -> list[list[Event] | BaseException]:
+        """Append the events of each call to `log` and send them; return the outcomes of the calls.
 
-        Raises the error of the log; then none of these events was published, unless the error says
-        that this is unknown. An error that concerns the events of other callers is not raised here.
+        An outcome is the events with their positions, or the error of the log: then none of these
+        events was published, unless the error says that this is unknown. An error that concerns
+        other events only is not an outcome.
         """
-        caller = _Caller(events)
+        callers = [_Caller(events) for events in batches]
         try:
-            self._enter(caller)
-            while not caller.done:
-                if self._leads(caller):
-                    self._lead(log, caller)
-                elif not caller.wait(-1 if caller.taken else PATIENCE_SECONDS):
-                    self._take_the_lead(caller)
+            self._enter(callers)
+            for caller in callers:
+                while not caller.done:
+                    if self._leads(caller):
+                        self._lead(log, caller)
+                    elif not caller.wait(-1 if caller.taken else PATIENCE_SECONDS):
+                        self._take_the_lead(caller)
+                self._leave(caller)
         finally:
             # Twice, because an exception of a signal handler, as after Ctrl-C, may end the first.
             try:
-                self._leave(caller)
+                self._leave(*callers)
             finally:
-                self._leave(caller)
-        return self._result(log, caller)
+                self._leave(*callers)
+        return [self._outcome(log, caller) for caller in callers]
 
-    def _enter(self, caller: _Caller) -> None:
+    def _enter(self, callers: Sequence[_Caller]) -> None:
+        first, *others = callers
         with self._lock:
             if self._leader is None:
-                self._leader = caller
-                return
-            caller.woken = threading.Lock()
-            caller.woken.acquire()
-            self._waiting.append(caller)
+                self._leader = first
+            else:
+                others = [*callers]
+            for caller in others:
+                caller.woken = threading.Lock()
+                caller.woken.acquire()
+                self._waiting.append(caller)
 
     def _leads(self, caller: _Caller) -> bool:
         # With the lock: the caller that wakes this one holds it until this one is the leader.
@@ -140,29 +151,38 @@ class GroupCommit:
                 one.taken = True
         return caller.batch
 
-    def _leave(self, caller: _Caller) -> None:
-        """Pass on the lead, and give the batch its outcome."""
+    def _leave(self, *callers: _Caller) -> None:
+        """Pass on the lead, and give the batches their outcomes."""
         with self._lock:
-            if not caller.taken and caller in self._waiting:
-                self._waiting.remove(caller)
-            if self._leader is caller:
+            for caller in callers:
+                if not caller.taken and caller in self._waiting:
+                    self._waiting.remove(caller)
+            if self._leader in callers:
                 following = self._waiting[0] if self._waiting else None
                 if following is not None:
                     following.wake()  # First, so that an interruption here loses no caller.
                 self._leader = following
-        for one in caller.batch:
-            if one is not caller:
-                if not caller.done:
-                    one.error = _INTERRUPTED
-                one.done = True
-                one.wake()
+        for caller in callers:
+            for one in caller.batch:
+                if one is not caller:
+                    if not caller.done:
+                        one.error = _INTERRUPTED
+                    one.done = True
+                    one.wake()
 
-    def _result(self, log: EventLog, caller: _Caller) -> list[Event]:
+    def _outcome(self, log: EventLog, caller: _Caller) -> list[Event] | BaseException:
         if caller.error is not None:
             # A copy, because threads must not raise one object: each adds its traceback.
-            raise copy.copy(caller.error) from caller.error
+            if caller.batch:
+                return caller.error
+            error = copy.copy(caller.error)
+            error.__cause__ = caller.error
+            return error
         if caller.alone:
-            caller.sent = log.append(caller.events)
+            try:
+                caller.sent = log.append(caller.events)
+            except Exception as error:
+                return error
             outbox.send(caller.sent)
         else:
             outbox.announce(caller.queue, caller.sent)
@@ -206,5 +226,24 @@ def shares(log: EventLog, events: Sequence[Event]) -> bool:
 
 
 def publish(log: EventLog, events: Sequence[Event]) -> list[Event]:
-    """See `GroupCommit.publish()`; for the logs in the same database."""
-    return _of_alias[log.alias].publish(log, events)
+    """Publish `events`; return them with their positions, or raise the error of the log."""
+    (outcome,) = publish_each(log, [events])
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def publish_each(
+    log: EventLog, batches: Sequence[Sequence[Event]]
+) -> list[list[Event] | BaseException]:
+    """See `GroupCommit.publish_each()`; for the logs in the same database."""
+    with timed():
+        return _of_alias[log.alias].publish_each(log, batches)
+
+
+@contextmanager
+def timed() -> Iterator[None]:
+    """Measure the time of a publish that raises nothing."""
+    began = perf_counter()
+    yield
+    COUNTS.publish_seconds.observe(perf_counter() - began)

@@ -299,6 +299,12 @@ def _reset_after_fork() -> None:
 at_fork(_reset_after_fork)
 
 
+def is_loop_of_hub() -> bool:
+    """Return whether the running loop serves streams, and so lives as long as they do."""
+    loop = _running_loop()
+    return any(outbox.loop is loop for outbox in list(_hub_outboxes))
+
+
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     # Without a loop, get_running_loop() raises, which takes ten times as long.
     return asyncio._get_running_loop()

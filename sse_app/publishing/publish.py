@@ -17,6 +17,7 @@ from ..runtime.telemetry import COUNTS, log_fields
 from ..runtime.transactions import in_atomic
 from . import group_commit, outbox
 from .after_commit import Batch, number_when_committed, when_committed
+from .on_loop import queue_of_loop
 
 logger = logging.getLogger("sse_app")
 _lost_log = RareLog(logger, logging.ERROR)
@@ -68,10 +69,10 @@ async def apublish(
     using: str | None = None,
     immediate: bool = False,
 ) -> Event:
-    """See `publish()`. Runs in the thread of Django's async database calls."""
+    """See `publish()`. Joins a transaction in the thread of Django's async database calls."""
     made = _make(group, event, data, durable=durable, key=key)
     now = _checked(immediate, durable)
-    return (await in_callers_thread(_publish, [made], using=using, immediate=now))[0]
+    return (await _apublish([made], durable=durable, using=using, immediate=now))[0]
 
 
 def publish_many(
@@ -99,7 +100,7 @@ async def apublish_many(
     """See `publish_many()`."""
     made = [_make(*event, durable=durable, key=None) for event in events]
     now = _checked(immediate, durable)
-    return await in_callers_thread(_publish, made, using=using, immediate=now)
+    return await _apublish(made, durable=durable, using=using, immediate=now)
 
 
 def publish_events(
@@ -151,6 +152,15 @@ def _checked(immediate: bool, durable: bool) -> bool:
     return immediate
 
 
+async def _apublish(
+    events: list[Event], *, durable: bool, using: str | None, immediate: bool
+) -> list[Event]:
+    queue = queue_of_loop(durable=durable, using=using, immediate=immediate)
+    if queue is not None:
+        return await queue.publish(events)
+    return await in_callers_thread(_publish, events, using=using, immediate=immediate)
+
+
 def _publish(events: list[Event], *, using: str | None, immediate: bool) -> list[Event]:
     """Publish now or with the transaction; either all events are durable or none."""
     if not events:
@@ -180,10 +190,7 @@ def _publish_now(events: list[Event]) -> list[Event]:
         numbered = _append(events)
         outbox.send(numbered)
         return numbered[-len(events) :]
-    began = perf_counter()
-    published = group_commit.publish(log, events)
-    COUNTS.publish_seconds.observe(perf_counter() - began)
-    return published
+    return group_commit.publish(log, events)
 
 
 def _append(events: list[Event]) -> list[Event]:

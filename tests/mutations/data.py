@@ -231,6 +231,89 @@ MUTATIONS = (
         ["eventlog/test_transactions.py::test_a_database_that_sorts_heads_sorts_them_by_bytes"],
     ),
     Mutation(
+        "An event of async code would leave before the commit of the sync code around it.",
+        "sse_app/publishing/on_loop.py",
+        "    if not immediate and in_any_transaction(aliases):\n        return None\n",
+        "",
+        [
+            "publishing/test_on_loop.py::test_an_event_waits_for_the_transaction_of_sync_code_around_it",
+            "publishing/test_on_loop.py::test_an_event_waits_for_a_transaction_that_async_code_began_in_a_thread",
+        ],
+    ),
+    Mutation(
+        "The connection of another thread, which waits for the event loop, has the transaction.",
+        "sse_app/runtime/transactions.py",
+        "    if any(one.alias in aliases and _has_transaction(one) for one in opened):\n        return True\n",
+        "",
+        [
+            "publishing/test_on_loop.py::test_an_event_waits_for_the_transaction_of_sync_code_around_it",
+            "publishing/test_on_loop.py::test_a_transaction_of_any_thread_is_seen",
+        ],
+    ),
+    Mutation(
+        "A forked child has none of the threads that were in a transaction.",
+        "sse_app/runtime/transactions.py",
+        "at_fork(_note_own)\n",
+        "",
+        [
+            "publishing/test_on_loop.py::test_a_forked_child_knows_the_transactions_of_its_own_thread_only",
+        ],
+    ),
+    Mutation(
+        "A receiver may use the database, which Django refuses on an event loop.",
+        "sse_app/publishing/on_loop.py",
+        "    if signals.event_published.receivers:\n        return None\n",
+        "",
+        [
+            "publishing/test_on_loop.py::test_receivers_are_called_where_they_may_use_the_database",
+        ],
+    ),
+    Mutation(
+        "The calls of one loop would overtake each other on several connections to Redis.",
+        "sse_app/publishing/on_loop.py",
+        "        async with self._lock:\n            return await self._append(log, events)\n",
+        "        return await self._append(log, events)\n",
+        [
+            "publishing/test_on_loop.py::test_with_a_log_in_redis_no_thread_is_used_and_the_order_is_kept",
+        ],
+    ),
+    Mutation(
+        "A loop of async_to_sync() would open a connection to Redis for each publish.",
+        "sse_app/publishing/on_loop.py",
+        " and not outbox.is_loop_of_hub():",
+        "  and False:",
+        [
+            "publishing/test_on_loop.py::test_with_a_log_in_redis_no_thread_is_used_and_the_order_is_kept",
+        ],
+    ),
+    Mutation(
+        "Each call of async code would have a thread and a commit of its own.",
+        "sse_app/publishing/on_loop.py",
+        "        if not self._busy:\n            self._start",
+        "        if True:\n            self._start",
+        [
+            "publishing/test_on_loop.py::test_calls_on_one_loop_share_a_thread_and_an_append",
+        ],
+    ),
+    Mutation(
+        "The app's own transactions would send each publish of async code to another thread.",
+        "sse_app/runtime/transactions.py",
+        "    if not PUBLISHES.has_this_thread():  # Its",
+        "    if True:  # Its",
+        [
+            "publishing/test_on_loop.py::test_a_transaction_of_the_apps_own_publishing_is_no_callers",
+        ],
+    ),
+    Mutation(
+        "With Django's default CONN_MAX_AGE each publish of async code would open a connection.",
+        "sse_app/runtime/threads.py",
+        "PUBLISHES: Final = Threads(keep=1.0)",
+        "PUBLISHES: Final = Threads()",
+        [
+            "publishing/test_on_loop.py::test_calls_that_follow_each_other_share_a_connection",
+        ],
+    ),
+    Mutation(
         "A hundred publishes in a transaction would be a hundred numberings after the commit.",
         "sse_app/publishing/after_commit.py",
         "            one._groups, one = None, one.following\n",
