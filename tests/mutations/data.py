@@ -217,6 +217,32 @@ MUTATIONS = (
         ["eventlog/test_locked_groups.py::test_pruning_goes_on_beside_a_locked_group"],
     ),
     Mutation(
+        "An append to many groups would have more parameters than SQLite takes.",
+        "sse_app/eventlog/database_rows.py",
+        "CHUNK_ROWS: Final = 1000",
+        "CHUNK_ROWS: Final = 100_000",
+        [
+            "eventlog/test_eventlog.py::test_a_call_may_have_more_groups_than_a_statement_has_parameters"
+        ],
+    ),
+    Mutation(
+        "A list of many groups would have more parameters than SQLite takes.",
+        "sse_app/eventlog/database_rows.py",
+        '"IN (SELECT value FROM json_each(%s))", [json.dumps(list(values))]',
+        """f"IN ({', '.join(['%s'] * len(values))})", list(values)""",
+        [
+            "eventlog/test_eventlog.py::test_a_call_may_have_more_groups_than_a_statement_has_parameters"
+        ],
+    ),
+    Mutation(
+        "Old events of ten thousand groups would be deleted by tens of thousands of statements.",
+        "sse_app/eventlog/database_pruning.py",
+        "            cursor.executemany(sql, list(lasts.items()))\n            return int(cursor.rowcount)\n",
+        "            found = [cursor.execute(sql, one).rowcount for one in lasts.items()]\n"
+        "            return sum(found)\n",
+        ["eventlog/test_eventlog.py::test_pruning_many_groups_takes_as_many_statements_as_one"],
+    ),
+    Mutation(
         "The database's collation may be ICU's, where a is before B, unlike in Python.",
         "sse_app/eventlog/database_postgresql.py",
         'ORDER BY v."group" COLLATE "C"',
