@@ -237,9 +237,8 @@ MUTATIONS = (
     Mutation(
         "Old events of ten thousand groups would be deleted by tens of thousands of statements.",
         "sse_app/eventlog/database_pruning.py",
-        "            cursor.executemany(sql, list(lasts.items()))\n            return int(cursor.rowcount)\n",
-        "            found = [cursor.execute(sql, one).rowcount for one in lasts.items()]\n"
-        "            return sum(found)\n",
+        "            cursor.executemany(sql, list(lasts.items()))\n",
+        "            for one in lasts.items():\n                cursor.execute(sql, one)\n",
         ["eventlog/test_eventlog.py::test_pruning_many_groups_takes_as_many_statements_as_one"],
     ),
     Mutation(

@@ -30,7 +30,7 @@ THREADS = 12
 @pytest.fixture
 def log(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The log in the database of the parameter; no caller loses its patience."""
-    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", PATIENCE)
+    monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 10 * PATIENCE)
     alias = getattr(request, "param", "postgresql")
     log = {"BACKEND": "sse_app.eventlog.DatabaseEventLog", "ALIAS": alias}
     with override_settings(SSE_APP={"EVENT_LOG": log}):
