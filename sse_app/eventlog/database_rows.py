@@ -73,6 +73,8 @@ class Tables:
 
         SQLite takes at most 32,766 parameters, and PostgreSQL 65,535.
         """
+        if len(values) == 1:
+            return "= %s", [*values]
         if self.connection.vendor == "postgresql":
             return "= ANY(%s)", [list(values)]
         return "IN (SELECT value FROM json_each(%s))", [json.dumps(list(values))]
