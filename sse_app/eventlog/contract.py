@@ -88,6 +88,9 @@ class EventLog(ABC):
     #: The alias of the database whose transactions an event can join, if the log is in a database.
     alias: str | None = None
 
+    #: How many events of several threads one append takes; 0: each thread appends its own.
+    most_together: ClassVar[int] = 0
+
     @abstractmethod
     def append(self, events: Sequence[Event]) -> list[Event]:
         """Store `events` at the ends of their groups' logs; return them with their positions.
@@ -101,6 +104,18 @@ class EventLog(ABC):
     @abstractmethod
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
         """See `append()`."""
+
+    def joins(self, events: Sequence[Event]) -> bool:
+        """Return whether this thread may append `events` together with those of other threads."""
+        return False
+
+    def append_together(self, batches: Sequence[Sequence[Event]]) -> list[Event] | None:
+        """Append the events of several callers, as one `append()`, in any thread of them.
+
+        Returns None if nothing was stored for a reason that may concern some of the callers only:
+        then each of them appends alone. Raises the errors that concern all of them.
+        """
+        return self.append([event for batch in batches for event in batch])
 
     @abstractmethod
     def since(self, group: str, after: Position, limit: int) -> list[Event]:

@@ -13,21 +13,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
-from django.db import OperationalError, connections
+from django.db import DatabaseError, OperationalError, connections
 from django.db.models import Min
 from django.db.models.functions import Collate
 
-from ..protocol.cursors import START, Position, new_epoch, new_mark
+from ..protocol.cursors import START, Position
 from ..protocol.events import Event
 from ..runtime.callables import in_thread
 from ..runtime.threads import WRITES
-from ..runtime.transactions import guarded, impatient, in_transaction
-from .contract import Discontinuity, EventLog, check_chain, has_events_after, number
+from ..runtime.transactions import guarded, impatient, in_transaction, sends_together
+from .contract import Discontinuity, EventLog, check_chain, has_events_after
 from .database_locks import (
     APPEND_SECONDS,
     KNOWN_SECONDS,
@@ -35,9 +34,16 @@ from .database_locks import (
     LockedGroups,
     is_lock_timeout,
     refusal,
+    was_refused,
+)
+from .database_numbering import (
+    number_in_one_round_trip,
+    numbering_pass,
+    stored_event,
+    waiting_groups,
 )
 from .database_postgresql import MOST_EVENTS, append_in_one_statement
-from .database_rows import CHUNK_ROWS, KNOWN_MARK, Tables, in_list
+from .database_rows import CHUNK_ROWS, KNOWN_MARK, Tables, portions
 from .database_sqlite import watch_file
 
 VENDORS: Final = ("postgresql", "sqlite")
@@ -50,6 +56,7 @@ class DatabaseEventLog(EventLog):
     """Stores events in tables of the app; reads and writes use the one database `alias`."""
 
     shared: ClassVar[bool] = True
+    most_together: ClassVar[int] = MOST_EVENTS
 
     def __init__(self, alias: str = "default") -> None:
         self.alias: str = alias
@@ -71,6 +78,32 @@ class DatabaseEventLog(EventLog):
             self._locked.found(locked)
             raise refusal(locked, seconds) from error
 
+    def joins(self, events: Sequence[Event]) -> bool:
+        connection = self._connection
+        # A function around the statements of this thread must not see those of others.
+        alone = connection.execute_wrappers or in_transaction(self.alias)
+        return not alone and not self._locked.apart({event.group for event in events})
+
+    def append_together(self, batches: Sequence[Sequence[Event]]) -> list[Event] | None:
+        events = [event for batch in batches for event in batch]
+        groups = {event.group for event in events}
+        try:
+            self._connection.ensure_connection()
+        except DatabaseError:
+            return None  # Other threads may have a connection.
+        if all(len({event.group for event in batch}) == len(groups) for batch in batches):
+            seconds = self._locked.seconds(groups, APPEND_SECONDS)
+        else:
+            seconds = KNOWN_SECONDS  # A locked head must not delay events of other groups.
+        try:
+            return self._retry(lambda: self._append(groups, events, seconds))
+        except DatabaseError as error:
+            if is_lock_timeout(error):
+                self._locked.set_apart(self._tables.locked(groups))
+            elif not was_refused(error):
+                raise
+            return None
+
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
         return await in_thread(self.append, events, threads=WRITES)
 
@@ -79,9 +112,10 @@ class DatabaseEventLog(EventLog):
         guarded(self.alias, partial(self._tables.insert, events), statements=chunks)
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:
-        waiting = self._waiting_groups(groups)
-        if self._connection.vendor != "postgresql" or in_transaction(self.alias):
-            return self._number(waiting, NUMBER_SECONDS)
+        connection = self._connection
+        if connection.vendor != "postgresql" or in_transaction(self.alias):
+            return self._number(waiting_groups(self._tables, groups), NUMBER_SECONDS)
+        waiting = waiting_groups(self._tables, None) if groups is None else groups
         # A publisher of these groups holds their heads for milliseconds, and may have read the
         # staged events before the commit of these: wait. A sweep does not, as the next one comes.
         seconds = self._locked.seconds(waiting, NUMBER_SECONDS if groups else KNOWN_SECONDS)
@@ -110,7 +144,7 @@ class DatabaseEventLog(EventLog):
             raise Discontinuity("trimmed", head)
         check_chain(after, rows[0][1][:-4], head)
         return [
-            _event(group, name, data).at(head.epoch, offset, marks[-4:], marks[:-4])
+            stored_event(group, name, data).at(head.epoch, offset, marks[-4:], marks[:-4])
             for offset, marks, name, data in rows
         ]
 
@@ -121,10 +155,11 @@ class DatabaseEventLog(EventLog):
         if not groups:
             return {}
         tables = self._tables
+        among, values = tables.among(groups)
         rows = tables.rows(
             f'SELECT "group", "epoch", "offset", {KNOWN_MARK} FROM {tables.heads} AS h '
-            f'WHERE "group" IN {in_list(groups)}',
-            list(groups),
+            f'WHERE "group" {among}',
+            values,
         )
         found = {group: Position(*head) for group, *head in rows}
         return {group: found.get(group, START) for group in groups}
@@ -162,10 +197,11 @@ class DatabaseEventLog(EventLog):
         from .models import StoredEvent
 
         staged = StoredEvent.objects.using(self.alias).filter(offset=None)
+        parts = [staged]
         if groups is not None:
-            staged = staged.filter(group__in=groups)
-        first = staged.values_list("group").annotate(Min("created_at"))
-        return {group: at.timestamp() for group, at in first}
+            parts = [staged.filter(group__in=some) for some in portions(list(groups))]
+        firsts = (part.values_list("group").annotate(Min("created_at")) for part in parts)
+        return {group: at.timestamp() for first in firsts for group, at in first}
 
     # --- retention and epochs ---
 
@@ -174,16 +210,18 @@ class DatabaseEventLog(EventLog):
 
         with impatient(self.alias, APPEND_SECONDS):
             # In the order of bytes, as Python sorts them: the database's may be ICU's.
-            by_bytes = Collate("group", "C") if self._connection.vendor == "postgresql" else "group"
-            heads = GroupHead.objects.using(self.alias).select_for_update().order_by(by_bytes)
-            if groups is not None:
-                heads = heads.filter(group__in=groups)
+            postgresql = self._connection.vendor == "postgresql"
+            by_bytes = Collate("group", "C") if postgresql else "group"
+            all_heads = GroupHead.objects.using(self.alias).order_by(by_bytes)
+            all_heads = all_heads.select_for_update(no_key=postgresql)
             if only is not None:
-                heads = heads.filter(epoch=only)
-            for head in heads:
-                head.epoch = new_epoch()
-                head.save(using=self.alias, update_fields=["epoch"])
-            return len(heads)
+                all_heads = all_heads.filter(epoch=only)
+            parts = [all_heads]
+            if groups is not None:
+                parts = [all_heads.filter(group__in=some) for some in portions(sorted(groups))]
+            found = [head.group for heads in parts for head in heads]
+            self._tables.renew(found)
+            return len(found)
 
     async def arenew_epoch(
         self, groups: Collection[str] | None = None, *, only: str | None = None
@@ -214,12 +252,15 @@ class DatabaseEventLog(EventLog):
             numbered = append_in_one_statement(tables, events, seconds)
             if numbered is not None:
                 return numbered
-        return self._numbering_pass(tables, groups, events, seconds)
+        return numbering_pass(tables, groups, events, seconds)
 
     def _number(self, groups: Collection[str], seconds: float) -> list[Event]:
         if not groups:
             return []
-        return self._retry(lambda: self._numbering_pass(self._tables, groups, (), seconds))
+        tables = self._tables
+        if sends_together(tables.connection) and not in_transaction(self.alias):
+            return self._retry(lambda: number_in_one_round_trip(tables, groups, seconds))
+        return self._retry(lambda: numbering_pass(tables, groups, (), seconds))
 
     def _number_unlocked(self, groups: set[str], seconds: float) -> tuple[list[Event], set[str]]:
         """Number the staged events of `groups`; return them, and the groups with locked heads."""
@@ -234,42 +275,10 @@ class DatabaseEventLog(EventLog):
         if brief and len(free) == 1:
             return [], groups
         # One by one: the head of a new group may be locked, and can't be seen yet.
-        parts = [self._number_unlocked({group}, KNOWN_SECONDS) for group in sorted(free)]
+        waiting = sorted(waiting_groups(self._tables, free))
+        parts = [self._number_unlocked({group}, KNOWN_SECONDS) for group in waiting]
         numbered = [event for events, _ in parts for event in events]
         return numbered, locked.union(*(also for _, also in parts))
-
-    def _numbering_pass(
-        self, tables: Tables, groups: Collection[str], events: Sequence[Event], seconds: float
-    ) -> list[Event]:
-        with impatient(self.alias, seconds):
-            marked = [(event, new_mark()) for event in events]
-            last = {event.group: mark for event, mark in marked}
-            heads = tables.lock(groups, Counter(event.group for event in events), last)
-            waiting = tables.rows(
-                f'SELECT "id", "group", "name", "data" FROM {tables.events} '
-                f'WHERE "offset" IS NULL AND "group" IN {in_list(groups)} ORDER BY "id"',
-                list(groups),
-            )
-            staged = number(
-                [(_event(group, name, data), new_mark()) for _, group, name, data in waiting], heads
-            )
-            numbered = number(marked, heads)
-            if staged:
-                tables.number([pk for pk, *_ in waiting], staged, heads)
-            tables.insert(numbered)
-        return staged + numbered
-
-    def _waiting_groups(self, groups: Collection[str] | None) -> list[str]:
-        if groups is not None and not groups:
-            return []
-        among = "" if groups is None else f'AND "group" IN {in_list(groups)}'
-        tables = self._tables
-        rows = tables.rows(
-            f'SELECT DISTINCT "group" FROM {tables.events} WHERE "offset" IS NULL {among} '
-            f"LIMIT {CHUNK_ROWS}",
-            list(groups or ()),
-        )
-        return [group for (group,) in rows]
 
     def _retry(self, work: Callable[[], _Result]) -> _Result:
         """Run `work`, again after a deadlock, a serialization failure or SQLite's lock timeout."""
@@ -297,7 +306,3 @@ def _was_rolled_back(error: OperationalError) -> bool:
     """Return whether certainly nothing was committed; a lost answer to COMMIT is uncertain."""
     state = getattr(error.__cause__, "sqlstate", None)
     return state in ("40001", "40P01") or "locked" in str(error)
-
-
-def _event(group: str, name: str, data: bytes | memoryview) -> Event:
-    return Event(group=group, name=name, data=bytes(data).decode())

@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from django.db import OperationalError
+from django.db import DatabaseError, InterfaceError, OperationalError
 
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import log_fields
@@ -36,6 +36,7 @@ class LockedGroups:
         self._lock = threading.Lock()
         self._found: dict[str, float] = {}
         self._delayed: dict[str, float] = {}
+        self._apart: dict[str, float] = {}
 
     def seconds(self, groups: Collection[str], otherwise: float) -> float:
         """Return how long to wait for the heads of `groups`: `otherwise`, or less."""
@@ -48,6 +49,20 @@ class LockedGroups:
         """Remember that the heads of `groups` are locked."""
         with self._lock:
             self._found |= dict.fromkeys(groups, time.monotonic())
+
+    def set_apart(self, groups: Collection[str]) -> None:
+        """Have each append to `groups` wait for itself, and not together with other appends."""
+        with self._lock:
+            self._apart |= dict.fromkeys(groups, time.monotonic())
+
+    def apart(self, groups: Collection[str]) -> bool:
+        """Return whether one of `groups` was set apart a moment ago, or found locked."""
+        if not (self._apart or self._found):
+            return False
+        since = time.monotonic() - REMEMBERED_SECONDS
+        with self._lock:
+            known = (self._apart, self._found)
+            return any(times.get(group, since) > since for times in known for group in groups)
 
     def delays(self, among: Collection[str] | None, delayed: Mapping[str, float]) -> None:
         """Remember the `delayed` ones `among` the groups (None: all), and since which Unix time.
@@ -76,7 +91,19 @@ class LockedGroups:
         return 0.0 if since is None else max(0.0, time.time() - since)
 
 
-def is_lock_timeout(error: OperationalError) -> bool:
+def was_refused(error: DatabaseError) -> bool:
+    """Return whether the database refused a statement for what it has: nothing was stored.
+
+    The same statement with other events may be stored. Not for an error that says that the
+    database is locked, or of a connection that broke, when a commit may have been done.
+    """
+    state = getattr(error.__cause__, "sqlstate", None)
+    if state is None:
+        return not isinstance(error, OperationalError | InterfaceError)
+    return not state.startswith(("08", "57P"))
+
+
+def is_lock_timeout(error: DatabaseError) -> bool:
     """Return whether PostgreSQL stopped waiting for a lock."""
     return getattr(error.__cause__, "sqlstate", None) == "55P03"
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from math import isfinite
 from typing import Final
 
 from django.db import OperationalError, connections
-from django.db.models import F, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from ..conf import settings
@@ -49,45 +51,65 @@ def _before(age: float) -> datetime:
 
 
 def _step(alias: str, before: datetime, most: int) -> int:
-    pruned = 0
-    for group, last in _prunable(alias, before):
-        rows = StoredEvent.objects.using(alias).filter(group=group, offset__isnull=False)
-        first = rows.order_by("offset").values_list("offset", flat=True).first()
-        if first is not None and first <= last:
-            last = min(last, first + most - pruned - 1)
-            pruned += _delete(alias, rows.filter(offset__lte=last))
-        if pruned >= most:
-            break
-    return pruned
+    """Delete at most `most` events, the first ones of their groups; return how many."""
+    lasts: dict[str, int] = {}
+    for group, first, last in chain(_too_many(alias, before), _too_old(alias, before)):
+        if most > 0 and first <= last and group not in lasts:
+            lasts[group] = min(last, first + most - 1)
+            most -= lasts[group] - first + 1
+    if not lasts:
+        return 0
+    deleted = _delete(alias, lasts)
+    if deleted is None:  # Another session of the database has locked a row: skip its group.
+        deleted = sum(_delete(alias, {group: last}) or 0 for group, last in lasts.items())
+    return deleted
 
 
-def _delete(alias: str, rows: QuerySet[StoredEvent]) -> int:
-    """Delete `rows`, unless another session of the database has locked one; return how many."""
+def _delete(alias: str, lasts: dict[str, int]) -> int | None:
+    """Delete the events up to each group's offset; None, and nothing, if a row stays locked."""
+    table = connections[alias].ops.quote_name(StoredEvent._meta.db_table)
     try:
-        with impatient(alias, KNOWN_SECONDS):
-            return rows.delete()[0]
+        with impatient(alias, KNOWN_SECONDS), connections[alias].cursor() as cursor:
+            sql = f'DELETE FROM {table} WHERE "group" = %s AND "offset" <= %s'
+            cursor.executemany(sql, list(lasts.items()))
+            return int(cursor.rowcount)
     except OperationalError as error:
         if not is_lock_timeout(error):
             raise
-        return 0
+        return None
 
 
-def _prunable(alias: str, before: datetime) -> Iterator[tuple[str, int]]:
-    """Yield groups and, for each, the last offset that is beyond retention."""
-    rows = StoredEvent.objects.using(alias).filter(offset__isnull=False)
-    of_group = rows.filter(group=OuterRef("group")).order_by("offset").values("offset")
-    heads = GroupHead.objects.using(alias).annotate(first=Subquery(of_group[:1]))
+def _too_many(alias: str, before: datetime) -> Iterator[tuple[str, int, int]]:
+    """Yield groups with more events than are kept, the first offset, and the last one to delete.
+
+    Only groups of the retention's time: older groups have no event left that age keeps.
+    """
     bound = F("offset") - settings().RETENTION_EVENTS
-    for group, last in heads.filter(first__lte=bound).values_list("group", bound)[:STEP_ROWS]:
-        yield group, last
+    heads = _with_first(alias).filter(changed_at__gte=before).annotate(bound=bound)
+    beyond = StoredEvent.objects.filter(group=OuterRef("group"), offset__lte=OuterRef("bound"))
+    found = heads.filter(Exists(beyond), offset__gt=settings().RETENTION_EVENTS)
+    yield from found.values_list("group", "first", "bound")[:STEP_ROWS]
+
+
+def _too_old(alias: str, before: datetime) -> Iterator[tuple[str, int, int]]:
+    """Yield groups with events that are too old, the first offset, and the last one to delete."""
+    rows = StoredEvent.objects.using(alias).filter(offset__isnull=False)
     # Rows of `RETAIN` stay. Without the exclusion, `STEP_ROWS` of them would fill every step.
     old = rows.filter(created_at__lt=before).exclude(_retained_rows(alias)).order_by("created_at")
-    for group in dict.fromkeys(old.values_list("group", flat=True)[:STEP_ROWS]):
-        own = rows.filter(group=group).order_by("offset")
-        kept = own.filter(created_at__gte=before).values_list("offset", flat=True).first()
-        last = own.values_list("offset", flat=True).last()
-        if last is not None:
-            yield group, min(last - retained_count(group), last if kept is None else kept - 1)
+    groups = set(old.values_list("group", flat=True)[:STEP_ROWS])
+    young = StoredEvent.objects.filter(group=OuterRef("group"), created_at__gte=before)
+    kept = young.filter(offset__isnull=False).order_by("offset").values("offset")[:1]
+    heads = _with_first(alias).filter(group__in=groups).annotate(kept=Subquery(kept))
+    for group, first, last, kept_from in heads.values_list("group", "first", "offset", "kept"):
+        bound = last if kept_from is None else kept_from - 1
+        yield group, first, min(last - retained_count(group), bound)
+
+
+def _with_first(alias: str) -> QuerySet[GroupHead]:
+    """Return the heads with the offset of the first event, 1 above the head without events."""
+    own = StoredEvent.objects.filter(group=OuterRef("group"), offset__isnull=False)
+    first = Subquery(own.order_by("offset").values("offset")[:1])
+    return GroupHead.objects.using(alias).annotate(first=Coalesce(first, F("offset") + 1))
 
 
 def _retained_rows(alias: str) -> Q:

@@ -5,10 +5,11 @@ Each publish runs them, and Django's query compiler would take more time than th
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
-from typing import Any, Final
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import Any, Final, TypeVar
 
 from django.db import connections
 from django.utils import timezone
@@ -16,7 +17,10 @@ from django.utils import timezone
 from ..protocol.cursors import Position, new_epoch
 from ..protocol.events import Event
 
+#: The most groups or events of one statement.
 CHUNK_ROWS: Final = 1000
+
+_Value = TypeVar("_Value")
 
 #: The columns of a head that an append writes, in the order of its values.
 HEAD_COLUMNS: Final = '"group", "epoch", "offset", "changed_at", "mark", "marked"'
@@ -56,6 +60,25 @@ class Tables:
             cursor.execute(sql, values)
             return list(cursor.fetchall())
 
+    def last_rows(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """Run statements that PostgreSQL gets together; return the rows of the last one."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            while cursor.nextset():
+                pass
+            return list(cursor.fetchall())
+
+    def among(self, values: Collection[str]) -> tuple[str, list[object]]:
+        """Return a condition "is one of `values`", and its parameters: one, however many values.
+
+        SQLite takes at most 32,766 parameters, and PostgreSQL 65,535.
+        """
+        if len(values) == 1:
+            return "= %s", [*values]
+        if self.connection.vendor == "postgresql":
+            return "= ANY(%s)", [list(values)]
+        return "IN (SELECT value FROM json_each(%s))", [json.dumps(list(values))]
+
     @cached_property
     def now(self) -> object:
         """The time of the call, as the database stores it."""
@@ -66,11 +89,12 @@ class Tables:
 
         A head that such a session has inserted, and not committed, can't be seen.
         """
-        among = f'FROM {self.heads} WHERE "group" IN {in_list(groups)}'
+        among, values = self.among(groups)
+        found = f'FROM {self.heads} WHERE "group" {among}'
         rows = self.rows(
-            f'WITH free AS (SELECT "group" {among} FOR NO KEY UPDATE SKIP LOCKED) '
-            f'SELECT "group" {among} AND "group" NOT IN (SELECT "group" FROM free)',
-            [*groups, *groups],
+            f'WITH free AS (SELECT "group" {found} FOR NO KEY UPDATE SKIP LOCKED) '
+            f'SELECT "group" {found} AND "group" NOT IN (SELECT "group" FROM free)',
+            values * 2,
         )
         return {group for (group,) in rows}
 
@@ -83,20 +107,21 @@ class Tables:
         heads then have the positions after these events; empty for a pass without new events.
         """
         now, then = self.now, ADD_TO_HEAD if added else LOCK_HEAD
-        values = [
-            value
-            for group in sorted(groups)
-            for value in (group, new_epoch(), added[group], now, marks.get(group, ""), added[group])
-        ]
-        rows = self.rows(
-            f"INSERT INTO {self.heads} AS h ({HEAD_COLUMNS}) VALUES {tuples(len(groups), 6)} "
-            f'{then} RETURNING "group", "epoch", "offset", "previous"',
-            values,
-        )
-        return {
-            group: Position(epoch, offset - added[group], mark)
-            for group, epoch, offset, mark in rows
-        }
+        heads: dict[str, Position] = {}
+        for some in portions(sorted(groups)):
+            rows = self.rows(
+                f"INSERT INTO {self.heads} AS h ({HEAD_COLUMNS}) VALUES {tuples(len(some), 6)} "
+                f'{then} RETURNING "group", "epoch", "offset", "previous"',
+                [
+                    value
+                    for group in some
+                    for count in (added[group],)
+                    for value in (group, new_epoch(), count, now, marks.get(group, ""), count)
+                ],
+            )
+            for group, epoch, offset, mark in rows:
+                heads[group] = Position(epoch, offset - added[group], mark)
+        return heads
 
     def number(
         self, keys: Sequence[int], events: Sequence[Event], heads: Mapping[str, Position]
@@ -117,27 +142,41 @@ class Tables:
                 [(head.offset, head.offset, head.mark, group) for group, head in staged.items()],
             )
 
+    def renew(self, groups: Sequence[str]) -> None:
+        """Give the heads of `groups` new epochs."""
+        with self.connection.cursor() as cursor:
+            cursor.executemany(
+                f'UPDATE {self.heads} SET "epoch" = %s WHERE "group" = %s',
+                [(new_epoch(), group) for group in groups],
+            )
+
     def insert(self, events: Sequence[Event], template: str = "{}") -> None:
         """Insert `events`; those without an offset are staged. `template`: see `guarded()`."""
         now = self.now
-        rows = [
-            (e.group, e.offset, e.previous + e.mark, e.name, e.data.encode(), now) for e in events
-        ]
         with self.connection.cursor() as cursor:
-            for start in range(0, len(rows), CHUNK_ROWS):
-                chunk = rows[start : start + CHUNK_ROWS]
+            for some in portions(events):
                 sql = (
                     f'INSERT INTO {self.events} ("group", "offset", "marks", "name", "data", '
-                    f'"created_at") VALUES {tuples(len(chunk), 6)}'
+                    f'"created_at") VALUES {tuples(len(some), 6)}'
                 )
-                cursor.execute(template.format(sql), [value for row in chunk for value in row])
+                values = [
+                    value
+                    for e in some
+                    for value in (
+                        *(e.group, e.offset, e.previous + e.mark),
+                        *(e.name, e.data.encode(), now),
+                    )
+                ]
+                cursor.execute(template.format(sql), values)
 
 
-def in_list(values: Collection[object]) -> str:
-    """Return a list of as many placeholders as there are `values`, in parentheses."""
-    return "(" + ", ".join(["%s"] * len(values)) + ")"
+def portions(values: Sequence[_Value]) -> Iterator[Sequence[_Value]]:
+    """Yield `values` in lists for one statement each, in their order."""
+    for start in range(0, len(values), CHUNK_ROWS):
+        yield values[start : start + CHUNK_ROWS]
 
 
+@lru_cache(maxsize=64)
 def tuples(rows: int, width: int) -> str:
     """Return `rows` lists of `width` placeholders, for VALUES."""
     return ", ".join(["(" + ", ".join(["%s"] * width) + ")"] * rows)

@@ -137,8 +137,9 @@ class MemoryEventLog(EventLog):
     def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
         renewed = 0
         with self._lock:
-            for group, log in self._logs.items():
-                if (groups is None or group in groups) and only in (None, log.epoch):
+            for group in list(self._logs if groups is None else dict.fromkeys(groups)):
+                log = self._logs.get(group)
+                if log is not None and only in (None, log.epoch):
                     log.epoch = new_epoch()
                     renewed += 1
         return renewed

@@ -329,6 +329,8 @@ class RedisClients:
 
     def _append_commands(self, calls: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
         scripts: list[Sequence[Any]] = [["EVAL", *call] for call in calls]
+        if not self.cluster:  # The server has read the script of the first call: all have the same.
+            scripts[1:] = [["EVALSHA", _digest(script), *call] for script, *call in calls[1:]]
         if not self.wait_replicas:
             return scripts
         if len(scripts) > 1:

@@ -8,6 +8,7 @@ versions of the app made have no marks.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from base64 import b32encode
@@ -26,7 +27,9 @@ _PART: Final = re.compile(
 _EPOCH: Final = re.compile(r"[a-z0-9]{1,16}\Z", re.ASCII)
 _MARK: Final = re.compile(r"[a-z][a-z0-9]{3}\Z", re.ASCII)
 _MOST: Final = 10**18 - 1
-_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
+#: The characters of a mark; the first one is one of the first sixteen.
+MARK_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS: Final = [one + two for one in MARK_LETTERS for two in MARK_LETTERS]
 
 
 class Position(NamedTuple):
@@ -87,8 +90,8 @@ def validate_mark(mark: object) -> None:
 def new_mark() -> str:
     """Return a random mark for an event: one of half a million."""
     # Not by the `random` module, whose numbers are the same in every child of a fork.
-    a, b, c, d = secrets.token_bytes(4)
-    return _LETTERS[a & 15] + _LETTERS[b & 31] + _LETTERS[c & 31] + _LETTERS[d & 31]
+    number = int.from_bytes(os.urandom(3), "big")
+    return _PAIRS[number >> 10 & 511] + _PAIRS[number & 1023]
 
 
 def new_epoch() -> str:

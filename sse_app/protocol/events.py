@@ -188,9 +188,12 @@ class Event:
 
     def at(self, epoch: str, offset: int, mark: str = "", previous: str = "") -> Self:
         """Return the event with its position in the group's log."""
-        validate_position(epoch, offset)
         validate_mark(mark)
         validate_mark(previous)
+        return self._at(epoch, offset, mark, previous)
+
+    def _at(self, epoch: str, offset: int, mark: str, previous: str) -> Self:
+        validate_position(epoch, offset)
         # Attributes are copied, because a valid event needs no validation again.
         numbered = object.__new__(type(self))
         numbered.__dict__.update(
@@ -199,8 +202,8 @@ class Event:
         return numbered
 
     def following(self, position: Position, mark: str) -> Self:
-        """Return the event as the next one after `position`."""
-        return self.at(position.epoch, position.offset + 1, mark, position.mark)
+        """Return the event as the next one after `position`; `mark` is from `new_mark()`."""
+        return self._at(position.epoch, position.offset + 1, mark, position.mark)
 
     @property
     def position(self) -> Position | None:

@@ -59,8 +59,12 @@ def send(events: Sequence[Event]) -> None:
     the queued events. A process that is killed, or ends by `os._exit()`, loses them: streams then
     find the durable events by the check of the heads.
     """
-    if not events:
-        return
+    if events:
+        announce(queue(events), events)
+
+
+def queue(events: Sequence[Event]) -> Outbox | None:
+    """Queue `events` for the channel layer; return their outbox, None if they can't be sent."""
     count = len(events)  # Not within the sum: another thread could run during the call.
     if events[0].durable:
         COUNTS.durable += count
@@ -76,8 +80,15 @@ def send(events: Sequence[Event]) -> None:
             error,
             extra=log_fields(events=count, error=error),
         )
-        return
+        return None
     outbox.put(events)
+    return outbox
+
+
+def announce(outbox: Outbox | None, events: Sequence[Event]) -> None:
+    """Call the receivers of `event_published` for queued events; sync code waits for room."""
+    if outbox is None:
+        return
     if _running_loop() is None:
         outbox.wait_for_room()
     if signals.event_published.receivers:
@@ -286,6 +297,12 @@ def _reset_after_fork() -> None:
 
 
 at_fork(_reset_after_fork)
+
+
+def is_loop_of_hub() -> bool:
+    """Return whether the running loop serves streams, and so lives as long as they do."""
+    loop = _running_loop()
+    return any(outbox.loop is loop for outbox in list(_hub_outboxes))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

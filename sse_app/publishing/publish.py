@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from time import perf_counter
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
@@ -15,8 +15,9 @@ from ..runtime.callables import in_callers_thread
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, log_fields
 from ..runtime.transactions import in_atomic
-from . import outbox
-from .after_commit import Batch, when_committed
+from . import group_commit, outbox
+from .after_commit import Batch, number_when_committed, when_committed
+from .on_loop import queue_of_loop
 
 logger = logging.getLogger("sse_app")
 _lost_log = RareLog(logger, logging.ERROR)
@@ -68,10 +69,10 @@ async def apublish(
     using: str | None = None,
     immediate: bool = False,
 ) -> Event:
-    """See `publish()`. Runs in the thread of Django's async database calls."""
+    """See `publish()`. Joins a transaction in the thread of Django's async database calls."""
     made = _make(group, event, data, durable=durable, key=key)
     now = _checked(immediate, durable)
-    return (await in_callers_thread(_publish, [made], using=using, immediate=now))[0]
+    return (await _apublish([made], durable=durable, using=using, immediate=now))[0]
 
 
 def publish_many(
@@ -99,7 +100,7 @@ async def apublish_many(
     """See `publish_many()`."""
     made = [_make(*event, durable=durable, key=None) for event in events]
     now = _checked(immediate, durable)
-    return await in_callers_thread(_publish, made, using=using, immediate=now)
+    return await _apublish(made, durable=durable, using=using, immediate=now)
 
 
 def publish_events(
@@ -151,6 +152,15 @@ def _checked(immediate: bool, durable: bool) -> bool:
     return immediate
 
 
+async def _apublish(
+    events: list[Event], *, durable: bool, using: str | None, immediate: bool
+) -> list[Event]:
+    queue = queue_of_loop(durable=durable, using=using, immediate=immediate)
+    if queue is not None:
+        return await queue.publish(events)
+    return await in_callers_thread(_publish, events, using=using, immediate=immediate)
+
+
 def _publish(events: list[Event], *, using: str | None, immediate: bool) -> list[Event]:
     """Publish now or with the transaction; either all events are durable or none."""
     if not events:
@@ -166,8 +176,7 @@ def _publish(events: list[Event], *, using: str | None, immediate: bool) -> list
         return events
     if durable and log.alias is not None and in_atomic(log.alias):
         log.stage(events)
-        groups = {event.group for event in events}
-        transaction.on_commit(lambda: _number(groups), using=log.alias, robust=True)
+        number_when_committed({event.group for event in events}, log.alias, _number)
         return events
     return _publish_now(events)
 
@@ -176,9 +185,12 @@ def _publish_now(events: list[Event]) -> list[Event]:
     if not events[0].durable:
         outbox.send(events)
         return events
-    numbered = _append(events)
-    outbox.send(numbered)
-    return numbered[-len(events) :]
+    log = event_log()
+    if not group_commit.shares(log, events):
+        numbered = _append(events)
+        outbox.send(numbered)
+        return numbered[-len(events) :]
+    return group_commit.publish(log, events)
 
 
 def _append(events: list[Event]) -> list[Event]:
@@ -193,11 +205,11 @@ def _append(events: list[Event]) -> list[Event]:
     return numbered
 
 
-def _number(groups: Iterable[str]) -> None:
-    """Number and send staged events; the first callback of a transaction numbers all of them."""
+def _number(groups: Collection[str]) -> None:
+    """Number and send staged events; never raises."""
     try:
         began = perf_counter()
-        numbered = event_log().number(set(groups))
+        numbered = event_log().number(groups)
         COUNTS.publish_seconds.observe(perf_counter() - began)
     except Exception:
         logger.warning(

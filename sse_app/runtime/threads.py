@@ -72,10 +72,13 @@ class Threads:
 
     For any number of event loops. A thread has an empty context. It closes the database connections
     that Django would close at the end of a request after each call, and all of them when it ends.
+    With `keep`, calls that follow each other within so many seconds share a connection that Django
+    would close after each request.
     """
 
-    def __init__(self, most: int = CALLS_AT_ONCE) -> None:
+    def __init__(self, most: int = CALLS_AT_ONCE, keep: float = 0.0) -> None:
         self._most = most
+        self._keep = keep
         self.clear()
         _all.add(self)
 
@@ -156,10 +159,15 @@ class Threads:
         with self._lock, suppress(ValueError):
             self._waiting.remove(call)
 
+    def has_this_thread(self) -> bool:
+        """Return whether the calling thread is one of these."""
+        return getattr(_this_thread, "threads", None) is self
+
     def _work(self, calls: SimpleQueue[_Call], call: _Call | None) -> None:
+        _this_thread.threads = self
         while call is not None:
             set_outcome = call.run()
-            _close(close_connections)
+            _close(partial(close_connections, self._keep))
             # First, so that the caller's next call finds this thread idle.
             following = self._ended(call, calls)
             set_outcome()
@@ -181,6 +189,10 @@ class Threads:
 
     def _wait(self, calls: SimpleQueue[_Call]) -> _Call | None:
         """Return the next call, or None after `IDLE_SECONDS` without one."""
+        if self._keep:
+            with suppress(Empty):
+                return calls.get(timeout=self._keep)
+            _close(close_connections)
         try:
             return calls.get(timeout=IDLE_SECONDS)
         except Empty:
@@ -192,6 +204,8 @@ class Threads:
         return calls.get()  # Given at the last moment.
 
 
+#: `threads`: the `Threads` to which this thread belongs.
+_this_thread: Final = threading.local()
 _all: Final[WeakSet[Threads]] = WeakSet()
 
 #: The app's own reads: the event log, its tables, revocations.
@@ -199,6 +213,8 @@ OWN: Final = Threads()
 #: The app's own writes. On SQLite, which has one writer, each may wait for a writer of the project,
 #: and on PostgreSQL for a locked row: reads do not wait for them.
 WRITES: Final = Threads()
+#: The events of `apublish()`. Each may wait for a head that another session has locked.
+PUBLISHES: Final = Threads(keep=1.0)
 #: The project's session store and users.
 STORE: Final = Threads()
 
@@ -221,14 +237,17 @@ def is_testing() -> bool:
     return hasattr(mail, "outbox")
 
 
-def close_connections() -> None:
+def close_connections(keep: float = 0.0) -> None:
     """Close this thread's connections that Django would close at the end of a request.
 
+    With `keep`, not a connection without an error that is overdue for less than so many seconds.
     Django's `close_old_connections()` also closes a connection within a transaction, and so breaks
     the transaction of a test or of a view.
     """
     for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
+        due = connection.close_at
+        kept = keep and due is not None and time.monotonic() < due + keep
+        if not connection.in_atomic_block and (connection.errors_occurred or not kept):
             connection.close_if_unusable_or_obsolete()
 
 

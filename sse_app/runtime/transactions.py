@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from django.db import DatabaseError, connections, transaction
+from django.db.backends.signals import connection_created
 from django.db.transaction import TransactionManagementError
+from django.dispatch import receiver
+
+from .forks import at_fork
+from .threads import PUBLISHES
 
 
 def in_transaction(alias: str) -> bool:
@@ -15,12 +21,49 @@ def in_transaction(alias: str) -> bool:
 
     Opens no connection.
     """
-    connection: Any = connections[alias]
+    return _has_transaction(connections[alias])
+
+
+def in_any_transaction(aliases: Collection[str]) -> bool:
+    """Return whether any thread of the process has a transaction open on one of the databases.
+
+    For code on an event loop, which can't know the thread in which its caller may have begun one.
+    That caller waits for the code, so its transaction is open at the time of the call.
+    """
+    found = (one() for one in _opened.valuerefs())
+    opened = (connection for connection in found if connection is not None)
+    if any(one.alias in aliases and _has_transaction(one) for one in opened):
+        return True
+    return any(in_transaction(alias) for alias in aliases)  # Without a connection: the settings.
+
+
+def _has_transaction(connection: Any) -> bool:
     if connection.in_atomic_block:
         return True
     # `get_autocommit()` would connect, also where the event log is in no database.
     is_open = connection.connection is not None
     return not (connection.autocommit if is_open else connection.settings_dict["AUTOCOMMIT"])
+
+
+#: The connections that threads of this process have opened, by `id()`.
+_opened: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+
+@receiver(connection_created)
+def _note(connection: Any, **kwargs: object) -> None:
+    if not PUBLISHES.has_this_thread():  # Its transactions are the app's own.
+        _opened[id(connection)] = connection
+
+
+def _note_own() -> None:
+    """Note the connections of this thread: in a forked child there are no others."""
+    _opened.clear()
+    for connection in connections.all(initialized_only=True):
+        _note(connection)
+
+
+at_fork(_note_own)
+_note_own()
 
 
 def in_atomic(alias: str) -> bool:
@@ -40,6 +83,15 @@ def in_atomic(alias: str) -> bool:
     return False
 
 
+def sends_together(connection: Any) -> bool:
+    """Return whether PostgreSQL gets several statements together, in one round trip.
+
+    Not statements with parameters that are bound on the server's side.
+    """
+    options = connection.settings_dict.get("OPTIONS", {})
+    return connection.vendor == "postgresql" and not options.get("server_side_binding")
+
+
 #: A statement between the creation of a savepoint and its release, in one round trip.
 _GUARDED: Final = "SAVEPOINT sse_app; {}; RELEASE SAVEPOINT sse_app"
 
@@ -52,12 +104,9 @@ def guarded(alias: str, execute: Callable[[str], None], *, statements: int) -> N
     statement, which costs no round trip, else by `atomic()`.
     """
     connection: Any = connections[alias]
-    postgresql = connection.vendor == "postgresql"
-    # Statements with parameters on the server's side can't be sent together.
-    together = not connection.settings_dict.get("OPTIONS", {}).get("server_side_binding")
-    if statements == 1 and not postgresql:
+    if statements == 1 and connection.vendor != "postgresql":
         execute("{}")  # SQLite undoes the failed statement alone.
-    elif statements == 1 and together:
+    elif statements == 1 and sends_together(connection):
         try:
             execute(_GUARDED)
         except DatabaseError:

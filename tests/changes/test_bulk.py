@@ -14,6 +14,7 @@ from django.db import NotSupportedError, connection, connections, models, transa
 from django.db.models import Case, Count, F, Value, When
 from django.db.models.functions import Lower
 from django.db.models.signals import pre_delete
+from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 
 from sse_app.changes import ChangesQuerySet, suppress_changes
@@ -472,6 +473,22 @@ def test_the_rows_are_locked_where_the_database_can() -> None:
     locked = [query["sql"] for query in taken if "FOR NO KEY UPDATE" in query["sql"]]
     assert locked
     assert all("ORDER BY" in sql and " OF " in sql for sql in locked)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
+@override_settings(
+    SSE_APP={"EVENT_LOG": {"BACKEND": "sse_app.eventlog.DatabaseEventLog", "ALIAS": "postgresql"}}
+)
+def test_a_save_in_autocommit_is_four_statements_on_postgresql() -> None:
+    """It reads the old values, writes the row, adds the event and numbers the event."""
+    order = Order(status="new")
+    for statements in (3, 4):  # An insert has no old values.
+        with capture_events() as events, CaptureQueriesContext(connections["postgresql"]) as taken:
+            order.status += "x"
+            order.save(using="postgresql")
+        ran = [query["sql"] for query in taken if query["sql"] not in ("BEGIN", "COMMIT")]
+        assert len(ran) == statements, ran
+        assert [event.offset for event in events] == [statements - 2]
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])

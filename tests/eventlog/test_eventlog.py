@@ -867,3 +867,42 @@ def test_an_append_to_many_groups_takes_as_many_statements_as_one(
 
     many = [event for n in range(50) for event in made(f"g{n}", "1", "2")]
     assert statements(made("g", "1")) == statements(many)
+
+
+def test_pruning_many_groups_takes_as_many_statements_as_one(
+    database_log: DatabaseEventLog,
+) -> None:
+    def statements(groups: int) -> int:
+        with hours_ago(3):
+            database_log.append(
+                [e for n in range(groups) for e in made(f"old.{groups}.{n}", "1", "2")]
+            )
+        many = [f"many.{groups}.{n}" for n in range(groups)]
+        database_log.append([event for group in many for event in made(group, *"12345")])
+        with CaptureQueriesContext(connections[database_log.alias]) as queries:
+            assert database_log.prune() == groups * (2 + 2)
+        return len(queries)
+
+    with override_settings(SSE_APP={"RETENTION_SECONDS": 3600, "RETENTION_EVENTS": 3}):
+        assert statements(1) == statements(30)
+
+
+def test_a_call_may_have_more_groups_than_a_statement_has_parameters() -> None:
+    """SQLite takes 32,766, and PostgreSQL 65,535; here it is fewer, so that the test is short."""
+    log = DatabaseEventLog("default")
+    connection = connections["default"]
+    connection.ensure_connection()
+    before = connection.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 6500)
+    groups = [f"g{n}" for n in range(7000)]
+    try:
+        stored = log.append([event for group in groups for event in made(group, "1")])
+        assert log.heads(groups) == {e.group: e.position for e in stored}
+        with transaction.atomic():
+            log.stage([event for group in groups for event in made(group, "2")])
+        assert log.delayed(groups).keys() == {*groups}
+        assert [event.offset for event in log.number(groups)] == [2] * 7000
+        assert log.renew_epoch(groups) == 7000
+        with override_settings(SSE_APP={"RETENTION_EVENTS": 1}):
+            assert log.prune(700) == 700
+    finally:
+        connection.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, before)

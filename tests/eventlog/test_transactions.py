@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from typing import Any
 from unittest import mock
 
@@ -19,6 +20,7 @@ from django.test.utils import CaptureQueriesContext
 
 from sse_app import Event, cursor, publish, publish_many
 from sse_app.eventlog import DatabaseEventLog, event_log
+from sse_app.eventlog.database_rows import Tables
 from sse_app.models import GroupHead, StoredEvent
 from sse_app.protocol.cursors import encode_cursor
 from sse_app.testing import capture_events
@@ -213,6 +215,70 @@ def test_an_event_in_a_transaction_takes_one_round_trip(alias: str) -> None:
         publish("g", "n", "1")
         publish_many([("g", "n", str(n)) for n in range(100)])
     assert len(queries) == 2
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
+@pytest.mark.parametrize(("alias", "statements"), [("postgresql", 2), ("default", 8)])
+def test_a_hundred_publishes_of_a_transaction_are_numbered_together(
+    alias: str, statements: int, seen: list[Event]
+) -> None:
+    """The statements after the last publish: the COMMIT, and those of one numbering."""
+
+    def count(publishes: int) -> int:
+        seen.clear()
+        with CaptureQueriesContext(connections[alias]) as queries:
+            with transaction.atomic(using=alias):
+                for n in range(publishes):
+                    with transaction.atomic(using=alias):  # as a save that publishes has
+                        publish(f"g{n % 3}", "n", str(n))
+                with suppress(ZeroDivisionError), transaction.atomic(using=alias):
+                    publish("gone", "n", "")
+                    raise ZeroDivisionError
+                before = len(queries)
+            found = len(queries) - before
+        assert [int(e.data) for e in sorted(seen, key=lambda e: int(e.data))] == [*range(publishes)]
+        for group in {event.group for event in seen}:
+            of_group = [event for event in seen if event.group == group]
+            assert [int(event.data) for event in of_group] == [*range(int(group[1:]), publishes, 3)]
+            links = list(pairwise(of_group))
+            assert all(two.offset == (one.offset or 0) + 1 for one, two in links)
+            assert all(two.previous == one.mark != "" for one, two in links)
+        return found
+
+    with override_settings(SSE_APP=POSTGRESQL if alias == "postgresql" else {}):
+        assert (count(1), count(100)) == (statements, statements)
+        assert event_log().heads(["gone"])["gone"].is_start
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "postgresql"])
+def test_an_event_that_a_numbering_did_not_see_is_not_numbered_without_its_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only a locked head keeps two sessions from giving the same offset."""
+    log = DatabaseEventLog("postgresql")
+    with transaction.atomic(using="postgresql"):
+        log.stage([Event.of("a", "n", "seen")])
+    with connect_postgresql(str(connections["postgresql"].settings_dict["NAME"])) as session:
+        late = (
+            f'INSERT INTO {StoredEvent._meta.db_table} ("group", "name", "data", "created_at") '
+            "VALUES ('late', 'n', '', now())"
+        )
+        run = Tables.last_rows
+
+        def slowly(self: Tables, sql: str, values: Any) -> Any:
+            # Between the two statements another session commits an event of one more group.
+            lock, number = sql.split(";\n")
+            place = lock.count("%s")
+            with transaction.atomic(using="postgresql"), self.connection.cursor() as cursor:
+                cursor.execute(lock, values[:place])
+                session.execute(late)
+                session.commit()
+                return run(self, number, values[place:])
+
+        monkeypatch.setattr(Tables, "last_rows", slowly)
+        assert [event.group for event in log.number(["a", "late"])] == ["a"]
+    monkeypatch.undo()
+    assert [event.group for event in log.number()] == ["late"]
 
 
 # --- many publishers ---

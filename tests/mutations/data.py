@@ -7,9 +7,9 @@ from ..mutations import Mutation
 MUTATIONS = (
     Mutation(
         "A key is given before its row is committed, so a lower one may appear after a higher one.",
-        "sse_app/eventlog/database.py",
-        '\'WHERE "offset" IS NULL AND "group" IN {in_list(groups)} ORDER BY "id"\'',
-        '\'WHERE "offset" IS NULL AND 1 = 0 AND "group" IN {in_list(groups)} ORDER BY "id"\'',
+        "sse_app/eventlog/database_numbering.py",
+        """'WHERE "offset" IS NULL AND "group" {among} ORDER BY "id"'""",
+        """'WHERE "offset" IS NULL AND 1 = 0 AND "group" {among} ORDER BY "id"'""",
         ["eventlog/test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
     ),
     Mutation(
@@ -20,9 +20,96 @@ MUTATIONS = (
         ["eventlog/test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
     ),
     Mutation(
+        "Each thread that publishes would have a commit of its own, and wait for the others.",
+        "sse_app/publishing/group_commit.py",
+        "            while self._waiting and len(self._waiting[0].events) <= room:\n",
+        "            while False:\n",
+        [
+            "publishing/test_group_commit.py::test_all_who_publish_during_an_append_share_the_next_one"
+        ],
+    ),
+    Mutation(
+        "A caller that is interrupted while it writes for others would leave them waiting.",
+        "sse_app/publishing/group_commit.py",
+        "                    one.done = True\n                    one.wake()\n",
+        "                    one.done = True\n",
+        ["publishing/test_group_commit.py::test_an_interrupted_thread_leaves_no_other_waiting"],
+    ),
+    Mutation(
+        "The events of an interrupted append may be stored, so another try could store them twice.",
+        "sse_app/publishing/group_commit.py",
+        "                    one.error = _INTERRUPTED\n",
+        "                    one.alone = True\n",
+        ["publishing/test_group_commit.py::test_an_interrupted_thread_leaves_no_other_waiting"],
+    ),
+    Mutation(
+        "After a lost connection nobody knows whether the commit was done.",
+        "sse_app/eventlog/database_locks.py",
+        "        return not isinstance(error, OperationalError | InterfaceError)\n",
+        "        return True\n",
+        ["publishing/test_group_commit.py::test_a_broken_connection_is_not_tried_again"],
+    ),
+    Mutation(
+        "One event that the database refuses would fail the events of all other publishers.",
+        "sse_app/eventlog/database_locks.py",
+        'return not state.startswith(("08", "57P"))',
+        "return False",
+        ["publishing/test_group_commit.py::test_an_event_that_the_database_refuses_fails_alone"],
+    ),
+    Mutation(
+        "A locked head would delay the events of all who publish at that moment.",
+        "sse_app/eventlog/database.py",
+        "            seconds = KNOWN_SECONDS  # A locked",
+        "            seconds = APPEND_SECONDS  # A locked",
+        [
+            "publishing/test_group_commit.py::test_a_locked_group_in_an_append_of_many_delays_its_own_publisher_only"
+        ],
+    ),
+    Mutation(
+        "A group whose head is locked would fail the shared append again and again.",
+        "sse_app/eventlog/database.py",
+        "                self._locked.set_apart(self._tables.locked(groups))\n",
+        "                pass\n",
+        [
+            "publishing/test_group_commit.py::test_a_locked_group_in_an_append_of_many_delays_its_own_publisher_only"
+        ],
+    ),
+    Mutation(
+        "A caller that waits for a locked head would lead for as long as it waits.",
+        "sse_app/publishing/group_commit.py",
+        "            if not caller.taken:\n                self._leader = caller\n",
+        "            pass\n",
+        [
+            "publishing/test_group_commit.py::test_a_publisher_that_waits_for_a_locked_group_holds_the_lead_for_a_moment_only"
+        ],
+    ),
+    Mutation(
+        "A thread that can't connect would fail the events of threads that have a connection.",
+        "sse_app/eventlog/database.py",
+        "            return None  # Other threads may",
+        "            raise  # Other threads may",
+        [
+            "publishing/test_group_commit.py::test_a_thread_without_a_connection_delays_no_thread_that_has_one"
+        ],
+    ),
+    Mutation(
+        "A thread of an event loop that waited for other threads would stop all streams.",
+        "sse_app/publishing/group_commit.py",
+        "        and asyncio._get_running_loop() is None\n",
+        "",
+        ["publishing/test_group_commit.py::test_the_thread_of_a_loop_waits_for_no_other_thread"],
+    ),
+    Mutation(
+        "A forked child would wait for a thread of its parent.",
+        "sse_app/publishing/group_commit.py",
+        "at_fork(_of_alias.clear)\n",
+        "",
+        ["publishing/test_group_commit.py::test_a_forked_child_waits_for_no_thread_of_its_parent"],
+    ),
+    Mutation(
         "What a transaction published is numbered once it has committed.",
         "sse_app/publishing/publish.py",
-        "        transaction.on_commit(lambda: _number(groups), using=log.alias, robust=True)\n",
+        "        number_when_committed({event.group for event in events}, log.alias, _number)\n",
         "",
         [
             "publishing/test_publishing.py::test_a_committed_event_leaves_after_its_commit_with_a_place"
@@ -130,6 +217,31 @@ MUTATIONS = (
         ["eventlog/test_locked_groups.py::test_pruning_goes_on_beside_a_locked_group"],
     ),
     Mutation(
+        "An append to many groups would have more parameters than SQLite takes.",
+        "sse_app/eventlog/database_rows.py",
+        "CHUNK_ROWS: Final = 1000",
+        "CHUNK_ROWS: Final = 100_000",
+        [
+            "eventlog/test_eventlog.py::test_a_call_may_have_more_groups_than_a_statement_has_parameters"
+        ],
+    ),
+    Mutation(
+        "A list of many groups would have more parameters than SQLite takes.",
+        "sse_app/eventlog/database_rows.py",
+        '"IN (SELECT value FROM json_each(%s))", [json.dumps(list(values))]',
+        """f"IN ({', '.join(['%s'] * len(values))})", list(values)""",
+        [
+            "eventlog/test_eventlog.py::test_a_call_may_have_more_groups_than_a_statement_has_parameters"
+        ],
+    ),
+    Mutation(
+        "Old events of ten thousand groups would be deleted by tens of thousands of statements.",
+        "sse_app/eventlog/database_pruning.py",
+        "            cursor.executemany(sql, list(lasts.items()))\n",
+        "            for one in lasts.items():\n                cursor.execute(sql, one)\n",
+        ["eventlog/test_eventlog.py::test_pruning_many_groups_takes_as_many_statements_as_one"],
+    ),
+    Mutation(
         "The database's collation may be ICU's, where a is before B, unlike in Python.",
         "sse_app/eventlog/database_postgresql.py",
         'ORDER BY v."group" COLLATE "C"',
@@ -144,10 +256,131 @@ MUTATIONS = (
         ["eventlog/test_transactions.py::test_a_database_that_sorts_heads_sorts_them_by_bytes"],
     ),
     Mutation(
+        "An event of async code would leave before the commit of the sync code around it.",
+        "sse_app/publishing/on_loop.py",
+        "    if not immediate and in_any_transaction(aliases):\n        return None\n",
+        "",
+        [
+            "publishing/test_on_loop.py::test_an_event_waits_for_the_transaction_of_sync_code_around_it",
+            "publishing/test_on_loop.py::test_an_event_waits_for_a_transaction_that_async_code_began_in_a_thread",
+        ],
+    ),
+    Mutation(
+        "The connection of another thread, which waits for the event loop, has the transaction.",
+        "sse_app/runtime/transactions.py",
+        "one.alias in aliases and _has_transaction(one) for",
+        "False for",
+        [
+            "publishing/test_on_loop.py::test_an_event_waits_for_the_transaction_of_sync_code_around_it",
+            "publishing/test_on_loop.py::test_a_transaction_of_any_thread_is_seen",
+        ],
+    ),
+    Mutation(
+        "A forked child has none of the threads that were in a transaction.",
+        "sse_app/runtime/transactions.py",
+        "at_fork(_note_own)\n",
+        "",
+        [
+            "publishing/test_on_loop.py::test_a_forked_child_knows_the_transactions_of_its_own_thread_only",
+        ],
+    ),
+    Mutation(
+        "A receiver may use the database, which Django refuses on an event loop.",
+        "sse_app/publishing/on_loop.py",
+        "    if signals.event_published.receivers:\n        return None\n",
+        "",
+        [
+            "publishing/test_on_loop.py::test_receivers_are_called_where_they_may_use_the_database",
+        ],
+    ),
+    Mutation(
+        "The calls of one loop would overtake each other on several connections to Redis.",
+        "sse_app/publishing/on_loop.py",
+        "        async with self._lock:\n            return await self._append(log, events)\n",
+        "        return await self._append(log, events)\n",
+        [
+            "publishing/test_on_loop.py::test_with_a_log_in_redis_no_thread_is_used_and_the_order_is_kept",
+        ],
+    ),
+    Mutation(
+        "A loop of async_to_sync() would open a connection to Redis for each publish.",
+        "sse_app/publishing/on_loop.py",
+        " and not outbox.is_loop_of_hub():",
+        "  and False:",
+        [
+            "publishing/test_on_loop.py::test_with_a_log_in_redis_no_thread_is_used_and_the_order_is_kept",
+        ],
+    ),
+    Mutation(
+        "Each call of async code would have a thread and a commit of its own.",
+        "sse_app/publishing/on_loop.py",
+        "        if not self._busy:\n            self._start",
+        "        if True:\n            self._start",
+        [
+            "publishing/test_on_loop.py::test_calls_on_one_loop_share_a_thread_and_an_append",
+        ],
+    ),
+    Mutation(
+        "The app's own transactions would send each publish of async code to another thread.",
+        "sse_app/runtime/transactions.py",
+        "    if not PUBLISHES.has_this_thread():  # Its",
+        "    if True:  # Its",
+        [
+            "publishing/test_on_loop.py::test_a_transaction_of_the_apps_own_publishing_is_no_callers",
+        ],
+    ),
+    Mutation(
+        "With Django's default CONN_MAX_AGE each publish of async code would open a connection.",
+        "sse_app/runtime/threads.py",
+        "PUBLISHES: Final = Threads(keep=1.0)",
+        "PUBLISHES: Final = Threads()",
+        [
+            "publishing/test_on_loop.py::test_calls_that_follow_each_other_share_a_connection",
+        ],
+    ),
+    Mutation(
+        "A hundred publishes in a transaction would be a hundred numberings after the commit.",
+        "sse_app/publishing/after_commit.py",
+        "            one._groups, one = None, one.following\n",
+        "            one._groups, one = None, None\n",
+        [
+            "eventlog/test_transactions.py::test_a_hundred_publishes_of_a_transaction_are_numbered_together"
+        ],
+    ),
+    Mutation(
+        "A numbering would take several round trips, during which the heads are locked.",
+        "sse_app/eventlog/database.py",
+        "if sends_together(tables.connection) and not",
+        "if False and not",
+        [
+            "eventlog/test_transactions.py::test_a_hundred_publishes_of_a_transaction_are_numbered_together",
+            "changes/test_bulk.py::test_a_save_in_autocommit_is_four_statements_on_postgresql",
+        ],
+    ),
+    Mutation(
+        "An event whose head is not locked could get the offset of another event.",
+        "sse_app/eventlog/database_numbering.py",
+        " AND h.xmin = pg_current_xact_id()::xid",
+        "",
+        [
+            "eventlog/test_transactions.py::"
+            "test_an_event_that_a_numbering_did_not_see_is_not_numbered_without_its_head"
+        ],
+    ),
+    Mutation(
+        "The head of a group without an event would have an epoch and no event.",
+        "sse_app/eventlog/database_numbering.py",
+        """set_config('lock_timeout', '{{timeout}}', true) <> '' AND EXISTS (""",
+        """set_config('lock_timeout', '{{timeout}}', true) <> '' OR EXISTS (""",
+        [
+            "eventlog/test_transactions.py::test_a_hundred_publishes_of_a_transaction_are_numbered_together"
+        ],
+    ),
+    Mutation(
         "Two passes that lock the same heads in different orders wait for each other.",
         "sse_app/eventlog/database_rows.py",
-        "for group in sorted(groups)\n",
-        "for group in sorted(groups, key=str.lower)\n",
+        "for some in portions(sorted(groups)):\n",
+        "for some in portions(sorted(groups, key=str.lower)):\n",
         ["eventlog/test_transactions.py::test_heads_are_locked_in_the_order_of_bytes"],
     ),
     Mutation(
@@ -163,8 +396,8 @@ MUTATIONS = (
     Mutation(
         "Statements with parameters on the server's side can't be sent together.",
         "sse_app/runtime/transactions.py",
-        'together = not connection.settings_dict.get("OPTIONS", {}).get("server_side_binding")',
-        "together = True",
+        'and not options.get("server_side_binding")',
+        "",
         [
             "eventlog/test_transactions.py::test_after_an_error_of_the_log_the_callers_transaction_goes_on"
         ],

@@ -751,8 +751,8 @@ MUTATIONS = (
     Mutation(
         "Django's own function closes a connection within a transaction.",
         "sse_app/runtime/threads.py",
-        "        if not connection.in_atomic_block:\n",
-        "        if True:\n",
+        "if not connection.in_atomic_block and (",
+        "if (",
         [
             "access/test_slow_policies.py::InATransactionOfATest::test_a_policy_sees_the_rows_of_the_test"
         ],
