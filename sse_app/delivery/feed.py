@@ -11,6 +11,7 @@ from .healing import Healer
 from .log_reader import PAGE_EVENTS, LogReader
 from .recent import Budget
 from .snapshots import SharedSnapshots
+from .timers import Timers
 from .topics import Topic
 
 
@@ -29,6 +30,7 @@ class Feed:
         self._log_reader = LogReader()
         self._healer = Healer(self.topics, self._log_reader)
         self.snapshots = SharedSnapshots(self.topics)
+        self.timers = Timers()
 
     def position(self, group: str) -> Position:
         """Return the position up to which the events of a joined group were delivered."""

@@ -53,8 +53,11 @@ class Sink(ABC):
         """
         return None
 
-    def joined_cohort(self, before: int) -> None:
-        """From now on only the cohort writes, by `direct()`; its count starts at `before` bytes."""
+    def joined_cohort(self, before: int) -> float:
+        """From now on only the cohort writes, by `direct()`; its count starts at `before` bytes.
+
+        Return the time of the sink's last write, by the monotonic clock.
+        """
         raise NotImplementedError
 
     def left_cohort(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:

@@ -77,11 +77,12 @@ class Subscription(Interruptible):
         names: Collection[str] = (),
         *,
         labelled: bool = False,
+        pings: bool = False,
     ) -> None:
         super().__init__()
         self.sink = sink
         self.groups = tuple(dict.fromkeys(groups))
-        self.kind: Kind = self.groups, labelled
+        self.kind = Kind(self.groups, labelled, pings)
         self.names = frozenset(names) if names else _ALL
         self.positions: dict[str, Position] = {}
         self.live = False
@@ -144,8 +145,7 @@ class Subscription(Interruptible):
         """Deliver until `close()`; return its reason."""
         while self.close_reason is None:
             await self._catch_up(feed)
-            if self.live:
-                join_cohort(self, feed.topics)
+            join_cohort(self, feed)
             if self.live:
                 await self._notify.next()
         return self.close_reason
@@ -188,7 +188,7 @@ class Subscription(Interruptible):
         """Stop reading `group`. Call `Hub.drop()`, which also removes it from the topic."""
         self.leave_cohort()
         self.groups = tuple(other for other in self.groups if other != group)
-        self.kind = self.groups, self.kind[1]
+        self.kind = self.kind._replace(groups=self.groups)
         self.positions.pop(group, None)
         self._shown(group)
         self._latest = without_group(self._latest, group)
@@ -296,9 +296,9 @@ class Subscription(Interruptible):
             self.positions[event.group] = position
         if self._shows(event):
             self._passed = 0
-            if (known := encoded.get(self.kind)) is None:
+            if (known := encoded.get(kind := self.kind)) is None:
                 cursor = "" if position is None else self.cursor
-                known = encoded[self.kind] = cursor, event.encode(cursor, labelled=self.kind[1])
+                known = encoded[kind] = cursor, event.encode(cursor, labelled=kind.labelled)
             self.sink.show(event, *known)
             return True
         if position is not None:
@@ -312,7 +312,7 @@ class Subscription(Interruptible):
         latest, self._latest = self._latest, EMPTY
         COUNTS.delivered += len(latest)
         for event in latest.values():
-            self.sink.show(event, "", event.encode(labelled=self.kind[1]))
+            self.sink.show(event, "", event.encode(labelled=self.kind.labelled))
 
     def _shows(self, event: Event) -> bool:
         return not self.names or event.name in self.names

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import socket
 import time
+from math import inf
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -178,16 +179,20 @@ class DaphneTransport(Transport):
                 "The response could not be ended: %r", error, extra=log_fields(error=error)
             )
 
-    def check(self, now: float) -> None:
-        if self._paused_at and now - self._paused_at > settings().STALL_SECONDS:
+    def check(self, now: float) -> float:
+        if not self._paused_at:
+            return inf
+        if now - self._paused_at > settings().STALL_SECONDS:
             COUNTS.stalled += 1
             self._abort("stalled")
+        return self._paused_at + settings().STALL_SECONDS
 
     # --- IPushProducer, called by Twisted ---
 
     def pauseProducing(self) -> None:
         """Note that the client takes no more for now."""
         self._paused_at = self._paused_at or time.monotonic()
+        self.on_waiting(self._paused_at + settings().STALL_SECONDS)
 
     def resumeProducing(self) -> None:
         """Note that the buffered bytes were sent."""
