@@ -19,6 +19,7 @@ from weakref import WeakSet
 from ...conf import settings
 from ...runtime.telemetry import COUNTS, log_fields
 from ..notify import Notify
+from . import daphne_connections
 from .asgi import END, END_SECONDS, Direct, Receive, Send, Transport
 from .chunked import FLUSH_BYTES, flush_queue
 
@@ -55,6 +56,7 @@ class DaphneTransport(Transport):
             return
         # Daphne keeps two copies of a GET's body until the response ends, here for hours.
         self._request.content.close()
+        daphne_connections.skip(self._request)
         self._tcp = plain_tcp(self._request)
         if self._tcp is None:
             self._register()
@@ -215,6 +217,7 @@ class DaphneTransport(Transport):
     def _break(self, reason: str = "broken") -> None:
         if not self._broken:
             self._broken = True
+            daphne_connections.check(self._request)  # It cancels an application that does not end.
             self._pending.clear()
             self._resumed.set()
             self.on_broken(reason)
