@@ -129,6 +129,8 @@ class Hub(Feed):
         A caller that is cancelled does not wait, but its groups are left and the hub is closed.
         """
         self.subscriptions.discard(subscription)
+        self.behind.discard(subscription.sink)
+        self.sending.discard(subscription.sink)
         empty = self._detach(subscription, subscription.groups)
         if self.subscriptions:
             await self.mailbox.memberships.settle(empty)
@@ -211,6 +213,7 @@ class Hub(Feed):
         if abs(_clock_offset() - self._clock_offset) > CLOCK_SECONDS:
             self._clock_offset = _clock_offset()
             self.timers.hurry()
+        self.sending = {sink for sink in self.sending if sink.queue}
         now, more = time.monotonic(), True
         while more:
             more = self.timers.run(now, TICKS)

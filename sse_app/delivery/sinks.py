@@ -23,6 +23,11 @@ class Sink(ABC):
     def ready(self) -> bool:
         """Whether the sink can take more now."""
 
+    @property
+    def queue(self) -> int:
+        """How many bytes wait until the client takes them, as far as this process knows."""
+        return 0
+
     @abstractmethod
     async def drained(self) -> None:
         """Return when the sink can take more again."""

@@ -173,7 +173,6 @@ class Stream(Sink):
 
     @property
     def queue(self) -> int:
-        """How many bytes wait until the client takes them, as far as this process knows."""
         return self._transport.waiting
 
     def tick(self, now: float) -> float:
@@ -201,6 +200,7 @@ class Stream(Sink):
 
     def _visit_by(self, when: float) -> None:
         self.hub.timers.at(when, self)
+        self.hub.sending.add(self)
 
     def at_end(self, callback: Callable[[], None]) -> None:
         """Call `callback` on the stream's loop when the stream has ended."""
@@ -225,8 +225,7 @@ class Stream(Sink):
         await self.hub.drop(self.subscription, group)
         if self._live:
             self.reset(group, "unknown", self.subscription.cursor)
-        lost = signals.stream_lost_group
-        await lost.asend_robust(sender=self.sender, stream=self, group=group)
+        await signals.stream_lost_group.asend_robust(sender=self.sender, stream=self, group=group)
 
     def take(self, reply: Reply) -> None:
         """Show a reply, which is for this stream only."""

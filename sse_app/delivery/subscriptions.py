@@ -68,21 +68,18 @@ _holds = itertools.count(1)
 
 
 class Subscription(Interruptible):
-    """A reader of some groups. Its owner makes it, joins it to a hub and awaits `run()`."""
+    """A reader of some groups. Its owner makes it, joins it to a hub and awaits `run()`.
+
+    `flags`: those of `Kind`.
+    """
 
     def __init__(
-        self,
-        sink: Sink,
-        groups: Collection[str],
-        names: Collection[str] = (),
-        *,
-        labelled: bool = False,
-        pings: bool = False,
+        self, sink: Sink, groups: Collection[str], names: Collection[str] = (), **flags: bool
     ) -> None:
         super().__init__()
         self.sink = sink
         self.groups = tuple(dict.fromkeys(groups))
-        self.kind = Kind(self.groups, labelled, pings)
+        self.kind = Kind(self.groups, **flags)
         self.names = frozenset(names) if names else _ALL
         self.positions: dict[str, Position] = {}
         self.live = False
@@ -144,9 +141,11 @@ class Subscription(Interruptible):
     async def run(self, feed: Feed) -> str:
         """Deliver until `close()`; return its reason."""
         while self.close_reason is None:
+            feed.behind.add(self.sink)
             await self._catch_up(feed)
             join_cohort(self, feed)
             if self.live:
+                feed.behind.discard(self.sink)
                 await self._notify.next()
         return self.close_reason
 

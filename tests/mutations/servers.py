@@ -359,8 +359,8 @@ MUTATIONS = (
     Mutation(
         "Streams with and without pings get other heartbeats, so they can't be written to as one.",
         "sse_app/delivery/subscriptions.py",
-        "Kind(self.groups, labelled, pings)",
-        "Kind(self.groups, labelled)",
+        "Kind(self.groups, **flags)",
+        "Kind(self.groups, flags.get('labelled', False))",
         [
             "delivery/test_timers.py::test_the_pings_of_a_cohort_carry_the_id_once_and_others_get_comments"
         ],

@@ -124,6 +124,7 @@ class DaphneTransport(Transport):
             self._write_rest(framed[sent:])
 
     def _write_rest(self, framed: bytes) -> None:
+        self.on_waiting(time.monotonic() + settings().STALL_SECONDS)
         self._register()
         self._tcp.write(framed)
 
