@@ -116,7 +116,8 @@ class Topic:
     @property
     def readers(self) -> int:
         """The number of subscriptions. From any thread."""
-        return len(self.subscriptions) + sum(map(len, list(self.cohorts.values())))
+        alone = len(self.subscriptions)
+        return alone + sum(map(len, list(self.cohorts.values()))) if self.cohorts else alone
 
     @property
     def has_gap(self) -> bool:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import AnonymousUser
 
 from sse_app import publish
 from sse_app.delivery import cohorts, hub, streams
@@ -23,7 +24,9 @@ from sse_app.delivery.timers import CANCELLED, Timer, Timers
 from sse_app.delivery.transports import asgi
 from sse_app.delivery.transports.asgi import AsgiTransport, Direct, Transport
 from sse_app.delivery.transports.chunked import frame
+from sse_app.operations import reports
 from sse_app.protocol.events import HEARTBEAT
+from sse_app.runtime.telemetry import COUNTS
 
 from ..support.servers import Daphne, eventually
 from ..support.sleepers import connect, run
@@ -137,7 +140,7 @@ class Site:
             self.hub,
             transport or Written(takes=takes),
             groups,
-            user=None,
+            user=AnonymousUser(),
             user_key="",
             sender=Site,
             **{"until": None, "life": 3600.0, **options},
@@ -171,7 +174,6 @@ async def site(settings: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     made.hub.services._services.pop("tick").close()
     yield made
     await made.close()
-    assert len(made.hub.timers) == 0, "a stream has ended and is still visited"
 
 
 def counted(tick: Callable[..., float], visits: Counter[object]) -> Callable[..., float]:
@@ -223,6 +225,46 @@ async def test_streams_of_own_groups_are_visited_for_their_heartbeats_only(site:
     await site.pass_seconds(BEAT)
     assert site.visits == dict.fromkeys(alone, 1)
     assert {transport_of(stream).heartbeats for stream in alone} == {1}
+
+
+async def test_a_stream_or_cohort_that_has_ended_has_no_timer(site: Site) -> None:
+    for _ in range(cohorts.LEAST_MEMBERS + 1):
+        await site.open("g")
+    await site.open("own")
+    await site.pass_seconds(1)
+    assert len(site.hub.timers) == cohorts.LEAST_MEMBERS + 3
+    await site.close()
+    assert len(site.hub.timers) == 0
+    assert not site.hub.behind | site.hub.sending
+
+
+async def test_a_report_asks_only_the_streams_that_are_not_live(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = [await site.open("g" if n % 2 else f"own.{n}") for n in range(MANY)]
+    opened[0].subscription.hold()
+    await site.pass_seconds(2)
+    asked: list[Stream] = []
+    state_of = reports.state_of
+
+    def counted(stream: Stream) -> str:
+        asked.append(stream)
+        return state_of(stream)
+
+    monkeypatch.setattr(reports, "state_of", counted)
+    monkeypatch.setattr(reports, "held_readers", lambda loop: [SimpleNamespace(stream=opened[0])])
+    monkeypatch.setattr(Stream, "queue", property(lambda stream: asked.append(stream) or 7))
+    before = COUNTS.opened - sum(COUNTS.closed.values()) - MANY
+    assert reports.report()["open"] == {
+        "live": MANY - 1 + before,
+        "catching up": 0,
+        "lagging": 0,
+        "held": 1,
+    }
+    assert asked == opened[:1]
+    site.hub.sending.add(opened[1])
+    assert reports.report()["waiting"] == {"bytes": 7, "events": 0}
+    assert asked == [opened[0], opened[0], opened[1]]
 
 
 async def test_an_event_sets_no_timer_and_delays_the_heartbeat(site: Site) -> None:

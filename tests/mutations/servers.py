@@ -282,9 +282,21 @@ MUTATIONS = (
         "sse_app/delivery/streams.py",
         "            self.hub.timers.cancel(self)\n",
         "            pass\n",
-        [
-            "delivery/test_timers.py::test_the_members_of_a_cohort_are_not_visited_and_share_one_heartbeat"
-        ],
+        ["delivery/test_timers.py::test_a_stream_or_cohort_that_has_ended_has_no_timer"],
+    ),
+    Mutation(
+        "A report would ask each stream of the process for its state.",
+        "sse_app/operations/reports.py",
+        "sink for hub in running_hubs() for sink in list(hub.behind)}",
+        "sink.sink for hub in running_hubs() for sink in list(hub.subscriptions)}",
+        ["delivery/test_timers.py::test_a_report_asks_only_the_streams_that_are_not_live"],
+    ),
+    Mutation(
+        "A report would ask each stream of the process for its unsent bytes.",
+        "sse_app/operations/reports.py",
+        "sum(sink.queue for hub in running_hubs() for sink in list(hub.sending))",
+        "sum(stream.queue for stream in streams())",
+        ["delivery/test_timers.py::test_a_report_asks_only_the_streams_that_are_not_live"],
     ),
     Mutation(
         "A member whose last write is older than its cohort's would get a late heartbeat.",
