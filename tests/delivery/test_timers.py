@@ -24,6 +24,7 @@ from sse_app.delivery.timers import CANCELLED, Timer, Timers
 from sse_app.delivery.transports import asgi
 from sse_app.delivery.transports.asgi import AsgiTransport, Direct, Transport
 from sse_app.delivery.transports.chunked import frame
+from sse_app.delivery.transports.daphne import DaphneTransport
 from sse_app.operations import reports
 from sse_app.protocol.events import HEARTBEAT
 from sse_app.runtime.telemetry import COUNTS
@@ -291,7 +292,7 @@ async def test_many_that_are_due_at_once_let_other_tasks_run_in_between(
     monkeypatch.setattr(hub, "TICKS", 10)
     for n in range(100):
         await site.open(f"own.{n}")
-    visited: list[int] = []
+    visited = [0]
     ticking = asyncio.create_task(site.pass_seconds(1))
     while not ticking.done():
         await asyncio.sleep(0)
@@ -376,6 +377,14 @@ async def test_the_first_that_waits_is_checked_when_it_may_have_stalled(site: Si
     assert stream.close_reason is None
     await site.pass_seconds(3)
     assert stream.close_reason == "stalled"
+
+
+async def test_a_transport_that_daphne_pauses_is_checked_when_it_may_have_stalled() -> None:
+    transport = DaphneTransport(None, None, SimpleNamespace())  # type: ignore[arg-type]
+    asked: list[float] = []
+    transport.on_waiting = asked.append
+    transport.pauseProducing()
+    assert asked == [transport.check(transport._paused_at)]
 
 
 async def test_who_joins_while_the_last_member_is_lost_is_in_a_cohort_that_gets_events(

@@ -346,7 +346,9 @@ MUTATIONS = (
         "sse_app/delivery/transports/daphne.py",
         "        self.on_waiting(self._paused_at + settings().STALL_SECONDS)\n",
         "",
-        ["delivery/test_slow_readers.py::test_a_reader_that_takes_nothing_for_too_long_is_let_go"],
+        [
+            "delivery/test_timers.py::test_a_transport_that_daphne_pauses_is_checked_when_it_may_have_stalled"
+        ],
     ),
     Mutation(
         "A stalled client would be found only at the stream's next heartbeat. On any server.",
@@ -358,12 +360,15 @@ MUTATIONS = (
     Mutation(
         "A flush may remove the last member, and with it the cohort that a stream is joining.",
         "sse_app/delivery/cohorts.py",
-        "        self.flush()\n        for topic in self._topics:\n            # Set here",
+        "        self.flush()\n"
+        "        for topic in self._topics:\n"
+        "            # Set here and not when the cohort is made: "
+        "the flush may have removed the last member.\n"
+        "            topic.cohorts[self._kind] = self\n",
         "        for topic in self._topics:\n"
         "            topic.cohorts[self._kind] = self\n"
         "        self.flush()\n"
-        "        for topic in ():\n"
-        "            # Set here",
+        "        for topic in self._topics:\n",
         [
             "delivery/test_timers.py::test_who_joins_while_the_last_member_is_lost_is_in_a_cohort_that_gets_events"
         ],

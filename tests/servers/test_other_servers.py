@@ -139,7 +139,7 @@ async def test_readers_that_never_read_cost_little_and_delay_nobody(server: Serv
 def test_a_reader_that_takes_nothing_for_too_long_is_let_go(
     make_server: Callable[..., Server], kind: type[Server]
 ) -> None:
-    server = make_server(kind, options=PATIENT[kind], STALL_SECONDS=0.5, HEARTBEAT=600)
+    server = make_server(kind, options=PATIENT[kind], STALL_SECONDS=0.5, HEARTBEAT=0.4)
     sleeper = connect(server)
     run(server, MORE_THAN_THE_SYSTEM_KEEPS)
     eventually(lambda: counts(server)["stalled"] == 1, "it is not noticed")

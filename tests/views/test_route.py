@@ -135,6 +135,10 @@ URLCONFS = {
         path("events/", include(STREAMS)), prefix_default_language=False
     ),
     "a translated route": lambda: [path(gettext_lazy("Yes"), include(STREAMS))],
+    "a page in one language": lambda: [
+        path(gettext_lazy("Yes"), page),
+        re_path(r"^(?:Yes|Ja)", include(STREAMS)),
+    ],
     "a converter of the project": lambda: [path("<known:tenant>/events/", include(STREAMS))],
     "a converter of the project elsewhere": lambda: [
         path("<known:tenant>/", page),
