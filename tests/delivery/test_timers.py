@@ -362,8 +362,12 @@ async def test_a_stream_expires_when_the_clock_of_the_system_is_set_forward(site
     assert stream.close_reason == "expired"
 
 
-async def test_the_first_that_waits_is_checked_when_it_may_have_stalled(site: Site) -> None:
+async def test_the_first_that_waits_is_checked_when_it_may_have_stalled(
+    site: Site, settings: Any
+) -> None:
+    settings.SSE_APP = {**settings.SSE_APP, "STALL_SECONDS": 5}  # Before the next heartbeat.
     gate = asyncio.Event()
+    gate.set()
 
     async def send(message: dict[str, Any]) -> None:
         await gate.wait()
@@ -373,9 +377,12 @@ async def test_the_first_that_waits_is_checked_when_it_may_have_stalled(site: Si
         raise AssertionError
 
     stream = await site.open("g", transport=AsgiTransport(send, receive))
-    await site.pass_seconds(29)
+    await site.pass_seconds(2)
+    gate.clear()
+    stream._write(b"data: x\n\n")
+    await site.pass_seconds(5)
     assert stream.close_reason is None
-    await site.pass_seconds(3)
+    await site.pass_seconds(2)
     assert stream.close_reason == "stalled"
 
 
