@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
-from django.urls import Resolver404, resolve
 
 from .access.origins import cors_headers
 from .conf import channel_layer, site_tag
@@ -94,15 +93,9 @@ def event_stream_application(
 
 def is_stream(scope: Scope) -> bool:
     """Whether the request is for the route `sse_app:stream`."""
-    from .views.stream import stream
+    from .views.route import is_stream_path
 
-    path = scope["path"].removeprefix(get_script_prefix(scope))
-    for candidate in (path,) if path.endswith("/") else (path, f"{path}/"):
-        try:
-            return resolve(candidate).func is stream
-        except Resolver404:
-            continue
-    return False
+    return is_stream_path(scope["path"].removeprefix(get_script_prefix(scope)))
 
 
 def guard(application: Application, *, busy: bool) -> Application:

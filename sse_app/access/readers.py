@@ -1,8 +1,8 @@
 """`Reader`: an open stream under the rights of its user; and the readers of this process.
 
 `apply()` ends or holds the streams that a revocation concerns, in the caller's thread and before it
-returns. It finds the readers by the user, session or stream of the revocation, so the cost is that
-user's streams and not all streams.
+returns. It finds the readers by the stream, user, session or group of the revocation, so the cost
+is those streams and not all streams.
 """
 
 from __future__ import annotations
@@ -224,6 +224,7 @@ _lock = threading.Lock()
 _readers: dict[str, Reader] = {}
 _by_user = Index[Reader]()
 _by_session = Index[Reader]()
+_by_group = Index[Reader]()
 #: All held readers, and possibly some that are not held any more.
 _held: set[Reader] = set()
 _recent: deque[Revocation] = deque(maxlen=RECENT)
@@ -281,6 +282,8 @@ def _indexed(reader: Reader) -> Iterator[tuple[Index[Reader], str]]:
         yield _by_user, reader.user_key
     if reader.session_digest:
         yield _by_session, reader.session_digest
+    for group in reader.stream.asked:  # The stream may have lost some of them.
+        yield _by_group, group
 
 
 def readers() -> list[Reader]:
@@ -298,6 +301,8 @@ def concerned(revocation: Revocation) -> list[Reader]:
             found = _by_user.get(revocation.user)
         elif revocation.session:
             found = _by_session.get(revocation.session)
+        elif revocation.group:
+            found = _by_group.get(revocation.group)
         else:
             found = list(_readers.values())
     return [reader for reader in found if reader.is_concerned(revocation)]
@@ -363,7 +368,7 @@ def _forget() -> None:
     """Reset in a forked child, which has no streams and may have inherited a locked lock."""
     global _lock
     _lock = threading.Lock()
-    for each in (_readers, _by_user, _by_session, _held, _on_hold):
+    for each in (_readers, _by_user, _by_session, _by_group, _held, _on_hold):
         each.clear()
 
 

@@ -14,13 +14,16 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Mapping
+from math import inf
 from typing import Final, Protocol
 
+from ..conf import settings
 from ..protocol.cursors import Position, encode_cursor
 from ..protocol.events import Event
 from ..runtime.telemetry import COUNTS
+from .feed import Feed
 from .sinks import Sink
+from .timers import Timer, Timers
 from .topics import Kind, Listener, Topic
 from .transports.asgi import Direct
 from .transports.chunked import FLUSH_BYTES, FLUSH_STREAMS, frame
@@ -46,7 +49,7 @@ class Member(Listener, Protocol):
     index: int
 
 
-def join_cohort(subscription: Member, topics: Mapping[str, Topic]) -> None:
+def join_cohort(subscription: Member, feed: Feed) -> None:
     """Let `subscription` join the cohort of its kind, if it is live, unfiltered and writable.
 
     Makes the cohort if each group has at least `LEAST_MEMBERS` readers.
@@ -54,7 +57,7 @@ def join_cohort(subscription: Member, topics: Mapping[str, Topic]) -> None:
     if subscription.cohort is not None or not subscription.live or subscription.names:
         return
     kind = subscription.kind
-    own = [topics[group] for group in kind[0]]
+    own = [feed.topics[group] for group in kind.groups]
     cohort = own[0].cohorts.get(kind)
     if cohort is None and min(topic.readers for topic in own) < LEAST_MEMBERS:
         return
@@ -62,7 +65,7 @@ def join_cohort(subscription: Member, topics: Mapping[str, Topic]) -> None:
     if send is None:
         return
     if not isinstance(cohort, Cohort):
-        cohort = Cohort(kind, own)
+        cohort = Cohort(kind, own, feed.timers)
     cohort.join(subscription, send)
 
 
@@ -73,18 +76,21 @@ class Cohort:
     that thousands of members delay other work only for a short time.
     """
 
-    def __init__(self, kind: Kind, topics: list[Topic]) -> None:
+    def __init__(self, kind: Kind, topics: list[Topic], timers: Timers) -> None:
         #: The positions of all members, in one dict: those of the topics.
         self.positions: dict[str, Position] = {}
-        for group, topic in zip(kind[0], topics, strict=True):
+        for group, topic in zip(kind.groups, topics, strict=True):
             assert topic.position is not None, f"{group} has live readers"
             self.positions[group] = topic.position
-            topic.cohorts[kind] = self
+        #: The earliest time of the members' last writes.
         self.written_at = time.monotonic()
         #: How many bytes a member that joined first was sent.
         self.bytes = 0
+        self.timer: Timer | None = None
         self._kind = kind
         self._topics = topics
+        self._timers = timers
+        self._pinged: dict[str, Position] = {}
         self._members: list[Member] = []
         self._sends: list[Direct] = []
         self._suspects: set[Member] = set()
@@ -100,12 +106,15 @@ class Cohort:
         """Add a live subscription; `send` writes to its socket."""
         self.flush()
         for topic in self._topics:
+            # Set here and not when the cohort is made: the flush may have removed the last member.
+            topic.cohorts[self._kind] = self
             topic.subscriptions.discard(subscription)
         subscription.cohort, subscription.index = self, len(self._members)
         subscription.positions = self.positions
         self._members.append(subscription)
         self._sends.append(send)
-        subscription.sink.joined_cohort(self.bytes)
+        self.written_at = min(self.written_at, subscription.sink.joined_cohort(self.bytes))
+        self._timers.at(self.written_at + settings().HEARTBEAT, self)
         # Another thread may have held or muted the subscription before that thread could see
         # `subscription.cohort`.
         if subscription.held or subscription.close_reason is not None:
@@ -139,15 +148,28 @@ class Cohort:
         if position is not None:
             self.positions[event.group] = position
             id = encode_cursor(self.positions, time.time())
-        block = event.encode(id, labelled=self._kind[1])
+        members = len(self._members)
+        self._take(event.encode(id, labelled=self._kind.labelled))
+        return members
+
+    def tick(self, now: float) -> float:
+        """See `Timed`: send a due heartbeat to all members."""
+        beats_at = self.written_at + settings().HEARTBEAT
+        if not self._members:
+            return inf
+        if now < beats_at:
+            return beats_at
+        self._take(self._kind.heartbeat(self.positions, self._pinged))
+        self._pinged = dict(self.positions)
+        return now + settings().HEARTBEAT
+
+    def _take(self, block: bytes) -> None:
         self._pending.append(block)
         self._size += len(block)
-        members = len(self._members)
         if self._size > FLUSH_BYTES:
             self.flush()
         elif not self._scheduled:
             self._schedule()
-        return members
 
     def flush(self) -> None:
         """Send all pending bytes to all members now."""
@@ -193,6 +215,7 @@ class Cohort:
             topic.subscriptions.add(subscription)
             if not self._members:
                 topic.cohorts.pop(self._kind, None)
+                self._timers.cancel(self)
         self._suspects.discard(subscription)
         subscription.cohort = None
         subscription.positions = dict(self.positions)

@@ -10,7 +10,9 @@ from ..protocol.events import Event
 from .healing import Healer
 from .log_reader import PAGE_EVENTS, LogReader
 from .recent import Budget
+from .sinks import Sink
 from .snapshots import SharedSnapshots
+from .timers import Timers
 from .topics import Topic
 
 
@@ -29,6 +31,11 @@ class Feed:
         self._log_reader = LogReader()
         self._healer = Healer(self.topics, self._log_reader)
         self.snapshots = SharedSnapshots(self.topics)
+        self.timers = Timers()
+        #: The readers that are not live, by their sinks; and the sinks that may have unsent bytes.
+        #: So a report need not look at all readers.
+        self.behind: set[Sink] = set()
+        self.sending: set[Sink] = set()
 
     def position(self, group: str) -> Position:
         """Return the position up to which the events of a joined group were delivered."""

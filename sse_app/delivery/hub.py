@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,7 @@ from ..eventlog import event_log
 from ..protocol.events import Event
 from ..runtime.forks import at_fork
 from ..runtime.services import Services, SharedTasks, Work, every, logged, spawn
-from ..runtime.telemetry import COUNTS, log_fields
+from ..runtime.telemetry import COUNTS
 from .feed import Feed
 from .healing import GRACE_SECONDS
 from .mailbox import Mailbox
@@ -30,6 +30,10 @@ from .subscriptions import Subscription
 from .topics import Topic
 
 REJOIN_SECONDS: Final = 3600.0
+#: Streams and cohorts of which `tick()` is called in one loop iteration.
+TICKS: Final = 500
+#: If the system's clock is set by more than this, times by that clock are computed again.
+CLOCK_SECONDS: Final = 0.5
 
 _Service = TypeVar("_Service")
 
@@ -75,7 +79,7 @@ class Hub(Feed):
         super().__init__()
         self.loop = asyncio.get_running_loop()
         self.subscriptions: set[Subscription] = set()
-        self.tickers: set[Callable[[float], None]] = set()
+        self._clock_offset = _clock_offset()
         self._closing: asyncio.Task[None] | None = None
         self._sent: float | None = None
         self._registered: dict[type, HubService] = {kind: kind() for kind in _kinds}
@@ -125,6 +129,8 @@ class Hub(Feed):
         A caller that is cancelled does not wait, but its groups are left and the hub is closed.
         """
         self.subscriptions.discard(subscription)
+        self.behind.discard(subscription.sink)
+        self.sending.discard(subscription.sink)
         empty = self._detach(subscription, subscription.groups)
         if self.subscriptions:
             await self.mailbox.memberships.settle(empty)
@@ -203,15 +209,15 @@ class Hub(Feed):
     # --- time, and changes of the log ---
 
     async def tick(self) -> None:
-        """Call the `tick()` of every stream."""
-        now = time.monotonic()
-        for ticker in list(self.tickers):
-            try:
-                ticker(now)
-            except Exception:
-                logger.exception(
-                    "A stream's tick failed; other streams are not affected.", extra=log_fields()
-                )
+        """Call `tick()` of the streams and cohorts that have something to do."""
+        if abs(_clock_offset() - self._clock_offset) > CLOCK_SECONDS:
+            self._clock_offset = _clock_offset()
+            self.timers.hurry()
+        self.sending = {sink for sink in self.sending if sink.queue}
+        now, more = time.monotonic(), True
+        while more:
+            more = self.timers.run(now, TICKS)
+            await asyncio.sleep(0)
 
     def _on_log_changed(self) -> None:
         try:
@@ -269,6 +275,10 @@ def check_interval() -> float:
 def tick_interval() -> float:
     """Return the seconds between two ticks of the streams."""
     return min(1.0, settings().HEARTBEAT / 4)
+
+
+def _clock_offset() -> float:
+    return time.time() - time.monotonic()
 
 
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()

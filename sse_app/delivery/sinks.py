@@ -23,6 +23,11 @@ class Sink(ABC):
     def ready(self) -> bool:
         """Whether the sink can take more now."""
 
+    @property
+    def queue(self) -> int:
+        """How many bytes wait until the client takes them, as far as this process knows."""
+        return 0
+
     @abstractmethod
     async def drained(self) -> None:
         """Return when the sink can take more again."""
@@ -53,8 +58,11 @@ class Sink(ABC):
         """
         return None
 
-    def joined_cohort(self, before: int) -> None:
-        """From now on only the cohort writes, by `direct()`; its count starts at `before` bytes."""
+    def joined_cohort(self, before: int) -> float:
+        """From now on only the cohort writes, by `direct()`; its count starts at `before` bytes.
+
+        Return the time of the sink's last write, by the monotonic clock.
+        """
         raise NotImplementedError
 
     def left_cohort(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:

@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
+from math import inf
 from typing import Any, ClassVar
 
 from .. import signals
@@ -15,7 +16,7 @@ from ..conf import settings
 from ..eventlog.contract import Reason
 from ..protocol.control import DISCONNECTED, Sharing, closing_block, opening_block
 from ..protocol.cursors import Position
-from ..protocol.events import HEARTBEAT, Event, encode_control
+from ..protocol.events import Event, encode_control
 from ..protocol.replies import Reply, connection_id, user_digest
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, count, log_fields
@@ -25,6 +26,7 @@ from .replay import Start
 from .sinks import Sink
 from .snapshots import SnapshotFailed, State
 from .subscriptions import EMPTY, Subscription
+from .timers import Timer
 from .transports.asgi import Direct, Transport
 
 _read_failed = RareLog(logging.getLogger("sse_app"))
@@ -67,7 +69,7 @@ class Stream(Sink):
         # to thousands of streams later would cost each of them a dict of its own.
         self.id = secrets.token_hex(6)
         self.opened = ""
-        self.subscription = Subscription(self, groups, names, labelled=labelled)
+        self.subscription = Subscription(self, groups, names, labelled=labelled, pings=ping)
         self.asked = self.subscription.groups
         self.user = user
         self.user_key = user_key
@@ -80,12 +82,12 @@ class Stream(Sink):
         self._transport = transport
         self._at_end: tuple[Callable[[], None], ...] = ()
         self.resets = EMPTY
-        self._ping = ping
         self._sent = 0
         self._written_at = time.monotonic()
         self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
         self._pinged: Mapping[str, Position] = EMPTY
-        transport.on_broken = self.subscription.close
+        self.timer: Timer | None = None
+        transport.on_broken, transport.on_waiting = self.subscription.close, self._visit_by
 
     async def open(self, start: Start) -> None:
         """Write `sse.open` after the response has started; its id is the cursor before replay."""
@@ -95,7 +97,7 @@ class Stream(Sink):
         # A group may have been dropped while the subscription joined the hub.
         positions = {group: start.positions[group] for group in self.groups}
         self.subscription.move(positions)
-        if self._ping:
+        if self.subscription.kind.pings:
             self._pinged = positions
         self.opened = self.subscription.cursor
         self._write(_opening_block(self, start))
@@ -103,7 +105,7 @@ class Stream(Sink):
         for group in self.groups:
             if group in start.first:
                 self.subscription.begin(group, start.first[group])
-        self.hub.tickers.add(self.tick)
+        self._visit_by(self._written_at)
         await signals.stream_opened.asend_robust(sender=self.sender, stream=self)
 
     async def run(self) -> None:
@@ -129,7 +131,6 @@ class Stream(Sink):
 
     async def end(self) -> None:
         """Write `sse.close`, end the response, and release what the stream holds."""
-        self.hub.tickers.discard(self.tick)
         try:
             self.subscription.leave_cohort()
             if self._opened:
@@ -140,6 +141,7 @@ class Stream(Sink):
                     self._write(closing_block(reason, id, lost, retry=settings().RETRY))
                 await self._transport.finish()
         finally:
+            self.hub.timers.cancel(self)
             callbacks, self._at_end = self._at_end, ()
             for callback in callbacks:
                 callback()
@@ -171,22 +173,34 @@ class Stream(Sink):
 
     @property
     def queue(self) -> int:
-        """How many bytes wait until the client takes them, as far as this process knows."""
         return self._transport.waiting
 
-    def tick(self, now: float) -> None:
-        """Send a due heartbeat, or end a stream that is too old, expired or stalled."""
-        self._transport.check(now)
-        cohort = self.subscription.cohort
-        written_at = max(self._written_at, 0.0 if cohort is None else cohort.written_at)
-        if now >= self._ends_at:
-            self.subscription.close("age")
-        elif self.until is not None and time.time() >= self.until:
-            self.subscription.close("expired")
-        elif now - written_at >= settings().HEARTBEAT and self._transport.ready:
-            self._write(self._heartbeat())
-        elif cohort is None:
-            join_cohort(self.subscription, self.hub.topics)
+    def tick(self, now: float) -> float:
+        """See `Timed`: send a due heartbeat; end a stream that is too old, expired or stalled."""
+        check_at = self._transport.check(now)
+        expires_at = inf if self.until is None else now + self.until - time.time()
+        if now >= min(self._ends_at, expires_at):
+            self.subscription.close("age" if now >= self._ends_at else "expired")
+        if self.close_reason is not None:
+            return inf
+        return min(check_at, self._ends_at, expires_at, self._beat(now))
+
+    def _beat(self, now: float) -> float:
+        """Outside of a cohort, send a due heartbeat and try to join one; return the next time."""
+        subscription, waiting = self.subscription, self._transport.waiting
+        beats_at = self._written_at + settings().HEARTBEAT
+        if subscription.cohort is None and now >= beats_at and self._transport.ready:
+            self._write(subscription.kind.heartbeat(subscription.positions, self._pinged))
+            self._pinged = dict(subscription.positions) if subscription.kind.pings else EMPTY
+        join_cohort(subscription, self.hub)
+        if subscription.cohort is not None:
+            return inf
+        # A cohort takes no member with waiting bytes, and nothing tells when they were sent.
+        return now if waiting else self._written_at + settings().HEARTBEAT
+
+    def _visit_by(self, when: float) -> None:
+        self.hub.timers.at(when, self)
+        self.hub.sending.add(self)
 
     def at_end(self, callback: Callable[[], None]) -> None:
         """Call `callback` on the stream's loop when the stream has ended."""
@@ -211,8 +225,7 @@ class Stream(Sink):
         await self.hub.drop(self.subscription, group)
         if self._live:
             self.reset(group, "unknown", self.subscription.cursor)
-        lost = signals.stream_lost_group
-        await lost.asend_robust(sender=self.sender, stream=self, group=group)
+        await signals.stream_lost_group.asend_robust(sender=self.sender, stream=self, group=group)
 
     def take(self, reply: Reply) -> None:
         """Show a reply, which is for this stream only."""
@@ -241,7 +254,7 @@ class Stream(Sink):
             self.resets = {**self.resets, state.group: (state.position, reset[1])}
         else:
             self.opened = cursor
-        self._write(state.encode(cursor, labelled=self.subscription.kind[1]))
+        self._write(state.encode(cursor, labelled=self.subscription.kind.labelled))
 
     def passed(self, cursor: str) -> None:
         self._write(encode_control("sse.cursor", {}, id=cursor))
@@ -249,9 +262,10 @@ class Stream(Sink):
     def direct(self) -> Direct | None:
         return self._transport.direct()
 
-    def joined_cohort(self, before: int) -> None:
+    def joined_cohort(self, before: int) -> float:
         self._sent -= before
         self._transport.joined_cohort(before)
+        return self._written_at
 
     def left_cohort(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
         self._sent += written
@@ -259,13 +273,7 @@ class Stream(Sink):
         self._transport.left_cohort(written, rest)
         if pending:
             self._write(pending)
-
-    def _heartbeat(self) -> bytes:
-        if not self._ping:
-            return HEARTBEAT
-        positions = self.subscription.positions
-        moved, self._pinged = positions != self._pinged, dict(positions)
-        return encode_control("sse.ping", {}, id=self.subscription.cursor if moved else "")
+        self._visit_by(self._written_at)
 
     def _write(self, chunk: bytes) -> None:
         self.subscription.leave_cohort()
@@ -276,14 +284,14 @@ class Stream(Sink):
 
 
 def _opening_block(stream: Stream, start: Start) -> bytes:
-    limits, (groups, labelled) = settings(), stream.subscription.kind
+    limits, kind = settings(), stream.subscription.kind
     sharing = Sharing(user_digest(stream.user_key), limits.HEARTBEAT, limits.MAX_GROUPS)
     return opening_block(
-        groups,
+        kind.groups,
         stream.opened,
         connection=connection_id(stream.id, stream.user_key),
         recovered=start.recovered,
         missed=start.missed,
         retry=limits.RETRY,
-        sharing=sharing if labelled else None,
+        sharing=sharing if kind.labelled else None,
     )

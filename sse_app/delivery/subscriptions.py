@@ -68,20 +68,18 @@ _holds = itertools.count(1)
 
 
 class Subscription(Interruptible):
-    """A reader of some groups. Its owner makes it, joins it to a hub and awaits `run()`."""
+    """A reader of some groups. Its owner makes it, joins it to a hub and awaits `run()`.
+
+    `flags`: those of `Kind`.
+    """
 
     def __init__(
-        self,
-        sink: Sink,
-        groups: Collection[str],
-        names: Collection[str] = (),
-        *,
-        labelled: bool = False,
+        self, sink: Sink, groups: Collection[str], names: Collection[str] = (), **flags: bool
     ) -> None:
         super().__init__()
         self.sink = sink
         self.groups = tuple(dict.fromkeys(groups))
-        self.kind: Kind = self.groups, labelled
+        self.kind = Kind(self.groups, **flags)
         self.names = frozenset(names) if names else _ALL
         self.positions: dict[str, Position] = {}
         self.live = False
@@ -143,10 +141,11 @@ class Subscription(Interruptible):
     async def run(self, feed: Feed) -> str:
         """Deliver until `close()`; return its reason."""
         while self.close_reason is None:
+            feed.behind.add(self.sink)
             await self._catch_up(feed)
+            join_cohort(self, feed)
             if self.live:
-                join_cohort(self, feed.topics)
-            if self.live:
+                feed.behind.discard(self.sink)
                 await self._notify.next()
         return self.close_reason
 
@@ -188,7 +187,7 @@ class Subscription(Interruptible):
         """Stop reading `group`. Call `Hub.drop()`, which also removes it from the topic."""
         self.leave_cohort()
         self.groups = tuple(other for other in self.groups if other != group)
-        self.kind = self.groups, self.kind[1]
+        self.kind = self.kind._replace(groups=self.groups)
         self.positions.pop(group, None)
         self._shown(group)
         self._latest = without_group(self._latest, group)
@@ -296,9 +295,9 @@ class Subscription(Interruptible):
             self.positions[event.group] = position
         if self._shows(event):
             self._passed = 0
-            if (known := encoded.get(self.kind)) is None:
+            if (known := encoded.get(kind := self.kind)) is None:
                 cursor = "" if position is None else self.cursor
-                known = encoded[self.kind] = cursor, event.encode(cursor, labelled=self.kind[1])
+                known = encoded[kind] = cursor, event.encode(cursor, labelled=kind.labelled)
             self.sink.show(event, *known)
             return True
         if position is not None:
@@ -312,7 +311,7 @@ class Subscription(Interruptible):
         latest, self._latest = self._latest, EMPTY
         COUNTS.delivered += len(latest)
         for event in latest.values():
-            self.sink.show(event, "", event.encode(labelled=self.kind[1]))
+            self.sink.show(event, "", event.encode(labelled=self.kind.labelled))
 
     def _shows(self, event: Event) -> bool:
         return not self.names or event.name in self.names

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
 
 from ..eventlog.contract import Reason
-from ..protocol.cursors import Position, marks_agree
-from ..protocol.events import Event
+from ..protocol.cursors import Position, encode_cursor, marks_agree
+from ..protocol.events import HEARTBEAT, Event, encode_control
 from ..runtime.telemetry import COUNTS, log_fields
 from .recent import RECENT_EVENTS, Budget, Recent
 
-#: Streams of one kind get the same bytes: they have the same groups, and for all or none of them
-#: each event is labelled with its group.
-Kind = tuple[tuple[str, ...], bool]
+
+class Kind(NamedTuple):
+    """Streams of one kind get the same bytes.
+
+    They have the same groups. For all or none of them each event is `labelled` with its group, and
+    the heartbeats are `sse.ping` (`pings`).
+    """
+
+    groups: tuple[str, ...]
+    labelled: bool = False
+    pings: bool = False
+
+    def heartbeat(self, positions: Mapping[str, Position], before: Mapping[str, Position]) -> bytes:
+        """Return the heartbeat of a stream at `positions`, which was at `before` at the last one.
+
+        A ping carries the id if the positions have changed.
+        """
+        if not self.pings:
+            return HEARTBEAT
+        id = "" if positions == before else encode_cursor(positions, time.time())
+        return encode_control("sse.ping", {}, id=id)
+
+
 #: The id after one event, and the event's bytes, by kind. All live streams of a kind have the same
 #: positions, so the id and the bytes are computed once per kind and shared.
 Encoded = dict[Kind, tuple[str, bytes]]
@@ -95,7 +116,8 @@ class Topic:
     @property
     def readers(self) -> int:
         """The number of subscriptions. From any thread."""
-        return len(self.subscriptions) + sum(map(len, list(self.cohorts.values())))
+        alone = len(self.subscriptions)
+        return alone + sum(map(len, list(self.cohorts.values()))) if self.cohorts else alone
 
     @property
     def has_gap(self) -> bool:

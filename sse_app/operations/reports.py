@@ -15,6 +15,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from ..access import limits_redis
+from ..access.readers import held_readers
 from ..conf import site_tag
 from ..delivery.hub import Hub, running_hubs
 from ..delivery.streams import Stream
@@ -47,7 +48,7 @@ def report(
     or the problem of the channel layer or the event log. `loop_lag`: in seconds. The groups are the
     500 with the most subscribers.
     """
-    opened = streams()
+    behind = _not_live()
     return {
         "at": time.time(),
         "server": server,
@@ -61,10 +62,10 @@ def report(
             "draining": Hub.draining,
             "delay": round(event_log().delay(), 3),
         },
-        "open": _open(opened),
+        "open": _open(behind),
         "waiting": {
-            "bytes": sum(stream.queue for stream in opened),
-            "events": sum(_lag(stream) for stream in opened),
+            "bytes": sum(sink.queue for hub in running_hubs() for sink in list(hub.sending)),
+            "events": sum(_lag(stream) for stream in behind),
         },
         "counts": counts(),
         "groups": groups(),
@@ -180,9 +181,17 @@ async def _remember(sender: Any, stream: Stream, **kwargs: Any) -> None:
     _ended.append(row_of(stream) | {"state": "closed", "closed_at": time.time()})
 
 
-def _open(opened: list[Stream]) -> dict[str, int]:
+def _not_live() -> list[Stream]:
+    """Return the streams that are not live, or are held."""
+    found = {sink for hub in running_hubs() for sink in list(hub.behind)}
+    found.update(reader.stream for hub in running_hubs() for reader in held_readers(hub.loop))
+    return [sink for sink in found if isinstance(sink, Stream)]
+
+
+def _open(behind: list[Stream]) -> dict[str, int]:
     found = dict.fromkeys(STATES, 0)
-    for stream in opened:
+    found["live"] = COUNTS.opened - sum(COUNTS.closed.values()) - len(behind)
+    for stream in behind:
         state = state_of(stream)
         if state in found:
             found[state] += 1

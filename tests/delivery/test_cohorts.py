@@ -7,6 +7,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from math import inf
 from typing import Any
 
 import pytest
@@ -70,8 +71,8 @@ class SocketSink(Sink):
     def direct(self) -> Direct | None:
         return None if self.waiting or self.broken else self.ours.send
 
-    def joined_cohort(self, before: int) -> None:
-        pass
+    def joined_cohort(self, before: int) -> float:
+        return inf
 
     def left_cohort(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
         self.broken = rest is None
@@ -152,7 +153,7 @@ class Site:
         await until(lambda: all(sink.subscription.live for sink in sinks))
         for sink in sinks:
             if sink.subscription.cohort is None:
-                join_cohort(sink.subscription, self.hub.topics)
+                join_cohort(sink.subscription, self.hub)
         assert len({sink.subscription.cohort for sink in sinks}) == 1
         return sinks
 
@@ -285,8 +286,14 @@ async def test_one_that_is_held_while_it_joins_is_offered_nothing(site: Site) ->
     sinks = await site.many("g")
     late = sinks[0].subscription
     late.leave_cohort()
-    sinks[0].joined_cohort = lambda cohort: setattr(late, "held", 1)  # type: ignore[method-assign]
-    join_cohort(late, site.hub.topics)
+    joined = sinks[0].joined_cohort
+
+    def held(before: int) -> float:
+        late.held = 1
+        return joined(before)
+
+    sinks[0].joined_cohort = held  # type: ignore[method-assign]
+    join_cohort(late, site.hub)
     offer(site, "n")
     await turns()
     assert (sinks[0].events(), sinks[1].events()) == ([], ["n"])
@@ -306,7 +313,7 @@ async def test_who_joins_in_the_middle_of_a_turn_gets_nothing_twice(site: Site) 
     sinks = await site.many("g")
     sinks[0].subscription.leave_cohort()
     offer(site, "before")
-    join_cohort(sinks[0].subscription, site.hub.topics)
+    join_cohort(sinks[0].subscription, site.hub)
     assert sinks[0].subscription.cohort is not None
     offer(site, "after")
     await turns()
@@ -458,7 +465,7 @@ async def test_whatever_readers_do_each_gets_each_event_once_and_in_order(
             sink.subscription.hold()
             asyncio.get_running_loop().call_soon(sink.subscription.release, sink.subscription.held)
         elif act == "gather" and sink.subscription.cohort is None:
-            join_cohort(sink.subscription, site.hub.topics)
+            join_cohort(sink.subscription, site.hub)
         elif act == "open" and len(sinks) < 30:
             sinks.append(await site.open("g"))
             first[sinks[-1]] = said
@@ -561,7 +568,7 @@ def speak():
     own = b"data: own\\n\\n"
     for stream in streams():
         {own}
-        join_cohort(stream.subscription, hub.topics)
+        join_cohort(stream.subscription, hub)
     hub._deliver(Event(group="orders", name="n", data="2", durable=False))
     for cohort in list(hub.topics["orders"].cohorts.values()):
         cohort.flush()

@@ -94,7 +94,7 @@ MUTATIONS = (
     Mutation(
         "An event encoded for each of its readers costs more than all the rest.",
         "sse_app/delivery/subscriptions.py",
-        "(known := encoded.get(self.kind)) is None",
+        "(known := encoded.get(kind := self.kind)) is None",
         "(known := None) is None",
         ["delivery/test_hub.py::test_an_event_is_encoded_once_for_all_readers_of_a_kind"],
     ),

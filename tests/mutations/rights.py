@@ -114,6 +114,13 @@ MUTATIONS = (
         ["access/test_readers.py::test_a_revocation_looks_only_at_the_readers_that_it_names"],
     ),
     Mutation(
+        "The same for the removal of one group.",
+        "sse_app/access/readers.py",
+        "            found = _by_group.get(revocation.group)\n",
+        "            found = list(_readers.values())\n",
+        ["access/test_readers.py::test_a_revocation_looks_only_at_the_readers_that_it_names"],
+    ),
+    Mutation(
         "The same for the end of one session.",
         "sse_app/access/readers.py",
         "            found = _by_session.get(revocation.session)\n",

@@ -238,6 +238,240 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "Each stream would be visited each second, whether something of it is due or not.",
+        "sse_app/delivery/streams.py",
+        "        return min(check_at, self._ends_at, expires_at, self._beat(now))\n",
+        "        self._beat(now)\n        return now\n",
+        [
+            "delivery/test_timers.py::test_the_members_of_a_cohort_are_not_visited_and_share_one_heartbeat",
+            "delivery/test_timers.py::test_streams_of_own_groups_are_visited_for_their_heartbeats_only",
+        ],
+    ),
+    Mutation(
+        "Each member of a cohort would be visited for the heartbeat that the cohort sends to all.",
+        "sse_app/delivery/streams.py",
+        "        if subscription.cohort is not None:\n            return inf\n        # A cohort",
+        "        # A cohort",
+        [
+            "delivery/test_timers.py::test_the_members_of_a_cohort_are_not_visited_and_share_one_heartbeat"
+        ],
+    ),
+    Mutation(
+        "A timer that is set to a later time would delay what is due earlier.",
+        "sse_app/delivery/timers.py",
+        "            if timed.timer[0] <= when:\n",
+        "            if False:\n",
+        ["delivery/test_timers.py::test_the_earliest_time_counts_and_a_call_returns_the_next"],
+    ),
+    Mutation(
+        "A time that has passed would call the same stream again and again within one tick.",
+        "sse_app/delivery/timers.py",
+        "                self.at(max(later, _tick(timed, now)), timed)\n",
+        "                self.at(_tick(timed, now), timed)\n",
+        ["delivery/test_timers.py::test_the_earliest_time_counts_and_a_call_returns_the_next"],
+    ),
+    Mutation(
+        "Cancelled timers of a site with many short streams would pile up for hours.",
+        "sse_app/delivery/timers.py",
+        "        if len(self._heap) > 2 * len(self._timed) + CANCELLED:\n",
+        "        if False:\n",
+        ["delivery/test_timers.py::test_a_cancelled_one_is_not_called_and_not_kept"],
+    ),
+    Mutation(
+        "A stream that has ended would stay in memory until its timer fires.",
+        "sse_app/delivery/streams.py",
+        "            self.hub.timers.cancel(self)\n",
+        "            pass\n",
+        ["delivery/test_timers.py::test_a_stream_or_cohort_that_has_ended_has_no_timer"],
+    ),
+    Mutation(
+        "A report would ask each stream of the process for its state.",
+        "sse_app/operations/reports.py",
+        "sink for hub in running_hubs() for sink in list(hub.behind)}",
+        "sink.sink for hub in running_hubs() for sink in list(hub.subscriptions)}",
+        ["delivery/test_timers.py::test_a_report_asks_only_the_streams_that_are_not_live"],
+    ),
+    Mutation(
+        "A report would ask each stream of the process for its unsent bytes.",
+        "sse_app/operations/reports.py",
+        "sum(sink.queue for hub in running_hubs() for sink in list(hub.sending))",
+        "sum(stream.queue for stream in streams())",
+        ["delivery/test_timers.py::test_a_report_asks_only_the_streams_that_are_not_live"],
+    ),
+    Mutation(
+        "A member whose last write is older than its cohort's would get a late heartbeat.",
+        "sse_app/delivery/cohorts.py",
+        "min(self.written_at, subscription.sink.joined_cohort(self.bytes))",
+        "max(self.written_at, subscription.sink.joined_cohort(self.bytes))",
+        [
+            "delivery/test_timers.py::test_a_member_that_has_waited_longer_than_its_cohort_gets_its_heartbeat_in_time"
+        ],
+    ),
+    Mutation(
+        "A stream that has left its cohort would be visited only when its life ends.",
+        "sse_app/delivery/streams.py",
+        "            self._write(pending)\n        self._visit_by(self._written_at)\n",
+        "            self._write(pending)\n",
+        [
+            "delivery/test_timers.py::test_a_member_that_wrote_alone_or_was_slow_joins_its_cohort_again"
+        ],
+    ),
+    Mutation(
+        "A member that was slow for a moment would stay alone until its next heartbeat.",
+        "sse_app/delivery/streams.py",
+        "        return now if waiting else self._written_at + settings().HEARTBEAT\n",
+        "        return self._written_at + settings().HEARTBEAT\n",
+        [
+            "delivery/test_timers.py::test_a_member_that_wrote_alone_or_was_slow_joins_its_cohort_again"
+        ],
+    ),
+    Mutation(
+        "The end of a right is a time by the system's clock, which can be set.",
+        "sse_app/delivery/hub.py",
+        "        if abs(_clock_offset() - self._clock_offset) > CLOCK_SECONDS:\n",
+        "        if False:\n",
+        [
+            "delivery/test_timers.py::test_a_stream_expires_when_the_clock_of_the_system_is_set_forward"
+        ],
+    ),
+    Mutation(
+        "Thousands of streams that are due at once would hold up the event loop.",
+        "sse_app/delivery/hub.py",
+        "            more = self.timers.run(now, TICKS)\n",
+        "            more = self.timers.run(now, 10**9)\n",
+        ["delivery/test_timers.py::test_many_that_are_due_at_once_let_other_tasks_run_in_between"],
+    ),
+    Mutation(
+        "A stalled client would be found only at the stream's next heartbeat.",
+        "sse_app/delivery/transports/daphne.py",
+        "        self.on_waiting(self._paused_at + settings().STALL_SECONDS)\n",
+        "",
+        [
+            "delivery/test_timers.py::test_a_transport_that_daphne_pauses_is_checked_when_it_may_have_stalled"
+        ],
+    ),
+    Mutation(
+        "A stalled client would be found only at the stream's next heartbeat. On any server.",
+        "sse_app/delivery/transports/asgi.py",
+        "            self.on_waiting(self._since + settings().STALL_SECONDS)\n",
+        "",
+        ["delivery/test_timers.py::test_the_first_that_waits_is_checked_when_it_may_have_stalled"],
+    ),
+    Mutation(
+        "A flush may remove the last member, and with it the cohort that a stream is joining.",
+        "sse_app/delivery/cohorts.py",
+        "        self.flush()\n"
+        "        for topic in self._topics:\n"
+        "            # Set here and not when the cohort is made: "
+        "the flush may have removed the last member.\n"
+        "            topic.cohorts[self._kind] = self\n",
+        "        for topic in self._topics:\n"
+        "            topic.cohorts[self._kind] = self\n"
+        "        self.flush()\n"
+        "        for topic in self._topics:\n",
+        [
+            "delivery/test_timers.py::test_who_joins_while_the_last_member_is_lost_is_in_a_cohort_that_gets_events"
+        ],
+    ),
+    Mutation(
+        "Streams with and without pings get other heartbeats, so they can't be written to as one.",
+        "sse_app/delivery/subscriptions.py",
+        "Kind(self.groups, **flags)",
+        "Kind(self.groups, flags.get('labelled', False))",
+        [
+            "delivery/test_timers.py::test_the_pings_of_a_cohort_carry_the_id_once_and_others_get_comments"
+        ],
+    ),
+    Mutation(
+        "Daphne visits each open stream each second, to find applications that have ended.",
+        "sse_app/delivery/transports/daphne_connections.py",
+        "        connections.skip(request)\n",
+        "",
+        [
+            "delivery/test_timers.py::test_daphne_does_not_go_through_open_streams_and_forgets_them_when_they_end"
+        ],
+    ),
+    Mutation(
+        "Daphne would keep the connection of each stream that has ended.",
+        "sse_app/delivery/transports/daphne_connections.py",
+        "        application.add_done_callback(lambda _: check(request))\n",
+        "",
+        [
+            "delivery/test_timers.py::test_daphne_does_not_go_through_open_streams_and_forgets_them_when_they_end"
+        ],
+    ),
+    Mutation(
+        "The option --http-timeout of Daphne would not end streams.",
+        "sse_app/delivery/transports/daphne_connections.py",
+        ' or getattr(server, "http_timeout", None)',
+        "",
+        [
+            "delivery/test_timers.py::test_daphne_ends_a_stream_after_the_time_that_its_option_allows"
+        ],
+    ),
+    Mutation(
+        "Each request of the site would be resolved on the event loop, and then again by Django.",
+        "sse_app/views/route.py",
+        "        if not any(self._may_be_stream(path) for path in candidates):\n",
+        "        if False:\n",
+        [
+            "views/test_route.py::test_ordinary_requests_are_not_resolved_and_a_stream_is_resolved_once",
+            "views/test_route.py::test_a_converter_of_the_project_does_not_have_all_requests_resolved",
+        ],
+    ),
+    Mutation(
+        "Each stream would be resolved through all URL patterns that stand before its own.",
+        "sse_app/views/route.py",
+        "                self._kept[key] = found\n",
+        "                pass\n",
+        [
+            "views/test_route.py::test_ordinary_requests_are_not_resolved_and_a_stream_is_resolved_once"
+        ],
+    ),
+    Mutation(
+        "Any client could fill the memory with paths.",
+        "sse_app/views/route.py",
+        "                if len(self._kept) >= KEPT:\n",
+        "                if False:\n",
+        ["views/test_route.py::test_no_more_than_a_number_of_answers_is_kept"],
+    ),
+    Mutation(
+        "The same path is the stream's in one language only.",
+        "sse_app/views/route.py",
+        "        key = next(iter(candidates)), get_language()\n",
+        "        key = next(iter(candidates)), None\n",
+        [
+            "views/test_route.py::test_a_path_is_the_streams_exactly_if_django_resolves_it_to_the_stream"
+        ],
+    ),
+    Mutation(
+        "A project's own converter may give another answer the next time.",
+        "sse_app/views/route.py",
+        "        self._is_known = self._is_known and _is_known(entry.pattern)\n",
+        "",
+        [
+            "views/test_route.py::test_a_path_is_the_streams_exactly_if_django_resolves_it_to_the_stream"
+        ],
+    ),
+    Mutation(
+        "A resolver of another package may have other patterns for each language.",
+        "sse_app/views/route.py",
+        "            self._is_known = False\n            yield before\n            return\n",
+        "            return\n",
+        [
+            "views/test_route.py::test_a_path_is_the_streams_exactly_if_django_resolves_it_to_the_stream"
+        ],
+    ),
+    Mutation(
+        "A pattern before the stream's may take the path.",
+        "sse_app/views/route.py",
+        "            found = _is_resolved(candidates)\n",
+        "            found = True\n",
+        [
+            "views/test_route.py::test_a_path_is_the_streams_exactly_if_django_resolves_it_to_the_stream"
+        ],
+    ),
+    Mutation(
         "Each write costs a system call, so those of one turn of the event loop go as one.",
         "sse_app/delivery/transports/daphne.py",
         "if self._size > FLUSH_BYTES:",
@@ -268,8 +502,8 @@ MUTATIONS = (
     Mutation(
         "A client that went on sending and then left is noticed by the next write only.",
         "sse_app/delivery/streams.py",
-        "            self._write(self._heartbeat())\n",
-        "            pass\n",
+        "self._write(subscription.kind.heartbeat(subscription.positions, self._pinged))",
+        "pass",
         ["delivery/test_stream.py::test_a_client_that_goes_on_sending_and_leaves_is_noticed"],
     ),
     Mutation(

@@ -108,9 +108,9 @@ MUTATIONS = (
     ),
     Mutation(
         "A redirect to the address with a slash breaks two clients.",
-        "sse_app/asgi.py",
-        'for candidate in (path,) if path.endswith("/") else (path, f"{path}/"):',
-        "for candidate in (path,):",
+        "sse_app/views/route.py",
+        '(path,) if path.endswith("/") else (path, f"{path}/")',
+        "(path,)",
         ["delivery/test_stream.py::test_other_methods_hosts_and_the_missing_slash"],
     ),
     Mutation(

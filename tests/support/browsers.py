@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 from django.test import RequestFactory
@@ -67,8 +68,9 @@ class PageSink(Sink):
     def direct(self) -> Direct | None:
         return self._send if self.room is None else None
 
-    def joined_cohort(self, before: int) -> None:
+    def joined_cohort(self, before: int) -> float:
         assert not self._chunk
+        return inf
 
     def left_cohort(self, written: int, at: float, rest: bytes | None, pending: bytes) -> None:
         assert rest is not None
@@ -189,7 +191,7 @@ class Browser:
     async def join_cohort(self) -> None:
         """Be written to with the others again, if it is like them, as a stream's tick does."""
         if self._subscription.cohort is None:
-            join_cohort(self._subscription, self._hub.topics)
+            join_cohort(self._subscription, self._hub)
 
     async def review(self) -> None:
         """Be held while it is asked whether it still may read, and go on, as it may."""

@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any, Final
 
 from ...conf import settings
@@ -39,6 +40,8 @@ class Transport(ABC):
     """
 
     on_broken: Callable[[str], None] = staticmethod(lambda reason: None)
+    #: Called when bytes begin to wait, with the latest time for the next `check()`.
+    on_waiting: Callable[[float], None] = staticmethod(lambda check_at: None)
 
     def __init__(self, send: Send, receive: Receive) -> None:
         self._send = send
@@ -85,8 +88,11 @@ class Transport(ABC):
         """Send the waiting bytes and end the response cleanly. Safe to call twice."""
 
     @abstractmethod
-    def check(self, now: float) -> None:
-        """Check for a stalled client; `now` is `time.monotonic()`."""
+    def check(self, now: float) -> float:
+        """Check for a stalled client at `now`; return when to check again.
+
+        Both are times by the monotonic clock. If no bytes wait, `math.inf`: see `on_waiting`.
+        """
 
     @abstractmethod
     def _break(self, reason: str = "broken") -> None:
@@ -143,6 +149,7 @@ class AsgiTransport(Transport):
         self._bytes += len(chunk)
         if self._writer is None:
             self._since = time.monotonic()
+            self.on_waiting(self._since + settings().STALL_SECONDS)
             self._writer = asyncio.get_running_loop().create_task(self._write())
             self._writer.add_done_callback(self._written)
 
@@ -169,10 +176,13 @@ class AsgiTransport(Transport):
             self._break()
             raise
 
-    def check(self, now: float) -> None:
-        if self._writer is not None and now - self._since > settings().STALL_SECONDS:
+    def check(self, now: float) -> float:
+        if self._writer is None:
+            return inf
+        if now - self._since > settings().STALL_SECONDS:
             COUNTS.stalled += 1
             self._break("stalled")
+        return self._since + settings().STALL_SECONDS
 
     async def _write(self) -> None:
         while self._waiting:

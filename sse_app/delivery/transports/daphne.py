@@ -12,12 +12,14 @@ import asyncio
 import logging
 import socket
 import time
+from math import inf
 from typing import Any, Final
 from weakref import WeakSet
 
 from ...conf import settings
 from ...runtime.telemetry import COUNTS, log_fields
 from ..notify import Notify
+from . import daphne_connections
 from .asgi import END, END_SECONDS, Direct, Receive, Send, Transport
 from .chunked import FLUSH_BYTES, flush_queue
 
@@ -54,6 +56,7 @@ class DaphneTransport(Transport):
             return
         # Daphne keeps two copies of a GET's body until the response ends, here for hours.
         self._request.content.close()
+        daphne_connections.skip(self._request)
         self._tcp = plain_tcp(self._request)
         if self._tcp is None:
             self._register()
@@ -121,6 +124,7 @@ class DaphneTransport(Transport):
             self._write_rest(framed[sent:])
 
     def _write_rest(self, framed: bytes) -> None:
+        self.on_waiting(time.monotonic() + settings().STALL_SECONDS)
         self._register()
         self._tcp.write(framed)
 
@@ -178,16 +182,20 @@ class DaphneTransport(Transport):
                 "The response could not be ended: %r", error, extra=log_fields(error=error)
             )
 
-    def check(self, now: float) -> None:
-        if self._paused_at and now - self._paused_at > settings().STALL_SECONDS:
+    def check(self, now: float) -> float:
+        if not self._paused_at:
+            return inf
+        if now - self._paused_at > settings().STALL_SECONDS:
             COUNTS.stalled += 1
             self._abort("stalled")
+        return self._paused_at + settings().STALL_SECONDS
 
     # --- IPushProducer, called by Twisted ---
 
     def pauseProducing(self) -> None:
         """Note that the client takes no more for now."""
         self._paused_at = self._paused_at or time.monotonic()
+        self.on_waiting(self._paused_at + settings().STALL_SECONDS)
 
     def resumeProducing(self) -> None:
         """Note that the buffered bytes were sent."""
@@ -210,6 +218,7 @@ class DaphneTransport(Transport):
     def _break(self, reason: str = "broken") -> None:
         if not self._broken:
             self._broken = True
+            daphne_connections.check(self._request)  # It cancels an application that does not end.
             self._pending.clear()
             self._resumed.set()
             self.on_broken(reason)
