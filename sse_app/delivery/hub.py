@@ -14,9 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from channels.layers import InMemoryChannelLayer
-
-from ..conf import channel_layer, settings
+from ..conf import is_in_memory, settings
 from ..eventlog import event_log
 from ..protocol.events import Event
 from ..runtime.forks import at_fork
@@ -90,13 +88,12 @@ class Hub(Feed):
             self.services.run(name, work)
 
     def _works(self) -> Mapping[str, Work]:
-        rejoin = self.mailbox.memberships.join_all
         return {
             "receive": self.mailbox.receive,
             "silence": self.mailbox.watch,
             "watch": self._check_on_change,
             "check": lambda: every(check_interval, self.check),
-            "rejoin": lambda: every(lambda: REJOIN_SECONDS, rejoin),
+            "rejoin": lambda: every(lambda: REJOIN_SECONDS, self.mailbox.rejoin),
             "tick": lambda: every(tick_interval, self.tick),
         }
 
@@ -263,7 +260,7 @@ def check_interval() -> float:
     interval = settings().CHECK_INTERVAL
     if interval is not None:
         return interval
-    return 0.5 if isinstance(channel_layer(), InMemoryChannelLayer) else 2.0
+    return 0.5 if is_in_memory() else 2.0
 
 
 def tick_interval() -> float:
