@@ -124,14 +124,14 @@ class Hub(Feed):
         self.subscriptions.discard(subscription)
         empty = self._detach(subscription, subscription.groups)
         if self.subscriptions:
-            await self.mailbox.memberships.settle(empty)
+            self.mailbox.memberships.leave(empty)
         else:
-            await self.close(empty)
+            await self.close()
 
     async def drop(self, subscription: Subscription, group: str) -> None:
         """Remove `group` from `subscription`."""
         subscription.drop(group)
-        await self.mailbox.memberships.settle(self._detach(subscription, [group]))
+        self.mailbox.memberships.leave(self._detach(subscription, [group]))
 
     def service(self, kind: type[_Service]) -> _Service:
         """Return this hub's own instance of a registered service."""
@@ -224,15 +224,14 @@ class Hub(Feed):
             await asyncio.sleep(GRACE_SECONDS)
             await logged(self.check)
 
-    async def close(self, left: Collection[str] = ()) -> None:
+    async def close(self) -> None:
         """Stop all tasks; a later subscription gets another hub. Safe to call twice.
 
-        `left`: groups without a topic that the hub must still leave on the channel layer. A caller
-        that is cancelled does not wait, but the hub is closed.
+        A caller that is cancelled does not wait, but the hub is closed.
         """
         if self._closing is not None:
             return
-        self._closing = spawn(self._close, left)
+        self._closing = spawn(self._close)
         if _hubs.get(self.loop) is self:
             del _hubs[self.loop]
         for service in self._registered.values():
@@ -241,16 +240,15 @@ class Hub(Feed):
             self._stop_watch()
         await asyncio.shield(self._closing)
 
-    async def _close(self, left: Collection[str]) -> None:
+    async def _close(self) -> None:
         await self._starting.close()
         await self._starts.close()
         await self.services.close()
         await self._healer.close()
         await self._log_reader.close()
         await self.snapshots.close()
-        joined = [*left, *self.topics]
         self.topics.clear()
-        await self.mailbox.memberships.settle(joined)
+        await self.mailbox.memberships.leave_all()
         await self.mailbox.close()
         await logged(event_log().aclose)
 

@@ -23,6 +23,9 @@ from ..runtime.telemetry import log_fields
 
 #: The pause before failed groups are tried again: the first one, which doubles, and the longest.
 RETRY_SECONDS: Final = (0.2, 5.0)
+#: How long a group without a reader stays joined: until then one reader may replace another, and
+#: the groups that were left meanwhile are left by one call.
+LEAVE_SECONDS: Final = 0.5
 #: How long a caller waits for a layer that hangs; events then come from the event log.
 WAIT_SECONDS: Final = 1.0
 #: How long one call may take. channels_redis has no limit of its own with redis-py before 8.
@@ -45,17 +48,27 @@ class Memberships:
         self.known: dict[str, bool] = {}
         self._opened = asyncio.Event()
         self._changed: dict[str, None] = {}
-        self._failed: dict[str, None] = {}
+        self._later: dict[str, None] = {}
         #: Set when the changes that wait now have been tried.
         self._tried = asyncio.Event()
         self._working: asyncio.Task[None] | None = None
-        self._retrying: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._pause = RETRY_SECONDS[0]
 
     def opened(self, channel: str | None) -> None:
         """Note the channel, or None if the layer gave none: then callers do not wait for it."""
         self.channel = channel
         self._opened.set()
+
+    def leave(self, groups: Iterable[str]) -> None:
+        """Leave `groups` in the background, if they are still not wanted after `LEAVE_SECONDS`."""
+        self._later.update(dict.fromkeys(groups))
+        if self._timer is None and self._later:
+            self._change_later(LEAVE_SECONDS)
+
+    async def leave_all(self) -> None:
+        """Leave all groups that are not wanted; see `settle()`."""
+        await self.settle(list(self.known))
 
     async def settle(self, groups: Collection[str]) -> None:
         """Join or leave each of `groups`, as is wanted when its call begins; never raises.
@@ -88,8 +101,8 @@ class Memberships:
         if self._working is not None:
             self._working.cancel()
             await asyncio.gather(self._working, return_exceptions=True)
-        if self._retrying is not None:
-            self._retrying.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _change_soon(self, groups: Iterable[str]) -> asyncio.Event:
         # Noted before the first await, because a caller may be cancelled any time.
@@ -118,7 +131,9 @@ class Memberships:
             portion, groups = groups[:size], groups[size:]
             if not await self._change_portion(layer, self.channel, portion):
                 # At the end, because their calls may fail for ever.
-                self._retry_later([*groups, *portion])
+                self._later.update(dict.fromkeys([*groups, *portion]))
+                self._change_later(random.uniform(self._pause / 2, self._pause))
+                self._pause = min(self._pause * 2, RETRY_SECONDS[1])
                 return
         self._pause = RETRY_SECONDS[0]
 
@@ -143,17 +158,16 @@ class Memberships:
                     del self.known[leaves[name]]
         return all(held)
 
-    def _retry_later(self, groups: Iterable[str]) -> None:
-        self._failed.update(dict.fromkeys(groups))
-        if self._retrying is None:
-            pause, self._pause = self._pause, min(self._pause * 2, RETRY_SECONDS[1])
-            seconds = random.uniform(pause / 2, pause)
-            self._retrying = asyncio.get_running_loop().call_later(seconds, self._retry)
+    def _change_later(self, seconds: float) -> None:
+        """Change the groups that wait in `seconds`, instead of at the time that was set before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._change_now)
 
-    def _retry(self) -> None:
-        self._retrying = None
-        failed, self._failed = self._failed, {}
-        self._change_soon(failed)
+    def _change_now(self) -> None:
+        self._timer = None
+        later, self._later = self._later, {}
+        self._change_soon(later)
 
 
 async def _held(call: Callable[[], Awaitable[None]], names: Collection[str]) -> bool:

@@ -446,21 +446,24 @@ async def test_a_group_that_is_left_slowly_and_joined_again_stays_joined(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The layer may do what it was asked for first after what it was asked for then."""
+    monkeypatch.setattr("sse_app.delivery.memberships.LEAVE_SECONDS", 0.0)
     SlowLayer.gate = asyncio.Event()
     SlowLayer.gate.set()
     other, first = [await Reader().start(group) for group in ("other", "g")]
-    left = asyncio.Event()
+    leaving, left = asyncio.Event(), asyncio.Event()
 
     async def slowly(self: SlowLayer, group: str, channel: str) -> None:
+        leaving.set()
         await left.wait()
         await ForeignLayer.group_discard(self, group, channel)
 
     monkeypatch.setattr(SlowLayer, "group_discard", slowly)
-    leaving = asyncio.create_task(first.stop())
+    await first.stop()
+    await asyncio.wait_for(leaving.wait(), PATIENCE)
+    starting = asyncio.create_task(Reader().start("g"))
     await turns()
-    second = await Reader().start("g")
     left.set()
-    await leaving
+    second = await starting
     await turns()
     publish("g", "n", "here", durable=False)
     await second.sink.until("here")
@@ -490,6 +493,7 @@ async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_lat
     await (await Reader().start("h")).stop()
     SlowLayer.gate.set()
     await turns()
+    await reader.hub.mailbox.memberships.leave_all()
     assert layer_group("h", site_tag()) not in channel_layers["default"].groups
     # To leave takes no longer: the one who has lost a group waits for it, and others behind him.
     monkeypatch.undo()

@@ -237,6 +237,8 @@ async def test_joins_that_waited_until_their_readers_had_left_are_not_made(
     await stop(*readers)
     layer.free.set()
     await settled()
+    await get_hub().mailbox.memberships.leave_all()
+    await settled()
     assert layer.joins - before == pubsub_layer.CALLS
     assert layer.leaves == pubsub_layer.CALLS, "a group that was not joined was left"
     assert not [group for group in layer.groups if ".g" in group]
