@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextvars import Context
 from typing import Any, Final
 
 from ..conf import channel_layer, is_in_memory, site_tag
@@ -127,11 +128,13 @@ class Memberships:
             return
         layer = channel_layer()
         size = pubsub_layer.portion(layer)
-        while groups and self.channel is not None:
-            portion, groups = groups[:size], groups[size:]
+        for first in range(0, len(groups), size):
+            portion = groups[first : first + size]
+            if self.channel is None:
+                return
             if not await self._change_portion(layer, self.channel, portion):
                 # At the end, because their calls may fail for ever.
-                self._later.update(dict.fromkeys([*groups, *portion]))
+                self._later.update(dict.fromkeys([*groups[first + size :], *portion]))
                 self._change_later(random.uniform(self._pause / 2, self._pause))
                 self._pause = min(self._pause * 2, RETRY_SECONDS[1])
                 return
@@ -162,7 +165,8 @@ class Memberships:
         """Change the groups that wait in `seconds`, instead of at the time that was set before."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._change_now)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._change_now, context=Context())
 
     def _change_now(self) -> None:
         self._timer = None

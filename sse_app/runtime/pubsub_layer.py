@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final
 
 #: The most groups of one command. An event waits behind one such command at most.
-PORTION: Final = 500
+PORTION: Final = 200
 #: Concurrent calls of the public interface. channels_redis allows a hundred connections.
 CALLS: Final = 32
 #: How long closing the connections may take: some may still have bytes to send.
