@@ -231,6 +231,9 @@ async def test_a_reader_that_comes_soon_after_the_last_one_costs_no_command(
     before = commands(redis, "subscribe"), commands(redis, "unsubscribe")
     monkeypatch.setattr(memberships, "LEAVE_SECONDS", PATIENCE)
     await second.stop()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert first.hub.mailbox.memberships.known["g"]
     third = await Reader().start("g")
     assert (commands(redis, "subscribe"), commands(redis, "unsubscribe")) == before
     await third.stop()
