@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from channels.exceptions import InvalidChannelLayerError
-from channels.layers import channel_layers, get_channel_layer
+from channels.layers import InMemoryChannelLayer, channel_layers, get_channel_layer
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
@@ -144,6 +144,11 @@ def channel_layer() -> Any:
             "'channels.layers.InMemoryChannelLayer'}}."
         )
     return layer
+
+
+def is_in_memory() -> bool:
+    """Whether the channel layer is in this process only."""
+    return isinstance(channel_layer(), InMemoryChannelLayer)
 
 
 @receiver(setting_changed)

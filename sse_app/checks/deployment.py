@@ -8,14 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from channels.layers import InMemoryChannelLayer
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from ..access import addresses, authorization, origins
-from ..conf import channel_layer, settings, site_tag
+from ..conf import is_in_memory, settings, site_tag
 from ..eventlog import DatabaseEventLog, MemoryEventLog, RedisEventLog, event_log
 
 #: The lowest version of each series without known security holes that concern a server of streams.
@@ -62,7 +61,7 @@ def check_deployment(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 def _layer() -> Iterator[CheckMessage]:
-    if isinstance(channel_layer(), InMemoryChannelLayer):
+    if is_in_memory():
         yield Warning(
             f"The channel layer {settings().CHANNEL_LAYER!r} is in-memory and reaches one process "
             "only: non-durable events reach no other process, and each process counts its own "
@@ -87,8 +86,7 @@ def _tag() -> Iterator[CheckMessage]:
     fallbacks = django_settings.SECRET_KEY_FALLBACKS
     if settings().SITE_TAG is not None or not fallbacks:
         return
-    in_memory = isinstance(channel_layer(), InMemoryChannelLayer)
-    if in_memory and not isinstance(event_log(), RedisEventLog):
+    if is_in_memory() and not isinstance(event_log(), RedisEventLog):
         return
     yield Warning(
         f"The site tag {site_tag()!r} comes from the last of SECRET_KEY_FALLBACKS. When that key "

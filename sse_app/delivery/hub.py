@@ -14,9 +14,7 @@ from collections.abc import Collection, Mapping
 from typing import ClassVar, Final, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from channels.layers import InMemoryChannelLayer
-
-from ..conf import channel_layer, settings
+from ..conf import is_in_memory, settings
 from ..eventlog import event_log
 from ..protocol.events import Event
 from ..runtime.forks import at_fork
@@ -94,13 +92,12 @@ class Hub(Feed):
             self.services.run(name, work)
 
     def _works(self) -> Mapping[str, Work]:
-        rejoin = self.mailbox.memberships.join_all
         return {
             "receive": self.mailbox.receive,
             "silence": self.mailbox.watch,
             "watch": self._check_on_change,
             "check": lambda: every(check_interval, self.check),
-            "rejoin": lambda: every(lambda: REJOIN_SECONDS, rejoin),
+            "rejoin": lambda: every(lambda: REJOIN_SECONDS, self.mailbox.rejoin),
             "tick": lambda: every(tick_interval, self.tick),
         }
 
@@ -133,14 +130,14 @@ class Hub(Feed):
         self.sending.discard(subscription.sink)
         empty = self._detach(subscription, subscription.groups)
         if self.subscriptions:
-            await self.mailbox.memberships.settle(empty)
+            self.mailbox.memberships.leave(empty)
         else:
-            await self.close(empty)
+            await self.close()
 
     async def drop(self, subscription: Subscription, group: str) -> None:
         """Remove `group` from `subscription`."""
         subscription.drop(group)
-        await self.mailbox.memberships.settle(self._detach(subscription, [group]))
+        self.mailbox.memberships.leave(self._detach(subscription, [group]))
 
     def service(self, kind: type[_Service]) -> _Service:
         """Return this hub's own instance of a registered service."""
@@ -233,15 +230,14 @@ class Hub(Feed):
             await asyncio.sleep(GRACE_SECONDS)
             await logged(self.check)
 
-    async def close(self, left: Collection[str] = ()) -> None:
+    async def close(self) -> None:
         """Stop all tasks; a later subscription gets another hub. Safe to call twice.
 
-        `left`: groups without a topic that the hub must still leave on the channel layer. A caller
-        that is cancelled does not wait, but the hub is closed.
+        A caller that is cancelled does not wait, but the hub is closed.
         """
         if self._closing is not None:
             return
-        self._closing = spawn(self._close, left)
+        self._closing = spawn(self._close)
         if _hubs.get(self.loop) is self:
             del _hubs[self.loop]
         for service in self._registered.values():
@@ -250,16 +246,15 @@ class Hub(Feed):
             self._stop_watch()
         await asyncio.shield(self._closing)
 
-    async def _close(self, left: Collection[str]) -> None:
+    async def _close(self) -> None:
         await self._starting.close()
         await self._starts.close()
         await self.services.close()
         await self._healer.close()
         await self._log_reader.close()
         await self.snapshots.close()
-        joined = [*left, *self.topics]
         self.topics.clear()
-        await self.mailbox.memberships.settle(joined)
+        await self.mailbox.memberships.leave_all()
         await self.mailbox.close()
         await logged(event_log().aclose)
 
@@ -269,7 +264,7 @@ def check_interval() -> float:
     interval = settings().CHECK_INTERVAL
     if interval is not None:
         return interval
-    return 0.5 if isinstance(channel_layer(), InMemoryChannelLayer) else 2.0
+    return 0.5 if is_in_memory() else 2.0
 
 
 def tick_interval() -> float:

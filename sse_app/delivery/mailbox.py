@@ -14,18 +14,15 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Final, NamedTuple
-from weakref import WeakKeyDictionary, ref
+from typing import Any, Final
 
-from channels.layers import InMemoryChannelLayer
-
-from ..conf import channel_layer, site_tag
+from ..conf import channel_layer, is_in_memory, site_tag
 from ..protocol.events import BATCH_TYPE, MESSAGE_TYPE, Event
-from ..protocol.groups import layer_group
+from ..protocol.groups import CONTROL_GROUP, layer_group, shared_group, validate_group
+from ..runtime import pubsub_layer
 from ..runtime.rare_logs import RareLog
 from ..runtime.services import logged, spawn
 from ..runtime.telemetry import log_fields
-from . import pubsub_layer
 from .memberships import CALL_SECONDS, RETRY_SECONDS, WAIT_SECONDS, Memberships
 from .topics import DELIVERIES
 
@@ -39,18 +36,6 @@ PROBE_TYPE: Final = "sse.probe"
 
 logger = logging.getLogger("sse_app")
 _failed_log = RareLog(logger)
-
-
-class _Left(NamedTuple):
-    """The channel and the groups that a closed mailbox could not leave on `layer`."""
-
-    layer: ref[Any]
-    channel: str
-    probe_group: str
-    groups: Collection[str]
-
-
-_left: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Left]] = WeakKeyDictionary()
 
 
 class Silent(ConnectionError):
@@ -70,6 +55,7 @@ class Mailbox:
         deliver: Callable[[Event], int],
         reopened: Callable[[], Awaitable[None]],
     ) -> None:
+        self._groups = groups
         self._deliver = deliver
         self._reopened = reopened
         self.memberships = Memberships(groups)
@@ -107,10 +93,19 @@ class Mailbox:
         """Test a silent layer until cancelled; one that stays silent is connected to again."""
         while True:
             await asyncio.sleep(SILENT_SECONDS)
-            target = channel_layer()
             is_silent = time.monotonic() - self._heard >= SILENT_SECONDS
-            if is_silent and self._error is None and not isinstance(target, InMemoryChannelLayer):
-                await self._test(target)
+            if not is_silent or self._error is not None:
+                continue
+            if is_in_memory():
+                # Where one message expired, that layer removes the channel from all groups.
+                await self._join_own()
+            else:
+                await self._test(channel_layer())
+
+    async def rejoin(self) -> None:
+        """Join all groups again before the memberships expire."""
+        await self._join_own()
+        await self.memberships.join_all()
 
     async def probe(self) -> float:
         """Send a message through the layer to this mailbox; return the seconds until it arrived.
@@ -131,23 +126,27 @@ class Mailbox:
         return time.perf_counter() - began
 
     async def close(self) -> None:
-        """Leave the group of the probes, and cancel all calls. Call it after `receive()` ended.
+        """Cancel all calls, and leave the mailbox's own groups. Call it after `receive()` ended.
 
-        If the layer does not answer, the next mailbox of this loop takes the channel over: each
-        group that is still joined costs the layer a subscription.
+        If the layer does not answer, its connections are closed: each group that is still joined
+        costs the layer a subscription.
         """
         await self.memberships.close()
         if self._channel is None:
             return
-        target, groups = channel_layer(), list(self.memberships.known)
+        target, own = channel_layer(), self._own_groups()
+        left = [layer_group(group, site_tag()) for group in self.memberships.known]
         try:
-            if groups:
+            if left:
                 raise Silent("the layer did not answer for the other groups")
             async with asyncio.timeout(WAIT_SECONDS):
-                await target.group_discard(self._probe_group, self._channel)
+                for name in own:
+                    await target.group_discard(name, self._channel)
+            is_left = self.memberships.channel is not None
         except Exception:
-            left = _Left(ref(target), self._channel, self._probe_group, groups)
-            _left.setdefault(asyncio.get_running_loop(), []).append(left)
+            is_left = False
+        if not is_left:
+            await pubsub_layer.forget(target, self._channel, [*own, *left])
 
     # --- receiving ---
 
@@ -167,20 +166,19 @@ class Mailbox:
         target = channel_layer()
         if self._channel is None:
             self._channel = pubsub_layer.channel_name(target)
-            self._take_over(target)
         self._channel = await pubsub_layer.open_channel(target, self._channel)
+        await self._join_own()
         self.memberships.opened(self._channel)
-        await target.group_add(self._probe_group, self._channel)
         self._error = None
         self._tried.set()
 
-    def _take_over(self, target: Any) -> None:
-        """Take the channel of an earlier mailbox of this loop that could not leave its groups."""
-        kept = _left.get(asyncio.get_running_loop(), [])
-        for left in [left for left in kept if left.layer() is target][:1]:
-            kept.remove(left)
-            self._channel, self._probe_group = left.channel, left.probe_group
-            self.memberships.known.update(dict.fromkeys(left.groups, False))
+    def _own_groups(self) -> list[str]:
+        """Return the layer groups that the mailbox is in, whatever groups have readers."""
+        return [self._probe_group, *([shared_group(site_tag())] if is_in_memory() else ())]
+
+    async def _join_own(self) -> None:
+        for name in self._own_groups():
+            await channel_layer().group_add(name, self._channel)
 
     def _failed(self, error: Exception) -> None:
         self._error = error
@@ -217,7 +215,7 @@ class Mailbox:
             if message.get("type") == PROBE_TYPE:
                 self._arrived(message.get("id"))
                 return
-            events = _events_of(message)
+            events = self._events_of(message)
         except (TypeError, ValueError, AttributeError) as error:
             logger.warning(
                 "Skipped a malformed message on the channel layer: %s",
@@ -230,6 +228,24 @@ class Mailbox:
             if self._delivered >= DELIVERIES:
                 self._delivered = 0
                 await asyncio.sleep(0)
+
+    def _events_of(self, message: Any) -> list[Event]:
+        """Return the events of a message; none if no group of them has readers.
+
+        Such events are dropped before they are validated.
+        """
+        kind = message.get("type")
+        parts = message.get("events") if kind == BATCH_TYPE else [message]
+        if kind not in (MESSAGE_TYPE, BATCH_TYPE) or not isinstance(parts, list):
+            raise ValueError(f"the type is {kind!r}, not {MESSAGE_TYPE!r}")
+        wanted = self._groups()
+        groups = [part.group if isinstance(part, Event) else part.get("group") for part in parts]
+        if not any(group in wanted for group in groups):
+            for group in groups:
+                if group != CONTROL_GROUP:
+                    validate_group(group)
+            return []
+        return [part if isinstance(part, Event) else Event.from_message(part) for part in parts]
 
     def _arrived(self, token: Any) -> None:
         arrival = self._probes.get(token)
@@ -255,11 +271,3 @@ async def _next(channel: str) -> Any:
                 error,
                 extra=log_fields(error=error),
             )
-
-
-def _events_of(message: Any) -> list[Event]:
-    kind = message.get("type")
-    parts = message.get("events") if kind == BATCH_TYPE else [message]
-    if kind not in (MESSAGE_TYPE, BATCH_TYPE) or not isinstance(parts, list):
-        raise ValueError(f"the type is {kind!r}, not {MESSAGE_TYPE!r}")
-    return [part if isinstance(part, Event) else Event.from_message(part) for part in parts]

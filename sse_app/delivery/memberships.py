@@ -1,8 +1,8 @@
 """`Memberships`: the groups of one channel on the channel layer.
 
-The wanted groups change while calls of the layer are under way, fail or hang. So each group has at
-most one task, which compares what is wanted with what the layer is known to have, until they are
-the same. A group whose call failed is tried again until the call holds.
+The wanted groups change while calls of the layer are under way, fail or hang. So one task compares
+what is wanted with what the layer is known to have, for the groups that changed, and calls the
+layer for many groups at once. A group whose call failed is tried again until the call holds.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection
-from typing import Final
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextvars import Context
+from typing import Any, Final
 
-from ..conf import channel_layer, site_tag
+from ..conf import channel_layer, is_in_memory, site_tag
 from ..protocol.groups import layer_group
+from ..runtime import pubsub_layer
 from ..runtime.callables import contained
 from ..runtime.rare_logs import RareLog
 from ..runtime.services import spawn
@@ -22,12 +24,13 @@ from ..runtime.telemetry import log_fields
 
 #: The pause before failed groups are tried again: the first one, which doubles, and the longest.
 RETRY_SECONDS: Final = (0.2, 5.0)
+#: How long a group without a reader stays joined: until then one reader may replace another, and
+#: the groups that were left meanwhile are left by one call.
+LEAVE_SECONDS: Final = 0.5
 #: How long a caller waits for a layer that hangs; events then come from the event log.
 WAIT_SECONDS: Final = 1.0
 #: How long one call may take. channels_redis has no limit of its own with redis-py before 8.
 CALL_SECONDS: Final = 10.0
-#: Concurrent calls. channels_redis allows a hundred connections.
-CALLS: Final = 32
 
 _failed_log = RareLog(logging.getLogger("sse_app"))
 
@@ -35,7 +38,8 @@ _failed_log = RareLog(logging.getLogger("sse_app"))
 class Memberships:
     """Joins and leaves for `channel`, which is None until the layer has given one.
 
-    `groups` returns the wanted groups. Used on one loop only.
+    `groups` returns the wanted groups. On an in-memory layer there is nothing to do, because the
+    mailbox is in the one layer group of all groups. Used on one loop only.
     """
 
     def __init__(self, groups: Callable[[], Collection[str]]) -> None:
@@ -44,115 +48,144 @@ class Memberships:
         #: The groups that the channel is in (True), or perhaps is in (False).
         self.known: dict[str, bool] = {}
         self._opened = asyncio.Event()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._failed: dict[str, None] = {}
-        self._retrying: asyncio.Task[None] | None = None
-        self._calls = asyncio.Semaphore(CALLS)
+        self._changed: dict[str, None] = {}
+        self._later: dict[str, None] = {}
+        #: Set when the changes that wait now have been tried.
+        self._tried = asyncio.Event()
+        self._working: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause = RETRY_SECONDS[0]
 
     def opened(self, channel: str | None) -> None:
         """Note the channel, or None if the layer gave none: then callers do not wait for it."""
         self.channel = channel
         self._opened.set()
 
+    def leave(self, groups: Iterable[str]) -> None:
+        """Leave `groups` in the background, if they are still not wanted after `LEAVE_SECONDS`."""
+        self._later.update(dict.fromkeys(groups))
+        if self._timer is None and self._later:
+            self._change_later(LEAVE_SECONDS)
+
+    async def leave_all(self) -> None:
+        """Leave all groups that are not wanted; see `settle()`."""
+        await self.settle(list(self.known))
+
     async def settle(self, groups: Collection[str]) -> None:
         """Join or leave each of `groups`, as is wanted when its call begins; never raises.
 
         After `WAIT_SECONDS` the calls continue in the background, also if the caller is cancelled.
         """
-        # Started before the first await, because a caller may be cancelled any time.
-        tasks = [self._start(group) for group in groups]
-        if tasks:
-            await asyncio.wait(tasks, timeout=WAIT_SECONDS)
+        if groups:
+            tried = self._change_soon(groups)
+            try:
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await tried.wait()
+            except TimeoutError:
+                pass
 
     async def join_all(self) -> None:
         """Join all groups again: memberships expire, and a layer may have lost them.
 
-        One group after another; from the first one that fails on, they are tried again later.
+        In portions, so that groups that start meanwhile do not wait for all others.
         """
-        for group in [*self.known, *self._groups()]:
-            self.known[group] = False
-            self._failed[group] = None
-        if not await self._try_failed():
-            self._retry_later()
+        if is_in_memory():
+            return
+        groups = list(dict.fromkeys([*self.known, *self._groups()]))
+        for first in range(0, len(groups), pubsub_layer.PORTION):
+            portion = groups[first : first + pubsub_layer.PORTION]
+            self.known.update(dict.fromkeys(portion, False))
+            await self.settle(portion)
 
     async def close(self) -> None:
         """Cancel all calls; `known` then has what the layer may still have."""
-        tasks = [*self._tasks.values(), *([self._retrying] if self._retrying else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._working is not None:
+            self._working.cancel()
+            await asyncio.gather(self._working, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _start(self, group: str) -> asyncio.Task[None]:
-        task = self._tasks.get(group)
-        if task is None or task.done():
-            task = self._tasks[group] = spawn(self._settle, group)
-            task.add_done_callback(lambda done: self._ended(group, done))
-        return task
+    def _change_soon(self, groups: Iterable[str]) -> asyncio.Event:
+        # Noted before the first await, because a caller may be cancelled any time.
+        self._changed.update(dict.fromkeys(groups))
+        if self._working is None or self._working.done():
+            self._working = spawn(self._work)
+        return self._tried
 
-    def _ended(self, group: str, task: asyncio.Task[None]) -> None:
-        if self._tasks.get(group) is task:
-            del self._tasks[group]
-
-    def _is_settled(self, group: str) -> bool:
-        return self.known.get(group) is (True if group in self._groups() else None)
-
-    async def _settle(self, group: str) -> None:
+    async def _work(self) -> None:
         await self._opened.wait()
-        while not self._is_settled(group) and self.channel is not None:
-            async with self._calls:
-                # While this task waited, the last reader may have left, or a new one may have come.
-                if not self._is_settled(group) and not await self._change(group, self.channel):
-                    self._failed[group] = None
-                    self._retry_later()
-                    return
+        while self._changed:
+            groups, self._changed = list(self._changed), {}
+            tried, self._tried = self._tried, asyncio.Event()
+            try:
+                await self._change(groups)
+            finally:
+                tried.set()
 
-    async def _change(self, group: str, channel: str) -> bool:
-        """Join or leave `group`, as is wanted now; return whether the call held."""
-        wanted = group in self._groups()
-        name = "group_add" if wanted else "group_discard"
-        failed_before = self.known.get(group) is False
-        self.known[group] = False  # A call that fails may have been done.
-        layer, layer_name = channel_layer(), layer_group(group, site_tag())
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                with contained():
-                    if failed_before and not wanted:
-                        # After a `group_discard()` that failed, the pub/sub layer has forgotten the
-                        # group and keeps its subscription: the next one would do nothing.
-                        await layer.group_add(layer_name, channel)
-                    await getattr(layer, name)(layer_name, channel)
-        except Exception as error:
-            _failed_log(
-                "%s of group %s failed (%r) and is tried again; until then its events come from "
-                "the event log.",
-                name,
-                group,
-                error,
-                extra=log_fields(group=group, error=error),
-            )
-            return False
-        if wanted:
-            self.known[group] = True
-        else:
-            del self.known[group]
+    async def _change(self, groups: list[str]) -> None:
+        """Change `groups` in portions; after a portion that failed, the others are tried later."""
+        if is_in_memory():
+            return
+        layer = channel_layer()
+        size = pubsub_layer.portion(layer)
+        for first in range(0, len(groups), size):
+            portion = groups[first : first + size]
+            if self.channel is None:
+                return
+            if not await self._change_portion(layer, self.channel, portion):
+                # At the end, because their calls may fail for ever.
+                self._later.update(dict.fromkeys([*groups[first + size :], *portion]))
+                self._change_later(random.uniform(self._pause / 2, self._pause))
+                self._pause = min(self._pause * 2, RETRY_SECONDS[1])
+                return
+        self._pause = RETRY_SECONDS[0]
+
+    async def _change_portion(self, layer: Any, channel: str, groups: Collection[str]) -> bool:
+        """Join or leave `groups`, as is wanted now; return whether all calls held."""
+        wanted, tag = self._groups(), site_tag()
+        joins, leaves = {}, {}
+        for group in groups:
+            if group in wanted and not self.known.get(group):
+                joins[layer_group(group, tag)] = group
+            elif group not in wanted and group in self.known:
+                leaves[layer_group(group, tag)] = group
+        # A call that fails may have been done.
+        self.known.update(dict.fromkeys([*joins.values(), *leaves.values()], False))
+        calls = pubsub_layer.changes(layer, channel, joins, leaves)
+        held = await asyncio.gather(*(_held(call, names) for names, call in calls))
+        for (names, _), done in zip(calls, held, strict=True):
+            for name in names if done else ():
+                if name in joins:
+                    self.known[joins[name]] = True
+                else:
+                    del self.known[leaves[name]]
+        return all(held)
+
+    def _change_later(self, seconds: float) -> None:
+        """Change the groups that wait in `seconds`, instead of at the time that was set before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(seconds, self._change_now, context=Context())
+
+    def _change_now(self) -> None:
+        self._timer = None
+        later, self._later = self._later, {}
+        self._change_soon(later)
+
+
+async def _held(call: Callable[[], Awaitable[None]], names: Collection[str]) -> bool:
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            with contained():
+                await call()
         return True
-
-    def _retry_later(self) -> None:
-        if self._retrying is None or self._retrying.done():
-            self._retrying = spawn(self._retry)
-
-    async def _retry(self) -> None:
-        pause = RETRY_SECONDS[0]
-        while self._failed:
-            await asyncio.sleep(random.uniform(pause / 2, pause))
-            held = self.channel is not None and await self._try_failed()
-            pause = RETRY_SECONDS[0] if held else min(pause * 2, RETRY_SECONDS[1])
-
-    async def _try_failed(self) -> bool:
-        """Try the failed groups, one after another, until one fails; return whether all held."""
-        for group in list(self._failed):
-            self._failed.pop(group, None)
-            await asyncio.wait([self._start(group)])
-            if group in self._failed:
-                return False
-        return True
+    except Exception as error:
+        _failed_log(
+            "Joining or leaving %d group(s) on the channel layer failed (%r) and is tried "
+            "again; until then their events come from the event log.",
+            len(names),
+            error,
+            extra=log_fields(groups=names, error=error),
+        )
+        return False

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from channels.layers import InMemoryChannelLayer
 from django.core import checks
 from django.db import ProgrammingError, connections
 
 from ..access import limits_redis
-from ..conf import channel_layer, settings, site_tag
+from ..conf import channel_layer, is_in_memory, settings, site_tag
 from ..eventlog import RedisEventLog, event_log
 from ..protocol.cursors import START
 from ..protocol.events import Event
@@ -99,7 +98,7 @@ async def _layer() -> Finding:
     target = channel_layer()
     kind = f"{type(target).__module__}.{type(target).__qualname__}"
     text = f"{kind}: sent and received in {await probe_layer() * 1000:.1f} ms."
-    if isinstance(target, InMemoryChannelLayer):
+    if is_in_memory():
         text += " An in-memory layer reaches one process only."
     return Finding("fine", "channel layer", text)
 

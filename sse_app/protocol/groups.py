@@ -41,9 +41,17 @@ def layer_group(name: str, tag: str) -> str:
     """Return a group's name on the channel layer, for example `sse_app.1f0c9a2b.orders`.
 
     `tag` is the site tag, see `conf.site_tag()`. Sites with different tags may share a Redis,
-    because no message of one site reaches the other.
+    because no message of one site reaches the other. An in-memory layer has `shared_group()`.
     """
     return f"{GROUP_PREFIX}{tag}.{name}"
+
+
+def shared_group(tag: str) -> str:
+    """Return the name of the one layer group that has all groups on an in-memory layer.
+
+    That layer visits all of its groups for each message that it sends or receives.
+    """
+    return GROUP_PREFIX + tag
 
 
 def validate_pattern(pattern: object) -> str:

@@ -13,17 +13,16 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from multiprocessing.util import Finalize
 from typing import Any, Final
 
-from channels.layers import InMemoryChannelLayer
-
 from .. import signals
-from ..conf import channel_layer, settings, site_tag
+from ..conf import channel_layer, is_in_memory, settings, site_tag
 from ..eventlog import event_log
 from ..protocol.events import BATCH_TYPE, Event
-from ..protocol.groups import CONTROL_GROUP, layer_group
+from ..protocol.groups import CONTROL_GROUP, layer_group, shared_group
+from ..runtime import pubsub_layer
 from ..runtime.callables import contained
 from ..runtime.forks import at_fork
 from ..runtime.native import make_condition, start_loop
@@ -119,6 +118,7 @@ class Outbox:
         self._waiting: deque[Event] = deque(maxlen=WAITING_EVENTS)
         self._sending = self._timed = False
         self._hangs = False
+        self._may_send_at = 0.0
         self._progress = make_condition()
 
     def put(self, events: Sequence[Event]) -> None:
@@ -174,24 +174,24 @@ class Outbox:
             self._stopped()
 
     async def _send_waiting(self) -> None:
-        while batch := self._take():
-            for group, events in batch.items():
-                taken = await self._send(group, events)
-                with self._progress:
-                    self._connected = True
-                    self._hangs = self._hangs and not taken
-                    self._progress.notify_all()
-            if len(self._waiting) < BATCH_EVENTS:
-                await asyncio.sleep(PAUSE_SECONDS)
+        while True:
+            pause = self._may_send_at - self.loop.time()
+            if pause > 0 and 0 < len(self._waiting) < BATCH_EVENTS:
+                await asyncio.sleep(pause)
+            if not (batch := self._take()):
+                return
+            taken = [await _held(groups, call) for groups, call in _calls(batch)]
+            self._may_send_at = self.loop.time() + PAUSE_SECONDS
+            with self._progress:
+                self._connected = True
+                self._hangs = self._hangs and not any(taken)
+                self._progress.notify_all()
 
-    def _take(self) -> dict[str, list[Event]]:
-        """Return the next events by group; without any, the next `put()` starts a new task."""
-        batch: dict[str, list[Event]] = {}
+    def _take(self) -> list[Event]:
+        """Return the next events; without any, the next `put()` starts a new task."""
         with self._progress:
             self._timed = False
-            for _ in range(min(BATCH_EVENTS, len(self._waiting))):
-                event = self._waiting.popleft()
-                batch.setdefault(event.group, []).append(event)
+            batch = [self._waiting.popleft() for _ in range(min(BATCH_EVENTS, len(self._waiting)))]
             if not batch:
                 self._sending = False
                 self._progress.notify_all()
@@ -202,32 +202,50 @@ class Outbox:
             self._sending = False
             self._progress.notify_all()
 
-    async def _send(self, group: str, events: list[Event]) -> bool:
-        try:
-            target = channel_layer()
-            async with asyncio.timeout(CALL_SECONDS):
-                with contained():
-                    message = _message(events, target)
-                    await target.group_send(layer_group(group, site_tag()), message)
-            return True
-        except Exception as error:
-            _refused_log(
-                "The channel layer did not take %d event(s) of group %s (%r); streams read the "
-                "durable ones from the log.",
-                len(events),
-                group,
-                error,
-                extra=log_fields(group=group, events=len(events), error=error),
-            )
-            return False
+
+def _calls(events: list[Event]) -> list[pubsub_layer.Call]:
+    """Return the calls of the layer that send `events`, each with the layer groups it sends to."""
+    try:
+        layer, tag = channel_layer(), site_tag()
+        if is_in_memory():
+            # The objects are passed on, so each event is encoded once in the process.
+            shared = {"type": BATCH_TYPE, "events": events}
+            return pubsub_layer.sends(layer, {shared_group(tag): shared})
+        by_group: dict[str, list[Event]] = {}
+        for event in events:
+            by_group.setdefault(layer_group(event.group, tag), []).append(event)
+        messages = {group: _message(some) for group, some in by_group.items()}
+        return pubsub_layer.sends(layer, messages)
+    except Exception as error:
+        _refused({event.group for event in events}, error)
+        return []
 
 
-def _message(events: list[Event], target: Any) -> dict[str, Any]:
+async def _held(groups: Collection[str], call: Callable[[], Awaitable[None]]) -> bool:
+    """Do one call; return whether the layer took the events."""
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            with contained():
+                await call()
+        return True
+    except Exception as error:
+        _refused(groups, error)
+        return False
+
+
+def _refused(groups: Collection[str], error: Exception) -> None:
+    _refused_log(
+        "The channel layer did not take the events of %d group(s) (%r); streams read the durable "
+        "ones from the log.",
+        len(groups),
+        error,
+        extra=log_fields(groups=groups, error=error),
+    )
+
+
+def _message(events: list[Event]) -> dict[str, Any]:
     if len(events) == 1:
         return events[0].to_message()
-    # Within one process the objects are passed on, so each event is encoded once per process.
-    if isinstance(target, InMemoryChannelLayer):
-        return {"type": BATCH_TYPE, "events": events}
     return {"type": BATCH_TYPE, "events": [event.to_message() for event in events]}
 
 

@@ -21,10 +21,11 @@ from sse_app.delivery.timers import Timer
 from sse_app.eventlog import event_log
 from sse_app.protocol.cursors import Position
 from sse_app.protocol.events import Event
-from sse_app.protocol.groups import layer_group
+from sse_app.protocol.groups import layer_group, shared_group
 from sse_app.publishing import outbox as layer
 from sse_app.runtime.telemetry import COUNTS
 
+from ..support.layers import ForeignLayer
 from ..support.patience import PATIENCE
 from ..support.subscribers import ListSink, Reader
 
@@ -242,9 +243,9 @@ async def test_a_malformed_message_is_skipped_and_the_next_one_arrives(
 ) -> None:
     reader = await Reader().start("g")
     layer = channel_layers["default"]
-    await layer.group_send(layer_group("g", site_tag()), message)
+    await layer.group_send(shared_group(site_tag()), message)
     await layer.group_send(
-        layer_group("g", site_tag()), {"type": "sse.event", "group": "g", "data": "foreign"}
+        shared_group(site_tag()), {"type": "sse.event", "group": "g", "data": "foreign"}
     )
     await reader.sink.until("foreign")
     assert reader.sink.seen == ["foreign"]
@@ -365,7 +366,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-class SlowLayer(InMemoryChannelLayer):  # type: ignore[misc]  # channels has no types
+class SlowLayer(ForeignLayer):
     """Lets a test hold what joins and leaves groups."""
 
     gate: asyncio.Event
@@ -446,21 +447,24 @@ async def test_a_group_that_is_left_slowly_and_joined_again_stays_joined(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The layer may do what it was asked for first after what it was asked for then."""
+    monkeypatch.setattr("sse_app.delivery.memberships.LEAVE_SECONDS", 0.0)
     SlowLayer.gate = asyncio.Event()
     SlowLayer.gate.set()
     other, first = [await Reader().start(group) for group in ("other", "g")]
-    left = asyncio.Event()
+    leaving, left = asyncio.Event(), asyncio.Event()
 
     async def slowly(self: SlowLayer, group: str, channel: str) -> None:
+        leaving.set()
         await left.wait()
-        await InMemoryChannelLayer.group_discard(self, group, channel)
+        await ForeignLayer.group_discard(self, group, channel)
 
     monkeypatch.setattr(SlowLayer, "group_discard", slowly)
-    leaving = asyncio.create_task(first.stop())
+    await first.stop()
+    await asyncio.wait_for(leaving.wait(), PATIENCE)
+    starting = asyncio.create_task(Reader().start("g"))
     await turns()
-    second = await Reader().start("g")
     left.set()
-    await leaving
+    second = await starting
     await turns()
     publish("g", "n", "here", durable=False)
     await second.sink.until("here")
@@ -486,10 +490,11 @@ async def test_while_the_layer_hangs_readers_begin_by_the_log_and_are_joined_lat
     publish("g", "n", "passing", durable=False)
     await reader.sink.until("passing")
     SlowLayer.gate.clear()
-    monkeypatch.setattr(SlowLayer, "group_discard", InMemoryChannelLayer.group_discard)
+    monkeypatch.setattr(SlowLayer, "group_discard", ForeignLayer.group_discard)
     await (await Reader().start("h")).stop()
     SlowLayer.gate.set()
     await turns()
+    await reader.hub.mailbox.memberships.leave_all()
     assert layer_group("h", site_tag()) not in channel_layers["default"].groups
     # To leave takes no longer: the one who has lost a group waits for it, and others behind him.
     monkeypatch.undo()
@@ -668,7 +673,7 @@ async def test_an_event_on_another_chain_is_no_next_event() -> None:
     event = publish("g", "n", "0")
     await reader.sink.until("0")
     late = Event.of("g", "n", "of the other chain").at(event.epoch or "", 2, "late", "else")
-    await channel_layers["default"].group_send(layer_group("g", site_tag()), late.to_message())
+    await channel_layers["default"].group_send(shared_group(site_tag()), late.to_message())
     publish("g", "n", "1")
     await reader.sink.until("1")
     await reader.hub.heal("g")
@@ -682,7 +687,7 @@ async def test_a_message_that_lies_about_an_event_changes_nothing() -> None:
     event = publish("g", "n", "0")
     await reader.sink.until("0")
     lie = Event.of("g", "n", "a lie").at(event.epoch or "", 1, "lies")
-    await channel_layers["default"].group_send(layer_group("g", site_tag()), lie.to_message())
+    await channel_layers["default"].group_send(shared_group(site_tag()), lie.to_message())
     publish("g", "n", "1")
     await reader.sink.until("1")
     await reader.hub.heal("g")

@@ -13,7 +13,7 @@ from sse_app.delivery.hub import running_hubs
 from sse_app.delivery.log_reader import PAGE_EVENTS
 from sse_app.eventlog import MemoryEventLog, event_log
 from sse_app.protocol.events import Event
-from sse_app.protocol.groups import layer_group
+from sse_app.protocol.groups import shared_group
 
 from ..support.patience import PATIENCE
 
@@ -239,7 +239,7 @@ async def test_a_second_cancellation_while_it_is_left_keeps_nothing(turns: int) 
     for rest in asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait([rest], timeout=PATIENCE)
     assert running_hubs() == []
-    assert layer_group("g", site_tag()) not in channel_layer().groups
+    assert shared_group(site_tag()) not in channel_layer().groups
 
 
 @pytest.mark.parametrize(

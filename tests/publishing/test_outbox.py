@@ -559,7 +559,7 @@ def test_what_fails_in_the_layer_reaches_no_publisher(
         assert layer.flush(PATIENCE)
     finally:
         logger.removeHandler(caplog.handler)
-    assert "did not take 1 event(s) of group g" in caplog.text
+    assert "did not take the events of 1 group(s)" in caplog.text
 
 
 def test_a_loop_that_has_closed_meanwhile_reaches_no_publisher() -> None:

@@ -1,4 +1,4 @@
-"""A channel layer that misbehaves: it drops, doubles and delays what is sent to groups."""
+"""Channel layers: one of a class that the app does not know, and one that misbehaves."""
 
 from __future__ import annotations
 
@@ -6,10 +6,43 @@ import asyncio
 import random
 from typing import Any
 
+from channels.layers import InMemoryChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
 #: Longer than the grace that the hub gives a gap, so that a late message is overtaken.
 LATE_SECONDS = (0.0, 0.1)
+
+
+class ForeignLayer:
+    """Works as the in-memory layer does, but has a layer group for each group, as on Redis."""
+
+    def __init__(self, **options: Any) -> None:
+        self.inner = InMemoryChannelLayer(**options)
+
+    @property
+    def groups(self) -> dict[str, dict[str, float]]:
+        """The channels of each group, and when they joined."""
+        found: dict[str, dict[str, float]] = self.inner.groups
+        return found
+
+    async def new_channel(self, prefix: str = "specific.") -> str:
+        """See `InMemoryChannelLayer`, as for all methods."""
+        return str(await self.inner.new_channel(prefix))
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        await self.inner.send(channel, message)
+
+    async def receive(self, channel: str) -> Any:
+        return await self.inner.receive(channel)
+
+    async def group_add(self, group: str, channel: str) -> None:
+        await self.inner.group_add(group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        await self.inner.group_discard(group, channel)
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        await self.inner.group_send(group, message)
 
 
 class ChaosLayer(RedisPubSubChannelLayer):  # type: ignore[misc]  # channels_redis has no types
