@@ -8,7 +8,6 @@ versions of the app made have no marks.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from base64 import b32encode
@@ -90,8 +89,8 @@ def validate_mark(mark: object) -> None:
 def new_mark() -> str:
     """Return a random mark for an event: one of half a million."""
     # Not by the `random` module, whose numbers are the same in every child of a fork.
-    number = int.from_bytes(os.urandom(3), "big")
-    return _PAIRS[number >> 10 & 511] + _PAIRS[number & 1023]
+    number = secrets.randbits(19)
+    return _PAIRS[number >> 10] + _PAIRS[number & 1023]
 
 
 def new_epoch() -> str:
