@@ -640,7 +640,7 @@ MUTATIONS = (
     Mutation(
         "A connection to a SQLite file that was replaced sees no commit any more.",
         "sse_app/eventlog/database_sqlite.py",
-        "while not stop.wait(POLL_SECONDS) and _identity(path) == file:",
+        "while not stop.wait(POLL_SECONDS) and file_identity(path) == file:",
         "while not stop.wait(POLL_SECONDS):",
         ["eventlog/test_eventlog.py::test_the_watch_on_sqlite_follows_the_name_of_the_file"],
     ),
