@@ -43,8 +43,27 @@ class Signal(dispatch.Signal):
     Django logs an `Exception` but raises others, which would end the server or the stream.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._own: list[Callable[..., None]] = []
+
+    def connect_own(self, receiver: Callable[..., None]) -> None:
+        """Have `asend_robust()` call a receiver of the app itself, which never blocks, first.
+
+        Django would create a task for each receiver of each stream. Safe to call twice.
+        """
+        if receiver not in self._own:
+            self._own.append(receiver)
+
     async def asend_robust(self, sender: Any, **named: Any) -> Any:
         """See Django's `Signal.asend_robust()`."""
+        for receiver in self._own:
+            try:
+                receiver(sender, **named)
+            except Exception as error:
+                self._log_robust_failure(receiver, error)
+        if not self.receivers:
+            return []
         token = _is_async.set(True)
         try:
             return await super().asend_robust(sender, **named)
