@@ -131,6 +131,22 @@ class EventLog(ABC):
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
         """See `since()`."""
 
+    async def asince_each(
+        self, reads: Sequence[tuple[str, Position]], limit: int
+    ) -> list[list[Event] | Exception]:
+        """Return what `asince()` returns or raises for each group and position.
+
+        For many readers that are a few events behind: `limit` is small, and the sum of all events
+        is in memory at once. A log may read all of them together.
+        """
+        results = await asyncio.gather(
+            *(self.asince(group, after, limit) for group, after in reads), return_exceptions=True
+        )
+        # Another exception, such as a cancellation, is not for the callers.
+        if other := next((r for r in results if not isinstance(r, list | Exception)), None):
+            raise other
+        return [result for result in results if isinstance(result, list | Exception)]
+
     @abstractmethod
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         """Return the position of each group's last event; a start for a group without a log.

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-from .forks import at_fork
 from .services import spawn
 
 #: The most items of one read: below the number of variables that a statement may have.
@@ -30,11 +29,6 @@ class Batches(Generic[_Item, _Result]):
 
     def __init__(self, read: _Read[_Item, _Result]) -> None:
         self._read = read
-        self.forget()
-        at_fork(self.forget)
-
-    def forget(self) -> None:
-        """Forget all callers, as in a forked child."""
         self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue[_Item, _Result]] = (
             WeakKeyDictionary()
         )

@@ -638,6 +638,33 @@ MUTATIONS = (
         ["doors/test_deploy_checks.py::test_sqlite_that_begins_deferred_is_named"],
     ),
     Mutation(
+        "Clients that come back at once, each to a group of its own, would each read the log.",
+        "sse_app/delivery/log_reader.py",
+        "if 0 < behind <= FEW_EVENTS:",
+        "if False:",
+        [
+            "delivery/test_hub.py"
+            "::test_readers_a_few_events_behind_in_groups_of_their_own_share_a_read"
+        ],
+    ),
+    Mutation(
+        "A log of a project that reads in its own way, such as one that decrypts, is passed by.",
+        "sse_app/eventlog/database.py",
+        "if type(self).since is not DatabaseEventLog.since:",
+        "if False:",
+        ["eventlog/test_eventlog.py::test_a_log_with_a_read_of_its_own_is_read_by_it"],
+    ),
+    Mutation(
+        "A read of many groups would hold all events of each of them in memory.",
+        "sse_app/eventlog/database.py",
+        """ AND e."offset" <= "after" + %s '""",
+        """ AND e."offset" <= "after" + 100 + %s '""",
+        [
+            "eventlog/test_eventlog.py"
+            "::test_reads_of_many_groups_together_give_what_each_read_alone_gives"
+        ],
+    ),
+    Mutation(
         "A connection to a SQLite file that was replaced sees no commit any more.",
         "sse_app/eventlog/database_sqlite.py",
         "while not stop.wait(POLL_SECONDS) and file_identity(path) == file:",

@@ -95,6 +95,16 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A receiver of the app that fails would end the stream that it is called for.",
+        "sse_app/signals.py",
+        "                logger.exception(text, error, extra=log_fields(error=error))\n",
+        "                raise\n",
+        [
+            "runtime/test_callables.py"
+            "::test_the_apps_own_receivers_cost_no_task_and_take_nothing_from_the_others"
+        ],
+    ),
+    Mutation(
         "Each call in a thread would open a connection to the database, one for each stream.",
         "sse_app/runtime/connections.py",
         'if self._keep and options["CONN_MAX_AGE"] == 0',
