@@ -26,7 +26,7 @@ from ..protocol.events import Event
 from ..runtime.callables import in_thread
 from ..runtime.threads import WRITES
 from ..runtime.transactions import guarded, impatient, in_transaction, sends_together
-from .contract import Discontinuity, EventLog, check_chain, has_events_after
+from .contract import EventLog, has_events_after
 from .database_locks import (
     APPEND_SECONDS,
     KNOWN_SECONDS,
@@ -39,9 +39,9 @@ from .database_locks import (
 from .database_numbering import (
     number_in_one_round_trip,
     numbering_pass,
-    stored_event,
     waiting_groups,
 )
+from .database_pages import outcome, page_of, read_pages
 from .database_postgresql import MOST_EVENTS, append_in_one_statement
 from .database_rows import CHUNK_ROWS, KNOWN_MARK, Tables, portions
 from .database_sqlite import watch_file
@@ -140,7 +140,7 @@ class DatabaseEventLog(EventLog):
             'AND "offset" > %s ORDER BY "offset" LIMIT %s',
             [group, after.offset, limit],
         )
-        return _page(group, after, head, rows)
+        return page_of(group, after, head, rows)
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
         return await in_thread(self.since, group, after, limit)
@@ -154,26 +154,9 @@ class DatabaseEventLog(EventLog):
         self, reads: Sequence[tuple[str, Position]], limit: int
     ) -> list[list[Event] | Exception]:
         if type(self).since is not DatabaseEventLog.since:  # A subclass reads in its own way.
-            return [_outcome(self.since, group, after, limit) for group, after in reads]
+            return [outcome(self.since, group, after, limit) for group, after in reads]
         heads = self.heads({group for group, _ in reads})
-        tables = self._tables
-        wanted = ", ".join(["(CAST(%s AS integer), %s, CAST(%s AS bigint))"] * len(reads))
-        values = [v for n, (group, after) in enumerate(reads) for v in (n, group, after.offset)]
-        # The offsets of a group are contiguous, so this is a LIMIT for each read.
-        rows = tables.rows(
-            f'WITH wanted("n", "in", "after") AS (VALUES {wanted}) '
-            f'SELECT "n", "offset", "marks", "name", "data" FROM wanted JOIN {tables.events} AS e '
-            'ON e."group" = "in" AND e."offset" > "after" AND e."offset" <= "after" + %s '
-            'ORDER BY "n", "offset"',
-            [*values, limit],
-        )
-        pages: list[list[tuple[Any, ...]]] = [[] for _ in reads]
-        for n, *row in rows:
-            pages[n].append(tuple(row))
-        return [
-            _outcome(_page, group, after, heads[group], page)
-            for (group, after), page in zip(reads, pages, strict=True)
-        ]
+        return read_pages(self._tables, reads, heads, limit)
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         if not groups:
@@ -330,25 +313,3 @@ def _was_rolled_back(error: OperationalError) -> bool:
     """Return whether certainly nothing was committed; a lost answer to COMMIT is uncertain."""
     state = getattr(error.__cause__, "sqlstate", None)
     return state in ("40001", "40P01") or "locked" in str(error)
-
-
-def _page(
-    group: str, after: Position, head: Position, rows: Sequence[tuple[Any, ...]]
-) -> list[Event]:
-    """Return the events of `rows`, which were read after `head`, as `EventLog.since()` does."""
-    if not has_events_after(after, head):
-        return []
-    if not rows or rows[0][0] != after.offset + 1:
-        raise Discontinuity("trimmed", head)
-    check_chain(after, rows[0][1][:-4], head)
-    return [
-        stored_event(group, name, data).at(head.epoch, offset, marks[-4:], marks[:-4])
-        for offset, marks, name, data in rows
-    ]
-
-
-def _outcome(read: Callable[..., list[Event]], *args: Any) -> list[Event] | Exception:
-    try:
-        return read(*args)
-    except Exception as error:
-        return error

@@ -322,7 +322,8 @@ async def test_readers_a_few_events_behind_in_groups_of_their_own_share_a_read(
     assert pages == [[event] for event in events]
     assert shared == [20]
     # A reader that is far behind needs a page of its own.
-    await reads.page(events[0].group, Position("", 0), 500)
+    event = publish("far", "n", "0")
+    assert await reads.page("far", Position(event.epoch or "", 0), 500) == [event]
     assert shared == [20]
     await reads.close()
 

@@ -656,7 +656,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A read of many groups would hold all events of each of them in memory.",
-        "sse_app/eventlog/database.py",
+        "sse_app/eventlog/database_pages.py",
         """ AND e."offset" <= "after" + %s '""",
         """ AND e."offset" <= "after" + 100 + %s '""",
         [
