@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..eventlog import event_log
+from ..eventlog.contract import Outcome, Read
 from ..protocol.cursors import Position
 from ..protocol.events import Event
 from ..runtime.batches import Batches
@@ -25,8 +26,6 @@ KEPT_SECONDS: Final = 10.0
 #: events, the reads of many clients are one read of the log.
 FEW_EVENTS: Final = 10
 
-_Page = tuple[str, Position]
-
 
 class LogReader:
     """Shares each read among all callers of the same read, and keeps pages for `KEPT_SECONDS`.
@@ -37,7 +36,7 @@ class LogReader:
     def __init__(self) -> None:
         self._running = SharedTasks()
         self._few = Batches(_few)
-        self._pages: OrderedDict[_Page, tuple[float, list[Event]]] = OrderedDict()
+        self._pages: OrderedDict[Read, tuple[float, list[Event]]] = OrderedDict()
         self._bytes = 0
 
     async def page(self, group: str, after: Position, behind: int) -> list[Event]:
@@ -84,12 +83,12 @@ class LogReader:
                 break
             self._drop(page)
 
-    def _drop(self, page: _Page) -> None:
+    def _drop(self, page: Read) -> None:
         _, events = self._pages.pop(page)
         self._bytes -= _size(events)
 
 
-async def _few(reads: Sequence[_Page]) -> list[list[Event] | Exception]:
+async def _few(reads: Sequence[Read]) -> list[Outcome]:
     return await event_log().asince_each(reads, FEW_EVENTS)
 
 

@@ -26,7 +26,7 @@ from ..protocol.events import Event
 from ..runtime.callables import in_thread
 from ..runtime.threads import WRITES
 from ..runtime.transactions import guarded, impatient, in_transaction, sends_together
-from .contract import EventLog, has_events_after
+from .contract import EventLog, Outcome, Read, has_events_after
 from .database_locks import (
     APPEND_SECONDS,
     KNOWN_SECONDS,
@@ -145,14 +145,10 @@ class DatabaseEventLog(EventLog):
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
         return await in_thread(self.since, group, after, limit)
 
-    async def asince_each(
-        self, reads: Sequence[tuple[str, Position]], limit: int
-    ) -> list[list[Event] | Exception]:
+    async def asince_each(self, reads: Sequence[Read], limit: int) -> list[Outcome]:
         return await in_thread(self._since_each, reads, limit)
 
-    def _since_each(
-        self, reads: Sequence[tuple[str, Position]], limit: int
-    ) -> list[list[Event] | Exception]:
+    def _since_each(self, reads: Sequence[Read], limit: int) -> list[Outcome]:
         if type(self).since is not DatabaseEventLog.since:  # A subclass reads in its own way.
             return [outcome(self.since, group, after, limit) for group, after in reads]
         heads = self.heads({group for group, _ in reads})

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..protocol.cursors import Position
 from ..protocol.events import Event
-from .contract import Discontinuity, check_chain, has_events_after
+from .contract import Discontinuity, Outcome, Read, check_chain, has_events_after
 from .database_numbering import stored_event
 from .database_rows import Tables
 
@@ -29,10 +29,10 @@ def page_of(
 
 def read_pages(
     tables: Tables,
-    reads: Sequence[tuple[str, Position]],
+    reads: Sequence[Read],
     heads: Mapping[str, Position],
     limit: int,
-) -> list[list[Event] | Exception]:
+) -> list[Outcome]:
     """Return the outcome of each read by one statement; the heads were read before."""
     wanted = ", ".join(["(CAST(%s AS integer), %s, CAST(%s AS bigint))"] * len(reads))
     values = [v for n, (group, after) in enumerate(reads) for v in (n, group, after.offset)]
@@ -53,7 +53,7 @@ def read_pages(
     ]
 
 
-def outcome(read: Callable[..., list[Event]], *args: Any) -> list[Event] | Exception:
+def outcome(read: Callable[..., list[Event]], *args: Any) -> Outcome:
     """Return what `read(*args)` returns or raises."""
     try:
         return read(*args)

@@ -31,6 +31,8 @@ from .contract import (
     HEAD_RETENTION_FACTOR,
     Discontinuity,
     EventLog,
+    Outcome,
+    Read,
     check_chain,
     has_events_after,
     number,
@@ -162,9 +164,7 @@ class RedisEventLog(EventLog):
         start = await self._astart() if _needs_start(after, answer) else START
         return _since(group, after, answer, start)
 
-    async def asince_each(
-        self, reads: Sequence[tuple[str, Position]], limit: int
-    ) -> list[list[Event] | Exception]:
+    async def asince_each(self, reads: Sequence[Read], limit: int) -> list[Outcome]:
         from redis.exceptions import ResponseError
 
         if type(self).asince is not RedisEventLog.asince:  # A subclass reads in its own way.
@@ -177,7 +177,7 @@ class RedisEventLog(EventLog):
         pairs = list(zip(reads, answers, strict=True))
         lacking = any(_needs_start(after, answer) for (_, after), answer in pairs)
         start = await self._astart() if lacking else START
-        results: list[list[Event] | Exception] = []
+        results: list[Outcome] = []
         for (group, after), answer in pairs:
             try:
                 results.append(_since(group, after, answer, start))

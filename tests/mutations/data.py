@@ -434,9 +434,9 @@ MUTATIONS = (
     ),
     Mutation(
         "What retention has deleted leaves a gap, and what comes after it looks like the next.",
-        "sse_app/eventlog/database.py",
-        "        if not rows or rows[0][0] != after.offset + 1:\n"
-        '            raise Discontinuity("trimmed", head)\n',
+        "sse_app/eventlog/database_pages.py",
+        "    if not rows or rows[0][0] != after.offset + 1:\n"
+        '        raise Discontinuity("trimmed", head)\n',
         "",
         ["eventlog/test_eventlog.py::test_a_position_before_what_is_left_is_refused"],
     ),
