@@ -33,8 +33,9 @@ from .forks import at_fork
 NAME: Final = "sse_app-call"
 #: How many threads each kind of work has.
 CALLS_AT_ONCE: Final = 8
-#: A thread without a call ends after so many seconds, and closes its database connections.
-IDLE_SECONDS: Final = 5.0
+#: A thread without a call ends after so many seconds, and closes its database connections. Longer
+#: than the pauses of the app's own work, which would else open a connection each time.
+IDLE_SECONDS: Final = 8.0
 
 
 class ThreadsBusy(Exception):
