@@ -167,6 +167,20 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A router that asks for the tenant would get the tenant of no visitor.",
+        "sse_app/access/visitors.py",
+        "if django_settings.DATABASE_ROUTERS or not issubclass(kind, SessionBase):",
+        "if False:",
+        ["access/test_visitors.py::test_code_of_a_project_is_called_for_one_visitor_alone"],
+    ),
+    Mutation(
+        "A backend that finds its users in its own way would not be asked.",
+        "sse_app/access/visitors.py",
+        "or not _is_plain(backend):",
+        "or False:",
+        ["access/test_visitors.py::test_a_visitor_that_fails_is_an_error_of_its_own"],
+    ),
+    Mutation(
         "All later visitors would wait for a read that hangs.",
         "sse_app/runtime/batches.py",
         "loop.call_later(PATIENCE_SECONDS, self._begin)",

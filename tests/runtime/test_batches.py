@@ -10,6 +10,8 @@ import pytest
 from sse_app.runtime import batches
 from sse_app.runtime.batches import Batches
 
+from ..support.patience import PATIENCE
+
 NEVER = 600.0
 
 
@@ -81,7 +83,7 @@ async def test_a_read_that_hangs_does_not_hold_the_next_one(
     await begun(reads, 1)
     gate, reads.gate = reads.gate, asyncio.Event()
     reads.gate.set()
-    assert await shared.result(2) == "2"
+    assert await asyncio.wait_for(shared.result(2), PATIENCE) == "2"
     assert not hanging.done()
     gate.set()
     assert await hanging == "1"
