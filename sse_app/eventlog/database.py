@@ -41,7 +41,7 @@ from .database_numbering import (
     numbering_pass,
     waiting_groups,
 )
-from .database_pages import outcome, page_of, read_pages
+from .database_pages import page_of, read_pages
 from .database_postgresql import MOST_EVENTS, append_in_one_statement
 from .database_rows import CHUNK_ROWS, KNOWN_MARK, Tables, portions
 from .database_sqlite import watch_file
@@ -146,13 +146,9 @@ class DatabaseEventLog(EventLog):
         return await in_thread(self.since, group, after, limit)
 
     async def asince_each(self, reads: Sequence[Read], limit: int) -> list[Outcome]:
-        return await in_thread(self._since_each, reads, limit)
-
-    def _since_each(self, reads: Sequence[Read], limit: int) -> list[Outcome]:
         if type(self).since is not DatabaseEventLog.since:  # A subclass reads in its own way.
-            return [outcome(self.since, group, after, limit) for group, after in reads]
-        heads = self.heads({group for group, _ in reads})
-        return read_pages(self._tables, reads, heads, limit)
+            return await super().asince_each(reads, limit)
+        return await in_thread(read_pages, self, reads, limit)
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         if not groups:

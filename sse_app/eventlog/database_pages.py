@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..protocol.cursors import Position
 from ..protocol.events import Event
-from .contract import Discontinuity, Outcome, Read, check_chain, has_events_after
+from .contract import Discontinuity, EventLog, Outcome, Read, check_chain, has_events_after
 from .database_numbering import stored_event
 from .database_rows import Tables
 
@@ -27,13 +27,10 @@ def page_of(
     ]
 
 
-def read_pages(
-    tables: Tables,
-    reads: Sequence[Read],
-    heads: Mapping[str, Position],
-    limit: int,
-) -> list[Outcome]:
-    """Return the outcome of each read by one statement; the heads were read before."""
+def read_pages(log: EventLog, reads: Sequence[Read], limit: int) -> list[Outcome]:
+    """See `EventLog.asince_each()`. Two statements for all reads of a `log` in a database."""
+    # The heads first, as in `since()`.
+    heads, tables = log.heads({group for group, _ in reads}), Tables(log.alias or "default")
     wanted = ", ".join(["(CAST(%s AS integer), %s, CAST(%s AS bigint))"] * len(reads))
     values = [v for n, (group, after) in enumerate(reads) for v in (n, group, after.offset)]
     # The offsets of a group are contiguous, so the last condition is a LIMIT for each read.
@@ -48,13 +45,12 @@ def read_pages(
     for n, *row in rows:
         pages[n].append(tuple(row))
     return [
-        outcome(page_of, group, after, heads[group], page)
+        _outcome(page_of, group, after, heads[group], page)
         for (group, after), page in zip(reads, pages, strict=True)
     ]
 
 
-def outcome(read: Callable[..., list[Event]], *args: Any) -> Outcome:
-    """Return what `read(*args)` returns or raises."""
+def _outcome(read: Callable[..., list[Event]], *args: Any) -> Outcome:
     try:
         return read(*args)
     except Exception as error:

@@ -185,10 +185,6 @@ class Threads:
 
     def _wait(self, calls: SimpleQueue[_Call]) -> _Call | None:
         """Return the next call, or None after `IDLE_SECONDS` without one."""
-        if self._keep:
-            with suppress(Empty):
-                return calls.get(timeout=self._keep)
-            _close(close_connections)
         try:
             return calls.get(timeout=IDLE_SECONDS)
         except Empty:

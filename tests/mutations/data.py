@@ -330,15 +330,6 @@ MUTATIONS = (
         ],
     ),
     Mutation(
-        "With Django's default CONN_MAX_AGE each publish of async code would open a connection.",
-        "sse_app/runtime/threads.py",
-        "PUBLISHES: Final = Threads(keep=1.0)",
-        "PUBLISHES: Final = Threads()",
-        [
-            "publishing/test_on_loop.py::test_calls_that_follow_each_other_share_a_connection",
-        ],
-    ),
-    Mutation(
         "A hundred publishes in a transaction would be a hundred numberings after the commit.",
         "sse_app/publishing/after_commit.py",
         "            one._groups, one = None, one.following\n",

@@ -111,6 +111,7 @@ MUTATIONS = (
         "if False",
         [
             "runtime/test_connections.py::test_a_thread_keeps_its_connection_without_a_maximum_age",
+            "publishing/test_on_loop.py::test_calls_that_follow_each_other_share_a_connection",
             "access/test_visitors.py::test_signed_in_arrivals_share_statements_and_open_no_connections",
         ],
     ),
