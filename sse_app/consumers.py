@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from io import BytesIO
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings as django_settings
@@ -55,6 +55,14 @@ HEADERS: Final = (
     *((name.encode(), value.encode()) for name, value in NO_CACHE.items()),
     *SECURITY_HEADERS,
 )
+
+
+class _Options(NamedTuple):
+    """The event names that a request filters by, and its flags."""
+
+    names: tuple[str, ...]
+    ping: bool
+    labelled: bool
 
 
 class EventStreamConsumer(AsyncHttpConsumer):
@@ -118,7 +126,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
         refers to the request: it is larger than all other state of a stream.
         """
         request = self._request()
-        self._check_request(request)
+        options = self._checked(request)
         address = client_address(self.scope)
         key = request.COOKIES.get(django_settings.SESSION_COOKIE_NAME)
         slots = await LIMITS.admit(address, key)
@@ -130,14 +138,14 @@ class EventStreamConsumer(AsyncHttpConsumer):
             stream = Stream(
                 transport=self.make_transport(receive),
                 groups=access.groups,
-                names=names_of(request),
+                names=options.names,
                 user=access.user,
                 user_key=access.user_key,
                 until=access.until,
                 sender=type(self),
                 address=address.text,
-                ping=flag_of(request, "ping"),
-                labelled=flag_of(request, "label"),
+                ping=options.ping,
+                labelled=options.labelled,
                 life=life,
                 # Last: if another argument raised now, no stream would leave and close the hub.
                 hub=get_hub(),
@@ -150,16 +158,17 @@ class EventStreamConsumer(AsyncHttpConsumer):
     def _request(self) -> ASGIRequest:
         return ASGIRequest(self.scope, BytesIO())
 
-    def _check_request(self, request: ASGIRequest) -> None:
-        """Raise `Refused` for errors found without a database, and for `HEAD` and `OPTIONS`."""
+    def _checked(self, request: ASGIRequest) -> _Options:
+        """Return what the stream is to show.
+
+        Raises `Refused` for errors found without a database, and for `HEAD` and `OPTIONS`.
+        """
         if request.method not in METHODS:
             raise Refused(405, f"{request.method} is not possible here: {', '.join(METHODS)}.")
         check(request)
         if request.method != "GET":
             raise Refused(200 if request.method == "HEAD" else 204, "")
-        names_of(request)
-        for key in ("ping", "label"):
-            flag_of(request, key)
+        return _Options(names_of(request), flag_of(request, "ping"), flag_of(request, "label"))
 
     async def _may_listen(
         self, user: Any, groups: Collection[str], request: ASGIRequest | None
@@ -169,13 +178,20 @@ class EventStreamConsumer(AsyncHttpConsumer):
             by_ticket = "ticket" in request.GET and not self.fixed_groups
             request.session = SessionBase() if by_ticket else session_of(request)
         request.user = user
+        if not self._has_own_policy and (
+            self.fixed_groups or authorization.is_granted(user, groups)
+        ):
+            return True
         return await authorization.ask(self._policy, self.authorize, user, groups, request)
+
+    @property
+    def _has_own_policy(self) -> bool:
+        return type(self).authorize is not EventStreamConsumer.authorize
 
     @property
     def _policy(self) -> str:
         """The dotted path of the policy, for the log."""
-        overridden = type(self).authorize is not EventStreamConsumer.authorize
-        named = None if overridden else settings().MAY_LISTEN
+        named = None if self._has_own_policy else settings().MAY_LISTEN
         return named or authorization.method_of(self, "authorize")
 
     # --- the stream ---

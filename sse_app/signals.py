@@ -12,6 +12,7 @@ stream's signal runs in a thread and has `POLICY_SECONDS`; several may run at on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from functools import partial, wraps
@@ -21,6 +22,7 @@ from django import dispatch
 
 from .conf import settings
 from .runtime.callables import containing, containing_async, in_thread
+from .runtime.telemetry import log_fields
 from .runtime.threads import Threads
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "stream_opened",
 ]
 
+
+logger = logging.getLogger("sse_app")
 
 #: Whether the signal is sent by `asend_robust()`.
 _is_async: Final = ContextVar("sse_app.signals", default=False)
@@ -43,8 +47,26 @@ class Signal(dispatch.Signal):
     Django logs an `Exception` but raises others, which would end the server or the stream.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._own: list[Callable[..., None]] = []
+
+    def connect_own(self, receiver: Callable[..., None]) -> None:
+        """Have `asend_robust()` call a receiver of the app itself, which never blocks, first.
+
+        Django would create a task for each receiver of each stream. Safe to call twice.
+        """
+        if receiver not in self._own:
+            self._own.append(receiver)
+
     async def asend_robust(self, sender: Any, **named: Any) -> Any:
         """See Django's `Signal.asend_robust()`."""
+        for receiver in self._own:
+            try:
+                receiver(sender, **named)
+            except Exception as error:
+                text = "A receiver of the app failed: %r"
+                logger.exception(text, error, extra=log_fields(error=error))
         token = _is_async.set(True)
         try:
             return await super().asend_robust(sender, **named)

@@ -206,6 +206,7 @@ def _warn_of_unreadable(name: str) -> None:
     )
 
 
+@lru_cache(maxsize=1024)
 def _parse(text: str) -> IP | None:
     """Return the address in `text`, with or without brackets, port and zone; None if invalid."""
     text = text.strip()
@@ -224,6 +225,7 @@ def _text(ip: IP | None) -> str:
     return "" if ip is None else str(ip)
 
 
+@lru_cache(maxsize=1024)
 def _shares(ip: IP | None) -> Mapping[str, int]:
     if isinstance(ip, IPv6Address):
         near, site = (

@@ -6,10 +6,11 @@ raises `Busy` and not `Refused`: browsers never reconnect after 4xx and 5xx.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from django.conf import settings as django_settings
 from django.contrib.auth import get_user_model
@@ -21,17 +22,19 @@ from django.core.handlers.asgi import ASGIRequest
 from ..conf import settings, written
 from ..protocol.events import validate_name
 from ..protocol.groups import validate_group
+from ..runtime.batches import Batches
 from ..runtime.callables import in_thread
 from ..runtime.telemetry import log_fields
-from ..runtime.threads import STORE, WRITES
-from .authorization import PolicyFailed, active_or_anonymous
-from .fingerprints import Fingerprint, read_fingerprints
+from ..runtime.threads import STORE, WRITES, is_serving
+from .authorization import PolicyFailed
+from .fingerprints import Fingerprint
 from .grants import BadGrant, Grant, has_seal, revoked_grants
 from .models import Ticket
 from .refusals import Refused
 from .sessions import live_sessions, name_of, session_of, user_of
 from .tickets import redeem
 from .tokens import alive_token, averify_token, bearer_of, token_fingerprint, token_key
+from .visitors import Visitor, may_be_read_together, read_visitors, visitor_of
 
 logger = logging.getLogger("sse_app")
 
@@ -39,6 +42,10 @@ FORBIDDEN: Final = "Not permitted."
 
 #: Whether a user may listen to groups. The request is None when an open stream is checked again.
 Policy = Callable[[Any, Collection[str], ASGIRequest | None], Awaitable[bool]]
+
+
+_Of = TypeVar("_Of")
+_Read = TypeVar("_Read")
 
 
 class Busy(Exception):
@@ -85,7 +92,7 @@ class Access:
         return [group for group in groups if ask and await ask(self.user, [group], None)]
 
 
-async def _from_store(read: Callable[[Any], Any], of: Any) -> Any:
+async def _from_store(read: Callable[[_Of], _Read], of: _Of) -> _Read:
     """Return `read(of)`, which reads the project's sessions or users, in time."""
     return await in_thread(read, of, threads=STORE, seconds=settings().POLICY_SECONDS)
 
@@ -175,38 +182,38 @@ async def _identify(request: ASGIRequest) -> Access:
     if django_settings.SESSION_COOKIE_NAME not in request.COOKIES and "user" not in request.scope:
         return Access(request.user, ())
     try:
-        access: Access = await _from_store(_load_user, request)
+        # Read before the policy is asked, so a change meanwhile shows at the next comparison.
+        visitor = await _visitor(request)
     except Exception as error:
         logger.warning("The session store did not answer: %r", error, extra=log_fields(error=error))
         raise Busy("store") from error
-    request.user = access.user
-    return access
+    request.user, moves, fingerprint = visitor
+    key = name_of(request.session.session_key)
+    return Access(request.user, (), session_key=key, session_moves=moves, fingerprint=fingerprint)
 
 
-def _load_user(request: ASGIRequest) -> Access:
-    # Read before the policy is asked, so that a change meanwhile shows at the next comparison.
+async def _visitor(request: ASGIRequest) -> Visitor:
+    # Not in a test: its transaction has one thread and a context that a batch would not have.
+    if "user" not in request.scope and is_serving() and may_be_read_together(request.session):
+        async with asyncio.timeout(settings().POLICY_SECONDS):
+            visitor = await _batches.result(request.session)
+        if visitor is not None:
+            return visitor
+    return await _from_store(_visitor_alone, request)
+
+
+def _visitor_alone(request: ASGIRequest) -> Visitor:
     user, moves = request.scope.get("user"), False
     if user is None:
         user, moves = user_of(request.session)
-    user, fingerprint = _with_fingerprint(user)
-    key = name_of(request.session.session_key)
-    if fingerprint is None:
-        return Access(user, (), session_key=key)
-    return Access(user, (), session_key=key, session_moves=moves, fingerprint=fingerprint)
+    return visitor_of(user, moves=moves)
 
 
-def _with_fingerprint(user: Any) -> tuple[Any, Fingerprint | None]:
-    """Return the user and the user's fingerprint, or an `AnonymousUser` and None.
+async def _visitors(sessions: Sequence[Any]) -> list[Visitor | Exception | None]:
+    return await _from_store(read_visitors, sessions)
 
-    A user who is inactive, has no row or has a changed password counts as anonymous.
-    """
-    user = active_or_anonymous(user)
-    if user.is_authenticated:
-        fingerprint = read_fingerprints([str(user.pk)]).get(str(user.pk))
-        # The session may have been verified with an old password, read from a replica.
-        if fingerprint is not None and fingerprint.active and fingerprint.has_password_of(user):
-            return user, fingerprint
-    return AnonymousUser(), None
+
+_batches: Final = Batches(_visitors)
 
 
 async def _apply_grants(grants: Collection[Grant], access: Access) -> None:
@@ -283,7 +290,7 @@ def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
     ticket = redeem(text)
     if ticket is None or ticket.user is None:
         return None if ticket is None else (ticket, None)
-    _user, fingerprint = _with_fingerprint(ticket.user)
+    fingerprint = visitor_of(ticket.user).fingerprint
     gone = ticket.session_key and ticket.session_key not in live_sessions([ticket.session_key])
     if gone or fingerprint is None or not has_seal(ticket.user, ticket.seal):
         return None

@@ -176,6 +176,12 @@ def _from_sync(asked: Callable[..., Awaitable[bool]], *args: Any) -> bool:
     return async_to_sync(asked)(*args, own_threads=not in_transaction())
 
 
+def is_granted(user: Any, groups: Iterable[str]) -> bool:
+    """Whether `user` may listen to all of `groups` without a policy: see `may_listen()`."""
+    reader = active_or_anonymous(user)
+    return all(_granted(reader, group) for group in groups)
+
+
 def _granted(user: Any, group: str) -> bool:
     own = user.is_authenticated and group == f"user.{user.pk}"
     return own or matches(group, public_patterns())

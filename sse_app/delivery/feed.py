@@ -61,7 +61,8 @@ class Feed:
         recent = topic.recent(after, PAGE_EVENTS)
         if recent:
             return recent
-        events = await self._log_reader.page(group, after)
+        behind = topic.position.offset - after.offset if topic.position else 0
+        events = await self._log_reader.page(group, after, behind)
         topic.remember_earlier(events)
         return events
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 from ..eventlog import event_log
+from ..eventlog.contract import Outcome, Read
 from ..protocol.cursors import Position
 from ..protocol.events import Event
+from ..runtime.batches import Batches
 from ..runtime.services import SharedTasks
 from .recent import cost
 
@@ -19,7 +22,9 @@ KEPT_PAGES: Final = 32
 KEPT_BYTES: Final = 4 * 1024 * 1024
 KEPT_SECONDS: Final = 10.0
 
-_Page = tuple[str, Position]
+#: After a restart most clients are a few events behind, in groups of their own: up to so many
+#: events, the reads of many clients are one read of the log.
+FEW_EVENTS: Final = 10
 
 
 class LogReader:
@@ -30,21 +35,28 @@ class LogReader:
 
     def __init__(self) -> None:
         self._running = SharedTasks()
-        self._pages: OrderedDict[_Page, tuple[float, list[Event]]] = OrderedDict()
+        self._few = Batches(_few)
+        self._pages: OrderedDict[Read, tuple[float, list[Event]]] = OrderedDict()
         self._bytes = 0
 
-    async def page(self, group: str, after: Position) -> list[Event]:
+    async def page(self, group: str, after: Position, behind: int) -> list[Event]:
         """Return the events after `after`; raises `Discontinuity` as `EventLog.since()` does.
 
-        A kept page stays correct until `forget()`, although more events may follow by now.
+        `behind`: how many events the log has after `after`, as far as this process knows. A kept
+        page stays correct until `forget()`, although more events may follow by now.
         """
         self._forget_old()
         kept = self._pages.get((group, after))
         if kept is not None:
             return kept[1]
-        read = await self._running.result(
-            ("page", group, after), lambda: event_log().asince(group, after, PAGE_EVENTS)
-        )
+        if 0 < behind <= FEW_EVENTS:
+            read = await self._running.result(
+                ("few", group, after), lambda: self._few.result((group, after))
+            )
+        else:
+            read = await self._running.result(
+                ("page", group, after), lambda: event_log().asince(group, after, PAGE_EVENTS)
+            )
         if read and (group, after) not in self._pages:
             self._pages[group, after] = time.monotonic(), read
             self._bytes += _size(read)
@@ -71,9 +83,13 @@ class LogReader:
                 break
             self._drop(page)
 
-    def _drop(self, page: _Page) -> None:
+    def _drop(self, page: Read) -> None:
         _, events = self._pages.pop(page)
         self._bytes -= _size(events)
+
+
+async def _few(reads: Sequence[Read]) -> list[Outcome]:
+    return await event_log().asince_each(reads, FEW_EVENTS)
 
 
 def _size(events: list[Event]) -> int:

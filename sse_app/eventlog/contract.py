@@ -20,6 +20,11 @@ from ..protocol.events import Event
 
 Reason = Literal["trimmed", "epoch", "future", "limit", "unknown"]
 
+#: A group, and the position after which its events are read.
+Read = tuple[str, Position]
+#: The events of a read, or the error that `since()` raises for it.
+Outcome = list[Event] | Exception
+
 #: The head of an idle group is kept for this many times `RETENTION_SECONDS` after the last event.
 #: Without the head a group starts again at offset 1. A reader that saw the group empty may
 #: reconnect within retention, and would take the new events for the next ones.
@@ -130,6 +135,20 @@ class EventLog(ABC):
     @abstractmethod
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
         """See `since()`."""
+
+    async def asince_each(self, reads: Sequence[Read], limit: int) -> list[Outcome]:
+        """Return what `asince()` returns or raises for each group and position.
+
+        For many readers that are a few events behind: `limit` is small, and the sum of all events
+        is in memory at once. A log may read all of them together.
+        """
+        results = await asyncio.gather(
+            *(self.asince(group, after, limit) for group, after in reads), return_exceptions=True
+        )
+        # Another exception, such as a cancellation, is not for the callers.
+        if other := next((r for r in results if not isinstance(r, list | Exception)), None):
+            raise other
+        return [result for result in results if isinstance(result, list | Exception)]
 
     @abstractmethod
     def heads(self, groups: Collection[str]) -> dict[str, Position]:

@@ -26,7 +26,7 @@ from ..protocol.events import Event
 from ..runtime.callables import in_thread
 from ..runtime.threads import WRITES
 from ..runtime.transactions import guarded, impatient, in_transaction, sends_together
-from .contract import Discontinuity, EventLog, check_chain, has_events_after
+from .contract import EventLog, Outcome, Read, has_events_after
 from .database_locks import (
     APPEND_SECONDS,
     KNOWN_SECONDS,
@@ -39,9 +39,9 @@ from .database_locks import (
 from .database_numbering import (
     number_in_one_round_trip,
     numbering_pass,
-    stored_event,
     waiting_groups,
 )
+from .database_pages import page_of, read_pages
 from .database_postgresql import MOST_EVENTS, append_in_one_statement
 from .database_rows import CHUNK_ROWS, KNOWN_MARK, Tables, portions
 from .database_sqlite import watch_file
@@ -140,16 +140,15 @@ class DatabaseEventLog(EventLog):
             'AND "offset" > %s ORDER BY "offset" LIMIT %s',
             [group, after.offset, limit],
         )
-        if not rows or rows[0][0] != after.offset + 1:
-            raise Discontinuity("trimmed", head)
-        check_chain(after, rows[0][1][:-4], head)
-        return [
-            stored_event(group, name, data).at(head.epoch, offset, marks[-4:], marks[:-4])
-            for offset, marks, name, data in rows
-        ]
+        return page_of(group, after, head, rows)
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
         return await in_thread(self.since, group, after, limit)
+
+    async def asince_each(self, reads: Sequence[Read], limit: int) -> list[Outcome]:
+        if type(self).since is not DatabaseEventLog.since:  # A subclass reads in its own way.
+            return await super().asince_each(reads, limit)
+        return await in_thread(read_pages, self, reads, limit)
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         if not groups:

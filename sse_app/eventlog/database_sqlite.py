@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from ..runtime.connections import file_identity
 from ..runtime.telemetry import log_fields
 
 POLL_SECONDS: Final = 0.05
@@ -66,9 +67,9 @@ def _poll_file(name: str, changed: Callable[[], None], stop: threading.Event) ->
     with _connect(uri) as connection:
         (_, _, path), *_ = connection.execute("PRAGMA database_list")
     # Read before the file is opened: if it is replaced between the two, that is noticed.
-    file, seen = _identity(path), None
+    file, seen = file_identity(path), None
     with _connect(uri) as connection:
-        while not stop.wait(POLL_SECONDS) and _identity(path) == file:
+        while not stop.wait(POLL_SECONDS) and file_identity(path) == file:
             (version,) = connection.execute("PRAGMA data_version").fetchone()
             if version != seen:
                 seen = version
@@ -77,12 +78,3 @@ def _poll_file(name: str, changed: Callable[[], None], stop: threading.Event) ->
 
 def _connect(uri: str) -> closing[sqlite3.Connection]:
     return closing(sqlite3.connect(uri, uri=True, isolation_level=None))
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Return what stays the same for a file under all names; None for no file."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None  # The file was deleted, or the database is in memory and its path is empty.
-    return found.st_dev, found.st_ino

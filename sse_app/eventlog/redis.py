@@ -31,6 +31,8 @@ from .contract import (
     HEAD_RETENTION_FACTOR,
     Discontinuity,
     EventLog,
+    Outcome,
+    Read,
     check_chain,
     has_events_after,
     number,
@@ -161,6 +163,27 @@ class RedisEventLog(EventLog):
         answer = await self._clients.aeval(*self._read(group, after, limit))
         start = await self._astart() if _needs_start(after, answer) else START
         return _since(group, after, answer, start)
+
+    async def asince_each(self, reads: Sequence[Read], limit: int) -> list[Outcome]:
+        from redis.exceptions import ResponseError
+
+        if type(self).asince is not RedisEventLog.asince:  # A subclass reads in its own way.
+            return await super().asince_each(reads, limit)
+        calls = [["EVAL", *self._read(group, after, limit)] for group, after in reads]
+        try:
+            answers = await self._clients.apipeline(calls)
+        except ResponseError:  # Of one group, whose key has another type.
+            return await super().asince_each(reads, limit)
+        pairs = list(zip(reads, answers, strict=True))
+        lacking = any(_needs_start(after, answer) for (_, after), answer in pairs)
+        start = await self._astart() if lacking else START
+        results: list[Outcome] = []
+        for (group, after), answer in pairs:
+            try:
+                results.append(_since(group, after, answer, start))
+            except Discontinuity as lost:
+                results.append(lost)
+        return results
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         batches = _batches(self._head_reads(groups))

@@ -173,11 +173,10 @@ def state_of(stream: Stream) -> str:
 
 def connect_signals() -> None:
     """Start to keep the streams that end last; called once the apps are ready."""
-    stream_closed.connect(_remember, dispatch_uid="sse_app.operations.reports")
+    stream_closed.connect_own(_remember)
 
 
-async def _remember(sender: Any, stream: Stream, **kwargs: Any) -> None:
-    # Async, because Django would run a sync receiver in a thread for each stream.
+def _remember(sender: Any, stream: Stream, **kwargs: Any) -> None:
     _ended.append(row_of(stream) | {"state": "closed", "closed_at": time.time()})
 
 

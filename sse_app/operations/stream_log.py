@@ -1,7 +1,4 @@
-"""Logs the opening and the end of every stream, at INFO, as receivers of the app's own signals.
-
-The receivers are async, because Django would run sync ones in a thread for each stream.
-"""
+"""Logs the opening and the end of every stream, at INFO, as receivers of the app's own signals."""
 
 from __future__ import annotations
 
@@ -17,17 +14,17 @@ logger = logging.getLogger("sse_app")
 
 def connect_signals() -> None:
     """Start to log streams; called once the apps are ready."""
-    stream_opened.connect(_opened, dispatch_uid="sse_app.operations.stream_log")
-    stream_closed.connect(_closed, dispatch_uid="sse_app.operations.stream_log")
+    stream_opened.connect_own(_opened)
+    stream_closed.connect_own(_closed)
 
 
-async def _opened(sender: Any, stream: Any, **kwargs: Any) -> None:
+def _opened(sender: Any, stream: Any, **kwargs: Any) -> None:
     if logger.isEnabledFor(logging.INFO):
         groups = ", ".join(stream.groups)
         logger.info("Stream %s opened: %s.", stream.id, groups, extra=_stream_log_fields(stream))
 
 
-async def _closed(sender: Any, stream: Any, **kwargs: Any) -> None:
+def _closed(sender: Any, stream: Any, **kwargs: Any) -> None:
     if logger.isEnabledFor(logging.INFO):
         reason, seconds = stream.close_reason or "error", time.time() - stream.opened_at
         logger.info(

@@ -64,13 +64,12 @@ _rows: dict[Key, int] | None = None
 
 def connect_signals() -> None:
     """Count the streams of this process from now on; called when the apps are ready."""
-    stream_opened.connect(_opened, dispatch_uid="sse_app.presence.tracker")
-    stream_lost_group.connect(_lost, dispatch_uid="sse_app.presence.tracker")
-    stream_closed.connect(_closed, dispatch_uid="sse_app.presence.tracker")
+    stream_opened.connect_own(_opened)
+    stream_lost_group.connect_own(_lost)
+    stream_closed.connect_own(_closed)
 
 
-# Async, since Django would call a sync receiver in a thread for each stream.
-async def _opened(sender: Any, stream: Stream, **kwargs: Any) -> None:
+def _opened(sender: Any, stream: Stream, **kwargs: Any) -> None:
     # Programs with a token have a name too, but are not members.
     if not roster.patterns() or not stream.user.is_authenticated:
         return
@@ -86,11 +85,11 @@ async def _opened(sender: Any, stream: Stream, **kwargs: Any) -> None:
             _names[key] = name
 
 
-async def _lost(sender: Any, stream: Stream, group: str, **kwargs: Any) -> None:
+def _lost(sender: Any, stream: Stream, group: str, **kwargs: Any) -> None:
     _uncount(stream, [group])
 
 
-async def _closed(sender: Any, stream: Stream, **kwargs: Any) -> None:
+def _closed(sender: Any, stream: Stream, **kwargs: Any) -> None:
     _uncount(stream, list(_counted.get(stream, ())))
 
 

@@ -16,8 +16,9 @@ from typing import Any, ParamSpec, TypeVar
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections
 
+from .connections import close_connections
 from .containment import CallbackFailed, contained, containing, containing_async
-from .threads import OWN, Threads, close_connections, is_serving
+from .threads import OWN, Threads, is_serving
 
 __all__ = [
     "CallbackFailed",

@@ -11,7 +11,6 @@ Django's async database calls, which may be within a transaction; see `callables
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections import deque
@@ -26,19 +25,17 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from django.core import mail
-from django.db import connections
 
+from .connections import KeptConnections
 from .containment import contained
 from .forks import at_fork
-from .telemetry import log_fields
 
 NAME: Final = "sse_app-call"
 #: How many threads each kind of work has.
 CALLS_AT_ONCE: Final = 8
-#: A thread without a call ends after so many seconds, and closes its database connections.
-IDLE_SECONDS: Final = 5.0
-
-logger = logging.getLogger("sse_app")
+#: A thread without a call ends after so many seconds, and closes its database connections. Longer
+#: than the pauses of the app's own work, which would else open a connection each time.
+IDLE_SECONDS: Final = 8.0
 
 
 class ThreadsBusy(Exception):
@@ -70,15 +67,12 @@ class _Call:
 class Threads:
     """At most `most` daemon threads at a time.
 
-    For any number of event loops. A thread has an empty context. It closes the database connections
-    that Django would close at the end of a request after each call, and all of them when it ends.
-    With `keep`, calls that follow each other within so many seconds share a connection that Django
-    would close after each request.
+    For any number of event loops. A thread has an empty context. It keeps its database connections
+    between its calls, see `KeptConnections`, and closes them when it ends.
     """
 
-    def __init__(self, most: int = CALLS_AT_ONCE, keep: float = 0.0) -> None:
+    def __init__(self, most: int = CALLS_AT_ONCE) -> None:
         self._most = most
-        self._keep = keep
         self.clear()
         _all.add(self)
 
@@ -165,15 +159,17 @@ class Threads:
 
     def _work(self, calls: SimpleQueue[_Call], call: _Call | None) -> None:
         _this_thread.threads = self
+        kept = KeptConnections(keep=not is_testing())
         while call is not None:
+            kept.begin()
             set_outcome = call.run()
-            _close(partial(close_connections, self._keep))
+            kept.end()
             # First, so that the caller's next call finds this thread idle.
             following = self._ended(call, calls)
             set_outcome()
             del call, set_outcome
             call = following or self._wait(calls)
-        _close(connections.close_all)
+        kept.close()
 
     def _ended(self, call: _Call, calls: SimpleQueue[_Call]) -> _Call | None:
         """Return the call that has waited longest; without one, the thread is idle."""
@@ -189,10 +185,6 @@ class Threads:
 
     def _wait(self, calls: SimpleQueue[_Call]) -> _Call | None:
         """Return the next call, or None after `IDLE_SECONDS` without one."""
-        if self._keep:
-            with suppress(Empty):
-                return calls.get(timeout=self._keep)
-            _close(close_connections)
         try:
             return calls.get(timeout=IDLE_SECONDS)
         except Empty:
@@ -214,7 +206,7 @@ OWN: Final = Threads()
 #: and on PostgreSQL for a locked row: reads do not wait for them.
 WRITES: Final = Threads()
 #: The events of `apublish()`. Each may wait for a head that another session has locked.
-PUBLISHES: Final = Threads(keep=1.0)
+PUBLISHES: Final = Threads()
 #: The project's session store and users.
 STORE: Final = Threads()
 
@@ -237,32 +229,9 @@ def is_testing() -> bool:
     return hasattr(mail, "outbox")
 
 
-def close_connections(keep: float = 0.0) -> None:
-    """Close this thread's connections that Django would close at the end of a request.
-
-    With `keep`, not a connection without an error that is overdue for less than so many seconds.
-    Django's `close_old_connections()` also closes a connection within a transaction, and so breaks
-    the transaction of a test or of a view.
-    """
-    for connection in connections.all(initialized_only=True):
-        due = connection.close_at
-        kept = keep and due is not None and time.monotonic() < due + keep
-        if not connection.in_atomic_block and (connection.errors_occurred or not kept):
-            connection.close_if_unusable_or_obsolete()
-
-
 def _forget() -> None:
     for threads in list(_all):
         threads.clear()
 
 
 at_fork(_forget)
-
-
-def _close(close: Callable[[], None]) -> None:
-    try:
-        close()
-    except Exception as error:
-        logger.warning(
-            "A connection to a database can't be closed: %r", error, extra=log_fields(error=error)
-        )

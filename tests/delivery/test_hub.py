@@ -295,12 +295,36 @@ async def test_a_reader_that_leaves_takes_the_read_from_no_other(
 
     monkeypatch.setattr(type(event_log()), "asince", held)
     before = Position(event.epoch or "", 0)
-    first, second = [asyncio.create_task(reads.page("g", before)) for _ in range(2)]
+    first, second = [asyncio.create_task(reads.page("g", before, 1)) for _ in range(2)]
     await turns()
     first.cancel()
     await turns()
     gate.set()
     assert await second == [event]
+    await reads.close()
+
+
+@pytest.mark.usefixtures("memory")
+async def test_readers_a_few_events_behind_in_groups_of_their_own_share_a_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events = [publish(f"g{n}", "n", "0") for n in range(20)]
+    reads, shared = LogReader(), list[int]()
+    real = type(event_log()).asince_each
+
+    async def counted(self: Any, reads: Any, limit: int) -> Any:
+        shared.append(len(reads))
+        return await real(self, reads, limit)
+
+    monkeypatch.setattr(type(event_log()), "asince_each", counted)
+    before = [(event.group, Position(event.epoch or "", 0)) for event in events]
+    pages = await asyncio.gather(*(reads.page(*one, 1) for one in before))
+    assert pages == [[event] for event in events]
+    assert shared == [20]
+    # A reader that is far behind needs a page of its own.
+    event = publish("far", "n", "0")
+    assert await reads.page("far", Position(event.epoch or "", 0), 500) == [event]
+    assert shared == [20]
     await reads.close()
 
 

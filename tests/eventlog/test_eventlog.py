@@ -17,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections, transaction
 from django.test import override_settings
@@ -84,6 +85,15 @@ def refused(log: EventLog, after: Position, group: str = "g") -> Discontinuity:
     with pytest.raises(Discontinuity) as caught:
         log.since(group, after, 10)
     return caught.value
+
+
+async def read_each(
+    log: EventLog, reads: list[tuple[str, Position]]
+) -> list[list[Event] | Exception]:
+    try:
+        return await log.asince_each(reads, 2)
+    finally:
+        await log.aclose()
 
 
 @contextmanager
@@ -254,6 +264,52 @@ def test_an_older_version_appends_to_the_same_log(database_log: DatabaseEventLog
         assert texts(log.since("g", after, 10))[-1] == "3"
     assert head(log) == third.position
     assert refused(log, first.position._replace(offset=3)).reason == "epoch"
+
+
+def test_reads_of_many_groups_together_give_what_each_read_alone_gives(
+    log: EventLog,
+) -> None:
+    def reads_of(group: str, events: list[Event]) -> Iterator[tuple[str, Position]]:
+        for event in events:
+            position = event.position or START
+            yield group, position
+            yield group, position._replace(mark="lost")
+            yield group, position._replace(epoch="another")
+            yield group, position._replace(offset=position.offset + 10)
+        yield group, START
+
+    groups = {f"g{n}": [f"{n}.{i}" for i in range(n)] for n in range(5)}
+    events = {group: log.append(made(group, *data)) for group, data in groups.items()}
+    reads = [read for group in groups for read in reads_of(group, events[group])]
+    alone: list[Any] = []
+    for group, after in reads:
+        try:
+            alone.append(log.since(group, after, 2))
+        except Discontinuity as error:
+            alone.append(error)
+    together = async_to_sync(read_each)(log, reads)
+    assert list(map(repr, together)) == list(map(repr, alone))
+    assert {type(one) for one in together} == {list, Discontinuity}
+
+
+def test_reads_of_many_groups_are_two_statements(database_log: DatabaseEventLog) -> None:
+    groups = [f"g{n}" for n in range(100)]
+    database_log.append([event for group in groups for event in made(group, "1", "2")])
+    reads = [(group, Position(head(database_log, group).epoch, 1)) for group in groups]
+    with CaptureQueriesContext(connections[database_log.alias]) as queries:
+        pages = async_to_sync(database_log.asince_each)(reads, 10)
+    assert [texts(page) for page in pages if isinstance(page, list)] == [["2"]] * 100
+    assert len(queries) == 2
+
+
+async def test_a_log_with_a_read_of_its_own_is_read_by_it() -> None:
+    class Shouting(DatabaseEventLog):
+        def since(self, group: str, after: Position, limit: int) -> list[Event]:
+            return made(group, "read by the subclass")
+
+    (page,) = await Shouting("default").asince_each([("g", START)], 10)
+    assert isinstance(page, list)
+    assert texts(page) == ["read by the subclass"]
 
 
 def test_the_mark_at_a_position_outlives_its_event(log: EventLog) -> None:

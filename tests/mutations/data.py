@@ -330,15 +330,6 @@ MUTATIONS = (
         ],
     ),
     Mutation(
-        "With Django's default CONN_MAX_AGE each publish of async code would open a connection.",
-        "sse_app/runtime/threads.py",
-        "PUBLISHES: Final = Threads(keep=1.0)",
-        "PUBLISHES: Final = Threads()",
-        [
-            "publishing/test_on_loop.py::test_calls_that_follow_each_other_share_a_connection",
-        ],
-    ),
-    Mutation(
         "A hundred publishes in a transaction would be a hundred numberings after the commit.",
         "sse_app/publishing/after_commit.py",
         "            one._groups, one = None, one.following\n",
@@ -434,9 +425,9 @@ MUTATIONS = (
     ),
     Mutation(
         "What retention has deleted leaves a gap, and what comes after it looks like the next.",
-        "sse_app/eventlog/database.py",
-        "        if not rows or rows[0][0] != after.offset + 1:\n"
-        '            raise Discontinuity("trimmed", head)\n',
+        "sse_app/eventlog/database_pages.py",
+        "    if not rows or rows[0][0] != after.offset + 1:\n"
+        '        raise Discontinuity("trimmed", head)\n',
         "",
         ["eventlog/test_eventlog.py::test_a_position_before_what_is_left_is_refused"],
     ),
@@ -638,9 +629,36 @@ MUTATIONS = (
         ["doors/test_deploy_checks.py::test_sqlite_that_begins_deferred_is_named"],
     ),
     Mutation(
+        "Clients that come back at once, each to a group of its own, would each read the log.",
+        "sse_app/delivery/log_reader.py",
+        "if 0 < behind <= FEW_EVENTS:",
+        "if False:",
+        [
+            "delivery/test_hub.py"
+            "::test_readers_a_few_events_behind_in_groups_of_their_own_share_a_read"
+        ],
+    ),
+    Mutation(
+        "A log of a project that reads in its own way, such as one that decrypts, is passed by.",
+        "sse_app/eventlog/database.py",
+        "if type(self).since is not DatabaseEventLog.since:",
+        "if False:",
+        ["eventlog/test_eventlog.py::test_a_log_with_a_read_of_its_own_is_read_by_it"],
+    ),
+    Mutation(
+        "A read of many groups would hold all events of each of them in memory.",
+        "sse_app/eventlog/database_pages.py",
+        """ AND e."offset" <= "after" + %s '""",
+        """ AND e."offset" <= "after" + 100 + %s '""",
+        [
+            "eventlog/test_eventlog.py"
+            "::test_reads_of_many_groups_together_give_what_each_read_alone_gives"
+        ],
+    ),
+    Mutation(
         "A connection to a SQLite file that was replaced sees no commit any more.",
         "sse_app/eventlog/database_sqlite.py",
-        "while not stop.wait(POLL_SECONDS) and _identity(path) == file:",
+        "while not stop.wait(POLL_SECONDS) and file_identity(path) == file:",
         "while not stop.wait(POLL_SECONDS):",
         ["eventlog/test_eventlog.py::test_the_watch_on_sqlite_follows_the_name_of_the_file"],
     ),

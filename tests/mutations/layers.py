@@ -87,9 +87,106 @@ MUTATIONS = (
     Mutation(
         "Work in a thread leaves a database connection open there, which idle streams would hold.",
         "sse_app/runtime/threads.py",
-        "            _close(close_connections)\n",
+        "        kept.close()\n",
         "",
-        ["eventlog/test_postgresql.py::test_idle_streams_hold_no_database_connection"],
+        [
+            "eventlog/test_postgresql.py::test_idle_streams_hold_no_database_connection",
+            "runtime/test_threads.py::test_connections_that_it_opened_are_closed",
+        ],
+    ),
+    Mutation(
+        "A receiver of the app that fails would end the stream that it is called for.",
+        "sse_app/signals.py",
+        "                logger.exception(text, error, extra=log_fields(error=error))\n",
+        "                raise\n",
+        [
+            "runtime/test_callables.py"
+            "::test_the_apps_own_receivers_cost_no_task_and_take_nothing_from_the_others"
+        ],
+    ),
+    Mutation(
+        "Each call in a thread would open a connection to the database, one for each stream.",
+        "sse_app/runtime/connections.py",
+        'if self._keep and options["CONN_MAX_AGE"] == 0',
+        "if False",
+        [
+            "runtime/test_connections.py::test_a_thread_keeps_its_connection_without_a_maximum_age",
+            "publishing/test_on_loop.py::test_calls_that_follow_each_other_share_a_connection",
+            "access/test_visitors.py::test_signed_in_arrivals_share_statements_and_open_no_connections",
+        ],
+    ),
+    Mutation(
+        "After a restart of the database each thread's next call would fail.",
+        "sse_app/runtime/connections.py",
+        ', "CONN_HEALTH_CHECKS": True}',
+        "}",
+        [
+            "runtime/test_connections.py"
+            "::test_after_a_restart_of_the_database_the_next_call_succeeds"
+        ],
+    ),
+    Mutation(
+        "A thread would write to the SQLite file that a restored backup has replaced.",
+        "sse_app/runtime/connections.py",
+        "if files != self._files:",
+        "if False:",
+        [
+            "runtime/test_connections.py"
+            "::test_a_restored_backup_of_sqlite_is_what_the_next_call_reads"
+        ],
+    ),
+    Mutation(
+        "A transaction that a policy left open would hold its locks, and the next call's writes.",
+        "sse_app/runtime/connections.py",
+        "            _drop(connection)\n",
+        "            pass\n",
+        ["runtime/test_connections.py::test_a_connection_within_a_transaction_is_replaced"],
+    ),
+    Mutation(
+        "A pool of connections refuses connections that are kept.",
+        "sse_app/runtime/connections.py",
+        """ and not options["OPTIONS"].get("pool"):""",
+        ":",
+        ["runtime/test_connections.py::test_a_projects_own_rule_for_connections_is_not_changed"],
+    ),
+    Mutation(
+        "A test's database could not be deleted while a thread keeps a connection to it.",
+        "sse_app/runtime/threads.py",
+        "keep=not is_testing()",
+        "keep=True",
+        ["runtime/test_connections.py::test_a_tests_connections_are_closed_after_each_call"],
+    ),
+    Mutation(
+        "Visitors that arrive during a read would each be read alone.",
+        "sse_app/runtime/batches.py",
+        "count = min(len(self._waiting), PORTION)",
+        "count = min(len(self._waiting), 1)",
+        [
+            "runtime/test_batches.py"
+            "::test_callers_of_one_turn_and_callers_during_a_read_share_a_read",
+            "access/test_visitors.py::test_signed_in_arrivals_share_statements_and_open_no_connections",
+        ],
+    ),
+    Mutation(
+        "A router that asks for the tenant would get the tenant of no visitor.",
+        "sse_app/access/visitors.py",
+        "if django_settings.DATABASE_ROUTERS or not issubclass(kind, SessionBase):",
+        "if False:",
+        ["access/test_visitors.py::test_code_of_a_project_is_called_for_one_visitor_alone"],
+    ),
+    Mutation(
+        "A backend that finds its users in its own way would not be asked.",
+        "sse_app/access/visitors.py",
+        "or not _is_plain(backend):",
+        "or False:",
+        ["access/test_visitors.py::test_a_visitor_that_fails_is_an_error_of_its_own"],
+    ),
+    Mutation(
+        "All later visitors would wait for a read that hangs.",
+        "sse_app/runtime/batches.py",
+        "loop.call_later(PATIENCE_SECONDS, self._begin)",
+        "loop.call_later(600, self._begin)",
+        ["runtime/test_batches.py::test_a_read_that_hangs_does_not_hold_the_next_one"],
     ),
     Mutation(
         "An event encoded for each of its readers costs more than all the rest.",

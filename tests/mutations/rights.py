@@ -336,8 +336,8 @@ MUTATIONS = (
     Mutation(
         "A stranger's session ends with a login, too.",
         "sse_app/access/admission.py",
-        "        return Access(user, (), session_key=key)\n",
-        "        return Access(user, ())\n",
+        "    key = name_of(request.session.session_key)\n",
+        '    key = name_of(request.session.session_key) if fingerprint else ""\n',
         [
             "access/test_revocation.py::test_the_stream_of_a_stranger_who_signs_in_comes_back_at_once"
         ],
@@ -613,8 +613,8 @@ MUTATIONS = (
     ),
     Mutation(
         "A user of an ASGI middleware may have no row, and nobody could tell when the right ends.",
-        "sse_app/access/admission.py",
-        "        if fingerprint is not None and fingerprint.active and ",
+        "sse_app/access/visitors.py",
+        "        if fingerprint and fingerprint.active and ",
         "        if fingerprint is None or ",
         [
             "access/test_foreign_users.py::test_a_user_of_an_asgi_middleware_needs_a_row_and_to_be_active"
@@ -622,8 +622,8 @@ MUTATIONS = (
     ),
     Mutation(
         "A session may have been found right by a replica's old password.",
-        "sse_app/access/admission.py",
-        " and fingerprint.has_password_of(user):",
+        "sse_app/access/visitors.py",
+        " and fingerprint.has_password_of(self.user):",
         ":",
         [
             "access/test_foreign_users.py::test_a_user_whose_password_is_another_by_now_is_a_stranger"
@@ -757,9 +757,9 @@ MUTATIONS = (
     ),
     Mutation(
         "Django's own function closes a connection within a transaction.",
-        "sse_app/runtime/threads.py",
-        "if not connection.in_atomic_block and (",
-        "if (",
+        "sse_app/runtime/connections.py",
+        "        if not connection.in_atomic_block:\n",
+        "        if True:\n",
         [
             "access/test_slow_policies.py::InATransactionOfATest::test_a_policy_sees_the_rows_of_the_test"
         ],

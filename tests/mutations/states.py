@@ -95,13 +95,6 @@ MUTATIONS = (
         ],
     ),
     Mutation(
-        "A thread that ends leaves its connections to databases open.",
-        "sse_app/runtime/threads.py",
-        "        _close(connections.close_all)\n",
-        "",
-        ["runtime/test_threads.py::test_connections_that_it_opened_are_closed"],
-    ),
-    Mutation(
         "A function that hangs must not hold the states of other functions.",
         "sse_app/delivery/snapshots.py",
         "field(default_factory=Threads, compare=False)",

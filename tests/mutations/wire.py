@@ -212,7 +212,7 @@ MUTATIONS = (
     Mutation(
         "Whoever is refused by the address alone must cost no query.",
         "sse_app/consumers.py",
-        "        self._check_request(request)\n        address = client_address(self.scope)\n",
+        "        options = self._checked(request)\n        address = client_address(self.scope)\n",
         "        address = client_address(self.scope)\n",
         ["access/test_origins.py::test_the_rules_hold_for_streams"],
     ),

@@ -143,8 +143,11 @@ async def test_of_the_calls_on_one_loop_only_the_refused_one_fails(
 
 
 async def test_calls_that_follow_each_other_share_a_connection(
-    queued: list[str], submitted: list[list[Any]]
+    queued: list[str], submitted: list[list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As in a server, which keeps its connections; a test's database must be free to be deleted.
+    monkeypatch.setattr(threads, "is_testing", lambda: False)
+    threads.PUBLISHES.clear()
     opened: list[int] = []
 
     def note(**kwargs: Any) -> None:

@@ -171,6 +171,23 @@ async def test_a_receiver_of_a_signal_takes_nothing_from_the_others(error: BaseE
     assert told == ["async", "async", "sync"]
 
 
+async def test_the_apps_own_receivers_cost_no_task_and_take_nothing_from_the_others() -> None:
+    signal, told = Signal(), []
+
+    def fail(sender: Any, **named: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    def hear(sender: Any, **named: Any) -> None:
+        told.append(named["what"])
+
+    for receiver in (fail, hear, hear):
+        signal.connect_own(receiver)
+    sending = signal.asend_robust(sender=None, what="opened")
+    with pytest.raises(StopIteration):  # It ends without a pause, so without a task.
+        sending.send(None)
+    assert told == ["opened"]
+
+
 # --- over a real server ---
 
 ENDINGS = ["SystemExit", "KeyboardInterrupt", "CancelledError", "GeneratorExit", "StopIteration"]
