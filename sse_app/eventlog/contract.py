@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, NamedTuple
 
 from ..protocol.cursors import Position, marks_agree
 from ..protocol.events import Event
@@ -30,6 +30,9 @@ Outcome = list[Event] | Exception
 #: reconnect within retention, and would take the new events for the next ones.
 HEAD_RETENTION_FACTOR: Final = 2
 
+#: One answer of `changes()` has at most so many heads, or as many as there are groups to ask for.
+MOST_CHANGES: Final = 500
+
 
 class Discontinuity(Exception):
     """Raised by `since()` if the log can't continue from a position; `head` is the log's head."""
@@ -38,6 +41,21 @@ class Discontinuity(Exception):
         super().__init__(reason, head)
         self.reason: Reason = reason
         self.head = head
+
+
+class Changes(NamedTuple):
+    """The answer of `changes()`. `since` is for the next call, and means nothing to the caller.
+
+    `heads` is None if the log can't tell what changed; the caller then compares all heads.
+    """
+
+    heads: dict[str, Position] | None
+    since: object
+
+
+def most_changes(groups: Collection[str]) -> int:
+    """Return from how many changes on it is cheaper to ask for the heads of `groups`."""
+    return max(MOST_CHANGES, len(groups))
 
 
 def has_events_after(after: Position, head: Position) -> bool:
@@ -162,6 +180,26 @@ class EventLog(ABC):
     @abstractmethod
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
         """See `heads()`."""
+
+    def changes(
+        self, since: object, groups: Collection[str], also: Collection[str] = ()
+    ) -> Changes:
+        """Return the heads of those `groups` that changed since the call that returned `since`.
+
+        `since` is None at the first call. The answer also has the heads of the groups `also`. Its
+        cost depends on the number of changes, not of `groups`, which is only searched, from any
+        thread. It may have heads that did not change, and it may lack some: those of groups to
+        which an older version of the app appended. So a caller must compare all heads from time to
+        time. `heads` is None at the first call, if more heads changed than `most_changes()`, and
+        if the log shows by a sign that it went back.
+        """
+        return Changes(None, None)
+
+    async def achanges(
+        self, since: object, groups: Collection[str], also: Collection[str] = ()
+    ) -> Changes:
+        """See `changes()`."""
+        return await asyncio.to_thread(self.changes, since, groups, also)
 
     def known(self, text: str, limit: int) -> list[str]:
         """Return at most `limit` names of groups in the log that contain `text`, sorted.

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
 from django.db import DatabaseError, OperationalError, connections
-from django.db.models import Min
 from django.db.models.functions import Collate
 
 from ..protocol.cursors import START, Position
@@ -26,7 +25,8 @@ from ..protocol.events import Event
 from ..runtime.callables import in_thread
 from ..runtime.threads import WRITES
 from ..runtime.transactions import guarded, impatient, in_transaction, sends_together
-from .contract import EventLog, Outcome, Read, has_events_after
+from .contract import Changes, EventLog, Outcome, Read, has_events_after
+from .database_changes import read_changes
 from .database_locks import (
     APPEND_SECONDS,
     KNOWN_SECONDS,
@@ -34,6 +34,7 @@ from .database_locks import (
     LockedGroups,
     is_lock_timeout,
     refusal,
+    staged_since,
     was_refused,
 )
 from .database_numbering import (
@@ -155,16 +156,25 @@ class DatabaseEventLog(EventLog):
             return {}
         tables = self._tables
         among, values = tables.among(groups)
+        columns = f'"group", "epoch", "offset", {KNOWN_MARK}'
         rows = tables.rows(
-            f'SELECT "group", "epoch", "offset", {KNOWN_MARK} FROM {tables.heads} AS h '
-            f'WHERE "group" {among}',
-            values,
+            f'SELECT {columns} FROM {tables.heads} AS h WHERE "group" {among}', values
         )
         found = {group: Position(*head) for group, *head in rows}
         return {group: found.get(group, START) for group in groups}
 
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
         return await in_thread(self.heads, groups)
+
+    def changes(
+        self, since: object, groups: Collection[str], also: Collection[str] = ()
+    ) -> Changes:
+        return read_changes(self._tables, since, groups, also)
+
+    async def achanges(
+        self, since: object, groups: Collection[str], also: Collection[str] = ()
+    ) -> Changes:
+        return await in_thread(self.changes, since, groups, also)
 
     def known(self, text: str, limit: int) -> list[str]:
         from .models import GroupHead
@@ -193,14 +203,7 @@ class DatabaseEventLog(EventLog):
         return self._locked.delay()
 
     def delayed(self, groups: Collection[str] | None = None) -> dict[str, float]:
-        from .models import StoredEvent
-
-        staged = StoredEvent.objects.using(self.alias).filter(offset=None)
-        parts = [staged]
-        if groups is not None:
-            parts = [staged.filter(group__in=some) for some in portions(list(groups))]
-        firsts = (part.values_list("group").annotate(Min("created_at")) for part in parts)
-        return {group: at.timestamp() for first in firsts for group, at in first}
+        return staged_since(self.alias, groups)
 
     # --- retention and epochs ---
 

@@ -14,9 +14,11 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db.models import Min
 
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import log_fields
+from .database_rows import portions
 
 #: How long an append waits for a locked head.
 APPEND_SECONDS: Final = 5.0
@@ -89,6 +91,18 @@ class LockedGroups:
         """Return for how many seconds committed events have waited for locked heads; 0: none."""
         since = min(self._delayed.values(), default=None)
         return 0.0 if since is None else max(0.0, time.time() - since)
+
+
+def staged_since(alias: str, groups: Collection[str] | None) -> dict[str, float]:
+    """See `EventLog.delayed()`."""
+    from .models import StoredEvent
+
+    staged = StoredEvent.objects.using(alias).filter(offset=None)
+    parts = [staged]
+    if groups is not None:
+        parts = [staged.filter(group__in=some) for some in portions(list(groups))]
+    firsts = (part.values_list("group").annotate(Min("created_at")) for part in parts)
+    return {group: at.timestamp() for first in firsts for group, at in first}
 
 
 def was_refused(error: DatabaseError) -> bool:

@@ -14,7 +14,7 @@ from ..protocol.cursors import MARK_LETTERS, new_epoch, new_mark
 from ..protocol.events import Event
 from ..runtime.transactions import impatient
 from .contract import number
-from .database_rows import CHUNK_ROWS, HEAD_COLUMNS, LOCK_HEAD, Tables, portions
+from .database_rows import CHUNK_ROWS, CLOCK, HEAD_COLUMNS, LOCK_HEAD, Tables, portions
 
 _LETTER: Final = f"substr('{MARK_LETTERS}', 1 + (get_byte(r, {{place}}) & {{bits}}), 1)"
 _MARK: Final = " || ".join(
@@ -107,11 +107,10 @@ def number_in_one_round_trip(
             heads=tables.heads,
             events=tables.events,
             timeout=f"{seconds * 1000:.0f}",
-            groups=", ".join(
-                ["(%s, %s, 0::bigint, %s::timestamptz, ''::text, 0::bigint)"] * len(some)
-            ),
+            groups=", ".join([f"(%s, %s, 0::bigint, {CLOCK}, ''::text, 0::bigint)"] * len(some)),
+            now=CLOCK,
         )
-        values = [value for group in some for value in (group, new_epoch(), tables.now)]
+        values = [value for group in some for value in (group, new_epoch())]
         rows = sorted(tables.last_rows(sql, [*values, some]))
         numbered += [
             stored_event(group, name, data).at(*position)

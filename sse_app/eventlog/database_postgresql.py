@@ -14,7 +14,7 @@ from typing import Final
 from ..protocol.cursors import Position, new_epoch, new_mark
 from ..protocol.events import Event
 from .contract import number
-from .database_rows import ADD_TO_HEAD, HEAD_COLUMNS, Tables
+from .database_rows import ADD_TO_HEAD, CLOCK, HEAD_COLUMNS, Tables
 
 #: With more events, one round trip less makes no difference, and the statement grows.
 MOST_EVENTS: Final = 1000
@@ -63,13 +63,14 @@ def append_in_one_statement(
     groups: list[object] = [
         value
         for name in sorted(added)
-        for value in (name, new_epoch(), added[name], now, last[name], added[name])
+        for value in (name, new_epoch(), added[name], last[name], added[name])
     ]
     sql = _SQL.format(
         heads=tables.heads,
         events=tables.events,
+        now=CLOCK,
         timeout=f"'{seconds * 1000:.0f}'" if own else "current_setting('lock_timeout')",
-        groups=", ".join(["(%s, %s, %s::bigint, %s::timestamptz, %s, %s::bigint)"] * len(added)),
+        groups=", ".join([f"(%s, %s, %s::bigint, {CLOCK}, %s, %s::bigint)"] * len(added)),
         names=", ".join(["%s"] * len(added)),
         rows=", ".join(
             ["(%s, %s::bigint, %s::text, %s, %s, %s::bytea, %s::timestamptz)"] * len(events)

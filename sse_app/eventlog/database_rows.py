@@ -30,14 +30,18 @@ KNOWN_MARK: Final = """CASE WHEN h."marked" = h."offset" THEN h."mark" ELSE '' E
 
 #: The end of an INSERT of heads `h` that locks them. `previous` is then the mark of the last event.
 LOCK_HEAD: Final = (
-    'ON CONFLICT ("group") DO UPDATE SET "changed_at" = excluded."changed_at", '
-    f'"previous" = {KNOWN_MARK}'
+    f'ON CONFLICT ("group") DO UPDATE SET "changed_at" = {{now}}, "previous" = {KNOWN_MARK}'
 )
 #: As `LOCK_HEAD`; the offset of an inserted head is the number of new events, at least one.
 ADD_TO_HEAD: Final = (
     f'{LOCK_HEAD}, "offset" = h."offset" + excluded."offset", "mark" = excluded."mark", '
     '"marked" = h."offset" + excluded."offset"'
 )
+
+
+#: The time of a change on PostgreSQL: of the one clock that all processes share, and in an UPDATE
+#: after the wait for the row's lock. So `DatabaseEventLog.changes()` misses no late commit.
+CLOCK: Final = "clock_timestamp()"
 
 
 class Tables:
@@ -106,22 +110,43 @@ class Tables:
         `added`: how many events will follow in each group, and `marks`: the last one's mark. The
         heads then have the positions after these events; empty for a pass without new events.
         """
-        now, then = self.now, ADD_TO_HEAD if added else LOCK_HEAD
+        clock, now = self.clock()
+        update = 'excluded."changed_at"' if now else clock
+        then = (ADD_TO_HEAD if added else LOCK_HEAD).format(now=update)
+        row = f"(%s, %s, %s, {clock}, %s, %s)"
         heads: dict[str, Position] = {}
         for some in portions(sorted(groups)):
             rows = self.rows(
-                f"INSERT INTO {self.heads} AS h ({HEAD_COLUMNS}) VALUES {tuples(len(some), 6)} "
-                f'{then} RETURNING "group", "epoch", "offset", "previous"',
+                f"INSERT INTO {self.heads} AS h ({HEAD_COLUMNS}) VALUES "
+                f'{", ".join([row] * len(some))} {then} '
+                'RETURNING "group", "epoch", "offset", "previous"',
                 [
                     value
                     for group in some
                     for count in (added[group],)
-                    for value in (group, new_epoch(), count, now, marks.get(group, ""), count)
+                    for value in (group, new_epoch(), count, *now, marks.get(group, ""), count)
                 ],
             )
             for group, epoch, offset, mark in rows:
                 heads[group] = Position(epoch, offset - added[group], mark)
         return heads
+
+    def clock(self) -> tuple[str, list[object]]:
+        """Return the SQL for the time of a change of heads, and its values."""
+        if self.connection.vendor == "postgresql":
+            return CLOCK, []
+        return "%s", [self._now_as_writer()]
+
+    def _now_as_writer(self) -> object:
+        """Return the time of the call, which is after the last commit of another connection.
+
+        SQLite has one writer at a time. In its deferred transactions the first statement that
+        writes waits for the others.
+        """
+        if getattr(self.connection, "transaction_mode", None) not in ("IMMEDIATE", "EXCLUSIVE"):
+            with self.connection.cursor() as cursor:
+                cursor.execute(f"DELETE FROM {self.heads} WHERE 0")
+        return self.now
 
     def number(
         self, keys: Sequence[int], events: Sequence[Event], heads: Mapping[str, Position]
@@ -144,10 +169,11 @@ class Tables:
 
     def renew(self, groups: Sequence[str]) -> None:
         """Give the heads of `groups` new epochs."""
+        clock, now = self.clock()
         with self.connection.cursor() as cursor:
             cursor.executemany(
-                f'UPDATE {self.heads} SET "epoch" = %s WHERE "group" = %s',
-                [(new_epoch(), group) for group in groups],
+                f'UPDATE {self.heads} SET "epoch" = %s, "changed_at" = {clock} WHERE "group" = %s',
+                [(new_epoch(), *now, group) for group in groups],
             )
 
     def insert(self, events: Sequence[Event], template: str = "{}") -> None:

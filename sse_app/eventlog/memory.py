@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from typing import ClassVar
 
 from ..conf import settings
@@ -16,10 +16,12 @@ from ..protocol.events import Event
 from ..runtime.forks import at_fork
 from .contract import (
     HEAD_RETENTION_FACTOR,
+    Changes,
     Discontinuity,
     EventLog,
     check_chain,
     has_events_after,
+    most_changes,
 )
 from .retention import retained_count, retention_seconds
 
@@ -30,6 +32,7 @@ class _Log:
     head: int = 0
     mark: str = ""
     changed_at: float = 0.0
+    change: int = 0
     events: deque[tuple[float, Event]] = field(default_factory=deque)
 
     @property
@@ -63,7 +66,9 @@ class MemoryEventLog(EventLog):
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._start = START._replace(mark=new_mark())
-        self._logs: dict[str, _Log] = {}
+        #: The log that changed last is the last one, and its `change` is the number of changes.
+        self._logs: OrderedDict[str, _Log] = OrderedDict()
+        self._changes = 0
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         now = time.time()
@@ -80,6 +85,7 @@ class MemoryEventLog(EventLog):
                 log.head, log.mark = log.head + 1, event.mark
                 numbered.append(event)
             for group in {event.group for event in numbered}:
+                self._note_change(group)
                 self._logs[group].trim(keep, before, retained_count(group))
         return numbered
 
@@ -108,13 +114,35 @@ class MemoryEventLog(EventLog):
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         with self._lock:
-            return {
-                group: log.position if (log := self._logs.get(group)) else self._start
-                for group in groups
-            }
+            return self._heads(groups)
+
+    def _heads(self, groups: Collection[str]) -> dict[str, Position]:
+        return {
+            group: log.position if (log := self._logs.get(group)) else self._start
+            for group in groups
+        }
 
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
         return self.heads(groups)
+
+    def changes(
+        self, since: object, groups: Collection[str], also: Collection[str] = ()
+    ) -> Changes:
+        with self._lock:
+            if not isinstance(since, int):
+                return Changes(None, self._changes)
+            most = most_changes(groups)
+            last = islice(reversed(self._logs), most + 1)
+            changed = list(takewhile(lambda group: self._logs[group].change > since, last))
+            if len(changed) > most:
+                return Changes(None, self._changes)
+            asked = [*also, *(group for group in changed if group in groups)]
+            return Changes(self._heads(asked), self._changes)
+
+    async def achanges(
+        self, since: object, groups: Collection[str], also: Collection[str] = ()
+    ) -> Changes:
+        return self.changes(since, groups, also)
 
     def known(self, text: str, limit: int) -> list[str]:
         with self._lock:
@@ -141,8 +169,14 @@ class MemoryEventLog(EventLog):
                 log = self._logs.get(group)
                 if log is not None and only in (None, log.epoch):
                     log.epoch = new_epoch()
+                    self._note_change(group)
                     renewed += 1
         return renewed
+
+    def _note_change(self, group: str) -> None:
+        self._changes += 1
+        self._logs[group].change = self._changes
+        self._logs.move_to_end(group)
 
     def prune(self, limit: int | None = None) -> int:
         keep, now = settings().RETENTION_EVENTS, time.time()

@@ -17,6 +17,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from math import isfinite
 from typing import Any, ClassVar, Final
@@ -29,6 +30,7 @@ from ..protocol.events import Event
 from ..runtime.telemetry import log_fields
 from .contract import (
     HEAD_RETENTION_FACTOR,
+    Changes,
     Discontinuity,
     EventLog,
     Outcome,
@@ -38,8 +40,17 @@ from .contract import (
     number,
 )
 from .failures import NotReplicated, PartlyStored
+from .redis_changes import RedisChanges, group_of
 from .redis_clients import Appended, RedisClients
-from .redis_scripts import APPEND, LOG_MARK, PRUNE, READ, RENEW
+from .redis_scripts import (
+    APPEND,
+    CLUSTER_APPEND,
+    CLUSTER_RENEW,
+    LOG_MARK,
+    PRUNE,
+    READ,
+    RENEW,
+)
 from .retention import retained_count, retention_seconds
 
 #: The most events that one script removes: while a script runs, Redis serves no other client.
@@ -96,6 +107,7 @@ class RedisEventLog(EventLog):
             )
         self._prefix = prefix
         self._mark_key = f"{prefix}:mark"
+        self._changes = RedisChanges(prefix, cluster)
         self._clients = RedisClients(
             url, cluster, sentinels, service_name, options or {}, wait_replicas
         )
@@ -108,11 +120,19 @@ class RedisEventLog(EventLog):
 
     def append(self, events: Sequence[Event]) -> list[Event]:
         calls = self._append_calls(events)
-        return self._stored(events, calls, self._clients.append(list(calls.values())))
+        appended = self._clients.append(list(calls.values()))
+        if notes := self._changes.notes(calls, appended.answers):
+            with suppress(Exception):  # The events are stored, and a check of all heads finds them.
+                self._clients.pipeline(notes)
+        return self._stored(events, calls, appended)
 
     async def aappend(self, events: Sequence[Event]) -> list[Event]:
         calls = self._append_calls(events)
-        return self._stored(events, calls, await self._clients.aappend(list(calls.values())))
+        appended = await self._clients.aappend(list(calls.values()))
+        if notes := self._changes.notes(calls, appended.answers):
+            with suppress(Exception):
+                await self._clients.apipeline(notes)
+        return self._stored(events, calls, appended)
 
     def _stored(
         self, events: Sequence[Event], calls: Mapping[str, list[Any]], appended: Appended
@@ -141,15 +161,20 @@ class RedisEventLog(EventLog):
 
     def _append_calls(self, events: Sequence[Event]) -> dict[str, list[Any]]:
         calls: dict[str, list[Any]] = {}
+        cluster = self._clients.cluster
+        script = CLUSTER_APPEND if cluster else APPEND
         for event in events:
             call = calls.get(event.group)
             if call is None:
                 keys = list(self._keys(event.group))
-                if not self._clients.cluster:  # There the key may be on another node.
-                    keys.append(self._mark_key)
+                if not cluster:  # There the keys may be on other nodes.
+                    keys += [self._mark_key, self._changes.key(event.group)]
                 limits = [*_limits(event.group), new_epoch(), HEAD_RETENTION_FACTOR]
-                call = calls[event.group] = [APPEND, len(keys), *keys, *limits]
+                call = calls[event.group] = [script, len(keys), *keys, *limits]
             call += [event.name, event.data, new_mark()]
+        if cluster:
+            for group, call in calls.items():
+                call.append(self._changes.key(group))
         return calls
 
     # --- reading ---
@@ -197,6 +222,24 @@ class RedisEventLog(EventLog):
         start = await self._astart() if _lacks_head(answers) else START
         return _heads(groups, answers, start)
 
+    def changes(
+        self, since: object, groups: Collection[str], also: Collection[str] = ()
+    ) -> Changes:
+        reads = self._changes.reads(since, groups)
+        answers = self._clients.pipeline([*reads, *self._head_reads(also)])
+        found, heads = answers[: len(reads)], answers[len(reads) :]
+        start = self._start() if _lacks_head(heads) else START
+        return self._changes.changes(since, found, groups, _heads(also, heads, start))
+
+    async def achanges(
+        self, since: object, groups: Collection[str], also: Collection[str] = ()
+    ) -> Changes:
+        reads = self._changes.reads(since, groups)
+        answers = await self._clients.apipeline([*reads, *self._head_reads(also)])
+        found, heads = answers[: len(reads)], answers[len(reads) :]
+        start = await self._astart() if _lacks_head(heads) else START
+        return self._changes.changes(since, found, groups, _heads(also, heads, start))
+
     def _start(self) -> Position:
         """Return the position of a group without a log. All such groups have the log's mark."""
         return START._replace(mark=self._clients.eval(*self._mark_call()).decode())
@@ -209,7 +252,7 @@ class RedisEventLog(EventLog):
 
     def known(self, text: str, limit: int) -> list[str]:
         found = islice(self._all_heads(), KNOWN_HEADS)
-        names = map(_group_of, found)
+        names = map(group_of, found)
         return sorted(name for name in names if text in name)[:limit]
 
     def earliest(self, group: str) -> Position:
@@ -232,16 +275,28 @@ class RedisEventLog(EventLog):
     # --- retention and epochs ---
 
     def renew_epoch(self, groups: Collection[str] | None = None, *, only: str | None = None) -> int:
-        heads = self._all_heads() if groups is None else (self._keys(g)[0] for g in groups)
-        renew = self._clients.eval
-        return sum(int(renew(RENEW, 1, head, new_epoch(), only or "")) for head in heads)
+        names = (self._keys(group)[0].encode() for group in groups or ())
+        heads = self._all_heads() if groups is None else names
+        return sum(self._renew(head, only or "") for head in heads)
+
+    def _renew(self, head: bytes, only: str) -> bool:
+        group = group_of(head)
+        changes = self._changes.key(group)
+        call: list[Any] = [RENEW, 2, head, changes]
+        if self._clients.cluster:
+            call = [CLUSTER_RENEW, 1, head]
+        answer = self._clients.eval(*call, new_epoch(), only, changes)
+        if answer and not answer[3]:
+            with suppress(Exception):
+                self._clients.pipeline([self._changes.note(group, head, answer)])
+        return bool(answer)
 
     def prune(self, limit: int | None = None) -> int:
         pruned = 0
         for head in self._all_heads():
             while (most := _prune_limit(limit, pruned)) > 0:
                 events = head.removesuffix(b"head") + b"events"
-                limits = [*_limits(_group_of(head)), HEAD_RETENTION_FACTOR, most]
+                limits = [*_limits(group_of(head)), HEAD_RETENTION_FACTOR, most]
                 trimmed = int(self._clients.eval(PRUNE, 2, head, events, *limits))
                 pruned += trimmed
                 if trimmed < most:
@@ -273,11 +328,6 @@ def _limits(group: str) -> list[int]:
     return [int(now * 1000), milliseconds, settings().RETENTION_EVENTS, retained_count(group)]
 
 
-def _group_of(head: bytes) -> str:
-    """Return the group of a head's key: the text in braces, which names of groups can't have."""
-    return head.decode().partition("{")[2].partition("}")[0]
-
-
 def _prune_limit(limit: int | None, done: int) -> int:
     return PRUNE_EVENTS if limit is None else min(PRUNE_EVENTS, limit - done)
 
@@ -293,7 +343,7 @@ def _numbered(
     added = Counter(event.group for event in events)
     heads = {
         group: Position(epoch.decode(), int(last) - added[group], previous.decode())
-        for group, (epoch, last, previous) in answers.items()
+        for group, (epoch, last, previous, *_) in answers.items()
     }
     # The marks in the arguments of `APPEND`: after the script, the keys and their number.
     marks = {group: iter(call[call[1] + 10 :: 3]) for group, call in calls.items()}

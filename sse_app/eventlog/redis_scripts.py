@@ -1,4 +1,7 @@
-"""The Lua scripts of the Redis log. Each one is atomic and uses the keys of one group only."""
+"""The Lua scripts of the Redis log. Each one is atomic and uses the keys of one group only.
+
+`APPEND` and `RENEW` also add to a stream of the last changes of many groups, see `redis_changes`.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ _TRIM: Final = """
 local function trim(events, last, keep, before, least, most)
   local first = redis.call('XRANGE', events, '-', '+', 'COUNT', 1)[1]
   if not first then return 0 end
-  local from = tonumber(string.match(first[1], '^%d+'))
+  local from, at = string.match(first[1], '^(%d+)-(%d+)$')
+  from = tonumber(from)
   local bound = last - keep
-  if tonumber(string.match(first[1], '%d+$')) < before then
+  if tonumber(at) < before then
     local some = redis.call('XRANGE', events, '-', '+', 'COUNT', most)
     for _, entry in ipairs(some) do
       if tonumber(string.match(entry[1], '%d+$')) >= before then break end
@@ -25,12 +29,27 @@ local function trim(events, last, keep, before, least, most)
 end
 """
 
+#: The entries that a stream of changes keeps, and perhaps a few more.
+KEPT_CHANGES: Final = 10_000
+
+#: The first line of `APPEND` and `RENEW` on a cluster, where the stream of changes has another slot
+#: than the head.
+_ACROSS_SLOTS: Final = "#!lua flags=allow-cross-slot-keys\n"
+
+#: Adds the head `KEYS[1]` to the stream of changes; `note` is then 1. On a cluster the stream may
+#: be on another node than the head, so that the script can't add to it.
+_NOTE: Final = f"""
+local note = redis.pcall('XADD', changes, 'MAXLEN', '~', {KEPT_CHANGES}, '*', KEYS[1],
+  epoch .. ' ' .. last .. ' ' .. mark)
+note = type(note) == 'string' and 1 or 0
+"""
+
 #: KEYS: head, events, and unless this is a cluster the mark of the whole log, which comes before
-#: the first event of a group. ARGV: now in ms, retention in ms (0: for ever), retention in events,
-#: how many last events `RETAIN` keeps, an epoch for a new group, `HEAD_RETENTION_FACTOR`, then each
-#: event's name, data and mark. Returns the epoch, the last offset, and the mark of the event before
-#: these; "" for a mark that is not known, because a process of an older version of the app appended
-#: last.
+#: the first event of a group, and the stream of changes. ARGV: now in ms, retention in ms (0: for
+#: ever), retention in events, how many last events `RETAIN` keeps, an epoch for a new group,
+#: `HEAD_RETENTION_FACTOR`, then each event's name, data and mark, and on a cluster the stream of
+#: changes. Returns the epoch, the last offset, the mark of the event before these, and on a cluster
+#: `note`. A mark is "" if a process of an older version of the app appended last.
 APPEND: Final = (
     _TRIM
     + """
@@ -50,14 +69,14 @@ if not epoch or not offset then
     previous = redis.call('GET', KEYS[3])
   end
 end
-local mark = previous
-for i = 7, #ARGV, 3 do
+local mark, last = previous, ''
+for i = 7, #ARGV - 2, 3 do
   offset = offset + 1
-  local id = string.format('%.0f-%.0f', offset, now)
-  redis.call('XADD', KEYS[2], id, 'n', ARGV[i], 'd', ARGV[i + 1], 'm', mark .. ARGV[i + 2])
+  last = string.format('%.0f', offset)
+  redis.call('XADD', KEYS[2], last .. '-' .. ARGV[1], 'n', ARGV[i], 'd', ARGV[i + 1],
+    'm', mark .. ARGV[i + 2])
   mark = ARGV[i + 2]
 end
-local last = string.format('%.0f', offset)
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', last, 'changed_at', ARGV[1],
   'mark', mark, 'marked', last)
 if least > 0 or age == math.huge then
@@ -65,12 +84,20 @@ if least > 0 or age == math.huge then
   redis.call('PERSIST', KEYS[2])
 else
   redis.call('PEXPIRE', KEYS[1], string.format('%.0f', age * tonumber(ARGV[6])))
-  redis.call('PEXPIRE', KEYS[2], string.format('%.0f', age))
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
 end
 trim(KEYS[2], offset, keep, now - age, least, 100)
-return {epoch, last, previous}
+local changes = KEYS[4] or ARGV[#ARGV]
+"""
+    + _NOTE
+    + """
+if KEYS[4] then return {epoch, last, previous} end
+return {epoch, last, previous, note}
 """
 )
+
+#: `APPEND` on a cluster.
+CLUSTER_APPEND: Final = _ACROSS_SLOTS + APPEND
 
 #: KEYS: one key of the whole log. ARGV: a mark for a new log. Returns the log's mark, which changes
 #: when the key was lost.
@@ -88,13 +115,26 @@ local from = string.format('%.0f', tonumber(ARGV[1]) + 1)
 return {head, redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', ARGV[2])}
 """
 
-#: KEYS: head. ARGV: the new epoch, the expected old one (empty: any). Returns 1 if it was renewed.
-RENEW: Final = """
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
-if not epoch or (ARGV[2] ~= '' and ARGV[2] ~= epoch) then return 0 end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
-return 1
+#: KEYS: head, and unless this is a cluster the stream of changes. ARGV: the new epoch, the expected
+#: old one (empty: any), the stream of changes. Returns nothing unless the epoch was renewed, else
+#: the new epoch, the last event's offset and mark, and `note`.
+RENEW: Final = (
+    """
+local found = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'mark', 'marked')
+local epoch, last = found[1], found[2]
+if not epoch or not last or (ARGV[2] ~= '' and ARGV[2] ~= epoch) then return false end
+epoch = ARGV[1]
+redis.call('HSET', KEYS[1], 'epoch', epoch)
+local mark, changes = found[4] == last and found[3] or '', ARGV[3]
 """
+    + _NOTE
+    + """
+return {epoch, last, mark, note}
+"""
+)
+
+#: `RENEW` on a cluster.
+CLUSTER_RENEW: Final = _ACROSS_SLOTS + RENEW
 
 #: KEYS: head, events. ARGV: now in ms, retention in ms (0: for ever), retention in events, how many
 #: last events `RETAIN` keeps, `HEAD_RETENTION_FACTOR`, how many events to remove at most. Returns

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from sse_app.eventlog import DatabaseEventLog
+from sse_app.eventlog.contract import Changes
 from sse_app.protocol.cursors import Position
 
 
@@ -20,7 +21,18 @@ class ObservedLog(DatabaseEventLog):
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
         """See `EventLog.heads()`."""
         heads = await super().aheads(groups)
-        offsets = {group: head.offset for group, head in heads.items()}
-        with open(self._facts, "a") as facts:  # noqa: ASYNC230 - one line, and only in tests
-            facts.write(json.dumps([time.monotonic(), offsets]) + "\n")
+        self._note(heads)
         return heads
+
+    async def achanges(
+        self, since: object, groups: Collection[str], also: Collection[str] = ()
+    ) -> Changes:
+        """See `EventLog.changes()`."""
+        changes = await super().achanges(since, groups, also)
+        self._note(changes.heads or {})
+        return changes
+
+    def _note(self, heads: Mapping[str, Position]) -> None:
+        offsets = {group: head.offset for group, head in heads.items()}
+        with open(self._facts, "a") as facts:
+            facts.write(json.dumps([time.monotonic(), offsets]) + "\n")

@@ -103,7 +103,11 @@ def hours_ago(hours: float) -> Iterator[None]:
 
     then, at = time.time() - hours * 3600, timezone.now() - timedelta(hours=hours)
     clock = SimpleNamespace(time=lambda: then)
+    of_postgresql = f"(clock_timestamp() - interval '{hours} hours')"
     with (
+        mock.patch("sse_app.eventlog.database_rows.CLOCK", of_postgresql),
+        mock.patch("sse_app.eventlog.database_postgresql.CLOCK", of_postgresql),
+        mock.patch("sse_app.eventlog.database_numbering.CLOCK", of_postgresql),
         mock.patch("sse_app.eventlog.memory.time", clock),
         mock.patch("sse_app.eventlog.redis.time", clock),
         mock.patch("django.utils.timezone.now", return_value=at),
