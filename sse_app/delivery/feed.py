@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 
 from ..protocol.cursors import Position
 from ..protocol.events import Event
@@ -24,7 +25,7 @@ class Feed:
     """
 
     def __init__(self) -> None:
-        self.topics: dict[str, Topic] = {}
+        self.topics: OrderedDict[str, Topic] = OrderedDict()
         #: When the last check ended without an error, by `time.monotonic()`; at first, now.
         self.checked_at = time.monotonic()
         self._budget = Budget()
@@ -75,6 +76,11 @@ class Feed:
         await asyncio.shield(self._healer.soon(group))
 
     async def check(self) -> None:
-        """Compare the heads in the log with the topics, and heal the topics that differ."""
+        """Heal the topics that lost events, see `Healer`."""
         await self._healer.check()
+        self.checked_at = time.monotonic()
+
+    async def check_all(self) -> None:
+        """Compare all heads in the log with the topics, and heal the topics that differ."""
+        await self._healer.check_all()
         self.checked_at = time.monotonic()

@@ -1,6 +1,12 @@
 """`Healer`: brings topics up to the event log when the channel layer has lost messages.
 
-A gap is read from the log immediately. A lost last message is found when the heads are compared.
+A gap is read from the log immediately. A lost last message is found by a check, which asks the log
+for the heads that changed since the last one.
+
+Beside these, each check compares the heads of some topics, so that every topic has its turn within
+`ROUND_SECONDS`, and of the groups that were delivered to last: their events are the first to be
+missing in a log that went back. If one of them is, all heads are compared.
+
 A log that went back, or went back and grew again, gets a new epoch: some readers have events that
 the log has no longer, and others lack them without knowing.
 """
@@ -9,28 +15,50 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import Final
 
-from ..eventlog import Discontinuity, event_log
+from ..eventlog import Discontinuity, EventLog, event_log
+from ..protocol.cursors import Position
 from ..runtime.rare_logs import RareLog
 from ..runtime.services import spawn
 from ..runtime.telemetry import COUNTS, log_fields
 from .log_reader import PAGE_EVENTS, LogReader
+from .starts import PORTION
 from .topics import DELIVERIES, Topic
 
 #: Seconds before a gap is read from the log: messages may arrive out of order.
 GRACE_SECONDS: Final = 0.01
+#: The time in which all heads are compared, or the time between two checks if that is longer.
+ROUND_SECONDS: Final = 60.0
+#: The heads that a check compares at least, and the groups whose last event it looks for.
+FEWEST: Final = 50
+RECENT: Final = 16
 
 logger = logging.getLogger("sse_app")
 _log_failed = RareLog(logger)
 
 
 class Healer:
-    """Heals `topics`, a mapping that the hub changes; used on the hub's own loop only."""
+    """Heals `topics`, which the hub changes, and this class reorders. Used on the hub's own loop.
 
-    def __init__(self, topics: Mapping[str, Topic], log_reader: LogReader) -> None:
+    The topics whose heads were compared last are the last ones.
+    """
+
+    def __init__(self, topics: OrderedDict[str, Topic], log_reader: LogReader) -> None:
         self._topics = topics
+        self._log: EventLog | None = None
+        self._since: object = None
+        #: Whether the next check compares all heads.
+        self._whole = True
+        #: Groups whose heads changed before their topics had positions.
+        self._starting: set[str] = set()
+        self._recent: dict[str, None] = {}
+        self._turned_at = time.monotonic()
+        self._due = 0.0
         self._log_reader = log_reader
         self._healing: dict[str, asyncio.Task[None]] = {}
         self._checking = asyncio.Lock()
@@ -44,26 +72,97 @@ class Healer:
             task.add_done_callback(lambda done: self._healed(group, done))
         return task
 
+    def delivered(self, group: str) -> None:
+        """Note that readers got an event of `group`."""
+        self._recent.pop(group, None)
+        self._recent[group] = None
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+
     async def check(self) -> None:
-        """Compare the heads in the log with the topics, and heal the topics that differ."""
+        """Heal the topics whose heads changed, and the next ones whose heads differ."""
         async with self._checking:
-            before = {
-                group: topic.position
-                for group, topic in self._topics.items()
-                if topic.position is not None
-            }
-            heads = await event_log().aheads(before)
+            await self._check([*self._recent, *self._starting, *self._turn()])
+
+    async def check_all(self) -> None:
+        """Compare all heads with the topics, and heal the topics that differ."""
+        self._whole = True
+        await self.check()
+
+    async def check_changes(self) -> None:
+        """Heal the topics whose heads changed since the last check."""
+        async with self._checking:
+            await self._check(list(self._starting))
+
+    async def _check(self, also: Sequence[str]) -> None:
+        log = event_log()
+        if log is not self._log:
+            self._log, self._since = log, None
+        whole, self._whole = self._whole, False
+        before = self._positions(also)
+        self._starting.difference_update(before)
+        try:
+            changes = await log.achanges(self._since, self._topics, before)
+            if whole or changes.heads is None:
+                await self._compare(list(self._topics))
+            else:
+                await self._compare(self._judge(changes.heads, before))
+        except BaseException:
+            # Some answers are lost, and perhaps the log was replaced meanwhile.
+            self._whole = True
+            raise
+        self._since = changes.since
+
+    def _turn(self) -> list[str]:
+        """Return the groups whose turn it is, and make them the last ones."""
+        now = time.monotonic()
+        self._due += len(self._topics) * (now - self._turned_at) / ROUND_SECONDS
+        self._turned_at = now
+        groups = list(islice(self._topics, max(FEWEST, int(self._due))))
+        self._due = max(0.0, self._due - len(groups))
+        for group in groups:
+            self._topics.move_to_end(group)
+        return groups
+
+    def _positions(self, groups: Collection[str]) -> dict[str, Position]:
+        found = ((group, self._topics.get(group)) for group in groups)
+        return {group: topic.position for group, topic in found if topic and topic.position}
+
+    async def _compare(self, groups: Sequence[str]) -> None:
+        for at in range(0, len(groups), PORTION):
+            before = self._positions(groups[at : at + PORTION])
+            if before:
+                self._judge(await event_log().aheads(before), before)
+
+    def _judge(self, heads: Mapping[str, Position], before: Mapping[str, Position]) -> list[str]:
+        """Heal the topics that differ from `heads`; return the groups that must be compared again.
+
+        `before` has the positions of topics before `heads` were read.
+        """
+        unclear = []
         for group, head in heads.items():
-            topic, old = self._topics.get(group), before[group]
-            now = topic.position if topic else None
-            if now is None or now == head:
+            topic, old = self._topics.get(group), before.get(group)
+            if topic is None:
                 continue
-            # A topic may have moved past `head` during the read. A topic behind `head` has lost
-            # events. A head behind the old position, or at its offset with another mark, means
-            # that the log went back.
-            went_back = head.offset <= old.offset and not head.agrees(old)
-            if head.epoch != now.epoch or head.offset > now.offset or went_back:
+            now = topic.position
+            if now is None:
+                # The first position may have been read before the change, and is set later.
+                self._starting.add(group)
+            elif now == head:
+                continue
+            elif head.epoch == now.epoch and head.offset > now.offset:
                 self.soon(group)
+            elif old is None:
+                # Either the topic has moved past `head` during the read, or the log went back.
+                unclear.append(group)
+            else:
+                # A head behind the old position, or at its offset with another mark, means that
+                # the log went back.
+                went_back = head.offset <= old.offset and not head.agrees(old)
+                if head.epoch != now.epoch or went_back:
+                    self._whole = True
+                    self.soon(group)
+        return unclear
 
     async def close(self) -> None:
         """Cancel all healing tasks and wait for their ends."""
@@ -99,6 +198,7 @@ class Healer:
         try:
             events = await event_log().asince(topic.group, position, PAGE_EVENTS)
         except Discontinuity as lost:
+            self._whole = self._whole or lost.reason in ("epoch", "future")
             if lost.reason in ("epoch", "future") and lost.head.epoch == position.epoch:
                 await self._renew(topic, lost.head.epoch)
             else:
@@ -107,6 +207,7 @@ class Healer:
         per_turn = max(1, DELIVERIES // (topic.readers or 1))
         for start in range(0, len(events), per_turn):
             topic.advance(events[start : start + per_turn])
+            self.delivered(topic.group)
             await asyncio.sleep(0)
         if len(events) < PAGE_EVENTS:
             topic.forget_ahead(ahead)

@@ -83,7 +83,7 @@ class Hub(Feed):
         self._registered: dict[type, HubService] = {kind: kind() for kind in _kinds}
         self._unstarted = list(self._registered.values())
         self._starting = SharedTasks()
-        self.mailbox = Mailbox(lambda: self.topics, self._deliver, self.check)
+        self.mailbox = Mailbox(lambda: self.topics, self._deliver, self.check_all)
         self._starts = Starts(self.topics, self.mailbox.memberships, self._healer.soon)
         self._changed = asyncio.Event()
         self._stop_watch = event_log().watch(self._on_log_changed)
@@ -187,6 +187,7 @@ class Hub(Feed):
         topic = self.topics.get(event.group)
         if topic is None:
             return 0
+        self._healer.delivered(event.group)
         topic.offer(event)
         if topic.needs_healing:
             self._healer.soon(event.group)
@@ -228,7 +229,7 @@ class Hub(Feed):
             self._changed.clear()
             # Most changes are of this process itself, whose events arrive by the layer meanwhile.
             await asyncio.sleep(GRACE_SECONDS)
-            await logged(self.check)
+            await logged(self._healer.check_changes)
 
     async def close(self) -> None:
         """Stop all tasks; a later subscription gets another hub. Safe to call twice.

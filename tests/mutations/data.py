@@ -487,6 +487,153 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A check that reads the heads of all groups costs what the groups cost.",
+        "sse_app/delivery/healing.py",
+        "            await self._check([*self._recent, *self._starting, *self._turn()])\n",
+        "            await self._check([*self._topics])\n",
+        ["delivery/test_checks.py::test_a_check_of_many_idle_groups_reads_few_heads_by_one_call"],
+    ),
+    Mutation(
+        "A check compares all heads only after a failure, and for a log that can't tell.",
+        "sse_app/delivery/healing.py",
+        "            if whole or changes.heads is None:\n",
+        "            if True:\n",
+        ["delivery/test_checks.py::test_a_check_of_many_idle_groups_reads_few_heads_by_one_call"],
+    ),
+    Mutation(
+        "A process of an older version notes no change: each group must have its turn.",
+        "sse_app/delivery/healing.py",
+        "[*self._recent, *self._starting, *self._turn()]",
+        "[*self._recent, *self._starting]",
+        ["delivery/test_checks.py::test_a_head_that_the_log_did_not_note_is_found_within_a_round"],
+    ),
+    Mutation(
+        "A group whose head was compared is the last one to have its turn again.",
+        "sse_app/delivery/healing.py",
+        "            self._topics.move_to_end(group)\n",
+        "            pass\n",
+        ["delivery/test_checks.py::test_the_checks_of_a_round_compare_each_group_once"],
+    ),
+    Mutation(
+        "A check that failed may have lost the answer that a group changed.",
+        "sse_app/delivery/healing.py",
+        "            self._whole = True\n            raise\n",
+        "            raise\n",
+        ["delivery/test_checks.py::test_after_a_failed_check_all_heads_are_compared"],
+    ),
+    Mutation(
+        "While the mailbox was closed, any group may have missed events.",
+        "sse_app/delivery/hub.py",
+        "self._deliver, self.check_all)",
+        "self._deliver, self.check)",
+        ["delivery/test_checks.py::test_after_a_failed_check_all_heads_are_compared"],
+    ),
+    Mutation(
+        "One group that went back means that others may have, too.",
+        "sse_app/delivery/healing.py",
+        '            self._whole = self._whole or lost.reason in ("epoch", "future")\n',
+        "",
+        [
+            "delivery/test_checks.py::"
+            "test_a_log_that_went_back_is_found_by_the_groups_that_were_delivered_to_last"
+        ],
+    ),
+    Mutation(
+        "The last events are the first to be missing in a log that went back.",
+        "sse_app/delivery/healing.py",
+        "            self.delivered(topic.group)\n",
+        "",
+        [
+            "delivery/test_checks.py::"
+            "test_a_log_that_went_back_is_found_by_the_groups_that_were_delivered_to_last"
+        ],
+    ),
+    Mutation(
+        "A group that starts may have read its head before the change that a check saw.",
+        "sse_app/delivery/healing.py",
+        "                self._starting.add(group)\n",
+        "                continue\n",
+        ["delivery/test_checks.py::test_a_change_while_a_group_starts_is_found_by_the_next_check"],
+    ),
+    Mutation(
+        "After each commit to the SQLite file, only what it changed is read.",
+        "sse_app/delivery/hub.py",
+        "logged(self._healer.check_changes)",
+        "logged(self.check)",
+        ["delivery/test_checks.py::test_a_commit_is_followed_by_a_read_of_what_it_changed"],
+    ),
+    Mutation(
+        "The memory log counts its changes, so that a check reads the last ones.",
+        "sse_app/eventlog/memory.py",
+        "                self._note_change(group)\n                self._logs[group].trim",
+        "                self._logs[group].trim",
+        [
+            "eventlog/test_changes.py::"
+            "test_the_answer_has_the_heads_that_changed_and_those_asked_for"
+        ],
+    ),
+    Mutation(
+        "A new epoch is a change of the head, of which other processes must learn.",
+        "sse_app/eventlog/database.py",
+        'update_fields=["epoch", "changed_at"]',
+        'update_fields=["epoch"]',
+        ["eventlog/test_changes.py::test_a_new_epoch_is_a_change"],
+    ),
+    Mutation(
+        "On PostgreSQL a change may be committed after a later one.",
+        "sse_app/eventlog/database_changes.py",
+        "        return OVERLAP_SECONDS + (at",
+        "        return 0 + (at",
+        ["eventlog/test_changes.py::test_a_change_is_found_that_was_committed_after_a_later_one"],
+    ),
+    Mutation(
+        "SQLite's changes are read from the newest one on, and not all of them.",
+        "sse_app/eventlog/database_changes.py",
+        "    return str(min(seen.newest or datetime.min, seen.at)) if seen else str(at)\n",
+        "    return str(datetime.min)\n",
+        [
+            "eventlog/test_changes.py::"
+            "test_the_answer_has_the_heads_that_changed_and_those_asked_for"
+        ],
+    ),
+    Mutation(
+        "A writer that waits for SQLite's lock would date its change before those of others.",
+        "sse_app/eventlog/database_rows.py",
+        'not in ("IMMEDIATE", "EXCLUSIVE"):',
+        'in ("",):',
+        [
+            "eventlog/test_changes.py::"
+            "test_the_time_of_a_change_on_sqlite_is_after_the_wait_for_the_other_writers"
+        ],
+    ),
+    Mutation(
+        "The newest head of a log that went back is older than before.",
+        "sse_app/eventlog/database_changes.py",
+        "    return seen.newest is not None and (now.newest is None or now.newest < seen.newest)\n",
+        "    return False\n",
+        ["eventlog/test_changes.py::test_an_older_newest_head_shows_that_the_log_went_back"],
+    ),
+    Mutation(
+        "A stream of changes without the last entry that was seen has lost more.",
+        "sse_app/eventlog/redis_changes.py",
+        "            if last and (not entries or entries[-1][0] != last):\n",
+        "            if False:\n",
+        [
+            "eventlog/test_changes.py::"
+            "test_a_stream_of_changes_that_lost_its_last_entry_shows_that_the_log_went_back"
+        ],
+    ),
+    Mutation(
+        "On a cluster the stream of changes may be on another node than the group.",
+        "sse_app/eventlog/redis_changes.py",
+        "if len(self._keys) > 1 and not isinstance(answer, Exception) and not answer[3]\n",
+        "if False\n",
+        [
+            "eventlog/test_changes.py::"
+            "test_a_change_is_found_on_a_cluster_whose_stream_of_changes_is_on_another_node"
+        ],
+    ),
+    Mutation(
         "An older log that has caught up again differs by its events only.",
         "sse_app/delivery/topics.py",
         "self.contradicted = self.contradicted or self._recent.contradicts(position)",
