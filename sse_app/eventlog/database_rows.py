@@ -118,7 +118,7 @@ class Tables:
         for some in portions(sorted(groups)):
             rows = self.rows(
                 f"INSERT INTO {self.heads} AS h ({HEAD_COLUMNS}) VALUES "
-                f'{", ".join([row] * len(some))} {then} '
+                f"{', '.join([row] * len(some))} {then} "
                 'RETURNING "group", "epoch", "offset", "previous"',
                 [
                     value

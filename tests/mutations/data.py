@@ -574,9 +574,9 @@ MUTATIONS = (
     ),
     Mutation(
         "A new epoch is a change of the head, of which other processes must learn.",
-        "sse_app/eventlog/database.py",
-        'update_fields=["epoch", "changed_at"]',
-        'update_fields=["epoch"]',
+        "sse_app/eventlog/database_rows.py",
+        'new epochs."""\n        clock, now = self.clock()\n',
+        'new epochs."""\n        clock, now = \'"changed_at"\', list[object]()\n',
         ["eventlog/test_changes.py::test_a_new_epoch_is_a_change"],
     ),
     Mutation(
