@@ -161,10 +161,10 @@ import asyncio
 from sse_app.eventlog import event_log
 from sse_app.operations import health
 
-async def hang(groups):
+async def hang(*args):
     await asyncio.Event().wait()
 
-event_log().aheads = hang
+event_log().aheads = event_log().achanges = hang
 health.LATE_SECONDS = 0.1
 """
 
