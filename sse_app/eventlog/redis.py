@@ -15,8 +15,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from math import isfinite
@@ -27,19 +26,24 @@ from django.core.exceptions import ImproperlyConfigured
 from ..conf import settings, site_tag
 from ..protocol.cursors import START, Position, new_epoch, new_mark
 from ..protocol.events import Event
-from ..runtime.telemetry import log_fields
 from .contract import (
     HEAD_RETENTION_FACTOR,
     Changes,
-    Discontinuity,
     EventLog,
     Outcome,
     Read,
-    check_chain,
-    has_events_after,
-    number,
 )
 from .failures import NotReplicated, PartlyStored
+from .redis_answers import (
+    HEAD,
+    first_position,
+    lacks_head,
+    needs_start,
+    numbered,
+    outcomes,
+    positions,
+    read_since,
+)
 from .redis_changes import RedisChanges, group_of
 from .redis_clients import Appended, RedisClients
 from .redis_scripts import (
@@ -56,9 +60,6 @@ from .retention import retained_count, retention_seconds
 #: The most events that one script removes: while a script runs, Redis serves no other client.
 PRUNE_EVENTS: Final = 1000
 PIPELINE_READS: Final = 500
-#: The fields of a head. `marked` is the offset of the event with `mark`: a process of an older
-#: version of the app counts `offset` alone, and the mark is then not known.
-_HEAD: Final = ("epoch", "offset", "mark", "marked")
 #: How many groups `known()` reads.
 KNOWN_HEADS: Final = 2000
 
@@ -143,7 +144,7 @@ class RedisEventLog(EventLog):
         if failed:
             found = {group: answer for group, answer in found.items() if group not in failed}
             events = [event for event in events if event.group in found]
-        stored = _numbered(calls, found, events)
+        stored = numbered(calls, found, events)
         for error in failed.values():
             if not stored:
                 raise error
@@ -181,13 +182,13 @@ class RedisEventLog(EventLog):
 
     def since(self, group: str, after: Position, limit: int) -> list[Event]:
         answer = self._clients.eval(*self._read(group, after, limit))
-        start = self._start() if _needs_start(after, answer) else START
-        return _since(group, after, answer, start)
+        start = self._start() if needs_start(after, answer) else START
+        return read_since(group, after, answer, start)
 
     async def asince(self, group: str, after: Position, limit: int) -> list[Event]:
         answer = await self._clients.aeval(*self._read(group, after, limit))
-        start = await self._astart() if _needs_start(after, answer) else START
-        return _since(group, after, answer, start)
+        start = await self._astart() if needs_start(after, answer) else START
+        return read_since(group, after, answer, start)
 
     async def asince_each(self, reads: Sequence[Read], limit: int) -> list[Outcome]:
         from redis.exceptions import ResponseError
@@ -199,28 +200,22 @@ class RedisEventLog(EventLog):
             answers = await self._clients.apipeline(calls)
         except ResponseError:  # Of one group, whose key has another type.
             return await super().asince_each(reads, limit)
-        pairs = list(zip(reads, answers, strict=True))
-        lacking = any(_needs_start(after, answer) for (_, after), answer in pairs)
-        start = await self._astart() if lacking else START
-        results: list[Outcome] = []
-        for (group, after), answer in pairs:
-            try:
-                results.append(_since(group, after, answer, start))
-            except Discontinuity as lost:
-                results.append(lost)
-        return results
+        lacking = any(
+            needs_start(after, one) for (_, after), one in zip(reads, answers, strict=True)
+        )
+        return outcomes(reads, answers, await self._astart() if lacking else START)
 
     def heads(self, groups: Collection[str]) -> dict[str, Position]:
         batches = _batches(self._head_reads(groups))
         answers = [head for batch in batches for head in self._clients.pipeline(batch)]
-        start = self._start() if _lacks_head(answers) else START
-        return _heads(groups, answers, start)
+        start = self._start() if lacks_head(answers) else START
+        return positions(groups, answers, start)
 
     async def aheads(self, groups: Collection[str]) -> dict[str, Position]:
         batches = _batches(self._head_reads(groups))
         answers = [head for batch in batches for head in await self._clients.apipeline(batch)]
-        start = await self._astart() if _lacks_head(answers) else START
-        return _heads(groups, answers, start)
+        start = await self._astart() if lacks_head(answers) else START
+        return positions(groups, answers, start)
 
     def changes(
         self, since: object, groups: Collection[str], also: Collection[str] = ()
@@ -228,8 +223,8 @@ class RedisEventLog(EventLog):
         reads = self._changes.reads(since, groups)
         answers = self._clients.pipeline([*reads, *self._head_reads(also)])
         found, heads = answers[: len(reads)], answers[len(reads) :]
-        start = self._start() if _lacks_head(heads) else START
-        return self._changes.changes(since, found, groups, _heads(also, heads, start))
+        start = self._start() if lacks_head(heads) else START
+        return self._changes.changes(since, found, groups, positions(also, heads, start))
 
     async def achanges(
         self, since: object, groups: Collection[str], also: Collection[str] = ()
@@ -237,8 +232,8 @@ class RedisEventLog(EventLog):
         reads = self._changes.reads(since, groups)
         answers = await self._clients.apipeline([*reads, *self._head_reads(also)])
         found, heads = answers[: len(reads)], answers[len(reads) :]
-        start = await self._astart() if _lacks_head(heads) else START
-        return self._changes.changes(since, found, groups, _heads(also, heads, start))
+        start = await self._astart() if lacks_head(heads) else START
+        return self._changes.changes(since, found, groups, positions(also, heads, start))
 
     def _start(self) -> Position:
         """Return the position of a group without a log. All such groups have the log's mark."""
@@ -256,10 +251,10 @@ class RedisEventLog(EventLog):
         return sorted(name for name in names if text in name)[:limit]
 
     def earliest(self, group: str) -> Position:
-        return _earliest(self._clients.eval(*self._read(group, START, 1)))
+        return first_position(self._clients.eval(*self._read(group, START, 1)))
 
     async def aearliest(self, group: str) -> Position:
-        return _earliest(await self._clients.aeval(*self._read(group, START, 1)))
+        return first_position(await self._clients.aeval(*self._read(group, START, 1)))
 
     def times(self, group: str, after: int, limit: int) -> dict[int, float]:
         found = self._clients.eval(*self._read(group, Position("", after), limit))
@@ -270,7 +265,7 @@ class RedisEventLog(EventLog):
         return [READ, 2, *self._keys(group), after.offset, limit]
 
     def _head_reads(self, groups: Collection[str]) -> list[list[Any]]:
-        return [["HMGET", self._keys(group)[0], *_HEAD] for group in groups]
+        return [["HMGET", self._keys(group)[0], *HEAD] for group in groups]
 
     # --- retention and epochs ---
 
@@ -335,85 +330,3 @@ def _prune_limit(limit: int | None, done: int) -> int:
 def _batches(commands: list[list[Any]]) -> list[list[list[Any]]]:
     """Split the commands, so that one pipeline blocks neither the server nor the loop for long."""
     return [commands[at : at + PIPELINE_READS] for at in range(0, len(commands), PIPELINE_READS)]
-
-
-def _numbered(
-    calls: Mapping[str, list[Any]], answers: Mapping[str, Any], events: Sequence[Event]
-) -> list[Event]:
-    added = Counter(event.group for event in events)
-    heads = {
-        group: Position(epoch.decode(), int(last) - added[group], previous.decode())
-        for group, (epoch, last, previous, *_) in answers.items()
-    }
-    # The marks in the arguments of `APPEND`: after the script, the keys and their number.
-    marks = {group: iter(call[call[1] + 10 :: 3]) for group, call in calls.items()}
-    return number([(event, next(marks[event.group])) for event in events], heads)
-
-
-def _needs_start(after: Position, answer: Sequence[Any]) -> bool:
-    """Return whether a read after `after` compares the mark of the whole log."""
-    return not answer or (after.is_start and after.mark != "")
-
-
-def _since(group: str, after: Position, answer: Sequence[Any], start: Position) -> list[Event]:
-    head = _head(answer[0], start) if answer else start
-    if not has_events_after(after, head):
-        return []
-    if after.is_start:
-        check_chain(after, start.mark, head)
-    events: list[Event] = []
-    for entry in answer[1]:
-        event = _event(group, head.epoch, *entry)
-        if event is None or event.offset != after.offset + 1 + len(events):
-            break  # Events after a gap are not the next ones: the next read raises.
-        events.append(event)
-    if not events:
-        raise Discontinuity("trimmed", head)
-    if not after.is_start:
-        check_chain(after, events[0].previous, head)
-    return events
-
-
-def _event(group: str, epoch: str, id: bytes, fields: Sequence[bytes]) -> Event | None:
-    """Return the event of a stream entry; log an entry of another writer, and return None."""
-    try:
-        offset = int(id.partition(b"-")[0])
-        found = dict(zip(fields[::2], fields[1::2], strict=True))
-        name, data = found[b"n"].decode(), found[b"d"].decode()
-        marks = found.get(b"m", b"").decode()  # Empty in an entry of an older version of the app.
-        event = Event(group=group, name=name, data=data)
-        return event.at(epoch, offset, marks[-4:], marks[:-4])
-    except (KeyError, ValueError) as error:
-        logger.warning(
-            "The entry %r in the log of group %s is not an event: %r",
-            id,
-            group,
-            error,
-            extra=log_fields(group=group, error=error),
-        )
-        return None
-
-
-def _lacks_head(answers: Iterable[Sequence[Any]]) -> bool:
-    return any(None in answer[:2] for answer in answers)
-
-
-def _head(answer: Sequence[Any], start: Position = START) -> Position:
-    """Return the position that `_HEAD` answers; `start` for a group without a log."""
-    epoch, offset, mark, marked = answer
-    if epoch is None or offset is None:
-        return start
-    return Position(epoch.decode(), int(offset), mark.decode() if marked == offset else "")
-
-
-def _heads(groups: Collection[str], answers: Sequence[Any], start: Position) -> dict[str, Position]:
-    return {group: _head(answer, start) for group, answer in zip(groups, answers, strict=True)}
-
-
-def _earliest(answer: Sequence[Any]) -> Position:
-    if not answer:
-        return START
-    head = _head(answer[0])
-    if not answer[1]:
-        return head
-    return Position(head.epoch, int(answer[1][0][0].partition(b"-")[0]) - 1)

@@ -742,7 +742,7 @@ MUTATIONS = (
     ),
     Mutation(
         "Who saw a group empty in another log may have missed that one's events.",
-        "sse_app/eventlog/redis.py",
+        "sse_app/eventlog/redis_answers.py",
         "    if after.is_start:\n        check_chain(after, start.mark, head)\n",
         "",
         ["delivery/test_healing.py::test_who_saw_a_group_empty_in_another_log_is_told"],
@@ -975,7 +975,7 @@ MUTATIONS = (
     ),
     Mutation(
         "Anybody may write into a stream of Redis.",
-        "sse_app/eventlog/redis.py",
+        "sse_app/eventlog/redis_answers.py",
         "        if event is None or event.offset != after.offset + 1 + len(events):\n",
         "        if event is None:\n",
         ["eventlog/test_redis_log.py::test_without_its_events_a_group_is_trimmed"],
