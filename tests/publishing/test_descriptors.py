@@ -31,23 +31,29 @@ finally:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 """
 PUBLISH_THRICE = "result = [publish('g', 'n', 'x').offset for _ in range(3)]"
-#: Returns after twenty reads of the heads, all of which fail.
-READ_HEADS = """
+#: Returns after twenty reads that failed: no connection is kept for them, as if the file was another
+#: one each time.
+READ_CHANGES = """
+from sse_app.runtime import connections
+connections.file_identity = lambda path: object()
 log = type(event_log())
-real, calls = log.aheads, []
-async def counted(self, groups):
-    calls.append(groups)
-    return await real(self, groups)
-log.aheads = counted
+real, failed = log.achanges, []
+async def counted(self, *args):
+    try:
+        return await real(self, *args)
+    except Exception as error:
+        failed.append(error)
+        raise
+log.achanges = counted
 """
 AFTER_TWENTY = """
     try:
         publish("g", "n", "x")
     except Exception as error:
         result = type(error).__name__
-    while len(calls) < 20:
+    while len(failed) < 20:
         time.sleep(0.01)
-    log.aheads = real
+    log.achanges = real
 """
 
 
@@ -70,7 +76,7 @@ def test_without_descriptors_a_view_publishes_or_fails_at_once(
 def test_without_descriptors_the_log_has_few_lines(make_daphne: Callable[..., Daphne]) -> None:
     daphne = make_daphne(CHECK_INTERVAL=0.05, SWEEP_INTERVAL=0.05)
     stream = connect(daphne)
-    code = WITHOUT_DESCRIPTORS.format(prepare=READ_HEADS, work=AFTER_TWENTY.strip())
+    code = WITHOUT_DESCRIPTORS.format(prepare=READ_CHANGES, work=AFTER_TWENTY.strip())
     assert run(daphne, code) == "OperationalError"
     told = re.findall(r"The hub's (\S+) failed", daphne.text())
     assert "Hub.check" in " ".join(told) or "Feed.check" in told, told
