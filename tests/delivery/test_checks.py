@@ -206,7 +206,6 @@ async def test_a_head_that_the_log_did_not_note_is_found_within_a_round(
 async def test_a_commit_is_followed_by_a_read_of_what_it_changed(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sse_app.eventlog.database_changes.OVERLAP_SECONDS", 0)
     reader, asked = await idle(monkeypatch)
     await append("g5")
     asked.of_last()
