@@ -97,9 +97,9 @@ class PageSink(Sink):
         for block in rest[:-4].split(b"\n\n"):
             parser = Parser()
             parser.feed(block + b"\n\n")
-            (parsed,) = parser.events
-            event = Event(group=self._groups[parsed.data], name=parsed.name, data=parsed.data)
-            self.items.append(("event", event, parsed.id))
+            for parsed in parser.events:  # None for the heartbeat of a cohort.
+                event = Event(group=self._groups[parsed.data], name=parsed.name, data=parsed.data)
+                self.items.append(("event", event, parsed.id))
 
     def _take(self, *item: Any) -> None:
         self.subscription.leave_cohort()
