@@ -31,8 +31,8 @@ finally:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 """
 PUBLISH_THRICE = "result = [publish('g', 'n', 'x').offset for _ in range(3)]"
-#: Returns after twenty reads that failed: no connection is kept for them, as if the file was another
-#: one each time.
+#: Returns after twenty reads that failed: no connection is kept for them, as if the file was
+#: another one each time.
 READ_CHANGES = """
 from sse_app.runtime import connections
 connections.file_identity = lambda path: object()
