@@ -103,10 +103,9 @@ class Healer:
         self._starting.difference_update(before)
         try:
             changes = await log.achanges(self._since, self._topics, before)
-            if whole or changes.heads is None:
-                await self._compare(list(self._topics))
-            else:
-                await self._compare(self._judge(changes.heads, before))
+            unclear = self._judge(changes.heads or {}, before)
+            all_heads = whole or changes.heads is None
+            await self._compare(list(self._topics) if all_heads else unclear)
         except BaseException:
             # Some answers are lost, and perhaps the log was replaced meanwhile.
             self._whole = True
@@ -150,7 +149,7 @@ class Healer:
                 self._starting.add(group)
             elif now == head:
                 continue
-            elif head.epoch == now.epoch and head.offset > now.offset:
+            elif head.offset > now.offset and (head.epoch == now.epoch or now.is_start):
                 self.soon(group)
             elif old is None:
                 # Either the topic has moved past `head` during the read, or the log went back.

@@ -496,8 +496,15 @@ MUTATIONS = (
     Mutation(
         "A check compares all heads only after a failure, and for a log that can't tell.",
         "sse_app/delivery/healing.py",
-        "            if whole or changes.heads is None:\n",
-        "            if True:\n",
+        "            all_heads = whole or changes.heads is None\n",
+        "            all_heads = True\n",
+        ["delivery/test_checks.py::test_a_check_of_many_idle_groups_reads_few_heads_by_one_call"],
+    ),
+    Mutation(
+        "With the first event of a group its log has an epoch: that is no loss.",
+        "sse_app/delivery/healing.py",
+        " and (head.epoch == now.epoch or now.is_start):\n",
+        " and head.epoch == now.epoch:\n",
         ["delivery/test_checks.py::test_a_check_of_many_idle_groups_reads_few_heads_by_one_call"],
     ),
     Mutation(
