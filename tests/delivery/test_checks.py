@@ -29,8 +29,10 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "post
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql", "redis", "cluster"])
-def kind(request: pytest.FixtureRequest, settings: Any) -> str:
+def kind(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each log in turn; the checks are those of the test."""
+    # The watch of SQLite's file looks for the first time when the machine has time for it.
+    monkeypatch.setattr(DatabaseEventLog, "watch", EventLog.watch)
     log: Any = {"BACKEND": "sse_app.eventlog.DatabaseEventLog", "ALIAS": request.param}
     if request.param == "memory":
         log = "sse_app.eventlog.MemoryEventLog"
