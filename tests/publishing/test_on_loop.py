@@ -147,7 +147,8 @@ async def test_calls_that_follow_each_other_share_a_connection(
 ) -> None:
     # As in a server, which keeps its connections; a test's database must be free to be deleted.
     monkeypatch.setattr(threads, "is_testing", lambda: False)
-    threads.PUBLISHES.clear()
+    while threads.PUBLISHES._idle:  # Threads of other tests, which keep nothing.
+        threads.PUBLISHES._idle.pop().put(None)  # type: ignore[arg-type]  # It ends the thread.
     opened: list[int] = []
 
     def note(**kwargs: Any) -> None:

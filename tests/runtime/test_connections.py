@@ -32,8 +32,9 @@ def _no_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep connections as a server does; the threads end when they have no call."""
     monkeypatch.setattr(own_threads, "is_testing", lambda: False)
     monkeypatch.setattr(own_threads, "IDLE_SECONDS", 0.0)
+    before = set(threading.enumerate())
     yield
-    eventually(lambda: not [t for t in threading.enumerate() if t.name == NAME])
+    eventually(lambda: not [t for t in {*threading.enumerate()} - before if t.name == NAME])
 
 
 async def in_one_thread(*functions: Callable[[], Any]) -> list[Any]:

@@ -27,10 +27,10 @@ NEVER = 600
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """What functions wait for; open in the end, so that no thread is left."""
     monkeypatch.setattr(own_threads, "IDLE_SECONDS", 0.0)
-    event = threading.Event()
+    event, before = threading.Event(), set(threading.enumerate())
     yield event
     event.set()
-    eventually(lambda: not [t for t in threading.enumerate() if t.name == NAME])
+    eventually(lambda: not [t for t in {*threading.enumerate()} - before if t.name == NAME])
 
 
 def running() -> int:
