@@ -122,6 +122,7 @@ def project(request: Any, tmp_path: Path) -> Any:
         yield address, change
 
 
+@pytest.mark.slow
 def test_rights_of_roles_with_uuids_are_seen_and_their_end_too(
     project: tuple[str, Callable[[str], None]],
 ) -> None:

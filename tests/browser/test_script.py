@@ -273,6 +273,7 @@ def elements(tabs: Tabs, markup: str) -> Page:
     return page
 
 
+@pytest.mark.slow
 def test_the_element_lives_as_long_as_its_connection_and_shows_its_state(
     site: Daphne, tabs: Tabs
 ) -> None:

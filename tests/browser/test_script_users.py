@@ -206,6 +206,7 @@ def caching(browser: Browser, site: Daphne) -> Any:
     caching.close()
 
 
+@pytest.mark.slow
 def test_a_page_of_the_former_user_that_is_restored_is_present_as_the_one_who_is_there(
     site: Daphne, caching: Tabs
 ) -> None:

@@ -495,6 +495,7 @@ async def members_of(daphne: Daphne, stack: AsyncExitStack) -> list[StreamReader
     return streams
 
 
+@pytest.mark.slow
 async def test_streams_on_daphne_are_written_to_as_one_and_a_sleeper_is_not(
     make_daphne: Callable[..., Daphne],
 ) -> None:

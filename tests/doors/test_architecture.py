@@ -348,6 +348,7 @@ def imported_alone(names: list[str]) -> dict[str, str]:
     return failed
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_first_in_a_process() -> None:
     # Test fixtures import pytest's plugin for Django, which reads the project's settings.
     names = [f"sse_app.{name}" for name in MODULES if name != "testing.fixtures"]

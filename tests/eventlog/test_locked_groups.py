@@ -160,6 +160,7 @@ def test_a_new_epoch_for_a_locked_group_is_refused_soon(log: DatabaseEventLog, n
         assert log.renew_epoch(["a"]) == 1
 
 
+@pytest.mark.slow
 async def test_streams_of_other_groups_open_and_live_beside_a_locked_group(
     make_daphne: Callable[..., Daphne], database: str
 ) -> None:

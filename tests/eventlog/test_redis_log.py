@@ -399,6 +399,7 @@ def test_a_forked_process_has_connections_of_its_own(log: RedisEventLog) -> None
     assert texts == ["before", "by the child", "after"]
 
 
+@pytest.mark.slow
 def test_sentinel_names_the_primary_and_its_successor(tmp_path: Path) -> None:
     with ExitStack() as stack:
         first = Valkey(tmp_path / "first").start()

@@ -139,6 +139,7 @@ def test_over_http_it_hears_what_a_page_gets_and_comes_back_to_where_it_was(
     assert told == ["meanwhile", "after"]
 
 
+@pytest.mark.slow
 def test_a_token_opens_what_is_closed_and_a_refusal_ends_it(daphne: Daphne) -> None:
     url = f"{daphne.url}/events/?group=secret"
     daphne.publish("secret", "n", "1")

@@ -70,6 +70,7 @@ def test_greenlets_publish_and_use_the_database_with_a_layer_in_memory(
     run_program(package, daphne.environment)
 
 
+@pytest.mark.slow
 async def test_a_worker_of_gunicorn_with_gevent_publishes_and_ends_in_order(
     make_server: Callable[..., Any], valkey: str
 ) -> None:
