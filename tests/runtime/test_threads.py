@@ -23,10 +23,15 @@ from ..support.servers import eventually
 NEVER = 600
 
 
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """What functions wait for; open in the end, so that no thread is left."""
+@pytest.fixture(autouse=True)
+def _no_idle_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads of a test are not counted by the next one."""
     monkeypatch.setattr(own_threads, "IDLE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What functions wait for; open in the end, so that no thread is left."""
     event, before = threading.Event(), set(threading.enumerate())
     yield event
     event.set()
@@ -131,6 +136,7 @@ async def test_a_thread_is_used_again_and_keeps_its_connections_until_it_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", None)
+    monkeypatch.setattr(own_threads, "IDLE_SECONDS", PATIENCE)
 
     def ask() -> Any:
         connections["default"].ensure_connection()
@@ -138,6 +144,7 @@ async def test_a_thread_is_used_again_and_keeps_its_connections_until_it_ends(
 
     threads = Threads(2)
     assert await threads.call("a", NEVER, ask) == await threads.call("b", NEVER, ask)
+    threads._idle.pop().put(None)  # type: ignore[arg-type]  # It ends the thread.
 
 
 @pytest.mark.django_db(transaction=True)
