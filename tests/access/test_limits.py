@@ -731,6 +731,7 @@ async def refuses_elsewhere() -> bool:
     return any(refused)
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("backend", [PUBSUB, CORE])
 @pytest.mark.parametrize("kind", ["url", "address", "pair", "keywords"])
 async def test_redis_is_where_the_channel_layer_is(
