@@ -783,6 +783,7 @@ async def test_counting_alone_is_told_to_whoever_asks(
     held.release()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_redis_is_where_the_event_log_is(use: Callable[..., None], valkey: str) -> None:
     log = {"BACKEND": "sse_app.eventlog.RedisEventLog", "URL": valkey, "PREFIX": "test.limits"}
     use("channels.layers.InMemoryChannelLayer", {}, log)
