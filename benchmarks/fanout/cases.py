@@ -39,7 +39,7 @@ class Case:
 
     @property
     def own_path(self) -> tuple[str, str]:
-        """The address of streams with groups of their own, and what is between two groups in it."""
+        """The address of streams with own groups, and the text between two groups in it."""
         if self.application == "nchan":
             return "/sub?id={groups}", ","
         if self.application == "eventstream":

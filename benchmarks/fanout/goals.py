@@ -1,4 +1,4 @@
-"""`Goal`: a figure that this app should reach, and the measured figure. Nothing fails by it."""
+"""`Goal`: a figure that this app should reach, and the measured one. A miss fails no test."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def slow(server: Server, scale: Scale) -> Figures:
 def idle(server: Server, scale: Scale) -> Figures:
     """Very many streams that wait, then one event for all of them, then a slow pace."""
     with Client(server, 20):
-        server.pace(20, 0.5, SIZE)  # What is loaded with the first stream is no stream's.
+        server.pace(20, 0.5, SIZE)  # The first stream loads modules, which later streams do not.
     server.settle()
     memory = server.memory
     with Client(server, scale.idle, every=1) as load:

@@ -31,7 +31,7 @@ def came(server: Server, cpu: float, load: Client, answer: dict[str, Any]) -> Fi
 def together(stage: Stage, count: int, groups: int) -> Figures:
     """Let `count` clients come at once to a new server."""
     with stage.ground.server(stage.case) as server:
-        # What is loaded with the first stream is no stream's.
+        # The first stream loads modules, which later streams do not.
         with Client(server, 1, groups=groups):
             server.pace(20, 0.5, SIZE)
         server.settle()

@@ -1,4 +1,4 @@
-"""What this app should reach with own groups. Nothing fails by it."""
+"""The goals of this app with own groups. A missed goal fails no test."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from ..fanout.server import Server, Surroundings, processor_seconds
 from ..servers import ROOT, Servers, postgresql
 from .native import Floor, Nchan
 
-#: What a checkout brings; the benchmarks are always this one's.
+#: The parts that are taken from the other checkout; the benchmarks are those of this one.
 OF_A_CHECKOUT: Final = ("manage.py", "project", "sse_app", "templates")
 
 #: The applications that are no Python.
@@ -57,7 +57,7 @@ class Ground:
     def prepared(
         cls, cases: Collection[Case], users: int, before: Path | None = None
     ) -> Iterator[Self]:
-        """Start what the cases need, make tables, sign `users` in; take all away afterwards.
+        """Start the servers of the cases, make tables, sign `users` in; end the servers afterwards.
 
         `before`: the other checkout.
         """

@@ -80,7 +80,7 @@ class Healer:
             del self._recent[next(iter(self._recent))]
 
     async def check(self) -> None:
-        """Heal the topics whose heads changed, and the next ones whose heads differ."""
+        """Heal the topics whose heads changed, and those of the next portion whose heads differ."""
         async with self._checking:
             await self._check([*self._recent, *self._starting, *self._turn()])
 

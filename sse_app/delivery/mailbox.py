@@ -173,7 +173,7 @@ class Mailbox:
         self._tried.set()
 
     def _own_groups(self) -> list[str]:
-        """Return the layer groups that the mailbox is in, whatever groups have readers."""
+        """Return the layer groups that the mailbox is always in."""
         return [self._probe_group, *([shared_group(site_tag())] if is_in_memory() else ())]
 
     async def _join_own(self) -> None:

@@ -1,8 +1,9 @@
 """`Timers`: when each stream and each cohort has something to do, so that only those are visited.
 
-A time is a latest time. What writes in between, such as a stream that gets an event, changes no
-timer: when the timer fires, `tick()` does nothing and returns a later time. So an event costs
-nothing here, and a second costs what is due in it, not what is open.
+A timer has the latest time for a visit. A stream that gets an event before that time does not
+change its timer: when the timer fires, `tick()` does nothing and returns a later time. So an event
+costs nothing here, and the cost of a second depends on the timers that fire, not on the open
+streams.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ logger = logging.getLogger("sse_app")
 
 
 class Timed(Protocol):
-    """What has something to do at certain times."""
+    """A stream or a cohort, which has something to do at certain times."""
 
     #: None, until `Timers` sets it.
     timer: Timer | None
@@ -67,7 +68,7 @@ class Timers:
             timed.timer = None
 
     def hurry(self) -> None:
-        """Make everything due, as when the system's clock was set and times by it have changed."""
+        """Make all timers due: the system's clock was set, so times by that clock have changed."""
         for timed in list(self._timed.values()):
             self.at(-inf, timed)
 

@@ -54,7 +54,7 @@ class Changes(NamedTuple):
 
 
 def most_changes(groups: Collection[str]) -> int:
-    """Return from how many changes on it is cheaper to ask for the heads of `groups`."""
+    """Return the number of changes above which a read of the heads of `groups` costs less."""
     return max(MOST_CHANGES, len(groups))
 
 

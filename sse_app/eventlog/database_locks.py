@@ -106,7 +106,7 @@ def staged_since(alias: str, groups: Collection[str] | None) -> dict[str, float]
 
 
 def was_refused(error: DatabaseError) -> bool:
-    """Return whether the database refused a statement for what it has: nothing was stored.
+    """Return whether the database refused the values of a statement: nothing was stored.
 
     The same statement with other events may be stored. Not for an error that says that the
     database is locked, or of a connection that broke, when a commit may have been done.

@@ -1,8 +1,8 @@
 """The streams of changes in Redis: which heads changed last, in the order of the changes.
 
-The script that changes a head adds it to a stream, see `redis_scripts`. A reader asks for the
-entries from the one on that it has seen last. If that entry is no longer there, the stream was
-trimmed or the log went back, and the reader compares all heads.
+The script that changes a head adds it to a stream, see `redis_scripts`. A reader asks for the last
+entry that it has seen and for all after it. If the answer lacks that entry, the stream was trimmed
+or the log went back, and the reader compares all heads.
 
 A Redis Cluster has several streams with different slots: the script can add an entry without
 another round trip if the stream is on the node of the group. Few streams are enough for nearly all
@@ -41,9 +41,9 @@ class RedisChanges:
         return self._keys[_slot(group) * STREAMS // SLOTS]
 
     def note(self, group: str, head: str | bytes, answer: Sequence[Any]) -> list[Any]:
-        """Return the command that adds what a script could not: its answer is `answer`.
+        """Return the command that adds a change that the script could not add to its stream.
 
-        The answer has the epoch, the offset and the mark of the last event.
+        `answer`, of the script, has the epoch, the offset and the mark of the last event.
         """
         epoch, offset, mark, _ = answer
         value = b" ".join([epoch, offset, mark])

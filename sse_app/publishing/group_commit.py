@@ -25,7 +25,7 @@ from ..runtime.native import has_greenlets
 from ..runtime.telemetry import COUNTS
 from . import outbox
 
-#: How long a caller waits for the append of others before it appends itself, beside that one.
+#: A caller that has waited for the append of another for so long appends at the same time.
 PATIENCE_SECONDS: Final = 0.2
 
 
@@ -59,8 +59,8 @@ class _Caller:
 class GroupCommit:
     """Appends to one log for all threads of the process, in batches. At most one of them appends.
 
-    Exactly one caller leads at a time, and it leads one batch: what waits after that is led by the
-    caller that has waited longest. Whatever ends a leader, `_leave()` passes the lead on.
+    One caller leads at a time, for one batch. Then the caller that has waited longest leads the
+    next batch. `_leave()` passes the lead on, also if an exception ends the leader.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class GroupCommit:
             return self._leader is caller
 
     def _take_the_lead(self, caller: _Caller) -> None:
-        """Lead in place of a leader that takes long, perhaps because a row of its is locked."""
+        """Lead in place of a leader that takes long, perhaps because a head is locked."""
         with self._lock:
             if not caller.taken:
                 self._leader = caller
@@ -137,7 +137,7 @@ class GroupCommit:
         caller.done = True
 
     def _take(self, caller: _Caller, most: int) -> list[_Caller]:
-        """Return the caller, and those who wait and whose events fit into the same append."""
+        """Return the caller, and the waiting callers whose events fit into the same append."""
         with self._lock:
             if caller.woken is not None:
                 self._waiting.remove(caller)
@@ -197,7 +197,7 @@ def _share_out(numbered: list[Event], batch: Sequence[_Caller]) -> None:
     for one in batch:
         end = start + len(one.events)
         one.queue, one.sent, start = queue, numbered[start:end], end
-    # What was staged before belongs to no caller, and its receivers are called by the leader.
+    # Events that were staged before belong to no caller: the leader calls the receivers for them.
     batch[0].sent = numbered[: len(numbered) - sum(len(one.events) for one in batch[1:])]
 
 

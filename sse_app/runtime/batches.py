@@ -1,4 +1,4 @@
-"""`Batches`: one read for all that ask within one iteration of the loop, or during another read."""
+"""`Batches`: one read for all callers of one iteration of the loop, or of the time of a read."""
 
 from __future__ import annotations
 

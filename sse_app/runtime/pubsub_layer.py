@@ -2,10 +2,10 @@
 
 The public interface of a layer joins, leaves and sends to one group at a time. On the pub/sub layer
 each such call is a command under one lock, so an event would wait behind the joins of all groups
-that start. Nor has that layer a public way to close its connections without forgetting the channels
-of all its users. So this module uses the layer's private parts, where these are as expected. Layers
-that it does not know, also subclasses with a method of their own, are called by the public
-interface.
+that start. That layer also has no public way to close its connections without forgetting the
+channels of all its users. So this module uses the layer's private parts, if they are as expected.
+Layers that this module does not know, also subclasses with methods of their own, are called by the
+public interface.
 """
 
 from __future__ import annotations
