@@ -165,6 +165,8 @@ class Outbox:
         return self._connected and len(self._waiting) <= ROOM_EVENTS
 
     def _start(self) -> None:
+        if self._send_at_once():
+            return
         self._task = spawn(self._send_waiting)
         self._task.add_done_callback(self._ended)
 
@@ -173,6 +175,22 @@ class Outbox:
         if task.cancelled() or task.exception() is not None:
             self._stopped()
 
+    def _send_at_once(self) -> bool:
+        """Send all that waits in this iteration; return False if that needs a task."""
+        now = self.loop.time()
+        with self._progress:
+            events = list(self._waiting)
+            if now < self._may_send_at or len(events) > BATCH_EVENTS or not _put(events):
+                return False
+            for _ in events:
+                self._waiting.popleft()
+            self._may_send_at = now + PAUSE_SECONDS
+            self._connected, self._timed, self._hangs = True, False, False
+            # A signal handler may have published between these lines.
+            self._sending = bool(self._waiting)
+            self._progress.notify_all()
+            return not self._sending
+
     async def _send_waiting(self) -> None:
         while True:
             pause = self._may_send_at - self.loop.time()
@@ -180,7 +198,9 @@ class Outbox:
                 await asyncio.sleep(pause)
             if not (batch := self._take()):
                 return
-            taken = [await _held(groups, call) for groups, call in _calls(batch)]
+            taken = [_put(batch)]
+            if not any(taken):
+                taken = [await _held(groups, call) for groups, call in _calls(batch)]
             self._may_send_at = self.loop.time() + PAUSE_SECONDS
             with self._progress:
                 self._connected = True
@@ -203,12 +223,21 @@ class Outbox:
             self._progress.notify_all()
 
 
+def _put(events: list[Event]) -> bool:
+    """Put `events` into a layer in memory; return False if its methods must be called for that."""
+    try:
+        # The objects are passed on, so each event is encoded once in the process.
+        shared = {"type": BATCH_TYPE, "events": events}
+        return pubsub_layer.put(channel_layer(), shared_group(site_tag()), shared)
+    except Exception:
+        return False  # The task that calls the layer finds the same, and logs it.
+
+
 def _calls(events: list[Event]) -> list[pubsub_layer.Call]:
     """Return the calls of the layer that send `events`, each with the layer groups it sends to."""
     try:
         layer, tag = channel_layer(), site_tag()
         if is_in_memory():
-            # The objects are passed on, so each event is encoded once in the process.
             shared = {"type": BATCH_TYPE, "events": events}
             return pubsub_layer.sends(layer, {shared_group(tag): shared})
         by_group: dict[str, list[Event]] = {}

@@ -34,7 +34,10 @@ def in_any_transaction(aliases: Collection[str]) -> bool:
     opened = (connection for connection in found if connection is not None)
     if any(one.alias in aliases and _has_transaction(one) for one in opened):
         return True
-    return any(in_transaction(alias) for alias in aliases)  # Without a connection: the settings.
+    # A thread that has no connection yet begins as the settings say. An alias that the settings do
+    # not have is refused in the caller's thread.
+    known = connections.settings
+    return not all(alias in known and known[alias]["AUTOCOMMIT"] for alias in aliases)
 
 
 def _has_transaction(connection: Any) -> bool:

@@ -203,6 +203,22 @@ MUTATIONS = (
         ["delivery/test_hub.py::test_a_plain_thread_publishes_by_way_of_the_hubs_loop"],
     ),
     Mutation(
+        "On the layer in memory, tasks and copies cost more than the delivery of an event.",
+        "sse_app/publishing/outbox.py",
+        "        if self._send_at_once():",
+        "        if False:",
+        ["publishing/test_outbox.py::test_on_the_layer_in_memory_an_event_needs_no_task"],
+    ),
+    Mutation(
+        "What a signal handler publishes while its thread sends would wait for the next event.",
+        "sse_app/publishing/outbox.py",
+        "            self._sending = bool(self._waiting)",
+        "            self._sending = False",
+        [
+            "publishing/test_outbox.py::test_what_a_signal_handler_publishes_during_a_send_is_sent_too"
+        ],
+    ),
+    Mutation(
         "A loop of its own for sending would not wake the receiver where streams are served.",
         "sse_app/publishing/outbox.py",
         "            if not _hub_outboxes[-1].loop.is_closed():",

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -22,10 +22,11 @@ from channels_redis.core import RedisChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from sse_app import publish, publish_many
-from sse_app.conf import site_tag
+from sse_app.conf import channel_layer, site_tag
 from sse_app.protocol.events import Event
-from sse_app.protocol.groups import layer_group
+from sse_app.protocol.groups import layer_group, shared_group
 from sse_app.publishing import outbox as layer
+from sse_app.runtime import pubsub_layer
 
 from ..support.patience import PATIENCE
 from ..support.servers import ROOT, Daphne, eventually
@@ -573,13 +574,78 @@ def test_a_loop_that_has_closed_meanwhile_reaches_no_publisher() -> None:
 async def test_a_sender_that_was_cancelled_with_its_loop_sends_again() -> None:
     outbox = layer.Outbox(asyncio.get_running_loop(), connected=True)
     for _ in range(2):
-        outbox.put([Event.of("g", "n", "x")])
+        outbox.put([Event.of("g", "n", "x")] * (layer.BATCH_EVENTS + 1))
         outbox._task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await outbox._task
         # Cancelled before its first step, a task runs no line of its own.
     outbox.put([Event.of("g", "n", "x")])
     assert await asyncio.to_thread(outbox.flush, PATIENCE)
+
+
+@pytest.fixture
+async def receive() -> Callable[[], Awaitable[list[str]]]:
+    """Return a function that returns the data of the events in the next message."""
+    target: Any = channel_layer()
+    channel = await target.new_channel()
+    await target.group_add(shared_group(site_tag()), channel)
+
+    async def received() -> list[str]:
+        message = await target.receive(channel)
+        return [event.data for event in message["events"]]
+
+    return received
+
+
+async def test_on_the_layer_in_memory_an_event_needs_no_task(
+    receive: Callable[[], Awaitable[list[str]]],
+) -> None:
+    loop = asyncio.get_running_loop()
+    outbox = layer.Outbox(loop, connected=True)
+    tasks: list[Any] = []
+
+    def note(loop: Any, coroutine: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        tasks.append(coroutine)
+        return asyncio.Task(coroutine, loop=loop, **kwargs)
+
+    loop.set_task_factory(note)
+    outbox.put([Event.of("g", "n", "x")])
+    assert await receive() == ["x"]
+    assert outbox.flush(0)
+    assert tasks == []
+    # More than one message can hold are sent by one task, which does not wait for others.
+    outbox.put([Event.of("g", "n", "y")] * (layer.BATCH_EVENTS + 1))
+    assert [len(await receive()) for _ in range(2)] == [layer.BATCH_EVENTS, 1]
+    assert len(tasks) == 1
+
+
+async def test_what_a_signal_handler_publishes_during_a_send_is_sent_too(
+    receive: Callable[[], Awaitable[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = layer.Outbox(asyncio.get_running_loop(), connected=True)
+    put = pubsub_layer.put
+
+    def interrupted(*args: Any) -> bool:
+        monkeypatch.setattr(pubsub_layer, "put", put)
+        outbox.put([Event.of("g", "n", "from the handler")])
+        return put(*args)
+
+    monkeypatch.setattr(pubsub_layer, "put", interrupted)
+    outbox.put([Event.of("g", "n", "x")])
+    assert await receive() == ["x"]
+    assert await receive() == ["from the handler"]
+
+
+async def test_a_full_channel_of_the_layer_in_memory_loses_the_message_and_no_other(
+    receive: Callable[[], Awaitable[list[str]]],
+) -> None:
+    target: Any = channel_layer()
+    channel = await target.new_channel()
+    await target.group_add(shared_group(site_tag()), channel)
+    for _ in range(target.capacity):
+        await target.send(channel, {"type": "full"})
+    layer.Outbox(asyncio.get_running_loop(), connected=True).put([Event.of("g", "n", "x")])
+    assert await receive() == ["x"]
 
 
 def test_a_signal_handler_may_publish_while_its_thread_publishes(
