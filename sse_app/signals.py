@@ -12,16 +12,16 @@ stream's signal runs in a thread and has `POLICY_SECONDS`; several may run at on
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
-from functools import partial, wraps
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from django import dispatch
 
 from .conf import settings
-from .runtime.callables import containing, containing_async, in_thread
+from .runtime.callables import contained, containing, containing_async, in_thread
 from .runtime.telemetry import log_fields
 from .runtime.threads import Threads
 
@@ -36,8 +36,6 @@ __all__ = [
 
 logger = logging.getLogger("sse_app")
 
-#: Whether the signal is sent by `asend_robust()`.
-_is_async: Final = ContextVar("sse_app.signals", default=False)
 _threads: Final = Threads()
 
 
@@ -59,7 +57,7 @@ class Signal(dispatch.Signal):
         if receiver not in self._own:
             self._own.append(receiver)
 
-    async def asend_robust(self, sender: Any, **named: Any) -> Any:
+    async def asend_robust(self, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
         """See Django's `Signal.asend_robust()`."""
         for receiver in self._own:
             try:
@@ -67,11 +65,26 @@ class Signal(dispatch.Signal):
             except Exception as error:
                 text = "A receiver of the app failed: %r"
                 logger.exception(text, error, extra=log_fields(error=error))
-        token = _is_async.set(True)
+        found: Any = super()
+        sync_receivers, async_receivers = found._live_receivers(sender)
+        # Django would call sync receivers in the one thread that all async code shares.
+        calls = [(receiver, _call_in_thread) for receiver in sync_receivers]
+        calls += [(receiver, _await) for receiver in async_receivers]
+        named |= {"signal": self, "sender": sender}
+        if len(calls) == 1:  # Most often, and without a task it takes a fraction of the time.
+            return [await self._outcome(*calls[0], named)]
+        return await asyncio.gather(*(self._outcome(*one, named) for one in calls))
+
+    async def _outcome(
+        self, receiver: Any, call: Callable[..., Awaitable[Any]], named: dict[str, Any]
+    ) -> tuple[Any, Any]:
         try:
-            return await super().asend_robust(sender, **named)
-        finally:
-            _is_async.reset(token)
+            return receiver, await call(receiver, **named)
+        except Exception as error:
+            name = getattr(receiver, "__qualname__", receiver)
+            text = "The receiver %s of a signal failed: %r"
+            logger.exception(text, name, error, extra=log_fields(error=error))
+            return receiver, error
 
     # Django has no public hook between finding the receivers and calling them. `connect()` can't
     # wrap a receiver: a signal keeps it weakly, and `disconnect()` finds it by identity.
@@ -79,20 +92,17 @@ class Signal(dispatch.Signal):
     def _live_receivers(self, sender: Any) -> tuple[list[Any], list[Any]]:
         found: Any = super()
         receivers, async_receivers = found._live_receivers(sender)
-        contained = [*map(containing_async, async_receivers)]
-        if _is_async.get():
-            # Else Django calls them in the one thread that all async code shares.
-            return [], [*map(_in_own_thread, receivers), *contained]
-        return [*map(containing, receivers)], contained
+        return [*map(containing, receivers)], [*map(containing_async, async_receivers)]
 
 
-def _in_own_thread(receiver: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
-    @wraps(receiver)
-    async def call(**named: Any) -> Any:
-        work = partial(receiver, **named)
-        return await in_thread(work, threads=_threads, seconds=settings().POLICY_SECONDS)
+async def _await(receiver: Callable[..., Awaitable[Any]], **named: Any) -> Any:
+    with contained():
+        return await receiver(**named)
 
-    return call
+
+async def _call_in_thread(receiver: Callable[..., Any], **named: Any) -> Any:
+    work = partial(receiver, **named)
+    return await in_thread(work, threads=_threads, seconds=settings().POLICY_SECONDS)
 
 
 event_published = Signal()

@@ -275,7 +275,7 @@ MUTATIONS = (
     Mutation(
         "Django passes on what a receiver raises that is no Exception, SystemExit for one.",
         "sse_app/signals.py",
-        "return [*map(containing, receivers)], contained",
+        "return [*map(containing, receivers)], [*map(containing_async, async_receivers)]",
         "return receivers, async_receivers",
         ["runtime/test_callables.py::test_a_receiver_of_a_signal_takes_nothing_from_the_others"],
     ),
@@ -809,8 +809,8 @@ MUTATIONS = (
     Mutation(
         "A receiver of a signal that hangs holds every stream, and the end of the server.",
         "sse_app/signals.py",
-        "        if _is_async.get():\n",
-        "        if False:\n",
+        "return await in_thread(work, threads=_threads,",
+        "return await in_thread(work, threads=None,",
         ["access/test_slow_policies.py::test_only_the_stream_of_its_signal_waits_for_a_receiver"],
     ),
     Mutation(

@@ -171,6 +171,20 @@ async def test_a_receiver_of_a_signal_takes_nothing_from_the_others(error: BaseE
     assert told == ["async", "async", "sync"]
 
 
+async def test_a_single_async_receiver_costs_no_task() -> None:
+    signal, told = Signal(), []
+
+    async def hear(**named: Any) -> None:
+        told.append(named)
+
+    signal.connect(hear)
+    sending = signal.asend_robust(sender=Signal, what="opened")
+    with pytest.raises(StopIteration) as ended:
+        sending.send(None)
+    assert told == [{"signal": signal, "sender": Signal, "what": "opened"}]
+    assert ended.value.value == [(hear, None)]
+
+
 async def test_the_apps_own_receivers_cost_no_task_and_take_nothing_from_the_others() -> None:
     signal, told = Signal(), []
 
