@@ -21,6 +21,7 @@ from .eventlog.retention import retained_patterns
 from .operations import processes, shutdown
 from .protocol.control import busy_block
 from .runtime.callables import contained
+from .runtime.garbage import collect_rarely
 from .runtime.telemetry import COUNTS, count, log_fields
 from .runtime.threads import is_serving, serve
 
@@ -134,6 +135,7 @@ class Response:
         processes.begin(self._send)
         if not is_serving() and servers.is_served(self._send):
             serve()
+            collect_rarely()
         inner = self._inner_scope(scope)
         try:
             if busy:

@@ -45,6 +45,7 @@ SMALL: dict[str, str] = {
     "eventlog.failures": "exceptions",
     "publishing.page_cursor": "one public function and its twin",
     "protocol.headers": "the headers of a stream, for every wing",
+    "runtime.garbage": "one threshold of a server process",
     "runtime.forks": "one function that every wing uses",
     "testing.daphne_process": "a program for a process of its own",
     "testing.fixtures": "fixtures for pytest",

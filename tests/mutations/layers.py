@@ -219,6 +219,20 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "The garbage collector would search the objects of all new streams, and find nothing.",
+        "sse_app/asgi.py",
+        "            collect_rarely()\n",
+        "",
+        ["runtime/test_garbage.py::test_a_server_process_collects_rarely"],
+    ),
+    Mutation(
+        "A project may have set the thresholds of the garbage collector for its own reasons.",
+        "sse_app/runtime/garbage.py",
+        "    if first in DEFAULTS:",
+        "    if True:",
+        ["runtime/test_garbage.py::test_a_threshold_of_the_project_stays"],
+    ),
+    Mutation(
         "A loop of its own for sending would not wake the receiver where streams are served.",
         "sse_app/publishing/outbox.py",
         "            if not _hub_outboxes[-1].loop.is_closed():",
