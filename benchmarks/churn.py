@@ -34,7 +34,15 @@ PRUNE: Final = "from sse_app.eventlog import event_log\nevent_log().prune()"
 MEASURE: Final = """
 import asyncio, gc, os, threading, tracemalloc
 from django.apps import apps
+from django.db.backends.base.base import BaseDatabaseWrapper
 from sse_app.delivery.hub import running_hubs
+from sse_app.protocol.cursors import group_hash
+# Both are bounded, and full only after more groups than these: a cache, and the queries that each
+# connection keeps with DEBUG.
+group_hash.cache_clear()
+for kept in gc.get_objects():
+    if isinstance(kept, BaseDatabaseWrapper):
+        kept.queries_log.clear()
 gc.collect()
 tasks = [t for t in gc.get_objects() if isinstance(t, asyncio.Task) and not t.done()]
 kept = tracemalloc.take_snapshot().statistics("filename")
