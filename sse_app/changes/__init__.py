@@ -7,7 +7,7 @@ Public: the names of this package. Private: its modules.
 
 from .bulk import ChangesManager, ChangesQuerySet
 from .decorator import publish_changes
-from .publication import suppress_changes
+from .pending import suppress_changes
 
 __all__ = [
     "ChangesManager",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import Any, Final, TypeVar
@@ -10,20 +10,18 @@ from typing import Any, Final, TypeVar
 from django.db import NotSupportedError, connections, models
 from django.db.models import Q, QuerySet
 
-from .publication import (
-    Change,
-    Publication,
+from .pending import (
     batches,
-    is_expression,
-    publications_of,
+    deleted_together,
     published_together,
     suppress_changes,
     suppressed,
 )
+from .publication import Publication, is_expression, publications_of
 
 Row = TypeVar("Row", bound=models.Model)
-#: The old values of the chosen fields, by publication and primary key.
-Before = dict[Publication, dict[Any, dict[str, Any]]]
+#: The rows before a change, by primary key.
+Before = Mapping[Any, models.Model]
 
 
 class ChangesQuerySet(QuerySet[Row]):
@@ -59,7 +57,7 @@ class ChangesQuerySet(QuerySet[Row]):
         objs = list(objs)
         self._for_write = True
         with published_together(self.db):
-            before = self._before(self._conflicting(objs, unique_fields) if unique_fields else [])
+            before = _by_key(self._conflicting(objs, unique_fields) if unique_fields else [])
             with suppress_changes():
                 made = insert(objs, *options)
             self._require_keys(made)
@@ -83,7 +81,7 @@ class ChangesQuerySet(QuerySet[Row]):
             found = [
                 row for batch in batches(keys) for row in self._locked(self.filter(pk__in=batch))
             ]
-            before = self._before(found)
+            before = _by_key(found)
             with suppress_changes():
                 count = change(objs, fields, batch_size)
             self._publish_rows([row.pk for row in found], before)
@@ -105,7 +103,7 @@ class ChangesQuerySet(QuerySet[Row]):
         self._for_write = True
         with published_together(self.db):
             found = self._locked(self)
-            before = self._before(found)
+            before = _by_key(found)
             keys = [row.pk for row in found]
             with suppress_changes():
                 count = sum(self._of(batch).update(**values) for batch in self._batches(keys))
@@ -118,7 +116,7 @@ class ChangesQuerySet(QuerySet[Row]):
         if not self._publications():
             return super().delete()
         self._for_write = True
-        with published_together(self.db):
+        with deleted_together(self.db):
             return super().delete()
 
     def _publications(self) -> list[Publication]:
@@ -157,10 +155,11 @@ class ChangesQuerySet(QuerySet[Row]):
             parents = [link.name for link in self.model._meta.parents.values() if link]
             of = ("self", *parents) if features.has_select_for_update_of else ()
             rows = rows.select_for_update(of=of, no_key=features.has_select_for_no_key_update)
-        names = {name for one in self._publications() for name in one.fields}
-        plain = rows.using(self.db).select_related(None).prefetch_related(None)
-        found = plain.order_by("pk").only("pk", *names)
-        return list({row.pk: row for row in found}.values())  # A join may repeat a row.
+        rows = rows.using(self.db).select_related(None).prefetch_related(None).order_by("pk")
+        columns = [one.columns for one in self._publications()]
+        if None not in columns:
+            rows = rows.only("pk", *{name for names in columns for name in names or ()})
+        return list({row.pk: row for row in rows}.values())  # A join may repeat a row.
 
     def _conflicting(self, objs: Sequence[Row], unique_fields: Collection[str]) -> list[Row]:
         """Read and lock the existing rows with the same unique fields as `objs`."""
@@ -180,20 +179,17 @@ class ChangesQuerySet(QuerySet[Row]):
                 "return the keys of the rows. Set the keys first, or use suppress_changes()."
             )
 
-    def _before(self, rows: Iterable[Row]) -> Before:
-        return {
-            publication: {row.pk: publication.in_memory(row) for row in rows}
-            for publication in self._publications()
-        }
-
     def _publish_created(self, made: Sequence[Row]) -> None:
         for publication in self._publications():
             for batch in batches(made):
-                changes = [
-                    Change(one, "created", publication.as_read(publication.in_memory(one)))
-                    for one in batch
-                ]
-                publication.publish(changes, self.db)
+                publication.publish(
+                    [
+                        change
+                        for one in batch
+                        for change in publication.created(one, publication.values(one, self.db))
+                    ],
+                    self.db,
+                )
 
     def _publish_rows(self, keys: Sequence[Any], before: Before, created: bool = False) -> None:
         """Read the rows again and publish them: only the database has the values of expressions."""
@@ -201,14 +197,19 @@ class ChangesQuerySet(QuerySet[Row]):
             found = {row.pk: row for row in self._rows().filter(pk__in=batch)}
             rows = [found[key] for key in batch if key in found]
             for publication in self._publications():
-                old = before[publication]
+                if publication.is_movable:
+                    publication.load_related(rows)
+                    publication.load_related([before[row.pk] for row in rows if row.pk in before])
                 changes = [
-                    Change(row, "created", publication.in_memory(row))
-                    if created and row.pk not in old
-                    else publication.updated(row, old[row.pk], publication.in_memory(row))
+                    change
                     for row in rows
+                    for change in (
+                        publication.created(row, publication.in_memory(row))
+                        if created and row.pk not in before
+                        else publication.updated(row, before[row.pk], publication.in_memory(row))
+                    )
                 ]
-                publication.publish([one for one in changes if one is not None], self.db)
+                publication.publish(changes, self.db)
 
 
 # Copy Django's marks of these methods: templates must not call them, and managers don't have
@@ -228,6 +229,10 @@ _UNKNOWN_ROWS: Final = (
     "publish: the database does not say which rows it wrote. Give unique_fields, or call it within "
     "suppress_changes() and publish the events yourself."
 )
+
+
+def _by_key(rows: Iterable[models.Model]) -> Before:
+    return {row.pk: row for row in rows}
 
 
 def _have_expressions(rows: Iterable[models.Model]) -> bool:

@@ -11,7 +11,9 @@ from django.db.models.fields.related import resolve_relation
 from django.db.models.signals import m2m_changed
 
 from ..protocol.events import validate_published
-from .publication import Publication, batches, publish_together, suppressed
+from .content import event_text
+from .pending import batches, publish_together, suppressed
+from .publication import Publication
 
 _REMOVED: Final = "_sse_app_removed"
 #: For the key of each changed row: the keys of the related rows that were added or removed.
@@ -106,8 +108,10 @@ def _publish(
         none: dict[str, Any] = {"added": [], "removed": [], "cleared": cleared}
         publish_together(
             [
-                (group, name, {"pk": row.pk, **none, side: pairs[row.pk]})
+                (group, name, text)
                 for row in rows
+                for data in [{"pk": row.pk, **none, side: pairs[row.pk]}]
+                for text in [event_text(name, data, row.pk, none, any_type=True)]
                 for group in publication.groups_of(row)
             ],
             using,

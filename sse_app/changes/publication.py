@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from django.db import connections, models, transaction
+from django.db import connections, models
 from django.db.models import prefetch_related_objects
+from django.utils.module_loading import import_string
 
-from ..protocol.events import to_text
-from ..publishing.publish import publish_in_transaction
+from ..protocol.groups import group_name
+from ..runtime.rare_logs import RareLog
+from ..runtime.telemetry import log_fields
+from .content import as_read, event_text
+from .pending import batches, publish_together
 
 Groups = str | Iterable[str] | Callable[[Any], str | Iterable[str]]
-#: A callable of the instance, or a serializer class of Django REST framework.
-Serializer = Callable[[Any], Any]
-Triple = tuple[str, str, object]
-Item = TypeVar("Item")
+#: A callable of the instance, a serializer class of Django REST framework, or the path of either.
+Serializer = str | Callable[[Any], Any]
 
 if TYPE_CHECKING:
     Field = models.Field[Any, Any]
 
-#: The most rows that one statement of this wing reads or writes.
-ROWS: Final = 500
-#: The most events of one call that wait in memory for being published together.
-MAX_PENDING: Final = 10_000
-
-_suppressed: ContextVar[bool] = ContextVar("sse_app_changes_suppressed", default=False)
-_pending: ContextVar[Pending | None] = ContextVar("sse_app_changes_pending", default=None)
+_left_log = RareLog(logging.getLogger("sse_app"))
 
 
 class Change(NamedTuple):
-    """A row that was created, updated or deleted, with the values for its event."""
+    """A row that was created, updated or deleted, with the values for its event.
+
+    `groups`: those that get the event; None for the groups of the instance.
+    """
 
     instance: models.Model
     verb: str
     values: Mapping[str, Any]
     changed: Mapping[str, Any] | None = None
+    groups: Collection[str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Publication:
-    """How the changes of one model are published."""
+    """How the changes of one model are published.
+
+    `columns`: the fields whose old values an update needs, None for all. `is_movable`: an update
+    may change the groups of a row. `deleted`: the field that is set in rows that count as deleted.
+    """
 
     model: type[models.Model]
     prefix: str
@@ -55,67 +59,170 @@ class Publication:
     only_changed: bool
     related: tuple[str, ...] = ()
     raw: bool = False
+    deleted: Field | None = None
+    columns: frozenset[str] | None = frozenset()
+    is_movable: bool = False
+
+    # --- rows and their values ---
 
     def key_of(self, instance: models.Model) -> Any:
         """Return the key of the model's row; a model that inherits may have another primary key."""
         key = self.model._meta.pk
         return instance.pk if key is None else instance.__dict__.get(key.attname, instance.pk)
 
-    def rows(self, keys: Collection[Any], using: str) -> dict[Any, dict[str, Any]]:
-        """Return the chosen fields by key, read from the database; the rows are locked."""
-        names = [column.attname for column in self.fields.values()]
-        found: dict[Any, dict[str, Any]] = {}
-        for batch in batches(keys):
-            rows = self.model._base_manager.using(using).filter(pk__in=batch).order_by("pk")
-            features = connections[using].features
-            if features.has_select_for_update:
-                # Not the key: rows that refer to this one can be inserted meanwhile.
-                rows = rows.select_for_update(no_key=features.has_select_for_no_key_update)
-            for key, *row in rows.values_list("pk", *names):
-                found[key] = dict(zip(self.fields, row, strict=True))
-        return found
+    def stored(self, keys: Collection[Any], using: str) -> dict[Any, models.Model]:
+        """Return the rows by key, with `columns`, as the database has them now; they are locked."""
+        # Not by a manager of the project, which may hide rows or return other models.
+        rows: models.QuerySet[Any] = models.QuerySet(self.model).using(using).order_by("pk")
+        features = connections[using].features
+        if features.has_select_for_update:
+            # Not the key: rows that refer to this one can be inserted meanwhile.
+            rows = rows.select_for_update(no_key=features.has_select_for_no_key_update)
+        if self.columns is not None:
+            rows = rows.only("pk", *self.columns)
+        return {row.pk: row for batch in batches(keys) for row in rows.filter(pk__in=batch)}
+
+    def ignores(self, written: Collection[str] | None) -> bool:
+        """Whether nothing is published for a save of these fields; None are all fields."""
+        if written is None or self.columns is None or not (self.fields and self.only_changed):
+            return False
+        read: Any = self.model._meta.get_field
+        fields = [read(name) for name in self.columns]
+        return not any(field.generated or _is_among(field, written) for field in fields)
 
     def in_memory(self, instance: models.Model) -> dict[str, Any]:
         """Return the chosen fields of the instance; deferred ones are left out and not loaded."""
         have = instance.__dict__
         return {n: have[f.attname] for n, f in self.fields.items() if f.attname in have}
 
-    def written(self, instance: models.Model, before: Mapping[str, Any], using: str) -> Any:
-        """Return the chosen fields after a save: `before` with the values of the instance."""
-        values = {**before, **self.in_memory(instance)}
-        if any(is_expression(value) for value in values.values()):
-            key = self.key_of(instance)
-            return self.rows([key], using).get(key, {})  # Only the database has the values.
-        return self.as_read(values)
+    def values(self, instance: models.Model, using: str) -> dict[str, Any]:
+        """Return the chosen fields of the instance as a read from the database gives them."""
+        found = self.in_memory(instance)
+        return {name: as_read(self.fields[name], value, using) for name, value in found.items()}
 
-    def as_read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values with the types that a read gives: `"5"` in an IntegerField is 5."""
-        return {name: self.fields[name].to_python(value) for name, value in values.items()}
+    def saved(
+        self,
+        instance: models.Model,
+        old: models.Model | None,
+        using: str,
+        *,
+        created: bool,
+        written: Collection[str] | None,
+    ) -> list[Change]:
+        """Return the changes to publish for a save; `written`: the saved fields, None for all."""
+        if self._is_stale(instance, created):
+            rows: models.QuerySet[Any] = models.QuerySet(type(instance))
+            row = rows.using(using).get(pk=instance.pk)
+            values = self.values(row, using)
+        else:
+            row = self._written_to(old, instance, written)
+            values = {} if old is None else self.in_memory(old)
+            for name, value in self.values(instance, using).items():
+                if name not in values or _is_among(self.fields[name], written):
+                    values[name] = value
+        return self.created(row, values) if created else self.updated(row, old, values)
+
+    def _is_stale(self, instance: models.Model, created: bool) -> bool:
+        """Whether only the database has a value that the event needs."""
+        fields: Iterable[Field] = instance._meta.concrete_fields
+        if self.columns is not None and self.serializer is None:
+            fields = (field for field in fields if field.name in self.columns)
+        have = instance.__dict__
+        return any(
+            is_expression(have.get(field.attname))
+            # Before Django 6.0 a generated field is read again after an INSERT only.
+            or (field.generated and (not created or field.attname not in have))
+            for field in fields
+        )
+
+    def _written_to(
+        self, old: models.Model | None, instance: models.Model, written: Collection[str] | None
+    ) -> models.Model:
+        """Return the instance; if not all of it was saved and groups depend on it, the real row."""
+        same = old is not None and old._meta.concrete_model is instance._meta.concrete_model
+        if old is None or written is None or not (self.is_movable and same):
+            return instance
+        row = copy.copy(old)
+        for field in row._meta.concrete_fields:
+            if _is_among(field, written) and field.attname in instance.__dict__:
+                setattr(row, field.attname, instance.__dict__[field.attname])
+        _share_relations(instance, row)
+        return row
+
+    # --- changes ---
+
+    def created(self, row: models.Model, values: Mapping[str, Any]) -> list[Change]:
+        """Return the change of a new row."""
+        return [Change(row, "created", values)] if self._shows(row) else []
+
+    def removed(self, row: models.Model, using: str) -> list[Change]:
+        """Return the change of a row that was deleted."""
+        return [Change(row, "deleted", self.values(row, using))] if self._shows(row) else []
 
     def updated(
-        self, instance: models.Model, before: Mapping[str, Any], values: Mapping[str, Any]
-    ) -> Change | None:
-        """Return the change from `before` to `values`; None if it is not to be published."""
+        self, row: models.Model, old: models.Model | None, values: Mapping[str, Any]
+    ) -> list[Change]:
+        """Return the changes to publish for an update of `old`, None if it was not read, to `row`.
+
+        A row that has left a group is deleted for the readers of that group, who must not see
+        the new values.
+        """
+        before = {} if old is None else self.in_memory(old)
+        if old is not None and not self._shows(old):
+            return self.created(row, values)
+        if not self._shows(row):
+            gone_row = old if self.is_movable else row
+            return [] if gone_row is None or old is None else [Change(gone_row, "deleted", before)]
         changed = {
             name: [before.get(name), value]
             for name, value in values.items()
             if name not in before or before[name] != value
         }
-        if changed or not self.fields or not self.only_changed:
-            return Change(instance, "updated", values, changed)
-        return None
+        left, groups = self._moved(row, old)
+        gone = [Change(old, "deleted", before, groups=left)] if old is not None and left else []
+        if changed or groups is not None or not self.fields or not self.only_changed:
+            return [*gone, Change(row, "updated", values, changed, groups)]
+        return gone
+
+    def _shows(self, row: models.Model) -> bool:
+        return self.deleted is None or not row.__dict__.get(self.deleted.attname)
+
+    def _moved(
+        self, row: models.Model, old: models.Model | None
+    ) -> tuple[Collection[str], Collection[str] | None]:
+        """Return the groups that the row has left, and its groups if these have changed."""
+        if old is None or not self.is_movable or not _differ(old, row):
+            return (), None
+        now = list(self.groups_of(row))
+        _share_relations(row, old)
+        try:
+            before = list(self.groups_of(old))
+        except Exception as error:
+            # A draft may be no row for the function: nothing has been published of it.
+            _left_log(
+                "The groups of a %s before its change are not known (%r).",
+                self.prefix,
+                error,
+                extra=log_fields(error=error),
+            )
+            return (), None
+        left = [group for group in before if group not in now]
+        return left, now if set(before) != set(now) else None
+
+    # --- publishing ---
 
     def publish(self, changes: Sequence[Change], using: str) -> None:
         """Publish the changes in one round trip, or together with the pending events."""
         self.load_related([change.instance for change in changes])
         data_of = self._data_of()
-        groups_of = self._groups_of()
         publish_together(
             (
-                (group, f"{self.prefix}.{change.verb}", text)
+                (group, name, text)
                 for change in changes
-                for text in [to_text(data_of(change))]  # encoded once for all groups
-                for group in groups_of(change.instance)
+                if (groups := self._groups_for(change))
+                for name in [f"{self.prefix}.{change.verb}"]
+                for text in [self._text(name, change, data_of(change))]  # once for all groups
+                for group in groups
             ),
             using,
         )
@@ -126,30 +233,41 @@ class Publication:
             for batch in batches(instances):
                 prefetch_related_objects(batch, *self.related)
 
-    def groups_of(self, instance: models.Model) -> Iterable[str]:
+    def groups_of(self, instance: models.Model) -> Collection[str]:
         """Return the groups to which events of the instance are published."""
-        return self._groups_of()(instance)
+        if callable(self.groups):
+            return [group_name(name) for name in as_names(self.groups(instance))]
+        if not self._patterns:
+            return as_names(self.groups)
+        values = _Attributes(instance)
+        return [group_name(pattern.format_map(values)) for pattern in as_names(self.groups)]
 
-    def _groups_of(self) -> Callable[[models.Model], Iterable[str]]:
-        if isinstance(self.groups, str):
-            given: Collection[str] = [self.groups]
-        elif callable(self.groups):
-            groups = self.groups
-            return lambda instance: _filled(as_names(groups(instance)), instance)
-        else:
-            given = tuple(self.groups)
-        if any("{" in group or "}" in group for group in given):
-            return lambda instance: _filled(given, instance)
-        return lambda instance: given
+    @cached_property
+    def _patterns(self) -> bool:
+        return not callable(self.groups) and any("{" in one for one in as_names(self.groups))
+
+    def _groups_for(self, change: Change) -> Collection[str]:
+        return self.groups_of(change.instance) if change.groups is None else change.groups
+
+    def _text(self, name: str, change: Change, data: Any) -> str:
+        own = self.serializer is None
+        names: Iterable[Any] = change.values if own else data if isinstance(data, dict) else ()
+        parts = [str(one) for one in names if one != "pk"]
+        return event_text(name, data, self.key_of(change.instance), parts, any_type=own)
 
     def _data_of(self) -> Callable[[Change], Any]:
         if self.serializer is None:
             return self._columns_of
-        serialize = self.serializer
+        serialize = self._serialize
         if hasattr(serialize, "to_representation"):
             # A serializer of Django REST framework: one for all rows, as with its many=True.
-            serialize = serialize().to_representation  # type: ignore[call-arg]
+            serialize = serialize(context={"request": None}).to_representation
         return lambda change: serialize(change.instance)
+
+    @cached_property
+    def _serialize(self) -> Any:
+        path = self.serializer
+        return import_string(path) if isinstance(path, str) else path
 
     def _columns_of(self, change: Change) -> dict[str, Any]:
         data: dict[str, Any] = {"pk": self.key_of(change.instance)}
@@ -160,87 +278,27 @@ class Publication:
         return data
 
 
-@dataclass
-class Pending:
-    """The events of one call that changes rows of one database, and the rows it will delete."""
+def _share_relations(source: models.Model, target: models.Model) -> None:
+    """Give `target` the related rows that `source` has loaded and that both refer to."""
+    have, wanted = source.__dict__, target.__dict__
+    for field in target._meta.concrete_fields:
+        name = field.attname
+        same = name in wanted and name in have and have[name] == wanted[name]
+        if same and isinstance(field, models.ForeignKey) and field.is_cached(source):
+            field.set_cached_value(target, field.get_cached_value(source))
 
-    using: str
-    savepoints: list[str] = field(default_factory=list)
-    events: list[Triple] = field(default_factory=list)
-    deleting: defaultdict[Publication, list[models.Model]] = field(
-        default_factory=lambda: defaultdict(list)
+
+def _is_among(field: Field, written: Collection[str] | None) -> bool:
+    return written is None or field.name in written or field.attname in written
+
+
+def _differ(old: models.Model, row: models.Model) -> bool:
+    have, missing = row.__dict__, object()
+    return any(
+        old.__dict__.get(name, missing) != have.get(name, missing)
+        for name in (field.attname for field in old._meta.concrete_fields)
+        if name in old.__dict__
     )
-
-    def add(self, events: Iterable[Triple]) -> None:
-        """Add events; beyond `MAX_PENDING` earlier ones are published, to bound memory."""
-        events = iter(events)
-        while batch := list(islice(events, MAX_PENDING)):
-            if len(self.events) + len(batch) > MAX_PENDING:
-                self.flush()
-            self.events += batch
-
-    def flush(self, *, last: bool = False) -> None:
-        """Publish the events; `last`: the transaction commits right after this."""
-        events, self.events = self.events, []
-        if events:
-            publish_in_transaction(events, using=self.using, last=last)
-
-
-@contextmanager
-def published_together(using: str) -> Iterator[None]:
-    """Publish the changes of the block together at its end; if it raises, publish nothing.
-
-    Rows and events are one transaction on the database `using`.
-    """
-    outermost = not connections[using].in_atomic_block
-    with transaction.atomic(using=using):
-        pending = Pending(using, _savepoints(using))
-        token = _pending.set(pending)
-        try:
-            yield
-        finally:
-            _pending.reset(token)
-        pending.flush(last=outermost)
-
-
-def pending_on(using: str) -> Pending | None:
-    """Return the pending events for the database `using` in this thread or task, or None.
-
-    None within a newer savepoint: an event of it must be rolled back with the savepoint.
-    """
-    pending = _pending.get()
-    if pending is None or pending.using != using:
-        return None
-    return pending if pending.savepoints == _savepoints(using) else None
-
-
-def _savepoints(using: str) -> list[str]:
-    # Django lists None for an `atomic()` block without a savepoint.
-    return [one for one in connections[using].savepoint_ids if one]
-
-
-def publish_together(events: Iterable[Triple], using: str) -> None:
-    """Publish events together with the pending ones on `using`; without those, now."""
-    pending = pending_on(using)
-    if pending is not None:
-        pending.add(events)
-    else:
-        Pending(using, events=list(events)).flush()
-
-
-@contextmanager
-def suppress_changes() -> Iterator[None]:
-    """Publish no model changes of this thread or task within the `with` block."""
-    token = _suppressed.set(True)
-    try:
-        yield
-    finally:
-        _suppressed.reset(token)
-
-
-def suppressed() -> bool:
-    """Return whether this thread or task is within `suppress_changes()`."""
-    return _suppressed.get()
 
 
 _registered: defaultdict[type[models.Model], list[Publication]] = defaultdict(list)
@@ -261,21 +319,9 @@ def is_expression(value: object) -> bool:
     return hasattr(value, "resolve_expression")
 
 
-def batches(items: Collection[Item]) -> Iterator[list[Item]]:
-    """Yield the items in lists of at most `ROWS`."""
-    rest = iter(items)
-    while batch := list(islice(rest, ROWS)):
-        yield batch
-
-
 def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
     """Return one name or several names as a tuple."""
     return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _filled(patterns: Iterable[str], instance: models.Model) -> Iterable[str]:
-    values = _Attributes(instance)
-    return [pattern.format_map(values) for pattern in patterns]
 
 
 class _Attributes(dict[str, Any]):

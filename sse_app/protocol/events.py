@@ -115,6 +115,17 @@ def encode_block(name: str, text: str) -> bytes:
     return f"{head}data: {lines}\n\n".encode()
 
 
+def fits(name: str, text: str, most: int) -> bool:
+    """Return whether an event with this text has at most `most` bytes on the wire."""
+    return _is_small(text, most) or len(encode_block(name, text)) <= most
+
+
+def _is_small(text: str, most: int) -> bool:
+    # A line feed takes seven bytes ("\ndata: "), any other character less. Most events are far
+    # below the limit and need not be encoded for it.
+    return 7 * len(text) + 100 <= most
+
+
 def with_id(block: bytes, id: str) -> bytes:
     """Return a block with its `id:` as the last line.
 
@@ -214,9 +225,7 @@ class Event:
 
     def limited(self, most: int) -> Self:
         """Return the event if it has at most `most` bytes on the wire, else raise `ValueError`."""
-        # A line feed takes seven bytes ("\ndata: "), any other character less. Most events are far
-        # below the limit and need not be encoded here.
-        if 7 * len(self.data) + 100 <= most:
+        if _is_small(self.data, most):
             return self
         size = len(self.block)
         if size > most:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -10,6 +11,11 @@ from typing import Final
 # Needed because the check of Channels permits "a\n" and non-ASCII digits.
 _NAME: Final = re.compile(r"(?!sse\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,79}\Z", re.ASCII)
 _PATTERN: Final = re.compile(r"[A-Za-z0-9_.*-]{1,80}\Z", re.ASCII)
+
+#: 128 bits, so that nobody finds two texts with one name.
+DIGEST_LETTERS: Final = 32
+#: The end of a name that `group_name()` has made. A text with such an end is encoded too.
+_ENCODED: Final = re.compile(rf"--[0-9a-f]{{{DIGEST_LETTERS}}}\Z", re.ASCII)
 
 RESERVED: Final = "sse."
 #: The beginning of group names on the channel layer.
@@ -35,6 +41,24 @@ def validate_group(name: object) -> str:
         f"Invalid group name {name!r}: 1 to 80 ASCII letters, digits, '_', '.' and '-', "
         "beginning with a letter or digit, for example 'order.42'."
     )
+
+
+class EncodedName(str):
+    """A name that `group_name()` has made, and does not encode again."""
+
+
+def group_name(text: str) -> str:
+    """Return `text` if it is a valid group name, else a valid name for it: `"room.my room"`.
+
+    Different texts have different names. The name keeps the valid beginning of the text, so the
+    same patterns permit it, and ends with a digest. Raises `ValueError` for anything but a str.
+    """
+    known = isinstance(text, EncodedName) or not isinstance(text, str)
+    if known or (_NAME.match(text) and not _ENCODED.search(text)):
+        return validate_group(text)
+    begins = re.match(_NAME.pattern.removesuffix(r"\Z"), text, re.ASCII)
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:DIGEST_LETTERS]
+    return EncodedName(f"{begins[0][: 78 - DIGEST_LETTERS] if begins else 'x'}--{digest}")
 
 
 def layer_group(name: str, tag: str) -> str:

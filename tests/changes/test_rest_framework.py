@@ -27,6 +27,19 @@ class ItemSerializer(serializers.ModelSerializer):  # type: ignore[misc]  # it m
         fields = ["id", "text", "customer"]
 
 
+class Linked(serializers.ModelSerializer):  # type: ignore[misc]  # it may not be installed
+    """A serializer that reads the request, as one with links to files does."""
+
+    url = serializers.SerializerMethodField()
+
+    class Meta:
+        fields = ["url"]
+
+    def get_url(self, item: Any) -> str:
+        return f"/items/{item.pk}/ {self.context['request']}"
+
+
+@publish_changes(groups="linked", serializer=f"{__name__}.Linked", name="linked")
 @publish_changes(groups="items", serializer=ItemSerializer, related=["order__customer"])
 class Item(models.Model):
     """The rows of the shop's lines, by a serializer."""
@@ -45,7 +58,7 @@ class Item(models.Model):
         return self.text
 
 
-ItemSerializer.Meta.model = Item
+ItemSerializer.Meta.model = Linked.Meta.model = Item
 
 
 @pytest.fixture
@@ -57,7 +70,8 @@ def order() -> Order:
 def test_an_event_is_what_the_serializer_says(order: Order) -> None:
     with capture_events() as events:
         item = Item.objects.create(order=order, text="a lamp")
-    assert [event.name for event in events] == ["item.created"]
+    assert [event.name for event in events] == ["item.created", "linked.created"]
+    assert events[1].json() == {"url": f"/items/{item.pk}/ None"}
     assert events[0].json() == ItemSerializer(item).data
     assert events[0].json() == {"id": item.pk, "text": "a lamp", "customer": "Ann"}
 
@@ -67,7 +81,7 @@ def test_many_rows_cost_as_many_queries_as_few(order: Order) -> None:
     for count in 2, 80:
         with capture_events() as events, CaptureQueriesContext(connection) as taken:
             Item.objects.bulk_create(Item(order_id=order.pk, text="a lamp") for _ in range(count))
-        assert {event.json()["customer"] for event in events} == {"Ann"}
-        assert len(events) == count
+        assert {event.json().get("customer") for event in events} == {"Ann", None}
+        assert len(events) == 2 * count
         counts.append(len(taken))
     assert counts[0] == counts[1]

@@ -1048,9 +1048,108 @@ MUTATIONS = (
     ),
     Mutation(
         "In autocommit Django sends post_save outside any transaction.",
-        "sse_app/changes/decorator.py",
-        '_wrap(model, "save", lambda using: transaction.atomic(using=using))',
-        '_wrap(model, "save", lambda using: __import__("contextlib").nullcontext())',
+        "sse_app/changes/saves.py",
+        "with transaction.atomic(using=using, savepoint=False):",
+        'with __import__("contextlib").nullcontext():',
         ["changes/test_changes.py::test_row_and_event_are_one_transaction_in_autocommit"],
+    ),
+    Mutation(
+        "A savepoint for each save would cost a project two statements more, and be of no use.",
+        "sse_app/changes/saves.py",
+        "with transaction.atomic(using=using, savepoint=False):",
+        "with transaction.atomic(using=using):",
+        ["changes/test_saves.py::test_a_save_within_a_transaction_makes_no_savepoint"],
+    ),
+    Mutation(
+        "The old values of a row in two tables would be read after the first one was written.",
+        "sse_app/changes/saves.py",
+        "if save is None and issubclass(own, cls):",
+        "if save is None and cls is own:",
+        [
+            "changes/test_saves.py::test_old_values_of_a_row_with_two_tables_are_those_before_the_first"
+        ],
+    ),
+    Mutation(
+        "A transaction around delete() would forbid a durable one of the project.",
+        "sse_app/changes/pending.py",
+        "    with _collected(Pending(using, alone=alone, deletes=True)):",
+        "    with transaction.atomic(using), _collected(Pending(using)):",
+        ["changes/test_saves.py::test_a_model_may_save_and_delete_in_a_durable_transaction"],
+    ),
+    Mutation(
+        "Each row of a delete() would be published by a statement of its own.",
+        "sse_app/changes/pending.py",
+        "if self.deletes and not self._expected:",
+        "if self.deletes:",
+        [
+            "changes/test_saves.py::test_the_rows_of_a_delete_are_published_together_with_its_cascades"
+        ],
+    ),
+    Mutation(
+        "The readers of a group that a row has left would show it for ever.",
+        "sse_app/changes/publication.py",
+        "if old is not None and left else []",
+        "if old is None and left else []",
+        ["changes/test_groups.py::test_each_way_to_move_a_row_tells_its_old_group"],
+    ),
+    Mutation(
+        "A change of the instance that was not saved would tell that the row has moved.",
+        "sse_app/changes/publication.py",
+        "if old is None or written is None or not (self.is_movable and same):",
+        "if True:",
+        ["changes/test_groups.py::test_a_move_that_was_not_saved_is_none"],
+    ),
+    Mutation(
+        "A row that counts as deleted would be published like any other.",
+        "sse_app/changes/publication.py",
+        "return self.deleted is None or not row.__dict__.get(self.deleted.attname)",
+        "return True",
+        [
+            "changes/test_groups.py::test_a_row_with_the_mark_of_a_deleted_one_is_published_as_deleted"
+        ],
+    ),
+    Mutation(
+        "A user could choose a text with the name that another text is encoded to.",
+        "sse_app/protocol/groups.py",
+        "(_NAME.match(text) and not _ENCODED.search(text))",
+        "_NAME.match(text)",
+        ["changes/test_groups.py::test_different_texts_have_different_names"],
+    ),
+    Mutation(
+        "A text of a user that is no valid name of a group would fail the save.",
+        "sse_app/changes/publication.py",
+        "[group_name(pattern.format_map(values)) for",
+        "[pattern.format_map(values) for",
+        ["changes/test_groups.py::test_a_group_of_a_users_text_does_not_fail_the_save"],
+    ),
+    Mutation(
+        "A long text would fail the save of its row.",
+        "sse_app/changes/content.py",
+        "    for omitted in ([*names], []):\n",
+        "    for omitted in ():\n",
+        [
+            "changes/test_content.py::test_a_row_that_is_too_long_is_published_with_its_key_and_what_is_left_out"
+        ],
+    ),
+    Mutation(
+        "Infinity in a column would fail the save of its row.",
+        "sse_app/changes/content.py",
+        "    except ValueError:\n        return to_text(_plain(data))\n",
+        "",
+        ["changes/test_content.py::test_files_infinity_and_bytes_are_given_as_text"],
+    ),
+    Mutation(
+        "A price that was set as 20 would be published as 20 and read as 20.00.",
+        "sse_app/changes/content.py",
+        "            return value.quantize(",
+        "            return value and value or value.quantize(",
+        ["changes/test_content.py::test_values_are_published_as_the_database_gives_them"],
+    ),
+    Mutation(
+        "The value of a generated field would be that of before the update.",
+        "sse_app/changes/publication.py",
+        "or (field.generated and (not created or field.attname not in have))",
+        "or (field.generated and field.attname not in have)",
+        ["changes/test_content.py::test_generated_fields_and_database_defaults_are_read_again"],
     ),
 )

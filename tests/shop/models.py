@@ -110,3 +110,38 @@ class Membership(models.Model):
     role = models.CharField(max_length=10, default="player")
 
     objects = ChangesManager()
+
+
+@publish_changes(
+    groups=["parcels", "room.{room}"],
+    fields=["room", "price", "weight", "double", "label", "scan", "extra", "photo", "sent_at"],
+    deleted="deleted_at",
+)
+class Parcel(models.Model):
+    """Its room may be any text, and its columns are of the kinds that JSON does not know."""
+
+    room = models.CharField(max_length=200, default="a")
+    price = models.DecimalField(max_digits=8, decimal_places=2, default=0)
+    weight = models.FloatField(default=1)
+    double = models.GeneratedField(
+        expression=models.F("weight") * 2, output_field=models.FloatField(), db_persist=True
+    )
+    label = models.CharField(max_length=20, db_default="none")
+    scan = models.BinaryField(default=b"")
+    extra = models.JSONField(default=dict)
+    photo = models.FileField(blank=True)
+    sent_at = models.DateTimeField(null=True)
+    deleted_at = models.DateTimeField(null=True)
+
+    objects = ChangesManager()
+
+
+@publish_changes(groups=lambda note: [f"by.{note.author.name}"] if note.public else [])
+class Note(models.Model):
+    """Published to the group of its author, while it is public."""
+
+    author = models.ForeignKey(Customer, models.CASCADE, related_name="+")
+    text = models.TextField(default="")
+    public = models.BooleanField(default=True)
+
+    objects = ChangesManager()
