@@ -30,9 +30,8 @@ from .fingerprints import many_to_many
 from .models import AccessToken, Revocation
 from .sessions import name_of, session_digest
 from .tokens import token_key
+from .user_changes import RIGHTS, changed_fields, note_loaded_users, note_values
 
-#: Fields that `login()` saves on every login, and on which no right depends.
-_HARMLESS: Final = frozenset({"last_login"})
 #: A change that concerns more users than this is announced once, for the streams of all users.
 MOST_NAMED: Final = 20
 #: The longest primary key, as text, for which there is room in a row.
@@ -98,6 +97,7 @@ def connect_signals() -> None:
     model: Any = get_user_model()
     user_logged_in.connect(_logged_in, dispatch_uid="sse_app")
     user_logged_out.connect(_logged_out, dispatch_uid="sse_app")
+    note_loaded_users(model)
     post_save.connect(_user_saved, sender=model, dispatch_uid="sse_app")
     post_delete.connect(_user_deleted, sender=model, dispatch_uid="sse_app")
     for name in ("groups", "user_permissions"):
@@ -136,10 +136,16 @@ def _logged_out(sender: Any, request: Any, user: Any, **kwargs: Any) -> None:
 def _user_saved(
     sender: Any, instance: models.Model, created: bool, using: str, **kwargs: Any
 ) -> None:
-    only = kwargs.get("update_fields")
-    if created or (only is not None and set(only) <= _HARMLESS):
+    if created:
+        note_values(instance)
         return
-    _revoke_safely(control.Revocation(user=str(instance.pk), review=True), using=using)
+    changed = changed_fields(instance, kwargs.get("update_fields"), using)
+    if changed:
+        # Other fields are rights only if a policy reads them. A save of these costs no query: the
+        # event is not stored, so a process that misses it learns of the change by `disconnect()`.
+        durable = not changed.isdisjoint(RIGHTS)
+        review = control.Revocation(user=str(instance.pk), review=True)
+        _revoke_safely(review, using=using, durable=durable)
 
 
 def _user_deleted(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
@@ -177,10 +183,12 @@ def _rights_changed(
     _revoke_safely(*revocations, using=kwargs.get("using"))
 
 
-def _revoke_safely(*revocations: control.Revocation, using: str | None) -> None:
+def _revoke_safely(
+    *revocations: control.Revocation, using: str | None, durable: bool = True
+) -> None:
     """Revoke; log an error instead of raising it, so that a logout or a save does not fail."""
     try:
-        _revoke(*revocations, using=using)
+        _revoke(*revocations, using=using, durable=durable)
     except Exception:
         logger.exception(
             "Other processes find %s only in their next round of checks.",
@@ -191,9 +199,9 @@ def _revoke_safely(*revocations: control.Revocation, using: str | None) -> None:
             readers.apply(revocation)
 
 
-def _revoke(*revocations: control.Revocation, using: str | None) -> None:
+def _revoke(*revocations: control.Revocation, using: str | None, durable: bool = True) -> None:
     if not revocations:
         return
-    publish.publish_events([one.to_event() for one in revocations], using=using)
+    publish.publish_events([one.to_event(durable) for one in revocations], using=using)
     for revocation in revocations:
         transaction.on_commit(partial(readers.apply, revocation), using=using)

@@ -47,13 +47,14 @@ class Revocation:
             validate_group(revocation.group)
         return revocation
 
-    def to_event(self) -> Event:
+    def to_event(self, durable: bool = True) -> Event:
         """Return the control event of this revocation."""
         fields = asdict(self)
         if not self.stream:
             # Processes of an older release do not know the field, and may run at the same time.
             del fields["stream"]
-        return Event.of_app(CONTROL_GROUP, CONTROL_EVENT, fields)
+        key = None if durable else self.user  # Only another one of the same user replaces it.
+        return Event.of_app(CONTROL_GROUP, CONTROL_EVENT, fields, durable=durable, key=key)
 
 
 def revocation_of(event: Event) -> Revocation | None:

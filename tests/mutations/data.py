@@ -1097,7 +1097,7 @@ MUTATIONS = (
         "sse_app/changes/publication.py",
         "if old is None or written is None or not (self.is_movable and same):",
         "if True:",
-        ["changes/test_groups.py::test_a_move_that_was_not_saved_is_none"],
+        ["changes/test_groups.py::test_groups_of_a_function_are_compared_too"],
     ),
     Mutation(
         "A row that counts as deleted would be published like any other.",

@@ -896,4 +896,29 @@ MUTATIONS = (
         " if epoch == head.epoch else None",
         ["doors/test_stream_admin.py::test_only_who_may_read_events_is_told_the_name_of_one"],
     ),
+    Mutation(
+        "Each save of a user would cost the project a durable event, also of the time of a visit.",
+        "sse_app/access/user_changes.py",
+        "if old != new and (written is None or name in written)",
+        "if written is None or name in written",
+        ["access/test_user_changes.py::test_a_save_that_changes_no_right_is_one_query"],
+    ),
+    Mutation(
+        "A change of rights that was rolled back and is saved again would not be told.",
+        "sse_app/access/user_changes.py",
+        "        transaction.on_commit(lambda: user.__dict__.update({_NOTED: after}), using=using)\n",
+        "        user.__dict__.update({_NOTED: after})\n",
+        [
+            "access/test_user_changes.py::test_a_change_that_was_rolled_back_is_told_when_it_is_saved_again"
+        ],
+    ),
+    Mutation(
+        "A policy that reads another field of the user would not be asked again after a save.",
+        "sse_app/access/disconnect.py",
+        "    if changed:\n",
+        "    if not changed.isdisjoint(RIGHTS):\n",
+        [
+            "access/test_fingerprints.py::test_over_a_real_server_what_the_fingerprint_does_not_show_is_asked_when_told"
+        ],
+    ),
 )
