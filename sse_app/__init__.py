@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .delivery.snapshots import snapshot
     from .delivery.subscriber import ContinuityLost, subscribe
     from .protocol.events import Event
+    from .protocol.groups import group_name
     from .publishing.fragments import apublish_template, publish_template
     from .publishing.inbox import areply, off, on, reply
     from .publishing.page_cursor import acursor, cursor
@@ -28,6 +29,7 @@ __all__ = [
     "areply",
     "cursor",
     "disconnect",
+    "group_name",
     "off",
     "on",
     "presence",
@@ -51,6 +53,7 @@ _MODULES = {
     "areply": "publishing.inbox",
     "cursor": "publishing.page_cursor",
     "disconnect": "access.disconnect",
+    "group_name": "protocol.groups",
     "off": "publishing.inbox",
     "on": "publishing.inbox",
     "progress": "publishing.progress",

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -33,9 +34,11 @@ from .database_locks import (
     NUMBER_SECONDS,
     LockedGroups,
     is_lock_timeout,
+    is_missing_table,
     refusal,
     staged_since,
     was_refused,
+    without_tables,
 )
 from .database_numbering import (
     number_in_one_round_trip,
@@ -71,7 +74,8 @@ class DatabaseEventLog(EventLog):
         groups = {event.group for event in events}
         seconds = self._locked.seconds(groups, APPEND_SECONDS)
         try:
-            return self._retry(lambda: self._append(groups, events, seconds))
+            with self._needs_tables():
+                return self._retry(lambda: self._append(groups, events, seconds))
         except OperationalError as error:
             if in_transaction(self.alias) or not is_lock_timeout(error):
                 raise
@@ -110,7 +114,8 @@ class DatabaseEventLog(EventLog):
 
     def stage(self, events: Sequence[Event]) -> None:
         chunks = -(-len(events) // CHUNK_ROWS)
-        guarded(self.alias, partial(self._tables.insert, events), statements=chunks)
+        with self._needs_tables():
+            guarded(self.alias, partial(self._tables.insert, events), statements=chunks)
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:
         connection = self._connection
@@ -294,6 +299,15 @@ class DatabaseEventLog(EventLog):
         return work()
 
     # --- the connection ---
+
+    @contextmanager
+    def _needs_tables(self) -> Iterator[None]:
+        try:
+            yield
+        except DatabaseError as error:
+            if not is_missing_table(error):
+                raise
+            raise without_tables(self.alias) from error
 
     @property
     def _connection(self) -> Any:

@@ -11,9 +11,10 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Mapping
+from pkgutil import iter_modules
 from typing import Final
 
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import DatabaseError, InterfaceError, OperationalError, ProgrammingError
 from django.db.models import Min
 
 from ..runtime.rare_logs import RareLog
@@ -128,4 +129,24 @@ def refusal(groups: Collection[str], seconds: float) -> OperationalError:
         f"Nothing was published: for {seconds:g} s another session of the database has locked the "
         f"head of {', '.join(sorted(groups))}. A transaction that publishes must be short; "
         "pg_stat_activity shows the sessions."
+    )
+
+
+def is_missing_table(error: DatabaseError) -> bool:
+    """Return whether a table or column of the app does not exist."""
+    state = getattr(error.__cause__, "sqlstate", None)
+    sqlite = ("no such table", "no such column", "has no column")
+    return state in ("42P01", "42703") or any(words in str(error) for words in sqlite)
+
+
+def without_tables(alias: str) -> ProgrammingError:
+    """Return the error of a publish to a database without the tables of the app."""
+    from .. import migrations
+
+    last = max(module.name for module in iter_modules(migrations.__path__))
+    return ProgrammingError(
+        f"Nothing was published: the database {alias!r} does not have the tables of sse_app yet. "
+        "Run `manage.py migrate`. A migration that saves rows of a model with @publish_changes, or "
+        f"publishes, needs the line dependencies = [..., ('sse_app', {last!r})]; or it saves them "
+        "within suppress_changes()."
     )

@@ -23,6 +23,7 @@ from ..conf import settings
 from ..runtime.transactions import impatient
 from .contract import HEAD_RETENTION_FACTOR
 from .database_locks import KNOWN_SECONDS, is_lock_timeout
+from .database_rows import tuples
 from .models import GroupHead, StoredEvent
 from .retention import retained_count, retention_seconds
 
@@ -70,8 +71,13 @@ def _delete(alias: str, lasts: dict[str, int]) -> int | None:
     table = connections[alias].ops.quote_name(StoredEvent._meta.db_table)
     try:
         with impatient(alias, KNOWN_SECONDS), connections[alias].cursor() as cursor:
-            sql = f'DELETE FROM {table} WHERE "group" = %s AND "offset" <= %s'
-            cursor.executemany(sql, list(lasts.items()))
+            cursor.execute(
+                f'DELETE FROM {table} WHERE "id" IN ('
+                f'WITH v ("group", "last") AS (VALUES {tuples(len(lasts), 2)}) '
+                f'SELECT e."id" FROM v CROSS JOIN {table} e '
+                'WHERE e."group" = v."group" AND e."offset" <= v."last")',
+                [value for last in lasts.items() for value in last],
+            )
             return int(cursor.rowcount)
     except OperationalError as error:
         if not is_lock_timeout(error):

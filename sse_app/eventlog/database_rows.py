@@ -153,28 +153,38 @@ class Tables:
     ) -> None:
         """Write the positions of staged rows, and the `heads` of their groups."""
         staged = {event.group: heads[event.group] for event in events}
-        with self.connection.cursor() as cursor:
-            cursor.executemany(
-                f'UPDATE {self.events} SET "offset" = %s, "marks" = %s WHERE "id" = %s',
-                [
-                    (event.offset, event.previous + event.mark, key)
-                    for key, event in zip(keys, events, strict=True)
-                ],
-            )
-            cursor.executemany(
-                f'UPDATE {self.heads} SET "offset" = %s, "marked" = %s, "mark" = %s '
-                'WHERE "group" = %s',
-                [(head.offset, head.offset, head.mark, group) for group, head in staged.items()],
-            )
+        rows = [
+            (key, event.offset, event.previous + event.mark)
+            for key, event in zip(keys, events, strict=True)
+        ]
+        self._update(self.events, ("id", "offset", "marks"), rows)
+        last = [(group, head.offset, head.offset, head.mark) for group, head in staged.items()]
+        self._update(self.heads, ("group", "offset", "marked", "mark"), last)
+
+    def _update(
+        self, table: str, columns: Sequence[str], rows: Sequence[tuple[object, ...]], more: str = ""
+    ) -> None:
+        """Set the columns after the first one, which is the key, in one statement for many rows.
+
+        Not by `executemany()`, which packages that record the SQL of a project do not understand.
+        """
+        key, *others = columns
+        values = ", ".join(f'"{name}" = v."{name}"' for name in others)
+        names = ", ".join(f'"{name}"' for name in columns)
+        for some in portions(rows):
+            with self.connection.cursor() as cursor:
+                cursor.execute(
+                    f"WITH v ({names}) AS (VALUES {tuples(len(some), len(columns))}) "
+                    f'UPDATE {table} SET {values}{more} FROM v WHERE {table}."{key}" = v."{key}"',
+                    [value for row in some for value in row],
+                )
 
     def renew(self, groups: Sequence[str]) -> None:
         """Give the heads of `groups` new epochs."""
         clock, now = self.clock()
-        with self.connection.cursor() as cursor:
-            cursor.executemany(
-                f'UPDATE {self.heads} SET "epoch" = %s, "changed_at" = {clock} WHERE "group" = %s',
-                [(new_epoch(), *now, group) for group in groups],
-            )
+        epochs = [(group, new_epoch(), *now) for group in groups]
+        columns = ("group", "epoch", *["changed_at" for _ in now])
+        self._update(self.heads, columns, epochs, "" if now else f', "changed_at" = {clock}')
 
     def insert(self, events: Sequence[Event], template: str = "{}") -> None:
         """Insert `events`; those without an offset are staged. `template`: see `guarded()`."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,8 @@ from unittest import mock
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, connections, transaction
+from django.db import OperationalError, ProgrammingError, connections, transaction
+from django.db.migrations.loader import MigrationLoader
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -945,6 +947,49 @@ def test_pruning_many_groups_takes_as_many_statements_as_one(
 
     with override_settings(SSE_APP={"RETENTION_SECONDS": 3600, "RETENTION_EVENTS": 3}):
         assert statements(1) == statements(30)
+
+
+@pytest.mark.parametrize("alias", ["default", "postgresql"])
+def test_every_statement_of_the_log_can_be_recorded_by_a_package(alias: str) -> None:
+    """Recorders of SQL take `executemany()` for one statement with a list of lists."""
+    log, many = DatabaseEventLog(alias), list[str]()
+
+    def record(execute: Any, sql: str, params: Any, several: bool, context: Any) -> Any:
+        if several:
+            many.append(sql)
+        return execute(sql, params, several, context)
+
+    groups = [f"recorded.{n}" for n in range(3)]
+    with connections[alias].execute_wrapper(record), hours_ago(3):
+        with transaction.atomic(using=alias):
+            log.stage([event for group in groups for event in made(group, "1", "2")])
+            numbered = log.number(groups)
+        assert [(e.data, e.offset) for e in log.since(groups[2], START, 9)] == [("1", 1), ("2", 2)]
+        epochs = {head.epoch for head in log.heads(groups).values()}
+        assert log.renew_epoch(groups) == 3
+    brief = override_settings(SSE_APP={"RETENTION_SECONDS": 3600})
+    with connections[alias].execute_wrapper(record), brief:
+        assert log.prune() == len(numbered) == 6
+    assert epochs.isdisjoint({head.epoch for head in log.heads(groups).values()})
+    assert many == []
+
+
+@pytest.mark.parametrize("staged", [True, False])
+def test_a_database_without_the_tables_is_named_with_the_line_that_a_migration_needs(
+    database_log: DatabaseEventLog, staged: bool
+) -> None:
+    last = MigrationLoader(None).graph.leaf_nodes("sse_app")[0]
+    said = rf"database '{database_log.alias}' does not have.*{re.escape(repr(last))}"
+    for change in ("RENAME TO away", "RENAME COLUMN marks TO away"):
+        with (
+            suppress(ZeroDivisionError),
+            transaction.atomic(using=database_log.alias),
+            connections[database_log.alias].cursor() as cursor,
+        ):
+            cursor.execute(f"ALTER TABLE sse_app_storedevent {change}")
+            with pytest.raises(ProgrammingError, match=said):
+                (database_log.stage if staged else database_log.append)(made("g", "1"))
+            raise ZeroDivisionError
 
 
 def test_a_call_may_have_more_groups_than_a_statement_has_parameters() -> None:

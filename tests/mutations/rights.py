@@ -906,8 +906,8 @@ MUTATIONS = (
     Mutation(
         "A change of rights that was rolled back and is saved again would not be told.",
         "sse_app/access/user_changes.py",
-        "        transaction.on_commit(lambda: user.__dict__.update({_NOTED: after}), using=using)\n",
-        "        user.__dict__.update({_NOTED: after})\n",
+        "transaction.on_commit(lambda: user.__dict__.update({_NOTED: after}), using=using)",
+        "user.__dict__.update({_NOTED: after})",
         [
             "access/test_user_changes.py::test_a_change_that_was_rolled_back_is_told_when_it_is_saved_again"
         ],
