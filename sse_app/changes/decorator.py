@@ -274,9 +274,10 @@ def _publish_deletes_together(model: Any) -> None:
     original = model.delete
 
     @functools.wraps(original)
-    def delete(self: models.Model, using: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        database = using or router.db_for_write(type(self), instance=self)
-        with deleted_together(database):
-            return original(self, using, *args, **kwargs)
+    def delete(self: models.Model, *args: Any, **kwargs: Any) -> Any:
+        # The arguments stay as they are: trees of django-treebeard take none.
+        using = args[0] if args else kwargs.get("using")
+        with deleted_together(using or router.db_for_write(type(self), instance=self)):
+            return original(self, *args, **kwargs)
 
     model.delete = delete
