@@ -9,7 +9,7 @@ a receiver makes is published after the one that it received.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,6 @@ class _Save:
 def publish_saves(model: Any, publication: Publication) -> None:
     """Publish each saved row of `model`, of its proxies and of the models that inherit from it."""
     original = model._save_table
-    own: Any = publication.model._meta.concrete_model
-    attribute = f"_sse_app_save_{id(publication)}"
 
     @functools.wraps(original)
     def save_table(
@@ -52,45 +50,58 @@ def publish_saves(model: Any, publication: Publication) -> None:
         )
         if suppressed() or (raw and not publication.raw) or publication.ignores(update_fields):
             return bool(write())
+        inserts = bool(force_insert) or (not raw and _has_new_key(self))
         # Django marks a transaction of the project for rollback after an error here, so a
         # savepoint would be of no use.
         with transaction.atomic(using=using, savepoint=False):
-            save: _Save | None = self.__dict__.pop(attribute, None)
-            if save is None and issubclass(own, cls):
-                # The first table of the row's: the last moment before it changes.
-                save = _Save(_before(self, publication, using, raw, bool(force_insert)))
-            updated = bool(write())
-            if save is not None and cls is own:
-                save.created = not updated
-            if cls is not self._meta.concrete_model:
-                if save is not None:
-                    self.__dict__[attribute] = save
-            elif save is not None and save.created is not None:
-                changes = publication.saved(
-                    self, save.old, using, created=save.created, written=update_fields
-                )
-                publication.publish(changes, using)
-        return updated
+            return _write(publication, self, cls, using, update_fields, inserts, write)
 
     model._save_table = save_table
 
 
-def _before(
-    instance: models.Model, publication: Publication, using: str, raw: bool, inserts: bool
-) -> models.Model | None:
+def _write(
+    publication: Publication,
+    instance: models.Model,
+    table: type[models.Model],
+    using: str,
+    update_fields: Collection[str] | None,
+    inserts: bool,
+    write: Callable[[], object],
+) -> bool:
+    """Write the row of one table; publish after the last table of the instance."""
+    own: Any = publication.model._meta.concrete_model
+    attribute = f"_sse_app_save_{id(publication)}"
+    save: _Save | None = instance.__dict__.pop(attribute, None)
+    if save is None and issubclass(own, table):
+        # The first table of the row's: the last moment before it changes.
+        save = _Save(None if inserts else _before(instance, publication, using))
+    updated = bool(write())
+    if save is not None and table is own:
+        save.created = not updated
+    if table is not instance._meta.concrete_model:
+        instance.__dict__.update({attribute: save} if save else {})
+    elif save is not None and save.created is not None:
+        changes = publication.saved(
+            instance, save.old, using, created=save.created, written=update_fields
+        )
+        publication.publish(changes, using)
+    return updated
+
+
+def _before(instance: models.Model, publication: Publication, using: str) -> models.Model | None:
     """Return the row as it is stored, if an update has to compare it.
 
     Not the values that the instance was loaded with: these may be from before a rollback, a refresh
     or a change by another process.
     """
     key = publication.key_of(instance)
-    meta: Any = instance._meta
-    # As `_save_table()` decides: a new row with a default key is inserted.
-    inserts = inserts or (
-        not raw
-        and instance._state.adding
-        and all(field.has_default() or field.has_db_default() for field in meta.pk_fields)
-    )
-    if key is None or inserts or publication.columns == frozenset():
+    if key is None or publication.columns == frozenset():
         return None
     return publication.stored([key], using).get(key)
+
+
+def _has_new_key(instance: models.Model) -> bool:
+    """Whether Django inserts the row because it is new and its key has a default."""
+    meta: Any = instance._meta
+    defaults = all(field.has_default() or field.has_db_default() for field in meta.pk_fields)
+    return defaults and instance._state.adding

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -34,11 +33,10 @@ from .database_locks import (
     NUMBER_SECONDS,
     LockedGroups,
     is_lock_timeout,
-    is_missing_table,
+    needs_tables,
     refusal,
     staged_since,
     was_refused,
-    without_tables,
 )
 from .database_numbering import (
     number_in_one_round_trip,
@@ -74,13 +72,12 @@ class DatabaseEventLog(EventLog):
         groups = {event.group for event in events}
         seconds = self._locked.seconds(groups, APPEND_SECONDS)
         try:
-            with self._needs_tables():
+            with needs_tables(self.alias):
                 return self._retry(lambda: self._append(groups, events, seconds))
         except OperationalError as error:
             if in_transaction(self.alias) or not is_lock_timeout(error):
                 raise
-            locked = self._tables.locked(groups) or groups
-            self._locked.found(locked)
+            self._locked.found(locked := self._tables.locked(groups) or groups)
             raise refusal(locked, seconds) from error
 
     def joins(self, events: Sequence[Event]) -> bool:
@@ -113,9 +110,9 @@ class DatabaseEventLog(EventLog):
         return await in_thread(self.append, events, threads=WRITES)
 
     def stage(self, events: Sequence[Event]) -> None:
-        chunks = -(-len(events) // CHUNK_ROWS)
-        with self._needs_tables():
-            guarded(self.alias, partial(self._tables.insert, events), statements=chunks)
+        insert, chunks = partial(self._tables.insert, events), -(-len(events) // CHUNK_ROWS)
+        with needs_tables(self.alias):
+            guarded(self.alias, insert, statements=chunks)
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:
         connection = self._connection
@@ -299,15 +296,6 @@ class DatabaseEventLog(EventLog):
         return work()
 
     # --- the connection ---
-
-    @contextmanager
-    def _needs_tables(self) -> Iterator[None]:
-        try:
-            yield
-        except DatabaseError as error:
-            if not is_missing_table(error):
-                raise
-            raise without_tables(self.alias) from error
 
     @property
     def _connection(self) -> Any:

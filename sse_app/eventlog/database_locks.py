@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pkgutil import iter_modules
 from typing import Final
 
@@ -132,21 +133,28 @@ def refusal(groups: Collection[str], seconds: float) -> OperationalError:
     )
 
 
-def is_missing_table(error: DatabaseError) -> bool:
-    """Return whether a table or column of the app does not exist."""
-    state = getattr(error.__cause__, "sqlstate", None)
-    sqlite = ("no such table", "no such column", "has no column")
-    return state in ("42P01", "42703") or any(words in str(error) for words in sqlite)
+@contextmanager
+def needs_tables(alias: str) -> Iterator[None]:
+    """Say what to do if a statement of the block finds no table or column of the app."""
+    try:
+        yield
+    except DatabaseError as error:
+        sqlite = ("no such table", "no such column", "has no column")
+        missing = getattr(error.__cause__, "sqlstate", None) in ("42P01", "42703")
+        if not missing and not any(words in str(error) for words in sqlite):
+            raise
+        raise ProgrammingError(_WITHOUT_TABLES.format(alias, _last_migration())) from error
 
 
-def without_tables(alias: str) -> ProgrammingError:
-    """Return the error of a publish to a database without the tables of the app."""
+_WITHOUT_TABLES: Final = (
+    "Nothing was published: the database {!r} does not have the tables of sse_app yet. Run "
+    "`manage.py migrate`. A migration that saves rows of a model with @publish_changes, or "
+    "publishes, needs the line dependencies = [..., ('sse_app', {!r})]; or it saves them within "
+    "suppress_changes()."
+)
+
+
+def _last_migration() -> str:
     from .. import migrations
 
-    last = max(module.name for module in iter_modules(migrations.__path__))
-    return ProgrammingError(
-        f"Nothing was published: the database {alias!r} does not have the tables of sse_app yet. "
-        "Run `manage.py migrate`. A migration that saves rows of a model with @publish_changes, or "
-        f"publishes, needs the line dependencies = [..., ('sse_app', {last!r})]; or it saves them "
-        "within suppress_changes()."
-    )
+    return max(module.name for module in iter_modules(migrations.__path__))

@@ -1,4 +1,4 @@
-"""Decorated models beside packages that change how models are saved: one project has all of them."""
+"""Decorated models beside packages that save models in their own ways: one project has all."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ LANGUAGES = [("en", "English"), ("de", "German")]
 INSTALLED_APPS = [
     "modeltranslation", "django.contrib.auth", "django.contrib.contenttypes",
     "django.contrib.sessions", "django.contrib.messages", "django.contrib.admin",
-    "django.contrib.staticfiles", "channels", "sse_app", "rest_framework", "reversion", "polymorphic",
-    "simple_history", "import_export", "taggit", "modelcluster", "wagtail", "wagtail.users",
-    "wagtail.documents", "wagtail.images", "wagtail.search", "wagtail.admin", "debug_toolbar", "silk",
-    "beside.apps.Beside",
+    "django.contrib.staticfiles", "channels", "sse_app", "rest_framework", "reversion",
+    "polymorphic", "simple_history", "import_export", "taggit", "modelcluster", "wagtail",
+    "wagtail.users", "wagtail.documents", "wagtail.images", "wagtail.search", "wagtail.admin",
+    "debug_toolbar", "silk", "beside.apps.Beside",
 ]
 MIDDLEWARE = [
     "debug_toolbar.middleware.DebugToolbarMiddleware", "silk.middleware.SilkyMiddleware",
@@ -176,7 +176,11 @@ class Imported(models.Model):
     objects = ChangesManager()
 
 
-@publish_changes(groups="tagged.{content_object_id}", name="tag", serializer=lambda item: {"tag": item.tag.name})
+def tag_data(item):
+    return {"tag": item.tag.name}
+
+
+@publish_changes(groups="tagged.{content_object_id}", name="tag", serializer=tag_data)
 class TaggedText(TaggedItemBase):
     content_object = models.ForeignKey("Text", models.CASCADE)
 
@@ -370,7 +374,8 @@ EARLY = {
         'SECRET_KEY = "x"\n'
         "INSTALLED_APPS = ['early', 'channels', 'sse_app', 'django.contrib.auth',\n"
         "    'django.contrib.contenttypes', 'django.contrib.sessions', 'django.contrib.admin']\n"
-        "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'bare.sqlite3'}}\n"
+        "DATABASES = {'default': {\n"
+        "    'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'bare.sqlite3'}}\n"
         "CHANNEL_LAYERS = {'default': {'BACKEND': 'channels.layers.InMemoryChannelLayer'}}\n"
     ),
 }

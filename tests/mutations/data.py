@@ -237,8 +237,8 @@ MUTATIONS = (
     Mutation(
         "Old events of ten thousand groups would be deleted by tens of thousands of statements.",
         "sse_app/eventlog/database_pruning.py",
-        "            cursor.executemany(sql, list(lasts.items()))\n",
-        "            for one in lasts.items():\n                cursor.execute(sql, one)\n",
+        "    deleted = _delete(alias, lasts)\n",
+        "    deleted = sum(_delete(alias, {one: lasts[one]}) or 0 for one in lasts)\n",
         ["eventlog/test_eventlog.py::test_pruning_many_groups_takes_as_many_statements_as_one"],
     ),
     Mutation(
@@ -1063,8 +1063,8 @@ MUTATIONS = (
     Mutation(
         "The old values of a row in two tables would be read after the first one was written.",
         "sse_app/changes/saves.py",
-        "if save is None and issubclass(own, cls):",
-        "if save is None and cls is own:",
+        "if save is None and issubclass(own, table):",
+        "if save is None and table is own:",
         [
             "changes/test_saves.py::test_old_values_of_a_row_with_two_tables_are_those_before_the_first"
         ],
@@ -1154,9 +1154,9 @@ MUTATIONS = (
     ),
     Mutation(
         "A migration that saves a decorated model would fail with the name of a table.",
-        "sse_app/eventlog/database.py",
-        "            raise without_tables(self.alias) from error\n",
-        "            raise\n",
+        "sse_app/eventlog/database_locks.py",
+        "raise ProgrammingError(_WITHOUT_TABLES.format(alias, _last_migration())) from error",
+        "raise",
         [
             "eventlog/test_eventlog.py::test_a_database_without_the_tables_is_named_with_the_line_that_a_migration_needs"
         ],

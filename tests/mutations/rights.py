@@ -301,8 +301,8 @@ MUTATIONS = (
     Mutation(
         "The layer may lose the word of a revocation, so it is in the log.",
         "sse_app/access/revocations.py",
-        "return Event.of_app(CONTROL_GROUP, CONTROL_EVENT, fields)",
-        "return Event.of_app(CONTROL_GROUP, CONTROL_EVENT, fields, durable=False)",
+        "CONTROL_EVENT, fields, durable=durable, key=key)",
+        "CONTROL_EVENT, fields, durable=False)",
         [
             "access/test_revocation.py::test_another_process_follows_each_revocation_with_the_next_check_"
             "of_the_log"
