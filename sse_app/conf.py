@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -156,6 +157,11 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting in TAG_SETTINGS:
         settings.cache_clear()
         site_tag.cache_clear()
+
+
+def stored_time(at: float) -> datetime:
+    """Return the Unix time `at` as a value of a `DateTimeField`: naive with `USE_TZ = False`."""
+    return datetime.fromtimestamp(at, tz=UTC if django_settings.USE_TZ else None)
 
 
 def written(model: type[_Row]) -> QuerySet[_Row]:

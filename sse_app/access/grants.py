@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from django.conf import settings as django_settings
@@ -20,7 +19,7 @@ from django.core import signing
 from django.http import HttpRequest
 from django.utils.crypto import constant_time_compare, salted_hmac
 
-from ..conf import settings, written
+from ..conf import settings, stored_time, written
 from ..protocol.groups import validate_group
 from .fingerprints import read_fingerprints
 from .models import Revocation
@@ -83,7 +82,7 @@ class Grant:
 
     def is_revoked_by(self, row: Revocation) -> bool:
         """Whether `row` revokes the grant."""
-        later = row.at >= datetime.fromtimestamp(self.issued, tz=UTC)
+        later = row.at >= stored_time(self.issued)
         return later and row.user in ("", self.user) and row.group in ("", *self.groups)
 
     def has_rights_of(self, user: Any) -> bool:
@@ -119,7 +118,7 @@ def revoked_grants(grants: Collection[Grant]) -> list[Grant]:
     """Return those of `grants` that a later `disconnect()` revoked. One query."""
     users = {"", *(grant.user for grant in grants)}
     groups = {"", *(group for grant in grants for group in grant.groups)}
-    first = datetime.fromtimestamp(min(grant.issued for grant in grants), tz=UTC)
+    first = stored_time(min(grant.issued for grant in grants))
     revoked = list(written(Revocation).filter(at__gte=first, user__in=users, group__in=groups))
     return [grant for grant in grants if any(map(grant.is_revoked_by, revoked))]
 

@@ -14,11 +14,10 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Collection
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from ..conf import settings, written
+from ..conf import settings, stored_time, written
 from ..runtime.callables import contained, in_thread
 from ..runtime.rare_logs import RareLog
 from ..runtime.services import spawn
@@ -204,6 +203,6 @@ def _read(
     people = {key for key in users if not is_token_key(key)}
     # The rows of `disconnect()`: its event to the other processes may have been lost with the log.
     rows = written(RevocationRow)
-    recent = rows.filter(at__gt=datetime.fromtimestamp(since, tz=UTC))
+    recent = rows.filter(at__gt=stored_time(since))
     revoked = [(Revocation(user=row.user, group=row.group), row.at.timestamp()) for row in recent]
     return {**read_fingerprints(people), **tokens}, live_sessions(sessions), revoked

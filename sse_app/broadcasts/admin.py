@@ -315,5 +315,6 @@ def _outcome(broadcast: Broadcast) -> tuple[Any, int]:
         return _("%(what)s was not sent: %(error)s") % named, messages.ERROR
     if broadcast.send_at is None:
         return _("%(what)s is about to be sent.") % named, messages.INFO
-    when = localize(timezone.localtime(broadcast.send_at))
+    at = broadcast.send_at
+    when = localize(timezone.localtime(at) if timezone.is_aware(at) else at)
     return _("%(what)s is scheduled for %(when)s.") % {**named, "when": when}, messages.SUCCESS

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 from math import isfinite
 from typing import Final
@@ -19,7 +19,7 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from ..conf import settings
+from ..conf import settings, stored_time
 from ..runtime.transactions import impatient
 from .contract import HEAD_RETENTION_FACTOR
 from .database_locks import KNOWN_SECONDS, is_lock_timeout
@@ -28,8 +28,6 @@ from .models import GroupHead, StoredEvent
 from .retention import retained_count, retention_seconds
 
 STEP_ROWS: Final = 500
-#: Before every event.
-NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def prune_rows(alias: str, limit: int | None) -> int:
@@ -48,7 +46,7 @@ def prune_rows(alias: str, limit: int | None) -> int:
 
 def _before(age: float) -> datetime:
     """Return the time at which what has this age now was written."""
-    return timezone.now() - timedelta(seconds=age) if isfinite(age) else NEVER
+    return timezone.now() - timedelta(seconds=age) if isfinite(age) else stored_time(0)
 
 
 def _step(alias: str, before: datetime, most: int) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
+from ...conf import stored_time
 from ...eventlog import Discontinuity, event_log
 from ...protocol.cursors import Position
 from ...protocol.events import Event
@@ -86,4 +87,4 @@ def find(group: str, offset: int) -> Event | None:
 
 
 def _moment(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, tz=UTC)
+    return None if at is None else stored_time(at)
