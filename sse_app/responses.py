@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from django.http import HttpRequest, StreamingHttpResponse
 
@@ -23,6 +23,9 @@ __all__ = ["Close", "EventStreamResponse"]
 
 logger = logging.getLogger("sse_app")
 
+#: `GZipMiddleware` and its like leave such a response alone. They would compress each event by
+#: itself, and browsers show the first of several compressed parts only.
+NOT_COMPRESSED: Final = {"Content-Encoding": "identity"}
 #: Called with `after=`: the id of the client's last event, or "".
 Resumable = Callable[..., AsyncIterable[Any]]
 
@@ -66,7 +69,7 @@ class EventStreamResponse(StreamingHttpResponse):
         if request is not None and request.method == "HEAD":
             iterable = _nothing()  # The answer has no body, and `events` might never end.
         super().__init__(_blocks(iterable), **kwargs)
-        for name, value in NO_CACHE.items():
+        for name, value in {**NO_CACHE, **NOT_COMPRESSED}.items():
             self[name] = value
         self["X-Content-Type-Options"] = "nosniff"
 

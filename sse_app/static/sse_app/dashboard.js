@@ -298,13 +298,16 @@ dialog.querySelector("form").addEventListener("submit", async (event) => {
 
 let source = null;
 let paused = false;
+let feed = "connecting";
 let receivedAt = performance.now();
 let lostTimer = 0;
 
 function setState(name) {
+  feed = name;
+  const shown = paused && name === "live" ? "paused" : name;
   const state = find("[data-testid=feed]");
-  mark(state, "data-state", name);
-  write(state, texts[`feed.${name}`]);
+  mark(state, "data-state", shown);
+  write(state, texts[`feed.${shown}`]);
 }
 
 function connectionLost() {
@@ -315,7 +318,6 @@ function received() {
   receivedAt = performance.now();
   clearTimeout(lostTimer);
   lostTimer = 0;
-  setState(paused ? "paused" : "live");
 }
 
 function end() {
@@ -350,6 +352,8 @@ function connect() {
   for (const [name, show] of Object.entries(shows)) {
     own.addEventListener(name, (event) => {
       received();
+      // Only now there are figures: a middleware or a proxy may let the first event pass and hold the rest.
+      if (name === "totals") setState("live");
       // While the page is hidden or paused, only the last event of each kind is kept, and shown later.
       if (document.hidden || (paused && name !== "chart" && name !== "totals")) held.set(name, event.data);
       else show(JSON.parse(event.data));
@@ -405,7 +409,7 @@ find("[data-do=pause]").addEventListener("click", (event) => {
   paused = !paused;
   event.target.setAttribute("aria-pressed", paused);
   write(event.target, texts[paused ? "resume" : "pause"]);
-  if (source) setState(paused ? "paused" : "live");
+  setState(feed);
   catchUp();
 });
 
