@@ -15,7 +15,7 @@ from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
 from ..conf import settings
-from ..protocol.groups import matches
+from ..protocol.groups import group_name, matches
 from ..runtime.callables import call, in_transaction
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import log_fields
@@ -133,9 +133,10 @@ async def may_listen(
 ) -> bool:
     """Whether `user` may listen to all of `groups`.
 
-    Granted are groups that match `PUBLIC_GROUPS`, the user's own `user.<pk>`, and groups for which
-    the policy `MAY_LISTEN(user, group, request)`, sync or async, returns `True`. The policy gets
-    an `AnonymousUser` for an inactive user. Raises `PolicyFailed`, see `ask()`.
+    Granted are groups that match `PUBLIC_GROUPS`, the user's own `group_name(f"user.{user.pk}")`,
+    and groups for which the policy `MAY_LISTEN(user, group, request)`, sync or async, returns
+    `True`. The policy gets an `AnonymousUser` for an inactive user. Raises `PolicyFailed`, see
+    `ask()`.
     """
     reader = active_or_anonymous(user)
     for group in groups:
@@ -183,7 +184,7 @@ def is_granted(user: Any, groups: Iterable[str]) -> bool:
 
 
 def _granted(user: Any, group: str) -> bool:
-    own = user.is_authenticated and group == f"user.{user.pk}"
+    own = user.is_authenticated and group == group_name(f"user.{user.pk}")
     return own or matches(group, public_patterns())
 
 
