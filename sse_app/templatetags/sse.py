@@ -6,14 +6,18 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from django import template
+from django.conf import settings as django_settings
 from django.core.exceptions import SynchronousOnlyOperation
+from django.http.request import HttpHeaders
+from django.middleware.csrf import get_token
 from django.templatetags.static import static
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from ..access.authorization import is_public
 from ..access.grants import Grant, user_of_page
+from ..conf import settings
 from ..presence.roster import Member, members
 from ..protocol.groups import validate_group
 from ..protocol.replies import user_digest
@@ -21,6 +25,8 @@ from ..protocol.replies import user_digest
 register = template.Library()
 
 SCRIPT: Final = "sse_app/sse.js"
+#: What the script uses without attributes.
+_CSRF_DEFAULTS: Final = {"header": "X-Csrftoken", "cookie": "csrftoken"}
 
 
 @register.simple_tag(takes_context=True)
@@ -77,6 +83,9 @@ def sse_script(context: Any) -> SafeString:
 
     The element has the nonce of the Content-Security-Policy, if the context has `csp_nonce`, set by
     Django's context processor, or its `request` has it, set by django-csp.
+
+    On the page of a signed-in user, and with `MAY_SPEAK` on every page, the tag makes the CSRF
+    token for `send()`, as `{% csrf_token %}` does; see `_csrf_of()`.
     """
     nonce = context.get("csp_nonce")
     if nonce is None:
@@ -84,7 +93,29 @@ def sse_script(context: Any) -> SafeString:
     # Compared with None: a lazy nonce is false until str() makes it.
     own = "" if nonce is None else format_html(' nonce="{}"', str(nonce))
     src, user = static(SCRIPT), _user_of(context)
-    return format_html('<script type="module" src="{}"{}{}></script>', src, own, user)
+    csrf = _csrf_of(context) if user else ""
+    return format_html('<script type="module" src="{}"{}{}{}></script>', src, own, user, csrf)
+
+
+def _csrf_of(context: Any) -> SafeString:
+    """Make the token; return the attributes by which the script sends it, where not the default.
+
+    A cached page of an anonymous visitor must not set a cookie, so its token is made only if
+    anonymous visitors may speak.
+    """
+    request = context["request"]
+    is_readable = not (django_settings.CSRF_USE_SESSIONS or django_settings.CSRF_COOKIE_HTTPONLY)
+    header = HttpHeaders.parse_header_name(django_settings.CSRF_HEADER_NAME)
+    found = {
+        "header": header or "X-CSRFToken",
+        "cookie": django_settings.CSRF_COOKIE_NAME if is_readable else "",
+    }
+    if settings().MAY_SPEAK is not None or user_of_page(request) is not None:
+        token = get_token(request)
+        if not is_readable:
+            found["token"] = token
+    shown = {name: value for name, value in found.items() if _CSRF_DEFAULTS.get(name) != value}
+    return format_html_join("", ' data-csrf-{}="{}"', shown.items())
 
 
 def _user_of(context: Any) -> SafeString | str:

@@ -13,7 +13,10 @@ from typing import Any, Final
 from django.contrib.auth.models import AnonymousUser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest, HttpResponse
-from django.views.decorators.csrf import csrf_protect
+from django.middleware.csrf import CsrfViewMiddleware
+from django.utils.decorators import decorator_from_middleware
+from django.utils.log import log_response
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from ..access.authorization import PolicyFailed
@@ -25,6 +28,8 @@ from ..protocol.groups import validate_group
 from ..runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
+#: Django's own, which many projects watch.
+_csrf_logger = logging.getLogger("django.security.csrf")
 
 #: More levels than any event needs, and far fewer than overflow the stack of a parser or encoder.
 MAX_DEPTH: Final = 32
@@ -76,14 +81,42 @@ def require(permitted: Callable[[], bool]) -> None:
         raise Refused(403, "Not permitted.")
 
 
+_NO_TOKEN: Final = (
+    " The page's token is missing or old. {% sse_script %} makes it for a signed-in user, and with "
+    "SSE_APP['MAY_SPEAK'] for every visitor; so does {% csrf_token %}. Or give it to connect() by "
+    "`csrf`."
+)
+
+
+class _CsrfCheck(CsrfViewMiddleware):
+    """Django's check. Its failure is an answer of the app, which says what to do."""
+
+    def _reject(self, request: HttpRequest, reason: str) -> HttpResponse:
+        advice = _NO_TOKEN if reason.startswith(("CSRF cookie", "CSRF token")) else ""
+        answer = _answer(Refused(403, f"{reason}{advice}"))
+        log_response(
+            "Forbidden (%s): %s",
+            reason,
+            request.path,
+            response=answer,
+            request=request,
+            logger=_csrf_logger,
+        )
+        return answer
+
+
+_csrf_checked: Any = decorator_from_middleware(_CsrfCheck)
+
+
 def posted_by_pages(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     """Decorate a sync view for POST requests of pages; a refused request gets a JSON answer.
 
     Where the project has no authentication middleware, or one that sets no user, the request gets
     an `AnonymousUser`.
     """
-    checked = csrf_protect(require_POST(answers_refusals(view)))
+    checked: Callable[..., HttpResponse] = _csrf_checked(require_POST(answers_refusals(view)))
 
+    @csrf_exempt  # Of the project's middleware: `checked` checks.
     @answers_refusals
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

@@ -162,11 +162,20 @@ function fewest(grants) {
 
 // --- requests up ---
 
-function csrfToken() {
+/** A cookie's name or a pair without the prefix that browsers check. @param {string} text */
+const unprefixed = (text) => text.replace(/^__(Host|Secure)-/, "");
+
+/** The header with the CSRF token. `{% sse_script %}` has the names that are not Django's defaults. @param {string} [given] */
+function csrfHeader(given) {
+  /** @type {HTMLElement | null} */
+  const script = document.querySelector("script[data-sse]");
+  const { csrfHeader: header = "X-CSRFToken", csrfCookie: name = "csrftoken", csrfToken: own } = script?.dataset ?? {};
   /** @type {any} */
   const element = document.querySelector("[name=csrfmiddlewaretoken], meta[name=csrf-token]");
+  const pairs = name ? document.cookie.split("; ").map(unprefixed) : [];
   // The cookie first: a login in another tab has changed it.
-  return /(?:^|[ -])csrftoken=([^;]+)/.exec(document.cookie)?.[1] ?? element?.value ?? element?.content ?? "";
+  const cookie = pairs.find((pair) => pair.startsWith(`${unprefixed(name)}=`))?.slice(unprefixed(name).length + 1);
+  return { [header]: given ?? cookie ?? element?.value ?? element?.content ?? own ?? "" };
 }
 
 /** An answer other than the app's: its `status`, and its body as `answer`, parsed if it is JSON. */
@@ -200,7 +209,7 @@ async function post(url, data, options, key = random()) {
   const body = JSON.stringify(data);
   const headers = {
     "Content-Type": JSON_TYPE,
-    ...(url.origin === location.origin && { "X-CSRFToken": options.csrf?.() ?? csrfToken() }),
+    ...(url.origin === location.origin && csrfHeader(options.csrf?.())),
     ...(key && { "Idempotency-Key": key }),
   };
   try {
