@@ -19,11 +19,14 @@ from .delivery.transports import daphne_requests, servers
 from .delivery.transports.asgi import END, END_SECONDS
 from .eventlog.retention import retained_patterns
 from .operations import processes, shutdown
+from .operations.health import answer_health, health
 from .protocol.control import busy_block
 from .runtime.callables import contained
 from .runtime.garbage import collect_rarely
 from .runtime.telemetry import COUNTS, count, log_fields
 from .runtime.threads import is_serving, serve
+from .views.route import view_in_front
+from .views.stream import LEAVE, stream
 
 __all__ = ["event_stream_application"]
 
@@ -71,10 +74,11 @@ def event_stream_application(
     site_tag()
     retained_patterns()
     streams = guard(consumer or EventStreamConsumer.as_asgi(), busy=True)
+    ready = guard(answer_health, busy=False)
     rest = guard(application, busy=False)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        daphne_requests.correct(scope, send)
+        daphne_requests.correct(scope, servers.own_send(send))
         if scope["type"] == "websocket" and isinstance(application, ASGIHandler):
             # Django would raise: a 500, and a traceback in the log for each such request.
             await send({"type": "websocket.close"})
@@ -82,32 +86,42 @@ def event_stream_application(
             await shutdown.lifespan(receive, send)
         elif scope["type"] != "http":
             await application(scope, receive, send)
-        elif is_stream(scope):
-            streaming = streams(scope, receive, send)
-            del scope, receive  # As in `guard()`.
-            await streaming
+        elif (view := view_of(scope)) is health and scope["method"] in ("GET", "HEAD"):
+            await ready(scope, receive, send)
         else:
-            await rest(scope, receive, send)
+            # A copy: `redact()` changes the server's scope while `rest` answers.
+            asked = scope if view is stream else dict(scope)
+            if view is stream or await rest(scope, receive, send):
+                streaming = streams(asked, receive, send)
+                del scope, asked, receive  # As in `guard()`.
+                await streaming
 
     return serve
 
 
 def is_stream(scope: Scope) -> bool:
     """Whether the request is for the route `sse_app:stream`."""
-    from .views.route import is_stream_path
-
-    return is_stream_path(scope["path"].removeprefix(get_script_prefix(scope)))
+    return view_of(scope) is stream
 
 
-def guard(application: Application, *, busy: bool) -> Application:
+def view_of(scope: Scope) -> Any:
+    """Return the view of the app that answers this request in front of Django, None without one."""
+    return view_in_front(scope["path"].removeprefix(get_script_prefix(scope)))
+
+
+def guard(application: Application, *, busy: bool) -> Callable[[Scope, Any, Any], Awaitable[bool]]:
     """Return `application` so that no exception escapes once its response has started.
 
     Such an exception ends Daphne's loop over finished applications, and so every later clean-up
     of the process. The response always ends with its last chunk. `busy`: an exception before the
     start gives the client `sse.busy`, since browsers do not reconnect after a 500.
+
+    The result of a call is whether the application left the request to the consumer: then nothing
+    was sent. A middleware may choose another URLconf or language than `view_of()` sees, and so
+    Django's handler gets to the view of the stream.
     """
 
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> bool:
         response = Response(send)
         try:
             await response.begin(application, scope, receive, busy=busy)
@@ -115,6 +129,7 @@ def guard(application: Application, *, busy: bool) -> Application:
             del scope, receive
         finally:
             await response.end()
+        return response.is_left
 
     return guarded
 
@@ -123,20 +138,22 @@ class Response:
     """One guarded response: whether it has started and ended, and the stream it serves, if any."""
 
     def __init__(self, send: Send) -> None:
-        self._send = send
-        self._started = self._ended = False
+        self._send, self._own = send, servers.own_send(send)
+        self._started = self._ended = self.is_left = False
         self._stream: Stream | None = None
 
     async def begin(
         self, application: Application, scope: Scope, receive: Receive, *, busy: bool
     ) -> None:
         """Run the application; if it hands over a stream, `end()` serves the stream."""
-        shutdown.install(self._send)
-        processes.begin(self._send)
-        if not is_serving() and servers.is_served(self._send):
+        shutdown.install(self._own)
+        processes.begin(self._own)
+        if not is_serving() and servers.is_served(self._own):
             serve()
             collect_rarely()
         inner = self._inner_scope(scope)
+        if busy and REQUEST not in inner["extensions"]:
+            servers.warn_if_hidden(self._own)
         try:
             if busy:
                 with contained():
@@ -208,11 +225,12 @@ class Response:
 
         The application may wrap `send`, and then can't find the server's objects from there.
         """
-        inner = redact(scope, self._send)
+        inner = redact(scope, self._own)
         found = {
-            REQUEST: servers.daphne_request(self._send),
-            ABORT: servers.abort_of(self._send, scope),
+            REQUEST: servers.daphne_request(self._own),
+            ABORT: servers.abort_of(self._own, scope),
             TAKE_OVER: self._take_over,
+            LEAVE: self._leave,
         }
         extensions = {name: value for name, value in found.items() if value is not None}
         return {**inner, "extensions": {**(inner.get("extensions") or {}), **extensions}}
@@ -227,12 +245,15 @@ class Response:
     def _take_over(self, stream: Stream) -> None:
         self._stream = stream
 
+    def _leave(self) -> None:
+        self.is_left = not self._started
+
     def _close(self, reason: str) -> None:
         if self._stream is not None:
             self._stream.close(reason)
 
     async def _sending(self, message: dict[str, Any]) -> None:
-        if self._ended:
+        if self._ended or self.is_left:
             return
         if message["type"] == "http.response.start":
             self._started = True

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
 from ..delivery.hub import Hub, check_interval, running_hub, running_hubs
 from ..delivery.mailbox import Mailbox
 from ..eventlog import event_log
+from ..protocol.headers import NO_STORE
 from ..runtime.callables import in_thread
 from ..runtime.forks import at_fork
 from ..runtime.services import SharedTasks, spawn
 from ..runtime.threads import Threads, ThreadsBusy, is_serving, is_testing
+from ..runtime.transactions import non_atomic
 
 #: The group of the probes.
 GROUP: Final = "doctor"
@@ -34,7 +35,7 @@ _probing = SharedTasks()
 _threads = Threads(1)
 
 
-@transaction.non_atomic_requests  # With ATOMIC_REQUESTS, Django refuses async views.
+@non_atomic
 @require_safe
 async def health(request: HttpRequest) -> HttpResponse:
     """Answer 200 if the event log and the channel layer answer, else 503.
@@ -49,6 +50,25 @@ async def health(request: HttpRequest) -> HttpResponse:
     it. For load balancers: open to everybody. The log and the layer are probed once a second at
     most.
     """
+    return await _readiness()
+
+
+async def answer_health(scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+    """Answer a GET or HEAD as an ASGI application, in front of Django's own.
+
+    A load balancer names an address in place of a host, and speaks plain HTTP: Django's handler
+    would answer 400 by `ALLOWED_HOSTS`, or redirect by `SECURE_SSL_REDIRECT`.
+    """
+    response = await _readiness()
+    body = b"" if scope["method"] == "HEAD" else response.content
+    response["Content-Length"] = str(len(response.content))
+    headers = [(name.encode(), value.encode()) for name, value in response.items()]
+    status = response.status_code
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _readiness() -> HttpResponse:
     found, down, age = {**await probed()}, services_down(), hub_checked()
     if age is not None:
         found["hub"] = "ok" if age <= check_interval() + LATE_SECONDS else "timeout"
@@ -62,7 +82,7 @@ async def health(request: HttpRequest) -> HttpResponse:
         body["stopping"] = True
     if delay := event_log().delay():
         body["delay"] = round(delay, 1)
-    return JsonResponse(body, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
+    return JsonResponse(body, status=200 if ready else 503, headers=NO_STORE)
 
 
 def services_down() -> dict[str, str]:

@@ -13,6 +13,8 @@ NO_CACHE: Final[Mapping[str, str]] = {
     "Cache-Control": "no-cache, no-store, private, no-transform",
     "X-Accel-Buffering": "no",
 }
+#: Django's cache of the site stores an answer with `no-store` alone, and gives it to everybody.
+NO_STORE: Final[Mapping[str, str]] = {"Cache-Control": "no-store, private"}
 
 
 def header(scope: Mapping[str, Any], name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 from django.db import DatabaseError, connections, transaction
@@ -14,6 +14,8 @@ from django.dispatch import receiver
 
 from .forks import at_fork
 from .threads import PUBLISHES
+
+_View = TypeVar("_View", bound=Callable[..., Any])
 
 
 def in_transaction(alias: str) -> bool:
@@ -67,6 +69,22 @@ def _note_own() -> None:
 
 at_fork(_note_own)
 _note_own()
+
+
+class _AllDatabases(set[str]):
+    """Has each alias. Django's own decorator names one database, and others may be atomic too."""
+
+    def __contains__(self, alias: object) -> bool:
+        return True
+
+
+def non_atomic(view: _View) -> _View:
+    """Decorate a view that `ATOMIC_REQUESTS` leaves alone, on each database.
+
+    Django refuses an async view otherwise.
+    """
+    view._non_atomic_requests = _AllDatabases()  # type: ignore[attr-defined]  # read by Django
+    return view
 
 
 def in_atomic(alias: str) -> bool:

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_safe
 from ..access import tokens
 from ..access.addresses import may_read_metrics
 from ..access.authorization import has_permission
+from ..protocol.headers import NO_STORE
 from ..runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
@@ -46,7 +47,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
         missing = _('The metrics need a package: pip install "sse-app[metrics]"')
         return _text(501, missing)
     body, content_type = exposition(request.headers.get("Accept", ""))
-    return HttpResponse(body, content_type=content_type, headers={"Cache-Control": "no-store"})
+    return HttpResponse(body, content_type=content_type, headers=NO_STORE)
 
 
 @sensitive_variables()
@@ -69,5 +70,5 @@ def _text(status: int, text: str) -> HttpResponse:
         f"{text}\n",
         status=status,
         content_type="text/plain; charset=utf-8",
-        headers={"Cache-Control": "no-store"},
+        headers=NO_STORE,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from django.db import Error, transaction
+from django.db import Error
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_variables
@@ -18,6 +18,7 @@ from ..conf import settings
 from ..protocol.events import Event
 from ..publishing import publish as publishing
 from ..runtime.telemetry import log_fields
+from ..runtime.transactions import non_atomic
 from .bodies import answers_refusals, json_response, read_addressed, to_json, unavailable
 
 logger = logging.getLogger("sse_app")
@@ -27,7 +28,7 @@ MAX_KEY: Final = 128
 
 @csrf_exempt
 @require_POST
-@transaction.non_atomic_requests  # The answer has the offset, which is known after the commit.
+@non_atomic  # The answer has the offset, which is known after the commit.
 @answers_refusals
 def publish(request: HttpRequest) -> HttpResponse:
     """Publish one event for a program with a bearer token; answer 202 with its offset.

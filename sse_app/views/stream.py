@@ -1,12 +1,17 @@
-"""The stream's URL under Django's own handler: explains the missing line in `asgi.py`."""
+"""The stream's URL under Django's own handler: leaves it to the consumer, or explains `asgi.py`."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any, Final
 
 from django.http import HttpRequest, HttpResponse
 
 from ..runtime.telemetry import log_fields
+
+#: The extension of the scope by which `asgi` offers to serve the request by the consumer.
+LEAVE: Final = "sse_app.leave"
 
 logger = logging.getLogger("sse_app")
 
@@ -20,6 +25,11 @@ _NOT_WIRED = (
 
 
 def stream(request: HttpRequest) -> HttpResponse:
-    """Answer 501 and explain `asgi.py`: only the consumer can serve this route."""
+    """Leave the request to the consumer; where `asgi` is not in use, answer 501 and explain it."""
+    scope: Mapping[str, Any] = getattr(request, "scope", {})
+    leave = (scope.get("extensions") or {}).get(LEAVE)
+    if leave is not None:
+        leave()
+        return HttpResponse()  # Not sent.
     logger.error(_NOT_WIRED, extra=log_fields())
     return HttpResponse(_NOT_WIRED, status=501, content_type="text/plain; charset=utf-8")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 from django.core.management import call_command
@@ -32,7 +33,7 @@ DATABASES["default"]["OPTIONS"] = {
     "timeout": 20,
     "init_command": "PRAGMA journal_mode=WAL",
 }
-SSE_APP = {"HEARTBEAT": 0.4}
+SSE_APP = {"HEARTBEAT": 0.4, "MAY_LISTEN": "tests.hosts.shop.views.may_listen"}
 """
 ASGI = """import os
 
@@ -85,6 +86,12 @@ class Host(Daphne):
         """Make the tables, also those of apps without migrations."""
         self.manage("migrate", "--run-syncdb", "--verbosity", "0")
 
+    def run(self, code: str) -> Any:
+        """Return the `result` of code that runs in the server's process."""
+        answer = httpx.post(f"{self.url}/run/", data={"code": code}, timeout=PATIENCE)
+        assert answer.status_code == 200, self.text()[-3000:]
+        return answer.json()["result"]
+
     def _answers(self) -> bool:
         # Any answer: a project may redirect, or need a login.
         assert self.process is not None
@@ -127,21 +134,22 @@ class Listener:
 class Visitor(httpx.Client):
     """A visitor with cookies, who sends requests as `sse.js` does on the pages of the project."""
 
-    def __init__(self, host: Host, **options: Any) -> None:
-        super().__init__(base_url=host.url, timeout=PATIENCE, **options)
+    def __init__(self, host: Host, prefix: str = "", **options: Any) -> None:
+        # Paths are as the project's URLconf has them; the URLs on a page are whole.
+        super().__init__(base_url=f"{host.url}{prefix}", timeout=PATIENCE, **options)
+        self.host, self.origin = host, host.url
 
     def enter(self, name: str = "ann@example.com") -> Any:
         """Sign in; return the user's primary key."""
         answer = self.post("/enter/", data={"name": name})
-        assert answer.status_code == 200, answer.text[:500]
+        assert answer.status_code == 200, self.host.text()[-3000:]
         return answer.json()["pk"]
 
-    def stream_of(self, path: str = "/page/") -> str:
-        """Return the URL of the stream on a page."""
+    def page(self, path: str = "/page/") -> Page:
+        """Load a page of the project."""
         answer = self.get(path)
-        found = re.search(r'<sse-stream url="([^"]+)"', answer.text)
-        assert found, f"{answer.status_code}: {answer.text[:500]}"
-        return unescape(found[1])
+        assert answer.status_code == 200, f"{answer.status_code}: {answer.text[:500]}"
+        return Page(self, answer.text)
 
     @contextmanager
     def listen(self, url: str, **headers: str) -> Iterator[Listener]:
@@ -150,8 +158,31 @@ class Visitor(httpx.Client):
         with self.stream("GET", url, headers={**accept, **headers}) as response:
             yield Listener(response)
 
-    def act(self, path: str, body: Any, **headers: str) -> httpx.Response:
-        """Post JSON with the CSRF token of the cookie, as a page does."""
-        token = self.cookies.get("csrftoken", "")
-        own = {"X-CSRFToken": token, "Origin": str(self.base_url).rstrip("/")}
-        return self.post(f"/events/{path}/", json=body, headers={**own, **headers})
+
+class Page:
+    """A loaded page: its stream, and what its script posts."""
+
+    def __init__(self, visitor: Visitor, text: str) -> None:
+        self._visitor = visitor
+        self.text = text
+        found = re.search(r'<sse-stream url="([^"]+)"', text)
+        assert found, text[:500]
+        self.url = visitor.origin + unescape(found[1])
+        self.mount = self.url.partition("?")[0]
+
+    @property
+    def grant(self) -> str:
+        """The grant of the stream's URL."""
+        return parse_qs(urlsplit(self.url).query)["grant"][0]
+
+    def post(self, path: str, body: Any) -> httpx.Response:
+        """Post JSON to an endpoint beside the stream, with the token as the script finds it."""
+        given = dict(re.findall(r'data-csrf-(\w+)="([^"]*)"', self.text))
+        token = self._visitor.cookies.get(given.get("cookie", "csrftoken")) or given.get(
+            "token", ""
+        )
+        sent = self._visitor.headers
+        scheme, host = sent.get("X-Forwarded-Proto", "http"), sent.get("Host", self.url[7:])
+        origin = f"{scheme}://{host.partition('/')[0]}"
+        headers = {given.get("header", "X-CSRFToken"): token, "Origin": origin}
+        return self._visitor.post(f"{self.mount}{path}/", json=body, headers=headers)

@@ -41,7 +41,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
 def ask(daphne: Server, expected: int) -> dict[str, object]:
     answer = httpx.get(f"{daphne.url}/events/health/", timeout=PATIENCE)
     assert answer.status_code == expected, answer.text
-    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["cache-control"] == "no-store, private"
     found: dict[str, object] = answer.json()
     return found
 

@@ -35,7 +35,7 @@ Sums = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 def scrape(daphne: Daphne) -> str:
     answer = httpx.get(f"{daphne.url}/events/metrics/", timeout=PATIENCE)
     assert answer.status_code == 200, answer.text
-    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["cache-control"] == "no-store, private"
     assert answer.headers["content-type"].startswith("text/plain")
     return answer.text
 
@@ -432,7 +432,7 @@ def test_staff_with_the_permission_may_read_them(
         client.force_login(user(**fields))
     answer = client.get(URL)
     assert answer.status_code == status
-    assert answer["Cache-Control"] == "no-store"
+    assert answer["Cache-Control"] == "no-store, private"
     assert client.post(URL).status_code == 405
 
 
@@ -496,7 +496,7 @@ async def test_addresses_are_those_of_clients(
 def test_over_the_wire_it_is_closed_by_default(make_daphne: Callable[..., Daphne]) -> None:
     closed, opened = make_daphne(), make_daphne(**LOCAL)
     answer = httpx.get(f"{closed.url}{URL}", timeout=PATIENCE)
-    assert (answer.status_code, answer.headers["cache-control"]) == (403, "no-store")
+    assert (answer.status_code, answer.headers["cache-control"]) == (403, "no-store, private")
     assert httpx.get(f"{opened.url}{URL}", timeout=PATIENCE).status_code == 200
     forwarded = {"X-Forwarded-For": "127.0.0.1"}
     assert httpx.get(f"{opened.url}{URL}", headers=forwarded, timeout=PATIENCE).status_code == 403

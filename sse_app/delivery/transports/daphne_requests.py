@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-from .servers import daphne_of, warn
+from .servers import daphne_of, runs_daphne, warn
 
 ROOT_PATH: Final = b"Daphne-Root-Path"
 
@@ -56,7 +56,8 @@ def receive(request: Any, command: bytes, target: bytes, version: bytes) -> None
 
 def correct(scope: dict[str, Any], send: Any) -> None:
     """Set `root_path` to Daphne's option, for a request received before `install()`."""
+    if runs_daphne():
+        install()
     server = daphne_of(send)
     if server is not None:
-        install()
         scope["root_path"] = server.root_path

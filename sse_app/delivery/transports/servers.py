@@ -7,9 +7,11 @@ import logging
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from types import CellType
 from typing import Any, Final
 
 from ...runtime.telemetry import log_fields
@@ -17,27 +19,70 @@ from ...runtime.telemetry import log_fields
 #: How many objects lie between hypercorn's `send` and its connection.
 STEPS: Final = 3
 NAMES: Final = frozenset({"daphne", "uvicorn", "hypercorn", "granian"})
+#: The names of the functions that these servers pass as `send`.
+SENDS: Final = frozenset({"handle_reply", "send", "app_send"})
+#: How many functions are looked at, at most, to find the server's behind wrappers.
+MOST: Final = 64
 
 logger = logging.getLogger("sse_app")
 
 _warned: set[str] = set()
 
 
+def own_send(send: Any) -> Any:
+    """Return the server's own `send`, also where a wrapper hides it; else return `send`.
+
+    Error reporters and tracers wrap the application, and pass a function in place of `send` that
+    calls it. That function refers to it by a closure, or by the arguments of a `partial`. A method
+    is not searched: its object may change the body, as a compressing middleware does.
+    """
+    waiting, seen = deque([send]), 0
+    while waiting and seen < MOST:
+        function = waiting.popleft()
+        seen += 1
+        if _server_of(function) and getattr(_plain(function), "__name__", "") in SENDS:
+            return function
+        waiting.extend(_called_by(function))
+    return send
+
+
+def _called_by(function: Any) -> Iterable[Any]:
+    if isinstance(function, partial):
+        return [function.func, *filter(callable, (*function.args, *function.keywords.values()))]
+    # An empty cell has no contents: the wrapper has not assigned the variable yet.
+    cells = [cell for cell in getattr(function, "__closure__", None) or () if cell != CellType()]
+    return [cell.cell_contents for cell in cells if callable(cell.cell_contents)]
+
+
+def _plain(function: Any) -> Any:
+    return function.func if isinstance(function, partial) else function
+
+
+def _server_of(send: Any) -> str:
+    """Return the package of the server; empty for an unknown one."""
+    function = _plain(send)
+    name = type(getattr(function, "__self__", function)).__module__.partition(".")[0]
+    return name if name in NAMES else ""
+
+
 def name_of(send: Any) -> str:
     """Return the server and its version, as in "daphne 4.2.3"; empty for an unknown one."""
-    function = getattr(send, "func", send)
-    name = type(getattr(function, "__self__", function)).__module__.partition(".")[0]
+    name = _server_of(send)
     try:
-        return f"{name} {version(name)}" if name in NAMES else ""
+        return f"{name} {version(name)}" if name else ""
     except PackageNotFoundError:
         return ""
 
 
 def is_served(send: Any) -> bool:
     """Whether `send` comes from a known server, and not from a test."""
-    # A middleware may have wrapped the server's own `send`, but only Daphne runs this reactor.
-    daphne = sys.modules.get("daphne.server")
-    return bool(name_of(send) or (daphne is not None and daphne.reactor.running))
+    return bool(_server_of(send)) or runs_daphne()
+
+
+def runs_daphne() -> bool:
+    """Whether Daphne serves this process, also where a wrapper hides its `send`."""
+    module = sys.modules.get("daphne.server")
+    return module is not None and bool(module.reactor.running)  # Only Daphne runs this reactor.
 
 
 def daphne_of(send: Any) -> Any | None:
@@ -119,6 +164,18 @@ def warn_of_options(send: Any) -> None:
             "Daphne runs with --proxy-headers and trusts the left-most address, which clients can "
             "forge, so limits by address don't hold. Remove the option and set "
             "SSE_APP['TRUSTED_PROXIES'].",
+        )
+
+
+def warn_if_hidden(send: Any) -> None:
+    """Log, once per process, that a wrapper hides Daphne's `send` from `own_send()`."""
+    if runs_daphne() and daphne_of(send) is None:
+        warn(
+            "wrapper",
+            "A wrapper around event_stream_application() hides Daphne's send: readers that take "
+            "nothing are noticed late, and what waits for them is kept in memory. Wrap Django's "
+            "application in place of the whole: in asgi.py, application = "
+            "event_stream_application(Wrapper(get_asgi_application())).",
         )
 
 

@@ -16,7 +16,6 @@ from django.contrib.admin.options import get_content_type_for_model
 from django.contrib.auth import get_user_model
 from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
@@ -33,6 +32,7 @@ from ...protocol.groups import validate_group
 from ...publishing.publish import publish
 from ...responses import EventStreamResponse
 from ...runtime.callables import in_thread
+from ...runtime.transactions import non_atomic
 from ..models import ServerProcess
 from . import history as group_history
 from . import poller
@@ -261,9 +261,7 @@ def _without_redirect(view: Any) -> Any:
         response: HttpResponseBase = await view(request)
         return response
 
-    # With ATOMIC_REQUESTS, Django refuses async views.
-    plain = transaction.non_atomic_requests(require_GET(wrapped))
-    return login_not_required(never_cache(plain))
+    return login_not_required(never_cache(non_atomic(require_GET(wrapped))))
 
 
 def _valid_group(group: str) -> str:

@@ -12,6 +12,9 @@ urlpatterns = [
     path("events/", include("sse_app.urls")),
     path("page/", views.page),
     path("save/", views.save),
+    path("own/", views.own),
     path("clock/", views.clock),
     path("enter/", views.enter),
+    path("token/", views.token),
+    path("run/", views.run),
 ]

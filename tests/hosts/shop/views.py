@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model, login
@@ -12,7 +13,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.csrf import csrf_exempt
 
-from sse_app import on
+from sse_app import group_name, on, publish
+from sse_app.access.tokens import create_token
 from sse_app.responses import EventStreamResponse
 
 from .models import Order
@@ -21,6 +23,10 @@ from .models import Order
 @on("echo")
 def echo(message: Any) -> Any:
     return {"user": message.user.get_username(), "data": message.data}
+
+
+def may_listen(user: Any, group: str, request: HttpRequest) -> bool:
+    return bool(user.is_authenticated and group == "orders")
 
 
 def page(request: HttpRequest) -> HttpResponse:
@@ -34,7 +40,17 @@ def save(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"pk": order.pk})
 
 
+@csrf_exempt
+def own(request: HttpRequest) -> HttpResponse:
+    """Name the group of the user, and publish to it."""
+    group = group_name(f"user.{request.user.pk}")
+    if request.method == "POST":
+        publish(group, "greeting", "hello")
+    return JsonResponse({"group": group})
+
+
 @transaction.non_atomic_requests
+@transaction.non_atomic_requests(using="other")
 async def clock(request: HttpRequest) -> HttpResponse:
     async def ticks() -> AsyncIterator[Any]:
         for number in range(3):
@@ -51,8 +67,28 @@ def enter(request: HttpRequest) -> HttpResponse:
     name = {model.USERNAME_FIELD: request.POST["name"]}
     user = model._default_manager.filter(**name).first()
     if user is None:
-        user = model(**name, is_staff=True, is_superuser=True, is_active=True)
+        user = model(**name)
+        user.is_staff = user.is_superuser = True  # type: ignore[attr-defined]  # fields or not
         user.set_password("secret")
         user.save()
     login(request, user, "django.contrib.auth.backends.ModelBackend")
     return JsonResponse({"pk": user.pk})
+
+
+@csrf_exempt
+@login_not_required
+def token(request: HttpRequest) -> HttpResponse:
+    """Make a token for a program."""
+    _row, text = create_token(
+        "program", publish=["orders"], events=["*"], metrics=True, lifetime=timedelta(hours=1)
+    )
+    return HttpResponse(text)
+
+
+@csrf_exempt
+@login_not_required
+def run(request: HttpRequest) -> HttpResponse:
+    """Execute code in the server's process, as one of its views would."""
+    names: dict[str, Any] = {}
+    exec(request.POST["code"], names)
+    return JsonResponse({"result": names.get("result")})
