@@ -46,6 +46,14 @@ from sse_app.asgi import event_stream_application
 
 application = event_stream_application(django_application)
 """
+#: For pages in a browser: also serves the static files.
+WITH_FILES = {
+    "mysite/asgi.py": ASGI.replace(
+        "application = event_stream_application(django_application)",
+        "from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler\n"
+        "application = event_stream_application(ASGIStaticFilesHandler(django_application))",
+    )
+}
 FILES = {
     "mysite/asgi.py": ASGI,
     "mysite/urls.py": "from tests.hosts.shop.urls import urlpatterns\n",

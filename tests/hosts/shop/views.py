@@ -29,6 +29,10 @@ def may_listen(user: Any, group: str, request: HttpRequest) -> bool:
     return bool(user.is_authenticated and group == "orders")
 
 
+def may_speak(user: Any, group: str, event: str, request: HttpRequest) -> bool:
+    return group == "orders"
+
+
 def page(request: HttpRequest) -> HttpResponse:
     """A page with a stream of a group that only the page grants. It has no form."""
     return render(request, "shop/page.html")
