@@ -26,14 +26,15 @@ def make_host(
 ) -> Iterator[Callable[..., Host]]:
     """Serve a project, for the tests of a module: `make_host(USE_TZ=False)`.
 
-    `migrate=True` for a project with tables of its own; see `Host` for the other arguments.
+    `migrate=True` for a project with tables of its own, `kind` for another layout; see `Host` for
+    the other arguments.
     """
     hosts: list[Host] = []
 
-    def make(*, migrate: bool = False, **project: Any) -> Host:
-        host = Host(tmp_path_factory.mktemp("project"), **project)
+    def make(*, kind: type[Host] = Host, migrate: bool = False, **project: Any) -> Host:
+        host = kind(tmp_path_factory.mktemp("project"), **project)
         hosts.append(host)
-        if migrate:
+        if migrate or kind is not Host:
             host.migrate()
         else:
             like(migrated_project, host.root)

@@ -68,6 +68,9 @@ class Host(Daphne):
     """
 
     application: ClassVar[str] = "mysite.asgi:application"
+    settings_module: ClassVar[str] = "mysite.settings"
+    #: A page that is asked for to see whether the server answers.
+    first: ClassVar[str] = "/page/"
 
     def __init__(
         self,
@@ -78,17 +81,32 @@ class Host(Daphne):
         **settings: Any,
     ) -> None:
         self.root = folder
-        call_command("startproject", "mysite", folder)
-        with (folder / "mysite" / "settings.py").open("a") as end:
-            end.write(SETTINGS)
+        self.make()
+        with (folder / f"{self.settings_module.replace('.', '/')}.py").open("a") as end:
             end.writelines(f"{name} = {value!r}\n" for name, value in settings.items())
             end.write(lines)
-        for path, text in {**FILES, **(files or {})}.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text)
+        for path, text in (files or {}).items():
+            self.write(path, text)
         path = f"{folder}:{ROOT}"
-        environment = {"DJANGO_SETTINGS_MODULE": "mysite.settings", "PYTHONPATH": path}
+        environment = {"DJANGO_SETTINGS_MODULE": self.settings_module, "PYTHONPATH": path}
         super().__init__(folder, environment)
+
+    def make(self) -> None:
+        """Write the project's files."""
+        call_command("startproject", "mysite", self.root)
+        self.add("mysite/settings.py", SETTINGS)
+        for path, text in FILES.items():
+            self.write(path, text)
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file of the project."""
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).write_text(text)
+
+    def add(self, path: str, text: str) -> None:
+        """Add lines to the end of a file."""
+        with (self.root / path).open("a") as end:
+            end.write(text)
 
     def migrate(self) -> None:
         """Make the tables, also those of apps without migrations."""
@@ -105,7 +123,7 @@ class Host(Daphne):
         assert self.process is not None
         assert self.process.poll() is None, f"{self.module} ended: {self.text()}"
         try:
-            return bool(httpx.get(f"{self.url}/page/", timeout=PATIENCE).status_code)
+            return bool(httpx.get(f"{self.url}{self.first}", timeout=PATIENCE).status_code)
         except httpx.TransportError:
             return False
 
