@@ -8,10 +8,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import httpx
 import pytest
 
+from . import cookiecutter
 from .projects import Host, Visitor
 
 pytestmark = pytest.mark.project
@@ -95,6 +97,52 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "{settings}")
 
 application = get_asgi_application()
 """
+
+
+class CookiecutterSite(Project):
+    """A project in the layout of cookiecutter-django."""
+
+    application: ClassVar[str] = "config.asgi:application"
+    settings_module: ClassVar[str] = "config.settings.production"
+    users: ClassVar = [
+        ("config/settings/base.py", "", SET_UP.format(package="config")),
+        ("config/asgi.py", "", WRAP),
+        ("config/urls.py", "urlpatterns = [\n", '    path("events/", include("sse_app.urls")),\n'),
+        # The list.
+        (
+            "my_site/users/models.py",
+            "import models\n",
+            "from sse_app.changes import publish_changes\n",
+        ),
+        (
+            "my_site/users/models.py",
+            "objects = UserManager()\n",
+            '\n\n@publish_changes(groups=lambda task: [f"user.{task.owner_id}"], fields=["title"])',
+        ),
+        ("my_site/templates/tasks.html", "<!doctype html>", "{% load sse %}"),
+        (
+            "my_site/templates/tasks.html",
+            "<title>Tasks</title>",
+            "{% sse_script %}{% sse_stream group %}",
+        ),
+        (
+            "my_site/users/views.py",
+            '{"tasks": Task.objects.filter(owner=request.user)',
+            ', "group": f"user.{request.user.pk}"',
+        ),
+    ]
+
+    def make(self) -> None:
+        for path, text in cookiecutter.FILES.items():
+            self.write(path, text)
+        self.write("config/asgi.py", DJANGOS_ASGI.format(settings=self.settings_module))
+        self.take()
+
+    def migrate(self) -> None:
+        super().migrate()
+        self.manage("collectstatic", "--no-input", "--verbosity", "0")
+
+
 PUBLISH = """
 from home.models import HomePage
 page = HomePage.objects.get()
@@ -117,3 +165,40 @@ def test_a_page_that_wagtail_publishes_is_an_event_on_its_site(
     with Visitor(host) as visitor:
         assert visitor.get("/django-admin/login/").status_code == 200
         assert visitor.get("/admin/login/").status_code == 200
+
+
+class Browser(Visitor):
+    """Behind a proxy with TLS: cookies for a secure connection are sent, too."""
+
+    def act(self, path: str, **fields: str) -> httpx.Response:
+        """Post a form with the token of the cookie."""
+        form = {**fields, "csrfmiddlewaretoken": self.cookies["__Secure-csrftoken"]}
+        return self.post(path, data=form, headers={"Referer": "https://example.com/"})
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        pairs = (f"{cookie.name}={cookie.value}" for cookie in self.cookies.jar)
+        request.headers["Cookie"] = "; ".join(pairs)
+        return super().send(request, **options)
+
+
+def test_a_row_of_an_api_is_an_event_on_a_page_of_a_user_who_signed_up(
+    make_host: Callable[..., Host],
+) -> None:
+    for package in ("allauth", "rest_framework", "whitenoise"):
+        pytest.importorskip(package)
+    assert CookiecutterSite.counted() <= 11
+    host = make_host(kind=CookiecutterSite)
+    sent = {"Host": "example.com", "X-Forwarded-Proto": "https"}
+    with Browser(host, headers=sent) as visitor:
+        assert visitor.get("/accounts/signup/").status_code == 200
+        account = {"email": "ann@example.com", "password1": "of a test", "password2": "of a test"}
+        assert visitor.act("/accounts/signup/", **account).headers["Location"] == "/page/"
+        page = visitor.page()
+        with visitor.listen(page.url) as stream:
+            assert stream.next().json()["groups"] == ["user.1"]
+            assert visitor.act("/api/tasks/", title="Call").status_code == 201
+            assert stream.until("task.created").json()["fields"] == {"title": "Call"}
+        given = page.post("ticket", {"grant": page.grant})
+        assert given.status_code == 200, given.text
+        assert visitor.get("/admin/login/").status_code == 200
+    assert httpx.get(f"{host.url}/events/health/").json()["ready"]
