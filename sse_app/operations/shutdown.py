@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from ..delivery.hub import Hub, running_hubs
 from ..delivery.transports.daphne import is_sending
-from ..delivery.transports.servers import runs_daphne, stopped_of, warn_of_options
+from ..delivery.transports.servers import daphne_of, runs_daphne, stopped_of, warn_of_options
 from ..runtime.services import spawn
 from . import processes
 
@@ -41,7 +41,7 @@ def install(send: Any) -> None:
         return
     _installed.append(True)
     stopped = stopped_of(send)
-    if runs_daphne():
+    if daphne_of(send) is not None or runs_daphne():
         warn_of_options(send)
         reactor: Any = sys.modules["daphne.server"].reactor
         reactor.addSystemEventTrigger("before", "shutdown", _close_for_twisted)

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from django import template
 from django.conf import settings as django_settings
 from django.core.exceptions import SynchronousOnlyOperation
+from django.http import HttpRequest
 from django.http.request import HttpHeaders
 from django.middleware.csrf import get_token
 from django.templatetags.static import static
@@ -65,7 +66,7 @@ def sse_stream(context: Any, *groups: str, after: str = "") -> SafeString:
     arguments and errors are those of `sse_url`.
     """
     url = sse_url(context, *groups, after=after)
-    return format_html('<sse-stream url="{}"{}></sse-stream>', url, _user_of(context))
+    return format_html('<sse-stream url="{}"{}></sse-stream>', url, _attributes(context))
 
 
 @register.simple_tag
@@ -84,33 +85,31 @@ def sse_script(context: Any) -> SafeString:
     The element has the nonce of the Content-Security-Policy, if the context has `csp_nonce`, set by
     Django's context processor, or its `request` has it, set by django-csp.
 
-    On the page of a signed-in user, and with `MAY_SPEAK` on every page, the tag makes the CSRF
-    token for `send()`, as `{% csrf_token %}` does; see `_csrf_of()`.
+    On the page of a signed-in user, and with `MAY_SPEAK` on every page, this tag and `sse_stream`
+    make the CSRF token for `send()`, as `{% csrf_token %}` does.
     """
     nonce = context.get("csp_nonce")
     if nonce is None:
         nonce = getattr(context.get("request"), "csp_nonce", None)
     # Compared with None: a lazy nonce is false until str() makes it.
     own = "" if nonce is None else format_html(' nonce="{}"', str(nonce))
-    src, user = static(SCRIPT), _user_of(context)
-    csrf = _csrf_of(context) if user else ""
-    return format_html('<script type="module" src="{}"{}{}{}></script>', src, own, user, csrf)
+    src, attributes = static(SCRIPT), _attributes(context)
+    return format_html('<script type="module" src="{}"{}{}></script>', src, own, attributes)
 
 
-def _csrf_of(context: Any) -> SafeString:
+def _csrf_of(request: HttpRequest, user: Any) -> SafeString:
     """Make the token; return the attributes by which the script sends it, where not the default.
 
     A cached page of an anonymous visitor must not set a cookie, so its token is made only if
     anonymous visitors may speak.
     """
-    request = context["request"]
     is_readable = not (django_settings.CSRF_USE_SESSIONS or django_settings.CSRF_COOKIE_HTTPONLY)
     header = HttpHeaders.parse_header_name(django_settings.CSRF_HEADER_NAME)
     found = {
         "header": header or "X-CSRFToken",
         "cookie": django_settings.CSRF_COOKIE_NAME if is_readable else "",
     }
-    if settings().MAY_SPEAK is not None or user_of_page(request) is not None:
+    if user is not None or settings().MAY_SPEAK is not None:
         token = get_token(request)
         if not is_readable:
             found["token"] = token
@@ -118,8 +117,8 @@ def _csrf_of(context: Any) -> SafeString:
     return format_html_join("", ' data-csrf-{}="{}"', shown.items())
 
 
-def _user_of(context: Any) -> SafeString | str:
-    """Return the attribute with a digest of the user: pages of one user share a connection."""
+def _attributes(context: Any) -> SafeString | str:
+    """Return a digest of the user, as pages of one user share a connection, and `_csrf_of()`."""
     request = context.get("request")
     if request is None:
         return ""
@@ -128,4 +127,5 @@ def _user_of(context: Any) -> SafeString | str:
     except SynchronousOnlyOperation:
         # An async view has not loaded the user. The server sends the digest when a stream opens.
         return ""
-    return format_html(' data-sse="{}"', user_digest("" if user is None else str(user.pk)))
+    digest = user_digest("" if user is None else str(user.pk))
+    return format_html(' data-sse="{}"{}', digest, _csrf_of(request, user))

@@ -23,7 +23,7 @@ from sse_app.access import tickets
 from sse_app.access.admission import Expired, admit
 from sse_app.access.grants import Grant, revoked_grants
 from sse_app.access.sessions import live_sessions, session_digest
-from sse_app.conf import written
+from sse_app.conf import stored_time, written
 from sse_app.models import Revocation as RevocationRow
 from sse_app.models import Ticket
 
@@ -268,7 +268,7 @@ def test_each_of_several_grants_is_taken_back_by_what_concerns_it() -> None:
     assert revoked(group="a") == [("", "a"), (str(ann.pk), "a"), (str(bob.pk), "a")]
     assert revoked(user=ann) == [(str(ann.pk), "a"), (str(ann.pk), "b")]
     assert revoked(user=bob, group="b") == [(str(bob.pk), "b")]
-    RevocationRow.objects.update(at="2000-01-01T00:00Z")
+    RevocationRow.objects.update(at=stored_time(0))
     assert revoked_grants(made) == []
 
 
@@ -464,3 +464,12 @@ def test_an_async_policy_and_one_that_fails(
     )
     assert site.listen("bob", "/events/?group=clock") == (200, "sse.open")
     site.close()
+
+
+@pytest.mark.django_db
+def test_grants_hold_also_where_times_have_no_zone(settings: Any) -> None:
+    settings.USE_TZ = False
+    disconnect(group="b")
+    taken_back = Grant.to(None, ["b"])
+    disconnect(group="b")
+    assert revoked_grants([Grant.to(None, ["a"]), taken_back]) == [taken_back]

@@ -13,10 +13,12 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.http import HttpRequest
 from django.test import RequestFactory
 
+from sse_app import group_name
 from sse_app.access import authorization
 from sse_app.access.authorization import (
     active_or_anonymous,
     has_permission,
+    is_granted,
     is_true,
     may_listen,
     may_speak,
@@ -246,3 +248,10 @@ def test_only_a_bool_is_an_answer() -> None:
     assert is_true("a", True)
     assert not is_true("a", False)
     assert not is_true("a", 1)
+
+
+def test_a_user_by_e_mail_has_a_group() -> None:
+    user = User(pk=5, username="ann")
+    user.pk = "ann@example.com"  # type: ignore[assignment]  # as of another user model
+    assert is_granted(user, [group_name("user.ann@example.com")])
+    assert not is_granted(user, [group_name("user.bob@example.com")])

@@ -39,7 +39,7 @@ def form(body: str = "hi", **fields: Any) -> dict[str, Any]:
 
 def at(moment: Any) -> dict[str, str]:
     """The fields of a time, as the admin's widget posts them."""
-    local = timezone.localtime(moment)
+    local = timezone.localtime(moment) if timezone.is_aware(moment) else moment
     return {"send_at_0": local.strftime("%Y-%m-%d"), "send_at_1": local.strftime("%H:%M:%S")}
 
 

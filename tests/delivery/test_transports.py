@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
 
 from sse_app.delivery.transports import asgi
 from sse_app.delivery.transports.asgi import AsgiTransport
+from sse_app.delivery.transports.servers import own_send
 
 from ..support.patience import PATIENCE
 
@@ -118,3 +120,47 @@ async def test_a_body_is_no_longer_than_what_a_slow_reader_is_seen_to_take() -> 
     await transport.drained()
     assert sizes == [60_000, 60_000, 30_000]
     assert transport.ready
+
+
+def wrapped_by_closure(send: Any) -> Any:
+    async def own(message: Any) -> None:
+        await send(message)
+
+    return own
+
+
+def wrapped_by_partial(send: Any) -> Any:
+    async def own(send: Any, message: Any) -> None:
+        await send(message)
+
+    return partial(own, send)
+
+
+async def test_the_servers_own_send_is_found_behind_wrappers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Server()
+    monkeypatch.setattr(Server, "__module__", "uvicorn.protocols")
+    for wrap in (wrapped_by_closure, wrapped_by_partial):
+        assert own_send(wrap(wrap(server.send))) == server.send
+    assert own_send(server.send) == server.send
+    # A method may change what is sent, and `receive` belongs to the server, too.
+    hidden = wrapped_by_closure(Hiding(server.send).send)
+    assert own_send(hidden) is hidden
+    receiving = wrapped_by_closure(server.receive)
+    assert own_send(receiving) is receiving
+
+
+class Hiding:
+    def __init__(self, send: Any) -> None:
+        self.inner = send
+
+    async def send(self, message: Any) -> None:
+        await self.inner(message)
+
+
+def test_a_wrapper_that_refers_to_itself_is_searched_once() -> None:
+    def endless() -> Any:
+        return endless
+
+    assert own_send(endless) is endless

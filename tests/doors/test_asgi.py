@@ -527,3 +527,57 @@ async def test_a_stream_by_ticket_is_asked_again_without_anybodys_session() -> N
         consumer.scope = {**scope(query=query), "headers": headers}
         assert await consumer._may_listen(AnonymousUser(), ["a"], None)
         assert consumer.session.session_key == key
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+async def test_the_health_is_told_for_any_host_and_scheme(settings: Any, method: str) -> None:
+    """Django's handler would answer 400, and 301, which `curl -f` takes for a success."""
+    settings.ALLOWED_HOSTS = ["www.example.com"]
+    settings.SECURE_SSL_REDIRECT = True
+    application = event_stream_application(get_asgi_application())
+    for path in ("/events/health/", "/events/health"):
+        asked = {**scope(path, method=method), "headers": [(b"host", b"10.0.0.7:8000")]}
+        communicator = ApplicationCommunicator(application, asked)
+        await communicator.send_input({"type": "http.request"})
+        start = await communicator.receive_output(PATIENCE)
+        body = await communicator.receive_output(PATIENCE)
+        if method == "POST":
+            assert start["status"] in (301, 400)
+            continue
+        assert start["status"] == 200
+        assert body["body"] == (b"" if method == "HEAD" else FINE)
+        assert dict(start["headers"])[b"Content-Length"] == str(len(FINE)).encode()
+
+
+FINE = b'{"ready": true, "log": "ok", "layer": "ok"}'
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("memory")
+async def test_a_stream_that_only_djangos_middleware_finds_is_served(settings: Any) -> None:
+    settings.ROOT_URLCONF = "tests.doors.test_asgi"
+    settings.MIDDLEWARE = ["tests.doors.test_asgi.choose_urlconf"]
+    grant = Grant.to(None, ["signed"]).sign()
+    asked = scope(query=f"group=open.a&grant={grant}")
+    request = Request(event_stream_application(get_asgi_application()), asked)
+    assert await request.start() == 200
+    await request.body()
+    assert request.parser.events[0].json()["groups"] == ["open.a", "signed"]
+    assert asked["query_string"] == b"group=open.a&grant=hidden", "for the server's log"
+    publish("open.a", "n", "1")
+    await request.until("1")
+    await request.leave()
+
+
+urlpatterns: list[Any] = []
+
+
+def choose_urlconf(get_response: Any) -> Any:
+    """A middleware as those of django-hosts and django-tenants."""
+
+    def choose(request: Any) -> Any:
+        request.urlconf = "tests.urls"
+        return get_response(request)
+
+    return choose

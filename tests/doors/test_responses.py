@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from django.middleware.gzip import GZipMiddleware
 from django.test import RequestFactory
 
 from sse_app.responses import Close, EventStreamResponse
@@ -235,3 +236,14 @@ async def test_on_a_server_what_waits_for_ever_is_cancelled_when_the_reader_leav
         assert [event.data for event in await reader.take(3)] == ["1", "2", "3"]
     code = "from tests.urls import LEFT\nresult = LEFT"
     await asyncio.to_thread(eventually, lambda: run(server, code) == ["ann"], within=10)
+
+
+def test_gzip_leaves_a_stream_alone() -> None:
+    """Browsers show the first of several compressed parts, which would be the first event."""
+
+    async def events() -> AsyncIterator[Any]:
+        yield {"n": 1}
+
+    request = RequestFactory().get("/", headers={"Accept-Encoding": "gzip"})
+    response = GZipMiddleware(lambda _: EventStreamResponse(events()))(request)
+    assert response["Content-Encoding"] == "identity"

@@ -180,16 +180,30 @@ MUTATIONS = (
     Mutation(
         "With ATOMIC_REQUESTS, Django refuses async views.",
         "sse_app/operations/health.py",
-        "@transaction.non_atomic_requests  # With ATOMIC_REQUESTS, Django refuses async views.\n",
+        "@non_atomic\n",
         "",
         ["operations/test_health.py::test_a_site_whose_requests_are_transactions_answers"],
     ),
     Mutation(
         "So it is for the dashboard's feed.",
         "sse_app/operations/dashboard/admin.py",
-        "transaction.non_atomic_requests(require_GET(wrapped))",
+        "non_atomic(require_GET(wrapped))",
         "require_GET(wrapped)",
         ["doors/test_stream_admin.py::test_the_feed_answers_also_where_requests_are_transactions"],
+    ),
+    Mutation(
+        "Django's own decorator frees a view from the transactions of one database.",
+        "sse_app/runtime/transactions.py",
+        "        return True\n\n\ndef non_atomic",
+        "        return alias == 'default'\n\n\ndef non_atomic",
+        ["runtime/test_transactions.py::test_a_view_is_atomic_on_no_database"],
+    ),
+    Mutation(
+        "With USE_TZ = False a time with a zone can't be compared with a stored one.",
+        "sse_app/conf.py",
+        "tz=UTC if django_settings.USE_TZ else None",
+        "tz=UTC",
+        ["access/test_admission.py::test_grants_hold_also_where_times_have_no_zone"],
     ),
     Mutation(
         "Events wait in silence, if nobody says that their group is locked.",

@@ -98,7 +98,7 @@ MUTATIONS = (
     Mutation(
         "With the token the server of another origin could speak for the visitor.",
         SCRIPT,
-        "...(url.origin === location.origin && {",
+        "...(url.origin === location.origin && csrfHeader",
         "...(true && {",
         [
             "browser/test_script_requests.py::test_the_token_and_the_cookies_are_for_the_own_origin_only"

@@ -190,7 +190,7 @@ MUTATIONS = (
     Mutation(
         "Middleware wraps send(), so only the outermost wrapper finds the way to Daphne's request.",
         "sse_app/asgi.py",
-        "REQUEST: servers.daphne_request(self._send),",
+        "REQUEST: servers.daphne_request(self._own),",
         "REQUEST: None,",
         ["delivery/test_slow_readers.py::test_the_kernel_keeps_little_and_gives_up_on_who_is_gone"],
     ),
@@ -412,8 +412,8 @@ MUTATIONS = (
     Mutation(
         "Each request of the site would be resolved on the event loop, and then again by Django.",
         "sse_app/views/route.py",
-        "        if not any(self._may_be_stream(path) for path in candidates):\n",
-        "        if False:\n",
+        "if not any(_fits(path, chain) for path in candidates for chain in self._chains):",
+        "if False:",
         [
             "views/test_route.py::test_ordinary_requests_are_not_resolved_and_a_stream_is_resolved_once",
             "views/test_route.py::test_a_converter_of_the_project_does_not_have_all_requests_resolved",
@@ -422,8 +422,8 @@ MUTATIONS = (
     Mutation(
         "Each stream would be resolved through all URL patterns that stand before its own.",
         "sse_app/views/route.py",
-        "                self._kept[key] = found\n",
-        "                pass\n",
+        "            self._kept[key] = found\n",
+        "            pass\n",
         [
             "views/test_route.py::test_ordinary_requests_are_not_resolved_and_a_stream_is_resolved_once"
         ],
@@ -431,8 +431,8 @@ MUTATIONS = (
     Mutation(
         "Any client could fill the memory with paths.",
         "sse_app/views/route.py",
-        "                if len(self._kept) >= KEPT:\n",
-        "                if False:\n",
+        "            if len(self._kept) >= KEPT:\n",
+        "            if False:\n",
         ["views/test_route.py::test_no_more_than_a_number_of_answers_is_kept"],
     ),
     Mutation(
@@ -465,11 +465,71 @@ MUTATIONS = (
     Mutation(
         "A pattern before the stream's may take the path.",
         "sse_app/views/route.py",
-        "            found = _is_resolved(candidates)\n",
-        "            found = True\n",
+        "        found = _resolved(candidates)\n",
+        "        found = stream\n",
         [
             "views/test_route.py::test_a_path_is_the_streams_exactly_if_django_resolves_it_to_the_stream"
         ],
+    ),
+    Mutation(
+        "Behind i18n_patterns() a page has its language in the path, before any middleware ran.",
+        "sse_app/views/route.py",
+        "get_language_from_path(path) if routes.has_languages else None",
+        "None",
+        [
+            "views/test_route.py::test_a_path_is_the_streams_exactly_if_django_resolves_it_to_the_stream"
+        ],
+    ),
+    Mutation(
+        "A middleware may choose the URLconf that has the stream.",
+        "sse_app/views/stream.py",
+        "    if leave is not None:\n",
+        "    if False:\n",
+        ["doors/test_asgi.py::test_a_stream_that_only_djangos_middleware_finds_is_served"],
+    ),
+    Mutation(
+        "The server's log shows no grant of a stream that Django's handler found.",
+        "sse_app/asgi.py",
+        "asked = scope if view is stream else dict(scope)",
+        "asked = scope",
+        ["doors/test_asgi.py::test_a_stream_that_only_djangos_middleware_finds_is_served"],
+    ),
+    Mutation(
+        "A load balancer names no host of ALLOWED_HOSTS, and speaks plain HTTP.",
+        "sse_app/asgi.py",
+        'elif (view := view_of(scope)) is health and scope["method"] in ("GET", "HEAD"):',
+        "elif (view := view_of(scope)) and False:",
+        ["doors/test_asgi.py::test_the_health_is_told_for_any_host_and_scheme"],
+    ),
+    Mutation(
+        "Django's LoginRequiredMiddleware sends programs to a login page.",
+        "sse_app/urls.py",
+        "    login_not_required(_endpoint.callback)\n",
+        "    pass\n",
+        ["views/test_bodies.py::test_no_endpoint_needs_a_login_of_the_middleware"],
+    ),
+    Mutation(
+        "Behind an error reporter, readers that take nothing were kept for ever.",
+        "sse_app/delivery/transports/servers.py",
+        "        waiting.extend(_called_by(function))\n",
+        "",
+        ["delivery/test_transports.py::test_the_servers_own_send_is_found_behind_wrappers"],
+    ),
+    Mutation(
+        "Where Daphne's send can't be found, the log says which order works.",
+        "sse_app/asgi.py",
+        'if busy and REQUEST not in inner["extensions"]:',
+        "if False:",
+        [
+            "hosts/test_wrappers.py::test_a_wrapper_that_hides_the_servers_send_is_told_once_with_the_order_that_works"
+        ],
+    ),
+    Mutation(
+        "GZipMiddleware compresses each event by itself, and browsers show the first.",
+        "sse_app/responses.py",
+        'NOT_COMPRESSED: Final = {"Content-Encoding": "identity"}',
+        "NOT_COMPRESSED: Final[dict[str, str]] = {}",
+        ["doors/test_responses.py::test_gzip_leaves_a_stream_alone"],
     ),
     Mutation(
         "Each write costs a system call, so those of one turn of the event loop go as one.",
@@ -577,7 +637,7 @@ MUTATIONS = (
     Mutation(
         "A Daphne that was imported late has believed the header of its first requests.",
         "sse_app/asgi.py",
-        "        daphne_requests.correct(scope, send)\n",
+        "        daphne_requests.correct(scope, servers.own_send(send))\n",
         "",
         [
             "delivery/test_daphne_requests.py::"

@@ -299,7 +299,7 @@ MUTATIONS = (
     Mutation(
         "A project may have left out Django's CSRF middleware.",
         "sse_app/views/bodies.py",
-        "csrf_protect(require_POST(answers_refusals(view)))",
+        "_csrf_checked(require_POST(answers_refusals(view)))",
         "require_POST(answers_refusals(view))",
         ["publishing/test_inbox.py::test_csrf_is_checked_also_without_djangos_middleware"],
     ),

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from django.core.handlers.asgi import ASGIRequest
 from django.http import JsonResponse
-from django.test import RequestFactory, override_settings
+from django.test import Client, RequestFactory, override_settings
 
 from sse_app.access.refusals import Refused
+from sse_app.urls import urlpatterns
 from sse_app.views.bodies import _STRING, MAX_DEPTH, answers_refusals, read_object
 
 
@@ -156,3 +157,19 @@ def test_a_refusal_is_the_views_answer_with_its_headers() -> None:
     assert (answer.status_code, answer["Retry-After"]) == (429, "3")
     assert json.loads(answer.content) == {"error": ["slow"]}
     assert view(request("{}"), refuse=False).status_code == 200
+
+
+def test_no_endpoint_needs_a_login_of_the_middleware() -> None:
+    for endpoint in urlpatterns:
+        assert endpoint.callback.login_required is False, endpoint
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["send", "ticket", "renew"])
+def test_a_missing_token_is_said_as_json_with_what_to_do(path: str) -> None:
+    answer = Client(enforce_csrf_checks=True).post(
+        f"/events/{path}/", "{}", content_type="application/json"
+    )
+    assert answer.status_code == 403
+    assert answer.json()["error"].startswith("CSRF cookie not set. The page's token is missing")
+    assert "{% sse_script %}" in answer.json()["error"]

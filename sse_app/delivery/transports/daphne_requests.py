@@ -56,8 +56,8 @@ def receive(request: Any, command: bytes, target: bytes, version: bytes) -> None
 
 def correct(scope: dict[str, Any], send: Any) -> None:
     """Set `root_path` to Daphne's option, for a request received before `install()`."""
-    if runs_daphne():
-        install()
     server = daphne_of(send)
+    if server is not None or runs_daphne():
+        install()
     if server is not None:
         scope["root_path"] = server.root_path

@@ -162,20 +162,18 @@ function fewest(grants) {
 
 // --- requests up ---
 
-/** A cookie's name or a pair without the prefix that browsers check. @param {string} text */
-const unprefixed = (text) => text.replace(/^__(Host|Secure)-/, "");
+/** What the page's last tag has: its user, and what differs from Django's defaults for CSRF. */
+const pageTag = () =>
+  /** @type {HTMLElement | undefined} */ ([...document.querySelectorAll("[data-sse]")].pop())?.dataset ?? {};
 
-/** The header with the CSRF token. `{% sse_script %}` has the names that are not Django's defaults. @param {string} [given] */
+/** The header with the CSRF token. @param {string} [given] */
 function csrfHeader(given) {
-  /** @type {HTMLElement | null} */
-  const script = document.querySelector("script[data-sse]");
-  const { csrfHeader: header = "X-CSRFToken", csrfCookie: name = "csrftoken", csrfToken: own } = script?.dataset ?? {};
+  const { csrfHeader = "X-CSRFToken", csrfCookie = "csrftoken", csrfToken } = pageTag();
   /** @type {any} */
   const element = document.querySelector("[name=csrfmiddlewaretoken], meta[name=csrf-token]");
-  const pairs = name ? document.cookie.split("; ").map(unprefixed) : [];
   // The cookie first: a login in another tab has changed it.
-  const cookie = pairs.find((pair) => pair.startsWith(`${unprefixed(name)}=`))?.slice(unprefixed(name).length + 1);
-  return { [header]: given ?? cookie ?? element?.value ?? element?.content ?? own ?? "" };
+  const cookie = RegExp(`(?:^|[ -])${csrfCookie}=([^;]+)`).exec(document.cookie)?.[1];
+  return { [csrfHeader]: given ?? cookie ?? element?.value ?? element?.content ?? csrfToken ?? "" };
 }
 
 /** An answer other than the app's: its `status`, and its body as `answer`, parsed if it is JSON. */
@@ -839,7 +837,7 @@ class Stream {
   }
 
   /** Begin, unless the stream was closed meanwhile. @param {string} [user]  Default: the user of the page. */
-  open(user = this.#path ? pageUser() : this.id) {
+  open(user = this.#path ? pageTag().sse : this.id) {
     const name = `${this.#path} ${user}`;
     if (this.state !== "closed") (pools.get(name) ?? new Pool(this.#path, user, name)).add(this);
     return this;
@@ -1024,10 +1022,6 @@ async function reloadPage() {
   await pause(jitter(1000, 0) + Math.max(0, YOUNG - performance.now()));
   location.reload();
 }
-
-/** The user of the page by its last tag; undefined if the page has no tag. */
-const pageUser = () =>
-  /** @type {HTMLElement | undefined} */ ([...document.querySelectorAll("[data-sse]")].pop())?.dataset.sse;
 
 /** Open a stream. @param {string | URL} url @param {Options} [options] */
 export const connect = (url, options = {}) => new Stream(url, options).open();
