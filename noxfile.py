@@ -27,3 +27,11 @@ def tests(session: nox.Session, django: str) -> None:
     session.install("--requirement", "requirements.txt", f"django=={django}.*")
     session.run("python", "-m", "django", "--version")
     session.run("python", "-m", "pytest", *(session.posargs or ["-m", "quick"]))
+
+
+@nox.session
+def without_time_zones(session: nox.Session) -> None:
+    """The quick tests in a project with `USE_TZ = False`."""
+    session.install("--requirement", "requirements.txt")
+    own = {"TEST_DJANGO": '{"USE_TZ": false}'}
+    session.run("python", "-m", "pytest", *(session.posargs or ["-m", "quick"]), env=own)
