@@ -88,9 +88,12 @@ def is_true(by: str, answer: object) -> bool:
 
 
 def has_permission(user: Any, *permissions: str) -> bool:
-    """Whether `user` has all of `permissions`, such as `"sse_app.end_streams"`."""
-    by = method_of(user, "has_perm")
-    return all(is_true(by, user.has_perm(permission)) for permission in permissions)
+    """Whether `user` has all of `permissions`, such as `"sse_app.end_streams"`.
+
+    A user of a model without permissions, which has no `has_perm()`, has none.
+    """
+    by, has_perm = method_of(user, "has_perm"), getattr(user, "has_perm", lambda _: False)
+    return all(is_true(by, has_perm(permission)) for permission in permissions)
 
 
 def method_of(owner: Any, name: str) -> str:

@@ -61,7 +61,8 @@ def _is_permitted(request: HttpRequest) -> bool:
         token = tokens.verify_token(text)
         return token is not None and token.metrics
     user: Any = getattr(request, "user", None)
-    staff = user is not None and user.is_active is True and user.is_staff is True
+    # A user model without permissions has no such flag.
+    staff = all(getattr(user, name, None) is True for name in ("is_active", "is_staff"))
     return staff and has_permission(user, PERMISSION)
 
 

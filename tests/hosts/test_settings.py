@@ -136,11 +136,10 @@ SETTINGS: dict[str, Kind] = {
     "USE_THOUSAND_SEPARATOR": of(USE_THOUSAND_SEPARATOR=True, LANGUAGE_CODE="de"),
     "CSRF_COOKIE_NAME": of(CSRF_COOKIE_NAME="XSRF-TOKEN", CSRF_HEADER_NAME="HTTP_X_XSRF_TOKEN"),
     "CSRF_USE_SESSIONS": of(CSRF_USE_SESSIONS=True),
-    "CSRF_COOKIE_HTTPONLY": of(CSRF_COOKIE_HTTPONLY=True),
     "CONN_MAX_AGE": of(lines='DATABASES["default"]["CONN_MAX_AGE"] = None\n'),
     **{
         f"sessions: {name}": of(SESSION_ENGINE=f"{SESSIONS}.{name}")
-        for name in ("cache", "cached_db", "file", "signed_cookies")
+        for name in ("cached_db", "signed_cookies")
     },
     "a user that inherits a table": accounts(INHERITED),
     "a user by e-mail without groups": accounts(BY_EMAIL),

@@ -10,19 +10,21 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.db import OperationalError
-from django.test import Client, override_settings
+from django.test import Client, RequestFactory, override_settings
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as plain_text
 
 from sse_app.access import addresses
 from sse_app.access.tokens import create_token, revoke_token
 from sse_app.operations.metric_definitions import METRICS, Metric
+from sse_app.views.metrics import metrics
 
 from ..support.patience import PATIENCE
 from ..support.servers import ROOT, Daphne, eventually
@@ -525,3 +527,10 @@ def test_without_the_package_it_says_what_to_install(
     answer = admin_client.get(URL)
     assert answer.status_code == 501
     assert 'pip install "sse-app[metrics]"' in answer.text
+
+
+@pytest.mark.parametrize("more", [{}, {"is_staff": True}])
+def test_a_user_of_a_model_without_permissions_may_not_read_them(more: Any) -> None:
+    request = RequestFactory().get("/events/metrics/")
+    request.user = SimpleNamespace(is_active=True, **more)  # type: ignore[assignment]
+    assert metrics(request).status_code == 403
