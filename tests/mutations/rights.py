@@ -609,13 +609,6 @@ MUTATIONS = (
         ["access/test_authorization.py::test_a_user_by_e_mail_has_a_group"],
     ),
     Mutation(
-        "A user may choose a text that is another text's name.",
-        "sse_app/protocol/groups.py",
-        "if _NAME.match(text) and not _ENCODED.search(text):",
-        "if _NAME.match(text):",
-        ["protocol/test_groups.py::test_two_texts_never_have_the_same_name"],
-    ),
-    Mutation(
         "Some authentication backends sign in inactive users.",
         "sse_app/access/authorization.py",
         'return user if signed_in and getattr(user, "is_active", True) else AnonymousUser()',
