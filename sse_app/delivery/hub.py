@@ -31,6 +31,7 @@ REJOIN_SECONDS: Final = 3600.0
 #: A watched log without a change is checked after this time: longer than the pause between two
 #: writes of the process's row, which are changes if they go to the same file.
 WATCHED_SECONDS: Final = 90.0
+OBSERVED_SECONDS: Final = 60.0
 #: Streams and cohorts of which `tick()` is called in one loop iteration.
 TICKS: Final = 500
 #: If the system's clock is set by more than this, times by that clock are computed again.
@@ -91,7 +92,7 @@ class Hub(Feed):
         self._changed = asyncio.Event()
         #: How often the log called, see `EventLog.watch()`.
         self._changes = 0
-        self._net_at = 0.0
+        self._net_at = self._observed_until = 0.0
         self._stop_watch = event_log().watch(self._on_log_changed)
         self.services = Services()
         for name, work in self._works().items():
@@ -239,11 +240,18 @@ class Hub(Feed):
         self._changed.set()
         self._net_at = time.monotonic() + WATCHED_SECONDS
 
+    def observe_checks(self) -> None:
+        """Check the heads for a minute even if the log did not change. From any thread.
+
+        So `health/` learns of reads that hang, before there is a change to read.
+        """
+        self._observed_until = time.monotonic() + OBSERVED_SECONDS
+
     async def _check_unless_watched(self) -> None:
         """Check the heads; in a log that is watched and did not change, only rarely."""
         now = time.monotonic()
         watched = self._stop_watch is not None and not self._changed.is_set()
-        if watched and self._healer.is_settled and now < self._net_at:
+        if watched and self._healer.is_settled and self._observed_until < now < self._net_at:
             self.checked_at = now
             return
         await self.check()

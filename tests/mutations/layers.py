@@ -260,8 +260,8 @@ MUTATIONS = (
     Mutation(
         "In a file that has not changed, no head has.",
         "sse_app/delivery/hub.py",
-        "        if watched and self._healer.is_settled and now < self._net_at:",
-        "        if False:",
+        "watched and self._healer.is_settled and self._observed_until < now < self._net_at:",
+        "False:",
         [
             "operations/test_idle.py::"
             "test_an_idle_process_asks_the_database_less_than_once_in_five_seconds"
@@ -273,6 +273,13 @@ MUTATIONS = (
         "watched and self._healer.is_settled and",
         "watched and",
         ["operations/test_idle.py::test_a_watched_log_is_checked_until_each_topic_had_its_turn"],
+    ),
+    Mutation(
+        "Where the file does not change, a hub that hangs would look healthy.",
+        "sse_app/operations/health.py",
+        "        hub.observe_checks()\n",
+        "        pass\n",
+        ["operations/test_health.py::test_a_hub_that_hangs_is_told_although_the_log_answers"],
     ),
     Mutation(
         "While the file can't be read, nobody knows whether it changes.",
