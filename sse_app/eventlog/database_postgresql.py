@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from ..protocol.cursors import Position, new_epoch, new_mark
+from ..protocol.cursors import Position
 from ..protocol.events import Event
-from .contract import number
+from .contract import new_epoch, new_mark, number
 from .database_rows import ADD_TO_HEAD, CLOCK, HEAD_COLUMNS, Tables
 
 #: With more events, one round trip less makes no difference, and the statement grows.

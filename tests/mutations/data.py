@@ -13,6 +13,33 @@ MUTATIONS = (
         ["eventlog/test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
     ),
     Mutation(
+        "A pass that reads no staged events would give a new event the offset before theirs.",
+        "sse_app/eventlog/database_rows.py",
+        "                if waits:\n",
+        "                if False:\n",
+        ["eventlog/test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
+    ),
+    Mutation(
+        "The children of a fork would draw the marks that their parent draws.",
+        "sse_app/eventlog/contract.py",
+        "at_fork(_random.seed)\n",
+        "",
+        [
+            "eventlog/test_marks.py::"
+            "test_forked_children_draw_other_marks_than_each_other_and_their_parent"
+        ],
+    ),
+    Mutation(
+        "A project that seeds the numbers of the module `random` would have the same marks again.",
+        "sse_app/eventlog/contract.py",
+        "from random import Random\n",
+        "import random\n\nRandom = lambda: random  # noqa: E731\n",
+        [
+            "eventlog/test_marks.py::"
+            "test_a_project_that_seeds_its_random_numbers_does_not_repeat_marks"
+        ],
+    ),
+    Mutation(
         "PostgreSQL appends in one statement, which has to look whether an event waits.",
         "sse_app/eventlog/database_postgresql.py",
         'SELECT 1 FROM {{events}} w WHERE w."offset" IS NULL AND',

@@ -322,7 +322,7 @@ def test_a_single_publisher_runs_the_statements_of_one_append(
 ) -> None:
     publish("g", "n", "")
     connection = connections[log.alias]
-    with django_assert_num_queries(1 if connection.vendor == "postgresql" else 5, using=log.alias):
+    with django_assert_num_queries(1 if connection.vendor == "postgresql" else 4, using=log.alias):
         publish("g", "n", "")
 
 
