@@ -152,6 +152,13 @@ class EventLog(ABC):
         """Return whether this thread may append `events` together with those of other threads."""
         return False
 
+    def appends_at_once(self) -> int:
+        """Return how many appends of several threads, to other groups each, gain by being at once.
+
+        More of them would only wait for each other.
+        """
+        return 1
+
     def append_together(self, batches: Sequence[Sequence[Event]]) -> list[Event] | None:
         """Append the events of several callers, as one `append()`, in any thread of them.
 

@@ -256,6 +256,7 @@ def test_an_event_that_a_numbering_did_not_see_is_not_numbered_without_its_head(
 ) -> None:
     """Only a locked head keeps two sessions from giving the same offset."""
     log = DatabaseEventLog("postgresql")
+    log.append([Event.of("late", "n", "first")])  # So that it has a head.
     with transaction.atomic(using="postgresql"):
         log.stage([Event.of("a", "n", "seen")])
     with connect_postgresql(str(connections["postgresql"].settings_dict["NAME"])) as session:
