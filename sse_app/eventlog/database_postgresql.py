@@ -38,7 +38,7 @@ PREPARED_AFTER: Final = 5
 _SQL: Final = f"""
 WITH head AS (
     INSERT INTO {{heads}} AS h ({HEAD_COLUMNS})
-    SELECT v."group", v."epoch", v."added", {CLOCK}, v."mark", v."added"
+    SELECT v."group", v."epoch", v."added", {{now}}, v."mark", v."added"
     FROM json_to_recordset(%s) AS v("group" text, "epoch" text, "added" bigint, "mark" text)
     WHERE set_config(
         'lock_timeout', COALESCE(%s, current_setting('lock_timeout')), true
@@ -46,7 +46,7 @@ WITH head AS (
         SELECT 1 FROM {{events}} w WHERE w."offset" IS NULL AND w."group" = ANY(%s)
     )
     ORDER BY v."group" COLLATE "C"
-    {ADD_TO_HEAD.format(now=CLOCK)}
+    {ADD_TO_HEAD}
     RETURNING h."group", h."epoch", h."offset", h."previous"
 ), stored AS (
     INSERT INTO {{events}} ("group", "offset", "marks", "name", "data", "created_at")
@@ -107,7 +107,7 @@ def append_in_one_statement(
 
 def _rows(tables: Tables, values: Sequence[object], *, prepared: bool) -> list[tuple[Any, ...]]:
     """Run the statement; `prepared`: as a prepared one, if the connection appends often."""
-    sql = _SQL.format(heads=tables.heads, events=tables.events)
+    sql = _SQL.format(heads=tables.heads, events=tables.events, now=CLOCK)
     appends = _count(tables) if prepared else 0
     if appends >= PREPARED_AFTER:
         try:
