@@ -117,8 +117,7 @@ class DatabaseEventLog(EventLog):
             guarded(self.alias, insert, statements=chunks)
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:
-        connection = self._connection
-        if connection.vendor != "postgresql" or in_transaction(self.alias):
+        if self._connection.vendor != "postgresql" or in_transaction(self.alias):
             return self._number(waiting_groups(self._tables, groups), NUMBER_SECONDS)
         waiting = waiting_groups(self._tables, None) if groups is None else groups
         # A publisher of these groups holds their heads for milliseconds, and may have read the
