@@ -346,12 +346,17 @@ def numbered(log: DatabaseEventLog) -> None:
     log.number(["a", "B"])
 
 
+def appended_after_staged(log: DatabaseEventLog) -> None:
+    """By a pass, which numbers the staged events too."""
+    appended(log)
+
+
 def renewed(log: DatabaseEventLog) -> None:
     log.renew_epoch()
 
 
 @both
-@pytest.mark.parametrize("work", [appended, numbered, renewed])
+@pytest.mark.parametrize("work", [appended, appended_after_staged, numbered, renewed])
 def test_heads_are_locked_in_the_order_of_bytes(work: Callable[[DatabaseEventLog], None]) -> None:
     """The first to be locked is "B": while it waits, "a" is not locked yet."""
     log = DatabaseEventLog("postgresql")
