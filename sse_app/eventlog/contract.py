@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
+from random import Random
 from typing import ClassVar, Final, Literal, NamedTuple
 
-from ..protocol.cursors import Position, marks_agree
+from ..protocol.cursors import MARK_LETTERS, Position, marks_agree
 from ..protocol.events import Event
+from ..runtime.forks import at_fork
 
 Reason = Literal["trimmed", "epoch", "future", "limit", "unknown"]
 
@@ -32,6 +34,12 @@ HEAD_RETENTION_FACTOR: Final = 2
 
 #: One answer of `changes()` has at most so many heads, or as many as there are groups to ask for.
 MOST_CHANGES: Final = 500
+
+#: Not the one of the module `random`, which a project may seed: logs with the same marks look like
+#: one log. Each forked child has other numbers.
+_random: Final = Random()
+at_fork(_random.seed)
+_PAIRS: Final = [one + two for one in MARK_LETTERS for two in MARK_LETTERS]
 
 
 class Discontinuity(Exception):
@@ -80,6 +88,18 @@ def check_chain(after: Position, mark: str, head: Position) -> None:
     """
     if not marks_agree(after.mark, mark):
         raise Discontinuity("epoch", head)
+
+
+def new_mark() -> str:
+    """Return a random mark for an event: one of half a million."""
+    number = _random.getrandbits(19)
+    return _PAIRS[number >> 10] + _PAIRS[number & 1023]
+
+
+def new_epoch() -> str:
+    """Return a short random name for a group's log."""
+    number = _random.getrandbits(40)
+    return "".join([_PAIRS[number >> place & 1023] for place in (0, 10, 20, 30)])
 
 
 def number(events: Iterable[tuple[Event, str]], heads: dict[str, Position]) -> list[Event]:
@@ -131,6 +151,13 @@ class EventLog(ABC):
     def joins(self, events: Sequence[Event]) -> bool:
         """Return whether this thread may append `events` together with those of other threads."""
         return False
+
+    def appends_at_once(self) -> int:
+        """Return how many appends of several threads, to other groups each, gain by being at once.
+
+        More of them would only wait for each other.
+        """
+        return 1
 
     def append_together(self, batches: Sequence[Sequence[Event]]) -> list[Event] | None:
         """Append the events of several callers, as one `append()`, in any thread of them.

@@ -44,7 +44,7 @@ from .database_numbering import (
     waiting_groups,
 )
 from .database_pages import page_of, read_pages
-from .database_postgresql import MOST_EVENTS, append_in_one_statement
+from .database_postgresql import APPENDS_AT_ONCE, MOST_EVENTS, append_in_one_statement
 from .database_rows import CHUNK_ROWS, KNOWN_MARK, Tables, portions
 from .database_sqlite import watch_file
 
@@ -81,10 +81,12 @@ class DatabaseEventLog(EventLog):
             raise refusal(locked, seconds) from error
 
     def joins(self, events: Sequence[Event]) -> bool:
-        connection = self._connection
         # A function around the statements of this thread must not see those of others.
-        alone = connection.execute_wrappers or in_transaction(self.alias)
+        alone = self._connection.execute_wrappers or in_transaction(self.alias)
         return not alone and not self._locked.apart({event.group for event in events})
+
+    def appends_at_once(self) -> int:
+        return APPENDS_AT_ONCE if self._connection.vendor == "postgresql" else 1
 
     def append_together(self, batches: Sequence[Sequence[Event]]) -> list[Event] | None:
         events = [event for batch in batches for event in batch]
@@ -115,8 +117,7 @@ class DatabaseEventLog(EventLog):
             guarded(self.alias, insert, statements=chunks)
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:
-        connection = self._connection
-        if connection.vendor != "postgresql" or in_transaction(self.alias):
+        if self._connection.vendor != "postgresql" or in_transaction(self.alias):
             return self._number(waiting_groups(self._tables, groups), NUMBER_SECONDS)
         waiting = waiting_groups(self._tables, None) if groups is None else groups
         # A publisher of these groups holds their heads for milliseconds, and may have read the
@@ -230,8 +231,7 @@ class DatabaseEventLog(EventLog):
     async def arenew_epoch(
         self, groups: Collection[str] | None = None, *, only: str | None = None
     ) -> int:
-        work = partial(self.renew_epoch, groups, only=only)
-        return await in_thread(work, threads=WRITES)
+        return await in_thread(partial(self.renew_epoch, groups, only=only), threads=WRITES)
 
     def prune(self, limit: int | None = None) -> int:
         from .database_pruning import prune_rows

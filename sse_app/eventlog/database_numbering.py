@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Any, Final
 
-from ..protocol.cursors import MARK_LETTERS, new_epoch, new_mark
+from ..protocol.cursors import MARK_LETTERS
 from ..protocol.events import Event
 from ..runtime.transactions import impatient
-from .contract import number
+from .contract import new_epoch, new_mark, number
 from .database_rows import CHUNK_ROWS, CLOCK, HEAD_COLUMNS, LOCK_HEAD, Tables, portions
 
 _LETTER: Final = f"substr('{MARK_LETTERS}', 1 + (get_byte(r, {{place}}) & {{bits}}), 1)"
@@ -79,17 +79,19 @@ def numbering_pass(
     with impatient(tables.connection.alias, seconds):
         marked = [(event, new_mark()) for event in events]
         last = {event.group: mark for event, mark in marked}
-        heads = tables.lock(groups, Counter(event.group for event in events), last)
-        among, values = tables.among(groups)
-        waiting = tables.rows(
-            f'SELECT "id", "group", "name", "data" FROM {tables.events} '
-            f'WHERE "offset" IS NULL AND "group" {among} ORDER BY "id"',
-            values,
-        )
-        staged = number([(stored_event(*row), new_mark()) for _, *row in waiting], heads)
+        heads, waiting = tables.lock(groups, Counter(event.group for event in events), last)
+        rows: list[tuple[Any, ...]] = []
+        if waiting:
+            among, values = tables.among(waiting)
+            rows = tables.rows(
+                f'SELECT "id", "group", "name", "data" FROM {tables.events} '
+                f'WHERE "offset" IS NULL AND "group" {among} ORDER BY "id"',
+                values,
+            )
+        staged = number([(stored_event(*row), new_mark()) for _, *row in rows], heads)
         numbered = number(marked, heads)
         if staged:
-            tables.number([pk for pk, *_ in waiting], staged, heads)
+            tables.number([pk for pk, *_ in rows], staged, heads)
         tables.insert(numbered)
     return staged + numbered
 

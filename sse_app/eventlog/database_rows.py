@@ -14,8 +14,9 @@ from typing import Any, Final, TypeVar
 from django.db import connections
 from django.utils import timezone
 
-from ..protocol.cursors import Position, new_epoch
+from ..protocol.cursors import Position
 from ..protocol.events import Event
+from .contract import new_epoch
 
 #: The most groups or events of one statement.
 CHUNK_ROWS: Final = 1000
@@ -58,19 +59,22 @@ class Tables:
         self.heads = quote(GroupHead._meta.db_table)
         self.events = quote(StoredEvent._meta.db_table)
 
+    @cached_property
+    def cursor(self) -> Any:
+        """A cursor for all statements of the call: Django makes one in the time of a statement."""
+        return self.connection.cursor()
+
     def rows(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         """Run one statement; return its rows."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(sql, values)
-            return list(cursor.fetchall())
+        self.cursor.execute(sql, values)
+        return list(self.cursor.fetchall())
 
     def last_rows(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         """Run statements that PostgreSQL gets together; return the rows of the last one."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(sql, values)
-            while cursor.nextset():
-                pass
-            return list(cursor.fetchall())
+        self.cursor.execute(sql, values)
+        while self.cursor.nextset():
+            pass
+        return list(self.cursor.fetchall())
 
     def among(self, values: Collection[str]) -> tuple[str, list[object]]:
         """Return a condition "is one of `values`", and its parameters: one, however many values.
@@ -104,22 +108,27 @@ class Tables:
 
     def lock(
         self, groups: Collection[str], added: Counter[str], marks: Mapping[str, str]
-    ) -> dict[str, Position]:
-        """Lock the heads and insert missing ones; return their positions.
+    ) -> tuple[dict[str, Position], list[str]]:
+        """Lock the heads and insert missing ones; return their positions, and the staged groups.
 
         `added`: how many events will follow in each group, and `marks`: the last one's mark. The
         heads then have the positions after these events; empty for a pass without new events.
+        A staged group had staged, committed events when its head was asked for.
         """
         clock, now = self.clock()
         update = 'excluded."changed_at"' if now else clock
         then = (ADD_TO_HEAD if added else LOCK_HEAD).format(now=update)
         row = f"(%s, %s, %s, {clock}, %s, %s)"
+        # SQLite does not know the alias after RETURNING, and PostgreSQL no other name than that.
+        head = "h" if self.connection.vendor == "postgresql" else self.heads
         heads: dict[str, Position] = {}
+        staged: list[str] = []
         for some in portions(sorted(groups)):
             rows = self.rows(
                 f"INSERT INTO {self.heads} AS h ({HEAD_COLUMNS}) VALUES "
                 f"{', '.join([row] * len(some))} {then} "
-                'RETURNING "group", "epoch", "offset", "previous"',
+                f'RETURNING "group", "epoch", "offset", "previous", EXISTS(SELECT 1 FROM '
+                f'{self.events} e WHERE e."offset" IS NULL AND e."group" = {head}."group")',
                 [
                     value
                     for group in some
@@ -127,9 +136,11 @@ class Tables:
                     for value in (group, new_epoch(), count, *now, marks.get(group, ""), count)
                 ],
             )
-            for group, epoch, offset, mark in rows:
+            for group, epoch, offset, mark, waits in rows:
                 heads[group] = Position(epoch, offset - added[group], mark)
-        return heads
+                if waits:
+                    staged.append(group)
+        return heads, staged
 
     def clock(self) -> tuple[str, list[object]]:
         """Return the SQL for the time of a change of heads, and its values."""
@@ -144,8 +155,7 @@ class Tables:
         writes waits for the others.
         """
         if getattr(self.connection, "transaction_mode", None) not in ("IMMEDIATE", "EXCLUSIVE"):
-            with self.connection.cursor() as cursor:
-                cursor.execute(f"DELETE FROM {self.heads} WHERE 0")
+            self.cursor.execute(f"DELETE FROM {self.heads} WHERE 0")
         return self.now
 
     def number(
@@ -172,12 +182,11 @@ class Tables:
         values = ", ".join(f'"{name}" = v."{name}"' for name in others)
         names = ", ".join(f'"{name}"' for name in columns)
         for some in portions(rows):
-            with self.connection.cursor() as cursor:
-                cursor.execute(
-                    f"WITH v ({names}) AS (VALUES {tuples(len(some), len(columns))}) "
-                    f'UPDATE {table} SET {values}{more} FROM v WHERE {table}."{key}" = v."{key}"',
-                    [value for row in some for value in row],
-                )
+            self.cursor.execute(
+                f"WITH v ({names}) AS (VALUES {tuples(len(some), len(columns))}) "
+                f'UPDATE {table} SET {values}{more} FROM v WHERE {table}."{key}" = v."{key}"',
+                [value for row in some for value in row],
+            )
 
     def renew(self, groups: Sequence[str]) -> None:
         """Give the heads of `groups` new epochs."""
@@ -189,21 +198,20 @@ class Tables:
     def insert(self, events: Sequence[Event], template: str = "{}") -> None:
         """Insert `events`; those without an offset are staged. `template`: see `guarded()`."""
         now = self.now
-        with self.connection.cursor() as cursor:
-            for some in portions(events):
-                sql = (
-                    f'INSERT INTO {self.events} ("group", "offset", "marks", "name", "data", '
-                    f'"created_at") VALUES {tuples(len(some), 6)}'
+        for some in portions(events):
+            sql = (
+                f'INSERT INTO {self.events} ("group", "offset", "marks", "name", "data", '
+                f'"created_at") VALUES {tuples(len(some), 6)}'
+            )
+            values = [
+                value
+                for e in some
+                for value in (
+                    *(e.group, e.offset, e.previous + e.mark),
+                    *(e.name, e.data.encode(), now),
                 )
-                values = [
-                    value
-                    for e in some
-                    for value in (
-                        *(e.group, e.offset, e.previous + e.mark),
-                        *(e.name, e.data.encode(), now),
-                    )
-                ]
-                cursor.execute(template.format(sql), values)
+            ]
+            self.cursor.execute(template.format(sql), values)
 
 
 def portions(values: Sequence[_Value]) -> Iterator[Sequence[_Value]]:

@@ -11,7 +11,7 @@ from itertools import islice, takewhile
 from typing import ClassVar
 
 from ..conf import settings
-from ..protocol.cursors import START, Position, new_epoch, new_mark
+from ..protocol.cursors import START, Position
 from ..protocol.events import Event
 from ..runtime.forks import at_fork
 from .contract import (
@@ -22,6 +22,8 @@ from .contract import (
     check_chain,
     has_events_after,
     most_changes,
+    new_epoch,
+    new_mark,
 )
 from .retention import retained_count, retention_seconds
 

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Final
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import settings, site_tag
-from ..protocol.cursors import START, Position, new_epoch, new_mark
+from ..protocol.cursors import START, Position
 from ..protocol.events import Event
 from .contract import (
     HEAD_RETENTION_FACTOR,
@@ -32,6 +32,8 @@ from .contract import (
     EventLog,
     Outcome,
     Read,
+    new_epoch,
+    new_mark,
 )
 from .failures import NotReplicated, PartlyStored
 from .redis_answers import (

@@ -28,6 +28,8 @@ def retained_count(group: str) -> int:
     Of several patterns that match, the largest number counts.
     """
     retain = settings().RETAIN
+    if not retain:  # The default: each append asks.
+        return 0
     return max((retain[pattern] for pattern in retain if matches(group, [pattern])), default=0)
 
 

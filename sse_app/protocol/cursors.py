@@ -9,7 +9,6 @@ versions of the app made have no marks.
 from __future__ import annotations
 
 import re
-import secrets
 from base64 import b32encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +27,6 @@ _MARK: Final = re.compile(r"[a-z][a-z0-9]{3}\Z", re.ASCII)
 _MOST: Final = 10**18 - 1
 #: The characters of a mark; the first one is one of the first sixteen.
 MARK_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz234567"
-_PAIRS: Final = [one + two for one in MARK_LETTERS for two in MARK_LETTERS]
 
 
 class Position(NamedTuple):
@@ -84,18 +82,6 @@ def validate_mark(mark: object) -> None:
         raise ValueError(
             f"Invalid mark {mark!r}: 4 ASCII lower-case letters and digits, the first a letter."
         )
-
-
-def new_mark() -> str:
-    """Return a random mark for an event: one of half a million."""
-    # Not by the `random` module, whose numbers are the same in every child of a fork.
-    number = secrets.randbits(19)
-    return _PAIRS[number >> 10] + _PAIRS[number & 1023]
-
-
-def new_epoch() -> str:
-    """Return a short random name for a group's log."""
-    return b32encode(secrets.token_bytes(5)).decode("ascii").lower()
 
 
 @lru_cache(maxsize=65_536)

@@ -1,8 +1,8 @@
 """`GroupCommit`: threads that publish at the same moment share one append, and so one commit.
 
-The first caller appends its events immediately, as without this module. The callers that come
-meanwhile wait; then one of them appends the events of all of them. So the threads of a process
-write to the log one after another, and never wait for each other's locks there.
+A caller appends its events immediately, as without this module, unless another caller appends to
+the same group, or several do to other groups. Then it waits, and one of those that wait appends the
+events of all of them. So threads do not wait for each other's locks in the database.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from time import perf_counter
 from typing import Final
 
@@ -29,103 +30,110 @@ from . import outbox
 #: A caller that has waited for the append of another for so long appends at the same time.
 PATIENCE_SECONDS: Final = 0.2
 
+_Outcome = list[Event] | BaseException
+
 
 class _Caller:
-    """One call that publishes: its events, and its outcome."""
+    """A thread that publishes: its calls, each with its events, and their outcome."""
 
-    __slots__ = ("alone", "batch", "done", "error", "events", "queue", "sent", "taken", "woken")
-
-    def __init__(self, events: Sequence[Event]) -> None:
-        self.events = events
+    def __init__(self, calls: Sequence[Sequence[Event]]) -> None:
+        self.calls = calls
+        self.size = sum(map(len, calls))
+        #: The groups of these events; of a caller that leads, the groups of its batch.
+        self.groups = {event.group for events in calls for event in events}
         #: The callers for whom this one appends.
         self.batch: list[_Caller] = []
-        self.taken = self.done = self.alone = False
-        #: The events of this call, after staged ones that the append numbered, and their outbox.
+        self.leads = self.taken = self.done = self.alone = False
+        #: The events of these calls, after staged ones that the append numbered, and their outbox.
         self.sent: list[Event] = []
         self.queue: outbox.Outbox | None = None
         self.error: BaseException | None = None
-        self.woken: threading.Lock | None = None
+        self._woken: threading.Lock | None = None
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until `wake()` was called, at most `seconds`; return whether it was."""
-        assert self.woken is not None
-        return self.woken.acquire(timeout=seconds)
+    def begin_to_wait(self) -> None:
+        """Prepare `wait()`, before any other thread can call `wake()`."""
+        self._woken = threading.Lock()
+        self._woken.acquire()
+
+    def wait(self) -> bool:
+        """Wait until `wake()` was called; return False after a while, unless another one leads."""
+        assert self._woken is not None
+        return self._woken.acquire(timeout=-1 if self.taken else PATIENCE_SECONDS)
 
     def wake(self) -> None:
         """Let the caller continue; another call does nothing."""
-        if self.woken is not None and self.woken.locked():
-            self.woken.release()
+        if self._woken is not None and self._woken.locked():
+            self._woken.release()
 
 
 class GroupCommit:
-    """Appends to one log for all threads of the process, in batches. At most one of them appends.
+    """Appends to one log for all threads of the process, in batches.
 
-    One caller leads at a time, for one batch. Then the caller that has waited longest leads the
-    next batch. `_leave()` passes the lead on, also if an exception ends the leader.
+    A caller leads for one batch. The batches that are appended at the same time have no group in
+    common: so the events of a group leave in the order of their offsets. `_leave()` passes the lead
+    on to the caller that has waited longest, also if an exception ends the leader.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._leader: _Caller | None = None
-        self._waiting: deque[_Caller] = deque()
+        self._leaders: list[_Caller] = []
+        self._waiting: list[_Caller] = []
 
-    def publish_each(
-        self, log: EventLog, batches: Sequence[Sequence[Event]]
-    ) -> list[list[Event] | BaseException]:
+    def publish_each(self, log: EventLog, calls: Sequence[Sequence[Event]]) -> list[_Outcome]:
         """Append the events of each call to `log` and send them; return the outcomes of the calls.
 
         An outcome is the events with their positions, or the error of the log: then none of these
         events was published, unless the error says that this is unknown. An error that concerns
         other events only is not an outcome.
         """
-        callers = [_Caller(events) for events in batches]
+        caller = _Caller(calls)
         try:
-            self._enter(callers)
-            for caller in callers:
-                while not caller.done:
-                    if self._leads(caller):
-                        self._lead(log, caller)
-                    elif not caller.wait(-1 if caller.taken else PATIENCE_SECONDS):
-                        self._take_the_lead(caller)
-                self._leave(caller)
+            self._enter(log, caller)
+            while not caller.done:
+                if caller.leads:
+                    self._lead(log, caller)
+                elif not caller.wait():
+                    self._take_the_lead(caller)
         finally:
             # Twice, because an exception of a signal handler, as after Ctrl-C, may end the first.
             try:
-                self._leave(*callers)
+                self._leave(log, caller)
             finally:
-                self._leave(*callers)
-        return [self._outcome(log, caller) for caller in callers]
+                self._leave(log, caller)
+        return self._outcomes(log, caller)
 
-    def _enter(self, callers: Sequence[_Caller]) -> None:
-        first, *others = callers
+    def _enter(self, log: EventLog, caller: _Caller) -> None:
         with self._lock:
-            if self._leader is None:
-                self._leader = first
+            if self._may_lead(log, caller):
+                self._let_lead(caller)
             else:
-                others = [*callers]
-            for caller in others:
-                caller.woken = threading.Lock()
-                caller.woken.acquire()
+                caller.begin_to_wait()
                 self._waiting.append(caller)
 
-    def _leads(self, caller: _Caller) -> bool:
-        # With the lock: the caller that wakes this one holds it until this one is the leader.
-        with self._lock:
-            return self._leader is caller
+    def _may_lead(self, log: EventLog, caller: _Caller) -> bool:
+        return len(self._leaders) < log.appends_at_once() and _is_apart(caller, self._leaders)
+
+    def _let_lead(self, caller: _Caller) -> None:
+        if caller in self._waiting:
+            self._waiting.remove(caller)
+        self._leaders.append(caller)
+        caller.leads = True
+        caller.wake()
 
     def _take_the_lead(self, caller: _Caller) -> None:
-        """Lead in place of a leader that takes long, perhaps because a head is locked."""
+        """Lead beside leaders that take long, perhaps because a head is locked."""
         with self._lock:
-            if not caller.taken:
-                self._leader = caller
+            if not caller.taken and not caller.leads:
+                self._let_lead(caller)
 
     def _lead(self, log: EventLog, caller: _Caller) -> None:
         batch = self._take(caller, log.most_together)
+        calls = [events for one in batch for events in one.calls]
         try:
-            if len(batch) == 1:
-                numbered: list[Event] | None = log.append(caller.events)
+            if len(calls) == 1:
+                numbered: list[Event] | None = log.append(calls[0])
             else:
-                numbered = log.append_together([one.events for one in batch])
+                numbered = log.append_together(calls)
         except Exception as error:
             for one in batch:
                 one.error = error
@@ -140,66 +148,77 @@ class GroupCommit:
     def _take(self, caller: _Caller, most: int) -> list[_Caller]:
         """Return the caller, and the waiting callers whose events fit into the same append."""
         with self._lock:
-            if caller.woken is not None:
-                self._waiting.remove(caller)
-            caller.batch.append(caller)
-            room = most - len(caller.events)
-            while self._waiting and len(self._waiting[0].events) <= room:
-                one = self._waiting.popleft()
-                caller.batch.append(one)
-                room -= len(one.events)
-            for one in caller.batch:
-                one.taken = True
+            caller.batch = [caller]
+            others = [one for one in self._leaders if _is_apart(one, [caller])]
+            room = most - caller.size
+            for one in [*self._waiting]:
+                if one.size <= room and _is_apart(one, others):
+                    caller.batch.append(one)  # First, so that an interruption here loses no caller.
+                    self._waiting.remove(one)
+                    caller.groups |= one.groups
+                    room -= one.size
+                    one.taken = True
         return caller.batch
 
-    def _leave(self, *callers: _Caller) -> None:
-        """Pass on the lead, and give the batches their outcomes."""
+    def _leave(self, log: EventLog, caller: _Caller) -> None:
+        """Pass on the lead, and give the batch its outcome."""
+        if caller.taken:
+            return
         with self._lock:
-            for caller in callers:
-                if not caller.taken and caller in self._waiting:
-                    self._waiting.remove(caller)
-            if self._leader in callers:
-                following = self._waiting[0] if self._waiting else None
-                if following is not None:
-                    following.wake()  # First, so that an interruption here loses no caller.
-                self._leader = following
-        for caller in callers:
-            for one in caller.batch:
-                if one is not caller:
-                    if not caller.done:
-                        one.error = _INTERRUPTED
-                    one.done = True
-                    one.wake()
+            for callers in (self._waiting, self._leaders):
+                if caller in callers:
+                    callers.remove(caller)
+            for one in [*self._waiting]:
+                if self._may_lead(log, one):
+                    self._let_lead(one)
+        for one in caller.batch[1:]:
+            if not caller.done:
+                one.error = _INTERRUPTED
+            one.done = True
+            one.wake()
 
-    def _outcome(self, log: EventLog, caller: _Caller) -> list[Event] | BaseException:
-        if caller.error is not None:
-            # A copy, because threads must not raise one object: each adds its traceback.
-            if caller.batch:
-                return caller.error
-            error = copy.copy(caller.error)
-            error.__cause__ = caller.error
-            return error
+    def _outcomes(self, log: EventLog, caller: _Caller) -> list[_Outcome]:
         if caller.alone:
-            try:
-                caller.sent = log.append(caller.events)
-            except Exception as error:
-                return error
-            outbox.send(caller.sent)
-        else:
-            outbox.announce(caller.queue, caller.sent)
-        return caller.sent[-len(caller.events) :]
+            return [_append_alone(log, events) for events in caller.calls]
+        if caller.error is not None:
+            # Copies, because two must not raise one object: each adds its traceback.
+            outcomes: list[_Outcome] = [_copy(caller.error) for _ in caller.calls]
+            return [caller.error, *outcomes[1:]] if caller.leads else outcomes
+        outbox.announce(caller.queue, caller.sent)
+        own = iter(caller.sent[-caller.size :])
+        return [[*islice(own, len(events))] for events in caller.calls]
+
+
+def _is_apart(caller: _Caller, others: Sequence[_Caller]) -> bool:
+    """Return whether the caller has no group in common with one of the others."""
+    return all(one.groups.isdisjoint(caller.groups) for one in others)
+
+
+def _copy(error: BaseException) -> BaseException:
+    copied = copy.copy(error)
+    copied.__cause__ = error
+    return copied
+
+
+def _append_alone(log: EventLog, events: Sequence[Event]) -> _Outcome:
+    try:
+        numbered = log.append(events)
+    except Exception as error:
+        return error
+    outbox.send(numbered)
+    return numbered[-len(events) :]
 
 
 def _share_out(numbered: list[Event], batch: Sequence[_Caller]) -> None:
     """Queue what an append returned for the channel layer, and give each caller its events."""
     # Here and not by each caller: the events then leave in the order of their offsets.
     queue = outbox.queue(numbered)
-    start = len(numbered) - sum(len(one.events) for one in batch)
+    start = len(numbered) - sum(one.size for one in batch)
     for one in batch:
-        end = start + len(one.events)
+        end = start + one.size
         one.queue, one.sent, start = queue, numbered[start:end], end
     # Events that were staged before belong to no caller: the leader calls the receivers for them.
-    batch[0].sent = numbered[: len(numbered) - sum(len(one.events) for one in batch[1:])]
+    batch[0].sent = numbered[: len(numbered) - sum(one.size for one in batch[1:])]
 
 
 _INTERRUPTED: Final = OperationalError(
@@ -234,12 +253,10 @@ def publish(log: EventLog, events: Sequence[Event]) -> list[Event]:
     return outcome
 
 
-def publish_each(
-    log: EventLog, batches: Sequence[Sequence[Event]]
-) -> list[list[Event] | BaseException]:
+def publish_each(log: EventLog, calls: Sequence[Sequence[Event]]) -> list[_Outcome]:
     """See `GroupCommit.publish_each()`; for the logs in the same database."""
-    with timed(batches[0]):
-        return _of_alias[log.alias].publish_each(log, batches)
+    with timed(calls[0]):
+        return _of_alias[log.alias].publish_each(log, calls)
 
 
 @contextmanager

@@ -256,6 +256,7 @@ def test_an_event_that_a_numbering_did_not_see_is_not_numbered_without_its_head(
 ) -> None:
     """Only a locked head keeps two sessions from giving the same offset."""
     log = DatabaseEventLog("postgresql")
+    log.append([Event.of("late", "n", "first")])  # So that it has a head.
     with transaction.atomic(using="postgresql"):
         log.stage([Event.of("a", "n", "seen")])
     with connect_postgresql(str(connections["postgresql"].settings_dict["NAME"])) as session:
@@ -345,12 +346,17 @@ def numbered(log: DatabaseEventLog) -> None:
     log.number(["a", "B"])
 
 
+def appended_after_staged(log: DatabaseEventLog) -> None:
+    """By a pass, which numbers the staged events too."""
+    appended(log)
+
+
 def renewed(log: DatabaseEventLog) -> None:
     log.renew_epoch()
 
 
 @both
-@pytest.mark.parametrize("work", [appended, numbered, renewed])
+@pytest.mark.parametrize("work", [appended, appended_after_staged, numbered, renewed])
 def test_heads_are_locked_in_the_order_of_bytes(work: Callable[[DatabaseEventLog], None]) -> None:
     """The first to be locked is "B": while it waits, "a" is not locked yet."""
     log = DatabaseEventLog("postgresql")

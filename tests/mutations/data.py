@@ -13,6 +13,33 @@ MUTATIONS = (
         ["eventlog/test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
     ),
     Mutation(
+        "A pass that reads no staged events would give a new event the offset before theirs.",
+        "sse_app/eventlog/database_rows.py",
+        "                if waits:\n",
+        "                if False:\n",
+        ["eventlog/test_eventlog.py::test_a_staged_event_is_never_overtaken_by_a_later_append"],
+    ),
+    Mutation(
+        "The children of a fork would draw the marks that their parent draws.",
+        "sse_app/eventlog/contract.py",
+        "at_fork(_random.seed)\n",
+        "",
+        [
+            "eventlog/test_marks.py::"
+            "test_forked_children_draw_other_marks_than_each_other_and_their_parent"
+        ],
+    ),
+    Mutation(
+        "A project that seeds the numbers of the module `random` would have the same marks again.",
+        "sse_app/eventlog/contract.py",
+        "from random import Random\n",
+        "import random\n\nRandom = lambda: random  # noqa: E731\n",
+        [
+            "eventlog/test_marks.py::"
+            "test_a_project_that_seeds_its_random_numbers_does_not_repeat_marks"
+        ],
+    ),
+    Mutation(
         "PostgreSQL appends in one statement, which has to look whether an event waits.",
         "sse_app/eventlog/database_postgresql.py",
         'SELECT 1 FROM {{events}} w WHERE w."offset" IS NULL AND',
@@ -22,8 +49,8 @@ MUTATIONS = (
     Mutation(
         "Each thread that publishes would have a commit of its own, and wait for the others.",
         "sse_app/publishing/group_commit.py",
-        "            while self._waiting and len(self._waiting[0].events) <= room:\n",
-        "            while False:\n",
+        "                if one.size <= room and _is_apart(one, others):\n",
+        "                if False:\n",
         [
             "publishing/test_group_commit.py::test_all_who_publish_during_an_append_share_the_next_one"
         ],
@@ -31,15 +58,15 @@ MUTATIONS = (
     Mutation(
         "A caller that is interrupted while it writes for others would leave them waiting.",
         "sse_app/publishing/group_commit.py",
-        "                    one.done = True\n                    one.wake()\n",
-        "                    one.done = True\n",
+        "            one.done = True\n            one.wake()\n",
+        "            one.done = True\n",
         ["publishing/test_group_commit.py::test_an_interrupted_thread_leaves_no_other_waiting"],
     ),
     Mutation(
         "The events of an interrupted append may be stored, so another try could store them twice.",
         "sse_app/publishing/group_commit.py",
-        "                    one.error = _INTERRUPTED\n",
-        "                    one.alone = True\n",
+        "                one.error = _INTERRUPTED\n",
+        "                one.alone = True\n",
         ["publishing/test_group_commit.py::test_an_interrupted_thread_leaves_no_other_waiting"],
     ),
     Mutation(
@@ -77,11 +104,76 @@ MUTATIONS = (
     Mutation(
         "A caller that waits for a locked head would lead for as long as it waits.",
         "sse_app/publishing/group_commit.py",
-        "            if not caller.taken:\n                self._leader = caller\n",
-        "            pass\n",
+        "            if not caller.taken and not caller.leads:\n",
+        "            if False:\n",
         [
             "publishing/test_group_commit.py::test_a_publisher_that_waits_for_a_locked_group_holds_the_lead_for_a_moment_only"
         ],
+    ),
+    Mutation(
+        "Publishers to one group would wait for the appends to all others.",
+        "sse_app/eventlog/database.py",
+        'return APPENDS_AT_ONCE if self._connection.vendor == "postgresql" else 1',
+        "return 1",
+        [
+            "publishing/test_group_commit.py::test_a_database_with_one_writer_has_one_append_at_a_time"
+        ],
+    ),
+    Mutation(
+        "Two appends to one group would wait for each other's lock, and their events overtake.",
+        "sse_app/publishing/group_commit.py",
+        "log.appends_at_once() and _is_apart(caller, self._leaders)",
+        "log.appends_at_once()",
+        ["publishing/test_group_commit.py::test_a_batch_has_no_group_of_another_append"],
+    ),
+    Mutation(
+        "A batch with a group of another append would wait for it.",
+        "sse_app/publishing/group_commit.py",
+        "if one.size <= room and _is_apart(one, others):",
+        "if one.size <= room:",
+        ["publishing/test_group_commit.py::test_a_batch_has_no_group_of_another_append"],
+    ),
+    Mutation(
+        "Each thread would append alone, as many at a time as there are groups.",
+        "sse_app/publishing/group_commit.py",
+        "len(self._leaders) < log.appends_at_once() and ",
+        "",
+        ["publishing/test_group_commit.py::test_a_batch_has_no_group_of_another_append"],
+    ),
+    Mutation(
+        "A connection that appends often would have PostgreSQL plan each append.",
+        "sse_app/eventlog/database_postgresql.py",
+        "    if appends >= PREPARED_AFTER:\n",
+        "    if False:\n",
+        ["eventlog/test_prepared.py::test_the_statement_of_a_connection_is_planned_once"],
+    ),
+    Mutation(
+        "A prepared statement that is not there would end a transaction of the caller.",
+        "sse_app/eventlog/database_postgresql.py",
+        "appends = _count(tables) if prepared else 0",
+        "appends = _count(tables)",
+        [
+            "eventlog/test_prepared.py::"
+            "test_in_a_transaction_of_the_caller_no_statement_can_fail_for_that"
+        ],
+    ),
+    Mutation(
+        "Behind a pooler, the prepared statement of an append may be another connection's.",
+        "sse_app/eventlog/database_postgresql.py",
+        '_NOT_PREPARED: Final = ("26000", "42P05", "0A000")',
+        "_NOT_PREPARED: Final = ()",
+        [
+            "eventlog/test_prepared.py::test_a_statement_that_is_not_there_is_never_prepared_again",
+            "eventlog/test_prepared.py::"
+            "test_a_statement_that_another_client_of_the_pooler_has_prepared_is_no_error",
+        ],
+    ),
+    Mutation(
+        "Django's setting for a pooler says that a connection keeps nothing.",
+        "sse_app/eventlog/database_postgresql.py",
+        "    if pooled or connection",
+        "    if connection",
+        ["eventlog/test_prepared.py::test_with_a_pooler_that_django_knows_of_nothing_is_prepared"],
     ),
     Mutation(
         "A thread that can't connect would fail the events of threads that have a connection.",
@@ -146,8 +238,8 @@ MUTATIONS = (
     Mutation(
         "A session that has stopped keeps the head locked for ever.",
         "sse_app/eventlog/database_postgresql.py",
-        "set_config('lock_timeout', {{timeout}}, true) <> '' AND ",
-        "",
+        "COALESCE(%s, current_setting('lock_timeout'))",
+        "COALESCE(current_setting('lock_timeout'), %s)",
         [
             "eventlog/test_locked_groups.py::test_publishing_to_a_locked_group_fails_soon_and_names_it"
         ],
@@ -162,13 +254,11 @@ MUTATIONS = (
         ],
     ),
     Mutation(
-        "A numbering pass of many groups would wait for the one that is locked.",
+        "A change of heads in several statements would wait for a locked head without end.",
         "sse_app/runtime/transactions.py",
         "if outermost and connection.vendor ==",
         "if False and connection.vendor ==",
-        [
-            "eventlog/test_locked_groups.py::test_events_of_other_groups_leave_while_one_head_is_locked"
-        ],
+        ["eventlog/test_locked_groups.py::test_a_new_epoch_for_a_locked_group_is_refused_soon"],
     ),
     Mutation(
         "The app's writes may wait for a writer of the project, in the threads of its reads.",

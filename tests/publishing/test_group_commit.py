@@ -41,12 +41,18 @@ on_both = pytest.mark.parametrize("log", DATABASES, indirect=True)
 
 
 class Appends:
-    """Counts the appends to a log. The first one waits until `release()`."""
+    """Counts the appends to a log. The first one waits until `release()`.
 
-    def __init__(self, log: DatabaseEventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    One thread appends at a time, or as many as `at_once` says.
+    """
+
+    def __init__(
+        self, log: DatabaseEventLog, monkeypatch: pytest.MonkeyPatch, at_once: int = 1
+    ) -> None:
         self.sizes: list[int] = []
         self._released = threading.Event()
         self._log = log
+        monkeypatch.setattr(log, "appends_at_once", lambda: at_once)
         for name in ("append", "append_together"):
             monkeypatch.setattr(log, name, self._counting(getattr(log, name)))
 
@@ -137,6 +143,69 @@ def test_all_who_publish_during_an_append_share_the_next_one(
         # In the order of the log also for the channel layer: a gap would cost a read of the log.
         assert [e for e in queued if e.group == group] == stored
     assert len(seen) == len(queued) == 1 + len(published)
+
+
+def test_publishers_to_other_groups_wait_for_no_append(
+    log: DatabaseEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appends = Appends(log, monkeypatch, at_once=2)
+    same = [lambda: publish("first", "n", ""), lambda: publish_many([("first", "n", ""), TWO])]
+    publishers = appends.hold(*same)
+    assert [publish("other", "n", "").offset for _ in range(3)] == [1, 2, 3]
+    assert publish_many([TWO])[0].offset == 1
+    assert [one.is_alive() for one in publishers] == [True] * 3
+    appends.release()
+    ended(publishers)
+    # The batch of those that waited is the last one: it has the group that the first append had.
+    assert appends.sizes == [1, 1, 1, 1, 1, 2]
+    assert commit(log)._leaders == commit(log)._waiting == []
+
+
+TWO = ("two", "n", "")
+
+
+def test_a_batch_has_no_group_of_another_append(
+    log: DatabaseEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the events of a group leave in the order of their offsets."""
+    groups: list[set[str]] = []
+    lock = threading.Lock()
+
+    def counting(append: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(given: Sequence[Any]) -> Any:
+            events = [e for one in given for e in (one if isinstance(one, list) else [one])]
+            own = {event.group for event in events}
+            with lock:
+                assert len(groups) < log.appends_at_once()
+                assert all(own.isdisjoint(other) for other in groups)
+                groups.append(own)
+            try:
+                return append(given)
+            finally:
+                with lock:
+                    groups.remove(own)
+
+        return counted
+
+    for name in ("append", "append_together"):
+        monkeypatch.setattr(log, name, counting(getattr(log, name)))
+
+    def work(n: int) -> None:
+        for m in range(20):
+            publish_many([(f"g{(n + m * k) % 10}", "n", "") for k in range(n % 3 + 1)])
+
+    ended_well = ended([Publisher(lambda n=n: work(n)) for n in range(THREADS)])
+    assert ended_well == [None] * THREADS
+    for n in range(10):
+        assert [e.offset for e in log.since(f"g{n}", START, 1000)] == [
+            *range(1, log.heads([f"g{n}"])[f"g{n}"].offset + 1)
+        ]
+
+
+@on_both
+def test_a_database_with_one_writer_has_one_append_at_a_time(log: DatabaseEventLog) -> None:
+    at_once = log.appends_at_once()
+    assert at_once == 1 if connections[log.alias].vendor == "sqlite" else at_once > 1
 
 
 @on_both
@@ -289,15 +358,16 @@ def test_a_publisher_that_waits_for_a_locked_group_holds_the_lead_for_a_moment_o
     log: DatabaseEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(log, "appends_at_once", lambda: 1)
     monkeypatch.setattr("sse_app.eventlog.database.APPEND_SECONDS", PATIENCE)
     with frozen(log):
         locked = Publisher(lambda: publish("frozen", "n", ""))
-        eventually(lambda: commit(log)._leader is not None)
+        eventually(lambda: commit(log)._leaders)
         others = [Publisher(lambda: publish("a", "n", "")) for _ in range(5)]
         assert {event.offset for event in ended(others)} == {1, 2, 3, 4, 5}
         assert locked.is_alive()
     assert ended([locked])[0].offset == 2
-    assert commit(log)._leader is None
+    assert commit(log)._leaders == []
 
 
 @on_both
@@ -322,7 +392,7 @@ def test_a_single_publisher_runs_the_statements_of_one_append(
 ) -> None:
     publish("g", "n", "")
     connection = connections[log.alias]
-    with django_assert_num_queries(1 if connection.vendor == "postgresql" else 5, using=log.alias):
+    with django_assert_num_queries(1 if connection.vendor == "postgresql" else 4, using=log.alias):
         publish("g", "n", "")
 
 
