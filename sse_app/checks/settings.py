@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -12,7 +13,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from ..access import addresses, authorization, origins
+from ..access import addresses, authenticators, authorization, origins
 from ..conf import channel_layer, settings, site_tag
 from ..eventlog import database, event_log, retention
 from ..presence import roster
@@ -152,9 +153,13 @@ def _log() -> Iterator[CheckMessage]:
 
 
 def _policies() -> Iterator[CheckMessage]:
-    for key in ("MAY_LISTEN", "MAY_SPEAK"):
+    for read in (
+        partial(authorization.policy, "MAY_LISTEN"),
+        partial(authorization.policy, "MAY_SPEAK"),
+        authenticators.authenticators,
+    ):
         try:
-            authorization.policy(key)
+            read()
         except ImproperlyConfigured as error:
             yield Error(str(error), id="sse_app.E006")
 

@@ -17,6 +17,7 @@ from ..eventlog.contract import Reason
 from ..protocol.control import DISCONNECTED, Sharing, closing_block, opening_block
 from ..protocol.cursors import Position
 from ..protocol.events import Event, encode_control
+from ..protocol.groups import namespace_of, own_name, scoped
 from ..protocol.replies import Reply, connection_id, user_digest
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, count, log_fields
@@ -138,6 +139,7 @@ class Stream(Sink):
                 if reason not in DISCONNECTED:
                     id = self.subscription.cursor if self.subscription.positions else ""
                     lost = self.subscription.closed_groups if self.subscription.kind[1] else ()
+                    lost = [*map(own_name, lost)]
                     self._write(closing_block(reason, id, lost, retry=settings().RETRY))
                 await self._transport.finish()
         finally:
@@ -247,7 +249,9 @@ class Stream(Sink):
         if (position := self.subscription.positions.get(group)) is not None:
             self.resets = {**self.resets, group: (position, reason)}
         count(COUNTS.resets, reason)
-        self._write(encode_control("sse.reset", {"group": group, "reason": reason}, id=cursor))
+        self._write(
+            encode_control("sse.reset", {"group": own_name(group), "reason": reason}, id=cursor)
+        )
 
     def snapshot(self, state: State, cursor: str) -> None:
         if (reset := self.resets.get(state.group)) is not None:
@@ -285,11 +289,12 @@ class Stream(Sink):
 
 def _opening_block(stream: Stream, start: Start) -> bytes:
     limits, kind = settings(), stream.subscription.kind
-    sharing = Sharing(user_digest(stream.user_key), limits.HEARTBEAT, limits.MAX_GROUPS)
+    key = stream.user_key and scoped(stream.user_key, namespace_of(stream.asked[0]))
+    sharing = Sharing(user_digest(key), limits.HEARTBEAT, limits.MAX_GROUPS)
     return opening_block(
-        kind.groups,
+        [*map(own_name, kind.groups)],
         stream.opened,
-        connection=connection_id(stream.id, stream.user_key),
+        connection=connection_id(stream.id, key),
         recovered=start.recovered,
         missed=start.missed,
         retry=limits.RETRY,

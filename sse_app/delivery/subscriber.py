@@ -8,10 +8,11 @@ from collections.abc import Iterable
 from math import inf
 from typing import Self
 
-from ..conf import settings
+from ..conf import namespace, settings
 from ..eventlog.contract import Reason
 from ..protocol.events import Event, validate_name
-from ..protocol.groups import validate_group
+from ..protocol.groups import full_name, validate_full
+from ..runtime.callables import in_callers_thread
 from .hub import Hub, get_hub
 from .replay import StartRequest, find_start
 from .sinks import Sink
@@ -57,7 +58,7 @@ def subscribe(
         raise ValueError("subscribe() needs at least one group, for example subscribe('orders').")
     names = [validate_name(name) for name in events]
     request = StartRequest(after, _history(history))
-    return Subscriber([validate_group(group) for group in groups], names, request)
+    return Subscriber([validate_full(group) for group in groups], names, request)
 
 
 def _history(history: int | str | None) -> float | None:
@@ -74,7 +75,7 @@ class Subscriber:
     def __init__(self, groups: list[str], names: list[str], request: StartRequest) -> None:
         self._inbox = _Inbox()
         self._request = request
-        self._subscription = Subscription(self._inbox, groups, names)
+        self._groups, self._names = groups, names
         self._hub: Hub | None = None
         self._running: asyncio.Task[str] | None = None
         self._cursor = ""
@@ -87,8 +88,11 @@ class Subscriber:
     async def __aenter__(self) -> Self:
         if self._hub is not None:
             raise RuntimeError("subscribe() can be entered only once; call subscribe() again.")
+        # The namespace may be that of the thread of the caller's database calls, as a schema is.
+        name = "" if settings().NAMESPACE is None else await in_callers_thread(namespace)
+        groups = [full_name(group, name) for group in self._groups]
         self._hub = get_hub()
-        subscription = self._subscription
+        subscription = self._subscription = Subscription(self._inbox, groups, self._names)
         await self._hub.join(subscription)
         try:
             start = await find_start(self._hub, subscription.groups, self._request)

@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from ..access.authorization import is_public
-from ..access.grants import Grant, user_of_page
+from ..access.grants import Grant, user_key, user_of_page
 from ..presence.roster import Member, members
 from ..protocol.groups import validate_group
 from ..protocol.replies import user_digest
@@ -97,4 +97,4 @@ def _user_of(context: Any) -> SafeString | str:
     except SynchronousOnlyOperation:
         # An async view has not loaded the user. The server sends the digest when a stream opens.
         return ""
-    return format_html(' data-sse="{}"', user_digest("" if user is None else str(user.pk)))
+    return format_html(' data-sse="{}"', user_digest("" if user is None else user_key(user)))

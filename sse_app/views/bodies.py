@@ -13,9 +13,10 @@ from typing import Any, Final
 from django.contrib.auth.models import AnonymousUser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest, HttpResponse
-from django.views.decorators.csrf import csrf_protect
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_POST
 
+from ..access import authenticators
 from ..access.authorization import PolicyFailed
 from ..access.posts import refuse_other_sites
 from ..access.refusals import Refused
@@ -79,20 +80,41 @@ def require(permitted: Callable[[], bool]) -> None:
 def posted_by_pages(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     """Decorate a sync view for POST requests of pages; a refused request gets a JSON answer.
 
-    Where the project has no authentication middleware, or one that sets no user, the request gets
-    an `AnonymousUser`.
+    A request that `AUTHENTICATE` signs in needs no CSRF token, see `_signs_in()`. Where the project
+    has no authentication middleware, or one that sets no user, the request gets an `AnonymousUser`.
     """
-    checked = csrf_protect(require_POST(answers_refusals(view)))
+    answering = require_POST(answers_refusals(view))
+    checked = csrf_protect(answering)
 
+    @csrf_exempt  # Of Django's middleware, which does not know how the request is signed in.
     @answers_refusals
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         refuse_other_sites(request)
+        if _signs_in(request):
+            return answering(request, *args, **kwargs)
         if not hasattr(getattr(request, "user", None), "is_authenticated"):
             request.user = AnonymousUser()
         return checked(request, *args, **kwargs)
 
     return guarded
+
+
+def _signs_in(request: HttpRequest) -> bool:
+    """Whether `AUTHENTICATE` has set the user, by credentials that no browser adds by itself.
+
+    Cookies are such as a browser adds: with them, only a request with an `Authorization` header
+    needs no CSRF token.
+    """
+    try:
+        signed_in = authenticators.sign_in(request)
+    except Refused:
+        raise
+    except Exception as error:
+        if not isinstance(error, authenticators.AuthenticatorFailed):  # That has been logged.
+            logger.exception("A user can't be read.", extra=log_fields(error=error))
+        raise unavailable() from error
+    return signed_in and (not request.COOKIES or "Authorization" in request.headers)
 
 
 def to_json(value: object) -> str:

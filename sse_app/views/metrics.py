@@ -14,6 +14,7 @@ from django.views.decorators.http import require_safe
 from ..access import tokens
 from ..access.addresses import may_read_metrics
 from ..access.authorization import has_permission
+from ..conf import namespace
 from ..runtime.telemetry import log_fields
 
 logger = logging.getLogger("sse_app")
@@ -60,6 +61,8 @@ def _is_permitted(request: HttpRequest) -> bool:
         token = tokens.verify_token(text)
         return token is not None and token.metrics
     user: Any = getattr(request, "user", None)
+    if namespace():
+        return False  # The metrics are those of all tenants.
     staff = user is not None and user.is_active is True and user.is_staff is True
     return staff and has_permission(user, PERMISSION)
 

@@ -29,7 +29,7 @@ from django.views.decorators.http import require_GET, require_POST
 from ...access.authorization import has_permission, is_true, method_of
 from ...access.disconnect import disconnect, end_stream
 from ...access.posts import guard_posts
-from ...protocol.groups import validate_group
+from ...protocol.groups import validate_full
 from ...publishing.publish import publish
 from ...responses import EventStreamResponse
 from ...runtime.callables import in_thread
@@ -268,7 +268,7 @@ def _without_redirect(view: Any) -> Any:
 
 def _valid_group(group: str) -> str:
     try:
-        return validate_group(group)
+        return validate_full(group)
     except ValueError as error:
         raise Http404(str(error)) from error
 
@@ -285,7 +285,7 @@ def _name_of(key: str) -> str:
 def _verdict_of(asked: dict[str, str], row: Any, *, named: bool) -> tuple[Verdict | None, str]:
     """Return the verdict, or an error text. `named`: the verdict may name the event."""
     try:
-        group, offset = validate_group(asked["group"]), int(asked["offset"])
+        group, offset = validate_full(asked["group"]), int(asked["offset"])
     except ValueError as error:
         return None, str(error)
     if offset < 1:
