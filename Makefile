@@ -36,6 +36,8 @@ $(INSTALLED): $(DEMO_INSTALLED)
 requirements:
 	$(PYTHON) -m tests.requirements > requirements.new
 	mv requirements.new requirements.txt
+	$(PYTHON) -m tests.requirements hosts > requirements.new
+	mv requirements.new tests/hosts/requirements.txt
 
 # Only the tests need it; Node comes with the Python packages. It trusts the certificates of the
 # system too, as pip does: some networks have one of their own.
@@ -82,8 +84,15 @@ test-quick: install
 test-rest: install
 	$(PYTEST) -m "not quick and not slow"
 
-# What is long by nature; `make test` does without.
-test-slow: install
+# What is long by nature; `make test` does without, and without the packages of other projects.
+HOSTS := $(VENV)/.installed-hosts
+
+$(HOSTS): tests/hosts/requirements.txt $(INSTALLED)
+	$(BIN)/python -m pip $(PIP) \
+	    --requirement requirements.txt --requirement tests/hosts/requirements.txt
+	touch $@
+
+test-slow: install $(HOSTS)
 	@$(BIN)/python -m tests.selection
 	$(PYTEST) -m slow
 

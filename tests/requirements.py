@@ -1,16 +1,21 @@
-"""The text of `requirements.txt`, from `pyproject.toml`, which older versions of pip can't install.
+"""The requirements from `pyproject.toml` as files, since older versions of pip know no groups.
 
-`make requirements` writes the file, and `tests/doors/test_package.py` compares it.
+`make requirements` writes `requirements.txt` and, with the group `hosts` only,
+`tests/hosts/requirements.txt`; `tests/doors/test_package.py` compares both.
 """
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 #: What the demo runs with comes first, since `make demo` installs no more.
 DEMO = ("demo",)
+#: `make test` does without, so it has a file of its own.
+HOSTS = "hosts"
+MADE = "# Made from pyproject.toml by `make requirements`.\n"
 
 
 def requirements() -> str:
@@ -18,13 +23,20 @@ def requirements() -> str:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project, groups = declared["project"], declared["dependency-groups"]
     extras = project["optional-dependencies"]
-    parts = ["# Made from pyproject.toml by `make requirements`.\n"]
+    parts = [MADE]
     parts.append(_part("The app", project["dependencies"]))
     parts += [_part(f"The extra {name}", extras[name]) for name in extras]
     parts += [_part(f"The group {name}", groups[name]) for name in DEMO]
     parts.append("# Only for the tests and tools from here on: `make demo` does without.\n")
-    parts += [_part(f"The group {name}", groups[name]) for name in groups if name not in DEMO]
+    others = [name for name in groups if name not in (*DEMO, HOSTS)]
+    parts += [_part(f"The group {name}", groups[name]) for name in others]
     return "\n".join(parts)
+
+
+def of_hosts() -> str:
+    """Return the packages that only the tests of other projects need."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    return "\n".join([MADE, _part(f"The group {HOSTS}", groups[HOSTS])])
 
 
 def _part(title: str, packages: list[str]) -> str:
@@ -32,4 +44,4 @@ def _part(title: str, packages: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    print(requirements(), end="")
+    print(of_hosts() if sys.argv[1:] == [HOSTS] else requirements(), end="")

@@ -20,7 +20,7 @@ from packaging.version import Version
 import sse_app
 from sse_app.checks.deployment import FLOORS
 
-from ..requirements import requirements
+from ..requirements import of_hosts, requirements
 from ..support.distributions import ROOT, build
 
 pytestmark = pytest.mark.project
@@ -119,6 +119,8 @@ def test_the_extras_are_what_the_requirements_have_and_the_messages_name() -> No
 
 def test_the_requirements_are_those_of_the_project() -> None:
     assert (ROOT / "requirements.txt").read_text() == requirements(), "run `make requirements`"
+    hosts = ROOT / "tests" / "hosts" / "requirements.txt"
+    assert hosts.read_text() == of_hosts(), "run `make requirements`"
 
 
 def test_no_package_with_known_holes_is_installed_with_the_app() -> None:

@@ -72,6 +72,9 @@ class Server:
     """A real server process on a listening socket that the test made, so no port is guessed."""
 
     module: ClassVar[str]
+    application: ClassVar[str] = "project.asgi:application"
+    #: The folder with `manage.py`.
+    root: Path = ROOT
 
     def __init__(
         self,
@@ -105,13 +108,13 @@ class Server:
 
     def command(self) -> list[str]:
         command = [sys.executable, "-m", self.module, *self.options, *self.where()]
-        return [*command, "project.asgi:application"]
+        return [*command, self.application]
 
     def start(self) -> Self:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
-                cwd=ROOT,
+                cwd=self.root,
                 env=self.environment,
                 pass_fds=[self.socket.fileno()],
                 stdout=log,
@@ -175,7 +178,7 @@ class Server:
         """As `manage()`, whatever comes of it."""
         return subprocess.run(
             [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
+            cwd=self.root,
             env=self.environment,
             input=stdin,
             capture_output=True,
