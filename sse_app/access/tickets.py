@@ -44,7 +44,8 @@ def issue_ticket(user: Any, groups: Collection[str]) -> str:
             "in a list, for example ['orders']."
         )
     reader = owner_of(active_or_anonymous(user))
-    if reader is None or reader.is_authenticated is not user.is_authenticated:
+    signed_in = getattr(user, "is_authenticated", None)
+    if reader is None or reader.is_authenticated is not signed_in:
         raise ValueError(f"issue_ticket() got {user!r}: it is not an active user with a row.")
     grant = Grant.to(reader, groups).sign()
     seal = seal_of(reader) if reader.is_authenticated else ""
