@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,16 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         settings()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="sse_app.E001")]
-    return [*_values(), *_retention(), *_layer(), *_log(), *_policies(), *_edge(), *_asgi()]
+    return [
+        *_values(),
+        *_retention(),
+        *_layer(),
+        *_log(),
+        *_policies(),
+        *_tenants(),
+        *_edge(),
+        *_asgi(),
+    ]
 
 
 def _values() -> Iterator[CheckMessage]:
@@ -156,12 +165,40 @@ def _policies() -> Iterator[CheckMessage]:
     for read in (
         partial(authorization.policy, "MAY_LISTEN"),
         partial(authorization.policy, "MAY_SPEAK"),
+        partial(authorization.policy, "NAMESPACE"),
+        partial(authorization.policy, "STREAM_CONTEXT"),
         authenticators.authenticators,
     ):
         try:
             read()
         except ImproperlyConfigured as error:
             yield Error(str(error), id="sse_app.E006")
+
+
+def _tenants() -> Iterator[CheckMessage]:
+    engines = [str(database.get("ENGINE")) for database in django_settings.DATABASES.values()]
+    if not any(engine.startswith("django_tenants") for engine in engines):
+        return
+    if settings().NAMESPACE is None or settings().STREAM_CONTEXT is None:
+        yield Error(
+            "The project has django-tenants, but not both of SSE_APP['NAMESPACE'] and "
+            "SSE_APP['STREAM_CONTEXT']: one tenant would read what another one publishes.",
+            hint="docs/integrations.md has both functions.",
+            id="sse_app.E014",
+        )
+    types = getattr(django_settings, "TENANT_TYPES", {})
+    own = [apps for name, of in types.items() if name != "public" for apps in of.get("APPS", ())]
+    if any(str(app).split(".")[0] == "sse_app" for app in [*_listed("TENANT_APPS"), *own]):
+        yield Error(
+            "TENANT_APPS has sse_app: each tenant would have an event log that no stream reads.",
+            hint="List sse_app in SHARED_APPS only.",
+            id="sse_app.E014",
+        )
+
+
+def _listed(name: str) -> Sequence[object]:
+    found: Sequence[object] = getattr(django_settings, name, ())
+    return found
 
 
 def _edge() -> Iterator[CheckMessage]:
