@@ -75,10 +75,10 @@ class Access:
 
     `granted` are the groups of signed pages: the policy is asked for them only once the user's
     rights have changed. `fingerprint` is the user's fingerprint at the decision. `session_key` is
-    the session's name, see `sessions.name_of()`. `session_moves`: Django will move the session to
-    another key, so the end of the session does not mean that the user has signed out. `again` asks
-    whether the request's own credentials still sign the user in; None without such credentials.
-    `context` is that of the stream.
+    the session's name, see `sessions.name_of()`, or a token's, see `tokens.token_key()`.
+    `session_moves`: Django will move the session to another key, so the end of the session does not
+    mean that the user has signed out. `again` asks whether the request's own credentials still sign
+    the user in; None without such credentials. `context` is that of the stream.
     """
 
     user: Any
@@ -314,7 +314,8 @@ def _admit_program(request: ASGIRequest, token: AccessToken, groups: tuple[str, 
         live = await alive_token(number)
         return live is not None and all(live.may_listen(group) for group in groups)
 
-    access = Access(request.user, groups, policy, token_key=token_key(token))
+    key = token_key(token)
+    access = Access(request.user, groups, policy, session_key=key, token_key=key)
     access.until, access.fingerprint = token.expires_at.timestamp(), token_fingerprint(token)
     return access
 
@@ -348,7 +349,10 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     ticket, fingerprint = found
     request.user = ticket.user or AnonymousUser()
     request.session = SessionBase()
-    grant = Grant.read(ticket.grant) if ticket.grant else None
+    try:
+        grant = Grant.read(ticket.grant) if ticket.grant else None
+    except BadGrant as error:  # SECRET_KEY was changed meanwhile.
+        raise Expired("expired") from error
     groups = tuple(dict.fromkeys([*ticket.groups, *(grant.groups if grant else ())]))
     access = Access(request.user, groups, policy)
     access.session_key, access.fingerprint = ticket.session_key, fingerprint

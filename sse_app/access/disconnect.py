@@ -169,11 +169,7 @@ def _token_deleted(sender: Any, instance: AccessToken, using: str, **kwargs: Any
 
 
 def _revocation_of(token: AccessToken, *, review: bool) -> control.Revocation:
-    key = token_key(token)
-    if token.user_id is None:
-        return control.Revocation(user=key, review=review)
-    # The streams of a user are those of the user, and have the token in place of a session.
-    return control.Revocation(session=session_digest(key), review=review)
+    return control.Revocation(session=session_digest(token_key(token)), review=review)
 
 
 def _rights_changed(

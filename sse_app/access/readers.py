@@ -21,7 +21,6 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ObjectDoesNotExist
 
 from ..delivery.streams import Stream
-from ..protocol.groups import scoped
 from ..protocol.replies import Reply
 from ..runtime.forks import at_fork
 from .admission import Access
@@ -82,10 +81,8 @@ class Reader:
 
     @property
     def revoked_by(self) -> str:
-        """The `user` of revocations of this reader: the key with the namespace of its groups."""
-        key = self.user_key
-        of_user = key and not self.access.token_key
-        return scoped(key, self.access.context.namespace) if of_user else key
+        """The `user` of revocations of this reader; see `Stream.full_user_key`."""
+        return self.stream.full_user_key
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -17,7 +17,8 @@ from django.contrib.auth import get_user_model
 from django.urls import reverse
 from django.utils import timezone
 
-from ..conf import settings, written
+from ..conf import namespace, settings, written
+from ..protocol.groups import scoped
 from ..runtime.callables import in_callers_thread
 from .authorization import active_or_anonymous
 from .grants import Grant, seal_of
@@ -126,4 +127,5 @@ def _sealed(text: str, key: bytes) -> bytes:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    # With the namespace, so that a ticket of one tenant is unknown to another one.
+    return hashlib.sha256(scoped(text, namespace()).encode("utf-8", "replace")).hexdigest()

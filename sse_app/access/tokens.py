@@ -20,8 +20,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from ..conf import written
-from ..protocol.groups import validate_pattern
+from ..conf import namespace, written
+from ..protocol.groups import scoped, validate_pattern
 from ..runtime.callables import in_callers_thread, in_thread
 from .authorization import active_or_anonymous
 from .fingerprints import Fingerprint
@@ -168,7 +168,7 @@ async def alive_token(pk: int) -> AccessToken | None:
 
 
 def token_key(token: AccessToken) -> str:
-    """Return the `user_key` of a program's stream, the name of the session of a user's stream."""
+    """Return the name that a token has in place of a session; also a program's `user_key`."""
     return f"{_KEY}{token.pk}"
 
 
@@ -212,7 +212,8 @@ def revoke_token(token: AccessToken) -> bool:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    # With the namespace, so that a token of one tenant is invalid at another one.
+    return hashlib.sha256(scoped(secret, namespace()).encode()).hexdigest()
 
 
 def _validate_name(name: Any) -> str:

@@ -163,6 +163,14 @@ class Stream(Sink):
         return self.subscription.groups
 
     @property
+    def full_user_key(self) -> str:
+        """The `user_key` with the namespace of the groups before it, empty for an anonymous reader.
+
+        Each tenant may have a user 5.
+        """
+        return self.user_key and scoped(self.user_key, namespace_of(self.asked[0]))
+
+    @property
     def bytes_sent(self) -> int:
         """How many bytes of the response body were written."""
         cohort = self.subscription.cohort
@@ -289,7 +297,7 @@ class Stream(Sink):
 
 def _opening_block(stream: Stream, start: Start) -> bytes:
     limits, kind = settings(), stream.subscription.kind
-    key = stream.user_key and scoped(stream.user_key, namespace_of(stream.asked[0]))
+    key = stream.full_user_key
     sharing = Sharing(user_digest(key), limits.HEARTBEAT, limits.MAX_GROUPS)
     return opening_block(
         [*map(own_name, kind.groups)],

@@ -125,7 +125,7 @@ def row_of(stream: Stream) -> Row:
     return {
         "id": stream.id,
         "user": stream.user.get_username() if stream.user.is_authenticated else "",
-        "user_key": stream.user_key,
+        "user_key": stream.full_user_key,
         "address": stream.address,
         "groups": list(groups),
         "events": sorted(stream.subscription.names),

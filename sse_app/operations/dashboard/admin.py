@@ -29,10 +29,11 @@ from django.views.decorators.http import require_GET, require_POST
 from ...access.authorization import has_permission, is_true, method_of
 from ...access.disconnect import disconnect, end_stream
 from ...access.posts import guard_posts
-from ...protocol.groups import validate_full
+from ...conf import namespace, within_namespace
+from ...protocol.groups import namespace_of, own_name, validate_full
 from ...publishing.publish import publish
 from ...responses import EventStreamResponse
-from ...runtime.callables import in_thread
+from ...runtime.callables import in_callers_thread, in_thread
 from ..models import ServerProcess
 from . import history as group_history
 from . import poller
@@ -134,6 +135,8 @@ class LiveStreamsAdmin(admin.ModelAdmin):
 
     async def feed(self, request: HttpRequest) -> HttpResponseBase:
         """Stream the data of the dashboard. Answer 403, no redirect, if it is not permitted."""
+        if await in_callers_thread(namespace):
+            raise Http404  # See `refuse_tenants()`.
         if not await in_thread(self._permits, request):
             return HttpResponse(_("Not permitted."), status=403, content_type="text/plain")
         return EventStreamResponse(feed(request, self._permits))
@@ -160,7 +163,8 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         return JsonResponse({"said": _("The stream %s was ended.") % id})
 
     def _end_user(self, request: HttpRequest, key: str) -> HttpResponse:
-        disconnect(user=key)
+        with within_namespace(namespace_of(key)):
+            disconnect(user=own_name(key))
         who = _name_of(key)
         log_act(
             request,
@@ -192,7 +196,8 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         target, error = request.POST.get("target", group).strip(), ""
         if request.method == "POST":
             try:
-                publish(target, event.name, event.data)
+                with within_namespace(namespace_of(target)):
+                    publish(target, event.name, event.data)
             except ValueError as invalid:
                 error = str(invalid)
             else:
