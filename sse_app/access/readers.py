@@ -20,7 +20,7 @@ from typing import Final
 from django.conf import settings as django_settings
 from django.core.exceptions import ObjectDoesNotExist
 
-from ..delivery.streams import Stream
+from ..delivery.streams import Stream, full_user_key
 from ..protocol.replies import Reply
 from ..runtime.forks import at_fork
 from .admission import Access
@@ -81,8 +81,8 @@ class Reader:
 
     @property
     def revoked_by(self) -> str:
-        """The `user` of revocations of this reader; see `Stream.full_user_key`."""
-        return self.stream.full_user_key
+        """The `user` of revocations of this reader, see `full_user_key()`."""
+        return full_user_key(self.stream)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
