@@ -183,7 +183,7 @@ def _tenants() -> Iterator[CheckMessage]:
         yield Error(
             "The project has django-tenants, but not both of SSE_APP['NAMESPACE'] and "
             "SSE_APP['STREAM_CONTEXT']: one tenant would read what another one publishes.",
-            hint="docs/integrations.md has both functions.",
+            hint="See docs/access/tenants.md, which has both functions.",
             id="sse_app.E014",
         )
     types = getattr(django_settings, "TENANT_TYPES", {})

@@ -10,6 +10,7 @@ from typing import Any, Self
 import httpx
 import pytest
 
+from ..support.documented import blocks
 from ..support.patience import PATIENCE
 from ..support.servers import empty_database, eventually
 from .projects import Host, Listener, Visitor
@@ -71,27 +72,8 @@ SSE_APP |= {
     "RETAIN": {"kept": 1},
 }
 """
-TENANTS = """
-from django.db import connection
-from django.shortcuts import get_object_or_404
-from django_tenants.utils import (
-    get_public_schema_name,
-    get_tenant_domain_model,
-    remove_www,
-    tenant_context,
-)
-
-
-def namespace():
-    name = connection.schema_name
-    return "" if name == get_public_schema_name() else name
-
-
-def of_request(request):
-    hostname = remove_www(request.get_host().split(":")[0])
-    domains = get_tenant_domain_model().objects.select_related("tenant")
-    return tenant_context(get_object_or_404(domains, domain=hostname).tenant)
-"""
+#: The code of the page on tenants.
+TENANTS = next(block.code for block in blocks("python") if "tenant_context" in block.code)
 CUSTOMERS = """
 from django.db import models
 from django_tenants.models import DomainMixin, TenantMixin
