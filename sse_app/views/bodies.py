@@ -101,10 +101,10 @@ def posted_by_pages(view: Callable[..., HttpResponse]) -> Callable[..., HttpResp
 
 
 def _signs_in(request: HttpRequest) -> bool:
-    """Whether `AUTHENTICATE` has set the user, by credentials that no browser adds by itself.
+    """Whether the user was set by credentials that no page of another site can have sent.
 
-    Cookies are such as a browser adds: with them, only a request with an `Authorization` header
-    needs no CSRF token.
+    A browser adds cookies by itself, so with cookies the credentials must be in the header
+    `Authorization`. It may add a `Basic` one, but asks before another site's page may send JSON.
     """
     try:
         signed_in = authenticators.sign_in(request)
