@@ -81,7 +81,7 @@ def authenticators() -> Collection[Authenticator]:
     """
     paths = settings().AUTHENTICATE
     paths = [paths] if isinstance(paths, str) else paths
-    if not isinstance(paths, Sequence):
+    if not isinstance(paths, Sequence) or not all(isinstance(path, str) for path in paths):
         raise ImproperlyConfigured(
             f"SSE_APP['AUTHENTICATE'] is {paths!r}; it must be a dotted path or a list of them, "
             "for example ['rest_framework.authentication.TokenAuthentication']."

@@ -44,8 +44,8 @@ def surrounded(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` for a call in a thread, within the manager of the caller's context.
 
     Without a manager this is `function` itself. With one, an async function becomes a sync one,
-    which runs it to its end in the thread: on the event loop, managers that set the state of a
-    thread would mix the streams.
+    which waits for its end in the thread: so Django's async database calls in it run in the thread,
+    and a manager that sets the schema of the thread's connection holds for them.
     """
     manager = _manager.get()
     if manager is None:
