@@ -22,12 +22,12 @@ from django.http import HttpRequest
 from django.views.decorators.debug import sensitive_variables
 
 from ..conf import settings
-from ..runtime.callables import call, in_thread, in_transaction
+from ..runtime.callables import call, in_thread
 from ..runtime.rare_logs import RareLog
 from ..runtime.surroundings import surrounded
 from ..runtime.telemetry import log_fields
 from ..runtime.threads import STORE, Threads
-from .authorization import imported
+from .authorization import imported, needs_callers_thread
 from .refusals import Refused
 from .tokens import bearer_of, verify_token, visitor_of_token
 from .visitors import Visitor, visitor_of
@@ -116,8 +116,7 @@ def sign_in(request: HttpRequest) -> bool:
     """
     visitor = _by_token(request)
     if visitor is None and bearer_of(request) is None:
-        # Within a transaction the authenticator must see its rows, and not wait for its locks.
-        found = async_to_sync(authenticate)(request, own_threads=not in_transaction())
+        found = async_to_sync(authenticate)(request, own_threads=not needs_callers_thread())
         visitor = None if found is None else found.visitor
     if visitor is None:
         return False

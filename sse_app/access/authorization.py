@@ -177,8 +177,16 @@ def may_listen_from_sync(user: Any, groups: Iterable[str], request: HttpRequest)
 
 
 def _from_sync(asked: Callable[..., Awaitable[bool]], *args: Any) -> bool:
-    # Within a transaction the policy must see its rows, and must not wait for its locks.
-    return async_to_sync(asked)(*args, own_threads=not in_transaction())
+    return async_to_sync(asked)(*args, own_threads=not needs_callers_thread())
+
+
+def needs_callers_thread() -> bool:
+    """Whether a view's policy or authenticator must run in the thread of the view.
+
+    Within a transaction it must see the rows, and must not wait for the locks. With
+    `STREAM_CONTEXT` a middleware may have set the tenant of the thread.
+    """
+    return in_transaction() or settings().STREAM_CONTEXT is not None
 
 
 def is_granted(user: Any, groups: Iterable[str]) -> bool:

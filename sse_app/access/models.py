@@ -1,7 +1,8 @@
 """The models of access tokens, tickets and revocations.
 
-Their references to users have no constraint in the database: where each tenant has users of its
-own, the users are in other schemas than these tables.
+Their references to users have no constraint in the database, and the deletion of a user deletes no
+row: where each tenant has users of its own, the users are in other schemas than these tables, and
+have the same primary keys. A row of a deleted user signs nobody in.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class AccessToken(models.Model):
     digest = models.CharField(max_length=64, unique=True, editable=False)
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
-        on_delete=models.CASCADE,
+        on_delete=models.DO_NOTHING,
         null=True,
         editable=False,
         verbose_name=_("user"),
@@ -79,7 +80,7 @@ class Ticket(models.Model):
     digest = models.CharField(max_length=64, primary_key=True)
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL,
-        on_delete=models.CASCADE,
+        on_delete=models.DO_NOTHING,
         null=True,
         related_name="+",
         db_constraint=False,

@@ -101,7 +101,8 @@ class Revalidator:
         for reader in due:
             tenants[reader.access.context.namespace].append(reader)
         # Each tenant may have users and sessions of its own, and fails alone.
-        done = [await self._round_of(tenant, found) for tenant, found in tenants.items()]
+        rounds = (self._round_of(tenant, found) for tenant, found in tenants.items())
+        done = await asyncio.gather(*rounds)
         if all(done):
             self._revoked_until = began
         return all(done)

@@ -509,9 +509,13 @@ def test_a_token_of_a_user_ends_with_the_rights_of_the_user(
 
 
 def test_the_command_makes_and_lists_the_token_of_a_user(site: Site, stranger: Visitor) -> None:
-    made = site.host.manage("sse_token", "create", "tablet", "--user", "ann", "--days", "1")
+    command = (
+        "from io import StringIO\nfrom django.core.management import CommandError, call_command\n"
+        "text = StringIO()\ntry:\n    call_command('sse_token', *{}, stdout=text, stderr=StringIO())"
+        "\nexcept CommandError as error:\n    text.write(str(error))\nresult = text.getvalue()"
+    ).format
+    made = site.run(command(["create", "tablet", "--user", "ann", "--days", "1"]))
     assert opened(stranger, site, site.own, bearer(made.strip())) == 200
-    assert "signs in the user" in site.host.manage("sse_token", "list")
-    refused = site.host.try_manage("sse_token", "create", "x", "--user", "ann", "--listen", "*")
-    assert "--user" in refused.stderr
-    assert "nobody" in site.host.try_manage("sse_token", "create", "x", "--user", "nobody").stderr
+    assert "signs in the user" in site.run(command(["list"]))
+    assert "--user" in site.run(command(["create", "x", "--user", "ann", "--listen", "*"]))
+    assert "nobody" in site.run(command(["create", "x", "--user", "nobody"]))

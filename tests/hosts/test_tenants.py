@@ -355,6 +355,31 @@ def test_a_policy_and_a_state_see_the_rows_of_the_tenant(red: Tenant, blue: Tena
                 assert state == {"group": group, "data": [group, own]}
 
 
+def test_a_view_asks_the_policy_for_the_rows_of_the_tenant(red: Tenant, blue: Tenant) -> None:
+    for tenant, own, other in ((red, "of-red", "of-blue"), (blue, "of-blue", "of-red")):
+        assert tenant.post_as_page("ticket", {"groups": [own]}).status_code == 200
+        assert tenant.post_as_page("ticket", {"groups": [other]}).status_code == 403
+
+
+def test_the_deletion_of_a_user_ends_no_token_of_another_tenant(red: Tenant, blue: Tenant) -> None:
+    make = "bob = User.objects.create(username='bob', pk=900); "
+    make += "result = issue_token(bob, name='phone', lifetime=timedelta(1))"
+    tokens = {tenant: {"Authorization": f"Bearer {tenant.run(make)}"} for tenant in (red, blue)}
+    with (
+        red.listen(f"{red.events}?group=user.900", **tokens[red]) as of_red,
+        blue.listen(f"{blue.events}?group=user.900", **tokens[blue]) as of_blue,
+    ):
+        first(of_red), first(of_blue)
+        red.run("User.objects.get(pk=900).delete()")
+        assert of_red.until("sse.close").json()["reason"] == "auth"
+        blue.run("publish('user.900', 'still')")
+        assert of_blue.until("still").name == "still"
+    for tenant, status in ((red, 403), (blue, 200)):
+        with tenant.listen(f"{tenant.events}?group=user.900", **tokens[tenant]) as stream:
+            assert stream.status == status
+    blue.run("User.objects.get(pk=900).delete()")
+
+
 def test_the_receivers_of_a_streams_signals_see_the_rows_of_the_tenant(
     red: Tenant, blue: Tenant
 ) -> None:
@@ -380,6 +405,7 @@ def test_what_one_tenant_gives_opens_nothing_at_another(red: Tenant, blue: Tenan
         ticket = red.run(make)
         with blue.stream_of(ticket) as stream:
             assert stream.next().json() == {"reason": "expired"}
+        assert red.status(ticket) == (200, "sse.open"), "it was not used up there"
     anonymous = red.run(
         "from django.contrib.auth.models import AnonymousUser\n"
         "from sse_app.access.grants import Grant\n"

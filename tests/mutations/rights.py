@@ -664,7 +664,14 @@ MUTATIONS = (
         ["hosts/test_tenants.py::test_no_tenant_gets_what_another_one_publishes_to_the_same_name"],
     ),
     Mutation(
-        "A ticket of one tenant would open a stream of another one.",
+        "A view's thread has the tenant of its request, and another thread has none.",
+        "sse_app/access/authorization.py",
+        " or settings().STREAM_CONTEXT is not None\n",
+        "\n",
+        ["hosts/test_tenants.py::test_a_view_asks_the_policy_for_the_rows_of_the_tenant"],
+    ),
+    Mutation(
+        "A ticket of one tenant would be used up at another one.",
         "sse_app/access/tickets.py",
         'hashlib.sha256(scoped(text, namespace()).encode("utf-8", "replace"))',
         'hashlib.sha256(text.encode("utf-8", "replace"))',
@@ -878,8 +885,8 @@ MUTATIONS = (
     Mutation(
         "A view's transaction has rows that no other thread sees.",
         "sse_app/access/authorization.py",
-        "    return async_to_sync(asked)(*args, own_threads=not in_transaction())\n",
-        "    return async_to_sync(asked)(*args, own_threads=True)\n",
+        "    return in_transaction() or settings()",
+        "    return settings()",
         ["access/test_slow_policies.py::test_in_a_views_transaction_a_policy_sees_its_rows"],
     ),
     Mutation(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from channels.layers import InMemoryChannelLayer
 
-from sse_app.protocol.cursors import group_hash
+from sse_app.delivery.snapshots import State, encode_state
+from sse_app.protocol.control import closing_block, opening_block, reset_block
+from sse_app.protocol.cursors import START, group_hash
+from sse_app.protocol.events import Event
 from sse_app.protocol.groups import (
     full_name,
     layer_group,
@@ -63,6 +68,23 @@ def test_another_name_is_refused(name: object, namespace: str) -> None:
 def test_what_is_no_full_name_is_no_name_inside_the_app(name: str) -> None:
     with pytest.raises(ValueError, match="Invalid group name"):
         validate_full(name)
+
+
+def test_the_wire_has_the_own_names() -> None:
+    event = Event.of("_red.orders", "told", "1")
+    assert event.encode("1.x", labelled=True).startswith(b"group: orders\n")
+    named = json.dumps(["orders"], separators=(",", ":")).encode()
+    for block in (
+        opening_block(
+            ["_red.orders"], "1.x", connection="", recovered=False, missed=0, retry=(1.0, 1.0)
+        ),
+        closing_block("auth", groups=["_red.orders"], retry=(1.0, 1.0)),
+    ):
+        assert b'"groups":' + named in block
+    assert b'"group":"orders"' in reset_block("_red.orders", "trimmed", "1.x")
+    state = State("_red.orders", START, encode_state("_red.orders", []))
+    assert state.encode("1.x", labelled=True).startswith(b"group: orders\n")
+    assert b"_red" not in state.encode("1.x", labelled=True)
 
 
 def test_keys_have_the_namespace_before_them() -> None:
