@@ -36,7 +36,6 @@ class AccessToken(models.Model):
         on_delete=models.DO_NOTHING,
         null=True,
         editable=False,
-        verbose_name=_("user"),
         related_name="+",
         db_constraint=False,
     )

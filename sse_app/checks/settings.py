@@ -17,6 +17,7 @@ from ..access import addresses, authenticators, authorization, origins
 from ..conf import channel_layer, settings, site_tag
 from ..eventlog import database, event_log, retention
 from ..presence import roster
+from ..protocol.cursors import MAX_BYTES
 from ..protocol.groups import validate_pattern
 
 
@@ -59,6 +60,13 @@ def _values() -> Iterator[CheckMessage]:
                 f"{_MOST:.0f}{', or None' if key in _OPTIONAL else ''}.",
                 id="sse_app.E003",
             )
+    most = settings().MAX_GROUPS
+    if _is_positive(most) and most > _MOST_GROUPS:
+        yield Error(
+            f"SSE_APP['MAX_GROUPS'] is {most!r}; with more than {_MOST_GROUPS} an event id may be "
+            f"longer than {MAX_BYTES} bytes, and each reconnect would be a reset.",
+            id="sse_app.E003",
+        )
     retry = settings().RETRY
     if not (
         isinstance(retry, tuple | list)
@@ -98,6 +106,9 @@ _LIMITS = (
 _OPTIONAL = {"REPLAY_EVENTS", "RETENTION_SECONDS", "CHECK_INTERVAL", *_LIMITS}
 #: A hundred years in seconds. Dates and the integers of databases overflow at larger numbers.
 _MOST = retention.MOST_SECONDS
+#: So many groups fit into an id, each with 8 characters of its hash and of its epoch, at most 18
+#: digits, a mark of 4, and 3 separators.
+_MOST_GROUPS = MAX_BYTES // (8 + 8 + 18 + 4 + 3)
 _POSITIVE = (
     *_LIMITS,
     "POLICY_SECONDS",

@@ -110,6 +110,7 @@ def test_a_setting_that_is_no_dict_is_an_error() -> None:
         ({"MAY_LISTEN": "nowhere.policy"}, "E006", "'nowhere.policy'"),
         ({"MAY_SPEAK": f"{__name__}.not_callable"}, "E006", "not_callable"),
         ({"MAY_LISTEN": found}, "E006", "found"),
+        ({"MAX_GROUPS": 25}, "E003", "25"),
         ({"AUTHENTICATE": "nowhere.user"}, "E006", "'nowhere.user'"),
         ({"AUTHENTICATE": [["nowhere.user"]]}, "E006", "[['nowhere.user']]"),
         ({"AUTHENTICATE": {}}, "E006", "{}"),

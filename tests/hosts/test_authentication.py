@@ -511,8 +511,9 @@ def test_a_token_of_a_user_ends_with_the_rights_of_the_user(
 def test_the_command_makes_and_lists_the_token_of_a_user(site: Site, stranger: Visitor) -> None:
     command = (
         "from io import StringIO\nfrom django.core.management import CommandError, call_command\n"
-        "text = StringIO()\ntry:\n    call_command('sse_token', *{}, stdout=text, stderr=StringIO())"
-        "\nexcept CommandError as error:\n    text.write(str(error))\nresult = text.getvalue()"
+        "text = StringIO()\n"
+        "try:\n    call_command('sse_token', *{}, stdout=text, stderr=StringIO())\n"
+        "except CommandError as error:\n    text.write(str(error))\nresult = text.getvalue()"
     ).format
     made = site.run(command(["create", "tablet", "--user", "ann", "--days", "1"]))
     assert opened(stranger, site, site.own, bearer(made.strip())) == 200
