@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import presence
     from .access.disconnect import adisconnect, disconnect
+    from .access.tickets import aissue_ticket, issue_ticket
+    from .access.tokens import aissue_token, arevoke_tokens, issue_token, revoke_tokens
     from .delivery.snapshots import snapshot
     from .delivery.subscriber import ContinuityLost, subscribe
     from .protocol.events import Event
@@ -23,13 +25,18 @@ __all__ = [
     "Event",
     "acursor",
     "adisconnect",
+    "aissue_ticket",
+    "aissue_token",
     "apublish",
     "apublish_many",
     "apublish_template",
     "areply",
+    "arevoke_tokens",
     "cursor",
     "disconnect",
     "group_name",
+    "issue_ticket",
+    "issue_token",
     "off",
     "on",
     "presence",
@@ -38,6 +45,7 @@ __all__ = [
     "publish_many",
     "publish_template",
     "reply",
+    "revoke_tokens",
     "snapshot",
     "subscribe",
 ]
@@ -47,13 +55,18 @@ _MODULES = {
     "Event": "protocol.events",
     "acursor": "publishing.page_cursor",
     "adisconnect": "access.disconnect",
+    "aissue_ticket": "access.tickets",
+    "aissue_token": "access.tokens",
     "apublish": "publishing.publish",
     "apublish_many": "publishing.publish",
     "apublish_template": "publishing.fragments",
     "areply": "publishing.inbox",
+    "arevoke_tokens": "access.tokens",
     "cursor": "publishing.page_cursor",
     "disconnect": "access.disconnect",
     "group_name": "protocol.groups",
+    "issue_ticket": "access.tickets",
+    "issue_token": "access.tokens",
     "off": "publishing.inbox",
     "on": "publishing.inbox",
     "progress": "publishing.progress",
@@ -61,6 +74,7 @@ _MODULES = {
     "publish_many": "publishing.publish",
     "publish_template": "publishing.fragments",
     "reply": "publishing.inbox",
+    "revoke_tokens": "access.tokens",
     "snapshot": "delivery.snapshots",
     "subscribe": "delivery.subscriber",
 }

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -21,6 +23,7 @@ from django.core.signals import setting_changed
 from django.db import router
 from django.dispatch import receiver
 from django.utils.crypto import salted_hmac
+from django.utils.module_loading import import_string
 
 if TYPE_CHECKING:
     from django.db.models import Model, QuerySet
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 #: At most 10 characters: Channels allows 99 for the name of a layer group, and a group has 80.
 #: No dot: the tag `a.b` with the group `c` must differ from the tag `a` with the group `b.c`.
 _TAG: Final = re.compile(r"[A-Za-z0-9_-]{1,10}\Z", re.ASCII)
+#: Short, since a group's full name, namespace included, has at most 80 characters. No dot, which
+#: ends the namespace in the full name.
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9_-]{1,30}\Z", re.ASCII)
+_entered: Final = ContextVar[str | None]("sse_app.namespace", default=None)
 #: The settings on which the site tag depends.
 TAG_SETTINGS: Final = frozenset({"SSE_APP", "SECRET_KEY", "SECRET_KEY_FALLBACKS"})
 
@@ -44,6 +51,9 @@ class Settings:
     PUBLIC_GROUPS: Sequence[str] = ()
     MAY_LISTEN: str | None = None
     MAY_SPEAK: str | None = None
+    NAMESPACE: str | None = None
+    STREAM_CONTEXT: str | None = None
+    AUTHENTICATE: str | Sequence[str] = ()
     POLICY_SECONDS: float = 10.0
     GRANT_AGE: float = 24 * 3600.0
     ALLOWED_ORIGINS: Sequence[str] = ()
@@ -120,6 +130,42 @@ def site_tag() -> str:
             "'-', for example 'shop', or None for a digest of the secret key."
         )
     return tag
+
+
+def namespace() -> str:
+    """Return the namespace of the groups that the caller names: the tenant, "" without tenants.
+
+    That of the stream that is being served, else the answer of the function `NAMESPACE`. Raises
+    `ImproperlyConfigured` for an invalid answer, and the errors of importing and calling it.
+    """
+    entered = _entered.get()
+    if entered is not None:
+        return entered
+    path = settings().NAMESPACE
+    if path is None:
+        return ""
+    name: object = import_string(path)()
+    if isinstance(name, str) and (not name or _NAMESPACE.match(name)):
+        return name
+    raise ImproperlyConfigured(
+        f"SSE_APP['NAMESPACE'], {path!r}, returned {name!r}; it must return 1 to 30 ASCII letters, "
+        "digits, '_' and '-', for example 'red', or '' for what belongs to no tenant."
+    )
+
+
+def enter_namespace(name: str) -> None:
+    """From now on, in this context, `namespace()` returns `name`."""
+    _entered.set(name)
+
+
+@contextmanager
+def within_namespace(name: str) -> Iterator[None]:
+    """Within the block, `namespace()` returns `name`."""
+    token = _entered.set(name)
+    try:
+        yield
+    finally:
+        _entered.reset(token)
 
 
 def channel_layer() -> Any:

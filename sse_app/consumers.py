@@ -34,7 +34,7 @@ from .delivery.transports.asgi import AsgiTransport, Receive, Send, Transport
 from .delivery.transports.daphne import DaphneTransport
 from .protocol.control import busy_block, closing_block
 from .protocol.cursors import Position
-from .protocol.groups import validate_group
+from .protocol.groups import own_name, validate_group
 from .protocol.headers import CONTENT_TYPE, NO_CACHE
 from .runtime.rare_logs import RareLog
 from .runtime.telemetry import COUNTS, count, log_fields
@@ -96,7 +96,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
         except Refused as refused:
             if refused.status >= 400:
                 count(COUNTS.refused, str(refused.status))
-            await self._answer(refused.status, str(refused))
+            await self._answer(refused)
         except (LimitReached, Busy, Expired) as error:
             count(COUNTS.refused, str(error))
             reason = str(error)
@@ -178,6 +178,7 @@ class EventStreamConsumer(AsyncHttpConsumer):
             by_ticket = "ticket" in request.GET and not self.fixed_groups
             request.session = SessionBase() if by_ticket else session_of(request)
         request.user = user
+        groups = [*map(own_name, groups)]
         if not self._has_own_policy and (
             self.fixed_groups or authorization.is_granted(user, groups)
         ):
@@ -246,8 +247,10 @@ class EventStreamConsumer(AsyncHttpConsumer):
     def _headers(self) -> list[tuple[bytes, bytes]]:
         return [*HEADERS, *cors_headers(self.scope)]
 
-    async def _answer(self, status: int, text: str) -> None:
+    async def _answer(self, refused: Refused) -> None:
+        status, text = refused.status, str(refused)
         headers = list(HEADERS[1:])
+        headers += [(name.encode(), value.encode()) for name, value in refused.headers.items()]
         if status == 200:
             headers.insert(0, HEADERS[0])
         elif text:

@@ -53,7 +53,8 @@ class EventStreamResponse(StreamingHttpResponse):
     reason "end" and does not reconnect for an hour. An exception in the iterable is logged, since
     the response has started; the client gets the reason "error" and reconnects soon, with the last
     id. When the client disconnects, the pending `__anext__()` is cancelled immediately and the
-    iterable is closed.
+    iterable is closed. One task iterates and closes it, so `async with asyncio.timeout(…)` and the
+    like may surround a `yield`. An item is read once the one before it has been sent.
 
     Raises `TypeError` for a callable without a request, and for `events` that is not iterable.
     """
@@ -97,40 +98,68 @@ def _last_id(request: HttpRequest) -> str:
 
 
 async def _blocks(events: AsyncIterable[Any]) -> AsyncIterator[bytes]:
-    iterator = aiter(events)
-    pending: asyncio.Future[Any] | None = None
+    wanted = asyncio.Queue[asyncio.Future[Any]]()
+    task = asyncio.create_task(_iterate(aiter(events), wanted))
     # A browser keeps the `retry:` of an hour that an earlier `sse.close` set: set it back.
     id, retry = "", _retry()
     try:
         while True:
-            pending = pending or asyncio.ensure_future(_next(iterator))
-            done, _ = await asyncio.wait([pending], timeout=settings().HEARTBEAT)
-            if not done:
+            slot = asyncio.get_running_loop().create_future()
+            wanted.put_nowait(slot)
+            while not await _done(slot, task):
                 yield HEARTBEAT
-                continue
-            item = pending.result()
-            pending = None
+            if not slot.done():
+                task.result()  # Raises the iterable's error.
+                yield closing_block("end", id, retry=settings().RETRY)
+                break
+            item = slot.result()
             if isinstance(item, Close):
                 yield closing_block(item.reason, id, retry=settings().RETRY)
                 break
             name, data, own = _parts(item)
             yield encode_control(name, data, id=own, retry=retry)
             id, retry = own or id, None
-    except StopAsyncIteration:
-        yield closing_block("end", id, retry=settings().RETRY)
     except Exception:
         logger.exception(
             "An event stream's iterable failed; the stream ends here.", extra=log_fields()
         )
         yield closing_block("error", id, retry=settings().RETRY)
     finally:
-        if pending is not None:
-            pending.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await pending
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def _iterate(
+    iterator: AsyncIterator[Any], wanted: asyncio.Queue[asyncio.Future[Any]]
+) -> None:
+    """Put one item into each future of `wanted`, then close the iterator.
+
+    All in one task: `asyncio.timeout()`, a `TaskGroup` or a context variable around a `yield` of
+    the iterable must be left in the task in which it was entered.
+    """
+    try:
+        with contained():
+            while True:
+                slot = await wanted.get()
+                item = await anext(iterator)
+                if slot.done():
+                    return  # The reader has left, and the iterable went on after a cancellation.
+                slot.set_result(item)
+    except StopAsyncIteration:
+        pass
+    finally:
         close = getattr(iterator, "aclose", None)
         if close is not None:
             await close()
+
+
+async def _done(*futures: asyncio.Future[Any]) -> bool:
+    """Whether one of `futures` is done before a heartbeat is due."""
+    done, _ = await asyncio.wait(
+        futures, timeout=settings().HEARTBEAT, return_when=asyncio.FIRST_COMPLETED
+    )
+    return bool(done)
 
 
 def _retry() -> float | None:
@@ -140,11 +169,6 @@ def _retry() -> float | None:
 async def _nothing() -> AsyncIterator[Any]:
     return
     yield  # Makes this function a generator.
-
-
-async def _next(iterator: AsyncIterator[Any]) -> Any:
-    with contained():
-        return await anext(iterator)
 
 
 def _parts(item: Any) -> tuple[str, str, str]:

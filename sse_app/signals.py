@@ -21,7 +21,9 @@ from typing import Any, Final
 from django import dispatch
 
 from .conf import settings
+from .runtime import surroundings
 from .runtime.callables import contained, containing, containing_async, in_thread
+from .runtime.surroundings import surrounded
 from .runtime.telemetry import log_fields
 from .runtime.threads import Threads
 
@@ -96,12 +98,14 @@ class Signal(dispatch.Signal):
 
 
 async def _await(receiver: Callable[..., Awaitable[Any]], **named: Any) -> Any:
+    if surroundings.are_set():
+        return await _call_in_thread(receiver, **named)
     with contained():
         return await receiver(**named)
 
 
 async def _call_in_thread(receiver: Callable[..., Any], **named: Any) -> Any:
-    work = partial(receiver, **named)
+    work = surrounded(partial(receiver, **named))
     return await in_thread(work, threads=_threads, seconds=settings().POLICY_SECONDS)
 
 

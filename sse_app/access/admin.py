@@ -20,7 +20,7 @@ from .tokens import revoke_token
 class AccessTokenAdmin(admin.ModelAdmin):
     """Look at tokens, revoke and delete them; only `manage.py sse_token` makes one."""
 
-    list_display = ["name", "listens", "publishes", "sends", "expires_at", "revoked_at"]
+    list_display = ["name", "signs_in", "listens", "publishes", "sends", "expires_at", "revoked_at"]
     list_filter = ["expires_at", "revoked_at"]
     search_fields = ["name"]
     fields = [
@@ -29,6 +29,11 @@ class AccessTokenAdmin(admin.ModelAdmin):
     ]
     readonly_fields = ["created_at"]
     actions = ["revoke_selected"]
+
+    @admin.display(description=_("signs in the user"))
+    def signs_in(self, obj: AccessToken) -> str:
+        """Return the primary key of the user whose rights the token has."""
+        return "–" if obj.user_id is None else str(obj.user_id)
 
     @admin.display(description=_("may listen to"))
     def listens(self, obj: AccessToken) -> str:

@@ -10,6 +10,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 from typing import Any, Final, TypeVar
 
 from django.conf import settings as django_settings
@@ -19,21 +21,32 @@ from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
 
-from ..conf import settings, written
+from ..conf import namespace, settings, written
 from ..protocol.events import validate_name
-from ..protocol.groups import validate_group
+from ..protocol.groups import full_name, own_name
+from ..runtime import surroundings
 from ..runtime.batches import Batches
 from ..runtime.callables import in_thread
+from ..runtime.surroundings import surrounded
 from ..runtime.telemetry import log_fields
 from ..runtime.threads import STORE, WRITES, is_serving
+from .authenticators import AuthenticatorFailed, authenticate
 from .authorization import PolicyFailed
 from .fingerprints import Fingerprint
 from .grants import BadGrant, Grant, has_seal, revoked_grants
-from .models import Ticket
+from .models import AccessToken, Ticket
 from .refusals import Refused
 from .sessions import live_sessions, name_of, session_of, user_of
+from .stream_context import PLAIN, ContextFailed, StreamContext, enter_context
 from .tickets import redeem
-from .tokens import alive_token, averify_token, bearer_of, token_fingerprint, token_key
+from .tokens import (
+    alive_token,
+    averify_token,
+    bearer_of,
+    token_fingerprint,
+    token_key,
+    visitor_of_token,
+)
 from .visitors import Visitor, may_be_read_together, read_visitors, visitor_of
 
 logger = logging.getLogger("sse_app")
@@ -62,8 +75,10 @@ class Access:
 
     `granted` are the groups of signed pages: the policy is asked for them only once the user's
     rights have changed. `fingerprint` is the user's fingerprint at the decision. `session_key` is
-    the session's name, see `sessions.name_of()`. `session_moves`: Django will move the session to
-    another key, so the end of the session does not mean that the user has signed out.
+    the session's name, see `sessions.name_of()`, or a token's, see `tokens.token_key()`.
+    `session_moves`: Django will move the session to another key, so the end of the session does not
+    mean that the user has signed out. `again` asks whether the request's own credentials still sign
+    the user in; None without such credentials. `context` is that of the stream.
     """
 
     user: Any
@@ -75,6 +90,8 @@ class Access:
     session_moves: bool = False
     fingerprint: Fingerprint | None = field(default=None, repr=False)
     token_key: str = ""
+    again: Callable[[], Awaitable[bool]] | None = None
+    context: StreamContext = PLAIN
 
     @property
     def user_key(self) -> str:
@@ -94,7 +111,8 @@ class Access:
 
 async def _from_store(read: Callable[[_Of], _Read], of: _Of) -> _Read:
     """Return `read(of)`, which reads the project's sessions or users, in time."""
-    return await in_thread(read, of, threads=STORE, seconds=settings().POLICY_SECONDS)
+    seconds = settings().POLICY_SECONDS
+    return await in_thread(surrounded(read), of, threads=STORE, seconds=seconds)
 
 
 def _read_user(user: Any) -> Any:
@@ -105,20 +123,33 @@ def _read_user(user: Any) -> Any:
 
 
 async def admit(request: ASGIRequest, policy: Policy, fixed: Collection[str] = ()) -> Access:
-    """Return the access of `request`; set the request's session and user.
+    """Return the access of `request`; set the request's session and user, and enter its context.
 
     `fixed` are the groups that were given to `as_asgi()`. Raises `Refused`, `Expired` or `Busy`.
     """
-    if not fixed and (bearer := bearer_of(request)) is not None:
-        return await _admit_by_token(request, bearer)
-    if not fixed and "ticket" in request.GET:
+    try:
+        context = await enter_context(request.scope)
+    except ContextFailed as error:
+        raise Busy("context") from error
+    access = await _admit(request, policy, fixed)
+    access.context = context
+    return access
+
+
+async def _admit(request: ASGIRequest, policy: Policy, fixed: Collection[str]) -> Access:
+    bearer = None if fixed else bearer_of(request)
+    if bearer is None and not fixed and "ticket" in request.GET:
         return await _admit_by_ticket(request, policy)
-    asked = tuple(fixed) or _names(request, "group", validate_group)
+    full = partial(full_name, namespace=namespace())
+    asked = tuple(map(full, fixed)) or _names(request, "group", full)
+    token = None if bearer is None else await _token(bearer)
+    if token is not None and token.user_id is None:
+        return _admit_program(request, token, asked)
     grants = [] if fixed else _grants_of(request)
     signed = (group for grant in grants for group in grant.groups)
     groups = tuple(dict.fromkeys([*asked, *signed]))
     _check_count(groups)
-    access = await _identify(request)
+    access = await (_by_token(request, token) if token else _identify(request))
     access.groups = groups
     if access.fingerprint is not None:
         access.policy = policy
@@ -177,6 +208,8 @@ def _grants_of(request: ASGIRequest) -> list[Grant]:
 
 async def _identify(request: ASGIRequest) -> Access:
     """Set the request's session and user; return the user's access, without groups."""
+    if (access := await _by_authenticator(request)) is not None:
+        return access
     request.session = session_of(request)
     request.user = AnonymousUser()
     if django_settings.SESSION_COOKIE_NAME not in request.COOKIES and "user" not in request.scope:
@@ -192,9 +225,26 @@ async def _identify(request: ASGIRequest) -> Access:
     return Access(request.user, (), session_key=key, session_moves=moves, fingerprint=fingerprint)
 
 
+async def _by_authenticator(request: ASGIRequest) -> Access | None:
+    """Return the access of the user whom `AUTHENTICATE` signs in; None if no entry answers."""
+    try:
+        found = await authenticate(request)
+    except Refused:
+        raise
+    except Exception as error:
+        if not isinstance(error, AuthenticatorFailed):  # That has been logged.
+            logger.warning("A user can't be read: %r", error, extra=log_fields(error=error))
+        raise Busy("authenticate") from error
+    if found is None:
+        return None
+    request.user, request.session = found.visitor.user, SessionBase()
+    return Access(request.user, (), fingerprint=found.visitor.fingerprint, again=found.again)
+
+
 async def _visitor(request: ASGIRequest) -> Visitor:
     # Not in a test: its transaction has one thread and a context that a batch would not have.
-    if "user" not in request.scope and is_serving() and may_be_read_together(request.session):
+    together = "user" not in request.scope and is_serving() and not surroundings.are_set()
+    if together and may_be_read_together(request.session):
         async with asyncio.timeout(settings().POLICY_SECONDS):
             visitor = await _batches.result(request.session)
         if visitor is not None:
@@ -222,7 +272,7 @@ async def _apply_grants(grants: Collection[Grant], access: Access) -> None:
         raise Refused(403, FORBIDDEN)
     if not grants:
         return
-    access.until = min(grant.expires for grant in grants)
+    access.until = min([grant.expires for grant in grants] + [access.until or inf])
     if any(grant.is_expired() for grant in grants):
         raise Expired("expired")
     try:
@@ -239,9 +289,8 @@ async def _apply_grants(grants: Collection[Grant], access: Access) -> None:
             access.granted |= frozenset(grant.groups)
 
 
-async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
-    groups = _names(request, "group", validate_group)
-    _check_count(groups)
+async def _token(text: str) -> AccessToken:
+    """Return the token with this text. Raises `Refused` or `Busy`."""
     try:
         token = await averify_token(text)
     except Exception as error:
@@ -249,7 +298,14 @@ async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
             "An access token can't be looked up: %r", error, extra=log_fields(error=error)
         )
         raise Busy("token") from error
-    if token is None or not all(token.may_listen(group) for group in groups):
+    if token is None:
+        raise Refused(403, FORBIDDEN)
+    return token
+
+
+def _admit_program(request: ASGIRequest, token: AccessToken, groups: tuple[str, ...]) -> Access:
+    _check_count(groups)
+    if not all(token.may_listen(group) for group in groups):
         raise Refused(403, FORBIDDEN)
     request.user, request.session = AnonymousUser(), SessionBase()
     number = token.pk
@@ -258,8 +314,24 @@ async def _admit_by_token(request: ASGIRequest, text: str) -> Access:
         live = await alive_token(number)
         return live is not None and all(live.may_listen(group) for group in groups)
 
-    access = Access(request.user, groups, policy, token_key=token_key(token))
+    key = token_key(token)
+    access = Access(request.user, groups, policy, session_key=key, token_key=key)
     access.until, access.fingerprint = token.expires_at.timestamp(), token_fingerprint(token)
+    return access
+
+
+async def _by_token(request: ASGIRequest, token: AccessToken) -> Access:
+    """Set the request's session and user by a user's token; see `_identify()`."""
+    try:
+        visitor = await _from_store(visitor_of_token, token)
+    except Exception as error:
+        logger.warning("A user can't be read: %r", error, extra=log_fields(error=error))
+        raise Busy("token") from error
+    if visitor is None:
+        raise Refused(403, FORBIDDEN)
+    request.user, request.session = visitor.user, SessionBase()
+    access = Access(request.user, (), session_key=token_key(token), fingerprint=visitor.fingerprint)
+    access.until = token.expires_at.timestamp()
     return access
 
 
@@ -267,7 +339,8 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     try:
         # A write, as a ticket is used once: reads of sessions and users do not wait for it.
         seconds = settings().POLICY_SECONDS
-        found = await in_thread(_redeem, request.GET["ticket"], threads=WRITES, seconds=seconds)
+        work = surrounded(_redeem)
+        found = await in_thread(work, request.GET["ticket"], threads=WRITES, seconds=seconds)
     except Exception as error:
         logger.warning("A ticket can't be looked up: %r", error, extra=log_fields(error=error))
         raise Busy("ticket") from error
@@ -276,7 +349,10 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
     ticket, fingerprint = found
     request.user = ticket.user or AnonymousUser()
     request.session = SessionBase()
-    grant = Grant.read(ticket.grant) if ticket.grant else None
+    try:
+        grant = Grant.read(ticket.grant) if ticket.grant else None
+    except BadGrant as error:  # SECRET_KEY was changed meanwhile.
+        raise Expired("expired") from error
     groups = tuple(dict.fromkeys([*ticket.groups, *(grant.groups if grant else ())]))
     access = Access(request.user, groups, policy)
     access.session_key, access.fingerprint = ticket.session_key, fingerprint
@@ -288,8 +364,10 @@ async def _admit_by_ticket(request: ASGIRequest, policy: Policy) -> Access:
 def _redeem(text: str) -> tuple[Ticket, Fingerprint | None] | None:
     """Use up a ticket; None if it is invalid, or its user logged out or has a new password."""
     ticket = redeem(text)
-    if ticket is None or ticket.user is None:
+    if ticket is None or ticket.user_id is None:
         return None if ticket is None else (ticket, None)
+    if ticket.user is None:
+        return None  # The row of the user was deleted by SQL.
     fingerprint = visitor_of(ticket.user).fingerprint
     gone = ticket.session_key and ticket.session_key not in live_sessions([ticket.session_key])
     if gone or fingerprint is None or not has_seal(ticket.user, ticket.seal):
@@ -308,7 +386,7 @@ async def _ask_policy(access: Access, policy: Policy, request: ASGIRequest) -> N
             "%s may not listen to %s: add the groups to SSE_APP['PUBLIC_GROUPS'], sign them for "
             "the page with {%% sse_url %%}, or let SSE_APP['MAY_LISTEN'] permit them.",
             access.user,
-            ", ".join(undecided),
+            ", ".join(map(own_name, undecided)),
             extra=log_fields(user=access.user_key or None, groups=undecided),
         )
         raise Refused(403, FORBIDDEN)

@@ -9,13 +9,15 @@ from functools import lru_cache
 from typing import Any, Final, cast
 
 from asgiref.sync import async_to_sync
+from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
+from django.db.models import Model
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
-from ..conf import settings
-from ..protocol.groups import group_name, matches
+from ..conf import namespace, settings
+from ..protocol.groups import group_name, matches, own_name, scoped
 from ..runtime.callables import call, in_transaction
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import log_fields
@@ -45,7 +47,7 @@ async def ask(
     minute for each policy.
     """
     seconds = settings().POLICY_SECONDS
-    user_key = str(user.pk) if user.is_authenticated else None
+    user_key = scoped(str(user.pk), namespace()) if user.is_authenticated else None
     # A policy that hangs for one user has one thread, however often the user returns.
     key = (user_key, repr(args[0])) if user_key else None
     threads = _threads[by] if own_threads else None
@@ -106,10 +108,13 @@ def active_or_anonymous(user: Any) -> Any:
     """Return `user` if the user is signed in and active, else an `AnonymousUser`.
 
     This holds even if an authentication backend such as `AllowAllUsersModelBackend` signs in
-    inactive users.
+    inactive users. A row of another model counts as anonymous, since a user of `AUTH_USER_MODEL`
+    may have the same primary key.
     """
     signed_in = getattr(user, "is_authenticated", None) is True
-    return user if signed_in and getattr(user, "is_active", True) else AnonymousUser()
+    foreign = isinstance(user, Model) and not isinstance(user, get_user_model())
+    allowed = signed_in and not foreign and getattr(user, "is_active", True)
+    return user if allowed else AnonymousUser()
 
 
 def public_patterns() -> Sequence[str]:
@@ -142,7 +147,7 @@ async def may_listen(
     `ask()`.
     """
     reader = active_or_anonymous(user)
-    for group in groups:
+    for group in map(own_name, groups):
         if _granted(reader, group):
             continue
         decide = policy("MAY_LISTEN")
@@ -176,14 +181,22 @@ def may_listen_from_sync(user: Any, groups: Iterable[str], request: HttpRequest)
 
 
 def _from_sync(asked: Callable[..., Awaitable[bool]], *args: Any) -> bool:
-    # Within a transaction the policy must see its rows, and must not wait for its locks.
-    return async_to_sync(asked)(*args, own_threads=not in_transaction())
+    return async_to_sync(asked)(*args, own_threads=not needs_callers_thread())
+
+
+def needs_callers_thread() -> bool:
+    """Whether a view's policy or authenticator must run in the thread of the view.
+
+    Within a transaction it must see the rows, and must not wait for the locks. With
+    `STREAM_CONTEXT` a middleware may have set the tenant of the thread.
+    """
+    return in_transaction() or settings().STREAM_CONTEXT is not None
 
 
 def is_granted(user: Any, groups: Iterable[str]) -> bool:
     """Whether `user` may listen to all of `groups` without a policy: see `may_listen()`."""
     reader = active_or_anonymous(user)
-    return all(_granted(reader, group) for group in groups)
+    return all(_granted(reader, own_name(group)) for group in groups)
 
 
 def _granted(user: Any, group: str) -> bool:
@@ -197,11 +210,15 @@ def policy(key: str) -> Callable[..., Any] | None:
     Raises `ImproperlyConfigured` if the policy can't be imported or called.
     """
     path = getattr(settings(), key)
-    return None if path is None else _imported(key, path)
+    return None if path is None else imported(key, path)
 
 
 @lru_cache
-def _imported(key: str, path: str) -> Callable[..., Any]:
+def imported(key: str, path: str) -> Callable[..., Any]:
+    """Return the function or class with this dotted path, which the setting `key` names.
+
+    Raises `ImproperlyConfigured` if it can't be imported or called.
+    """
     try:
         found: Any = import_string(path)
     except (ImportError, AttributeError) as error:

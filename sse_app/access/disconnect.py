@@ -19,8 +19,8 @@ from django.db import models, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.utils import timezone
 
-from ..conf import written
-from ..protocol.groups import validate_group
+from ..conf import namespace, written
+from ..protocol.groups import full_name, scoped
 from ..publishing import publish
 from ..runtime.callables import in_callers_thread
 from ..runtime.telemetry import log_fields
@@ -56,8 +56,8 @@ def disconnect(*, user: Any = None, group: str | None = None) -> None:
         raise ValueError(
             "disconnect() needs a user, a group or both: disconnect(user=request.user)."
         )
-    key = "" if user is None else _key_of(user)
-    name = "" if group is None else validate_group(group)
+    key = "" if user is None else _scoped(_key_of(user))
+    name = "" if group is None else full_name(group, namespace())
     rows = written(Revocation)
     rows.update_or_create(user=key, group=name, defaults={"at": timezone.now()})
     # From here on the other processes find the row in their next round, even if the log fails.
@@ -76,6 +76,11 @@ def _key_of(user: Any) -> str:
             "user, or the primary key. disconnect(group=…) includes anonymous users' streams."
         )
     return key
+
+
+def _scoped(key: Any) -> str:
+    # Each tenant may have a user 5.
+    return scoped(str(key), namespace())
 
 
 def end_stream(id: str) -> None:
@@ -144,24 +149,27 @@ def _user_saved(
         # Other fields are rights only if a policy reads them. A save of these costs no query: the
         # event is not stored, so a process that misses it learns of the change by `disconnect()`.
         durable = not changed.isdisjoint(RIGHTS)
-        review = control.Revocation(user=str(instance.pk), review=True)
+        review = control.Revocation(user=_scoped(instance.pk), review=True)
         _revoke_safely(review, using=using, durable=durable)
 
 
 def _user_deleted(sender: Any, instance: models.Model, using: str, **kwargs: Any) -> None:
-    _revoke_safely(control.Revocation(user=str(instance.pk)), using=using)
+    _revoke_safely(control.Revocation(user=_scoped(instance.pk)), using=using)
 
 
 def _token_saved(
     sender: Any, instance: AccessToken, created: bool, using: str, **kwargs: Any
 ) -> None:
     if not created:
-        live = instance.is_live()
-        _revoke_safely(control.Revocation(user=token_key(instance), review=live), using=using)
+        _revoke_safely(_revocation_of(instance, review=instance.is_live()), using=using)
 
 
 def _token_deleted(sender: Any, instance: AccessToken, using: str, **kwargs: Any) -> None:
-    _revoke_safely(control.Revocation(user=token_key(instance)), using=using)
+    _revoke_safely(_revocation_of(instance, review=False), using=using)
+
+
+def _revocation_of(token: AccessToken, *, review: bool) -> control.Revocation:
+    return control.Revocation(session=session_digest(token_key(token)), review=review)
 
 
 def _rights_changed(
@@ -179,7 +187,8 @@ def _rights_changed(
         users = (instance.pk,)
     elif model is not None and issubclass(model, get_user_model()) and pk_set is not None:
         users = pk_set if len(pk_set) <= MOST_NAMED else ("",)
-    revocations = (control.Revocation(user=str(user), review=True) for user in users)
+    keys = [_scoped(user) if user != "" else "" for user in users]
+    revocations = (control.Revocation(user=key, review=True) for key in keys)
     _revoke_safely(*revocations, using=kwargs.get("using"))
 
 

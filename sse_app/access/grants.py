@@ -19,8 +19,8 @@ from django.core import signing
 from django.http import HttpRequest
 from django.utils.crypto import constant_time_compare, salted_hmac
 
-from ..conf import settings, stored_time, written
-from ..protocol.groups import validate_group
+from ..conf import namespace, settings, stored_time, written
+from ..protocol.groups import full_name, own_name, scoped
 from .fingerprints import read_fingerprints
 from .models import Revocation
 
@@ -33,7 +33,9 @@ class BadGrant(ValueError):
 
 @dataclass(frozen=True)
 class Grant:
-    """`groups` for `user` (a primary key as text; empty: any user), made at Unix time `issued`.
+    """`groups` for `user` (a `user_key()`; empty: any user), made at Unix time `issued`.
+
+    The groups have their full names, see `protocol.groups`; the signed text has their own names.
 
     `seal` is a digest of the user's session auth hash at that time, `rights` one of the rights.
     """
@@ -50,26 +52,28 @@ class Grant:
 
         Reads the user's rights by one query.
         """
-        names = tuple(validate_group(group) for group in dict.fromkeys(groups))
+        names = tuple(full_name(group, namespace()) for group in dict.fromkeys(groups))
         # Only False means anonymous, since everybody can use an anonymous grant. A user made from a
         # JWT may return None for any attribute.
         if user is None or user.is_authenticated is False:
             return cls(names, "", "", "", time.time())
-        return cls(names, str(user.pk), seal_of(user), _rights_of(user), time.time())
+        return cls(names, user_key(user), seal_of(user), _rights_of(user), time.time())
 
     @classmethod
     def read(cls, text: str) -> Self:
         """Return the grant that `sign()` wrote, expired or not. Raises `BadGrant`."""
         try:
-            groups, user, seal, rights, issued = signing.Signer(salt=SALT).unsign_object(text)
+            groups, user, seal, rights, issued = _signer().unsign_object(text)
+            names = tuple(full_name(group, namespace()) for group in groups)
         except (signing.BadSignature, ValueError, TypeError) as error:
             raise BadGrant(f"Not a grant of this site: {text[:40]!r}.") from error
-        return cls(tuple(groups), user, seal, rights, issued / 1000)
+        return cls(names, user, seal, rights, issued / 1000)
 
     def sign(self) -> str:
         """Return the signed text for the URL. It is not encrypted."""
-        fields = [self.groups, self.user, self.seal, self.rights, int(self.issued * 1000)]
-        return signing.Signer(salt=SALT).sign_object(fields)
+        names = tuple(map(own_name, self.groups))  # The page's script reads them.
+        fields = [names, self.user, self.seal, self.rights, int(self.issued * 1000)]
+        return _signer().sign_object(fields)
 
     @property
     def expires(self) -> float:
@@ -93,9 +97,19 @@ class Grant:
         """Whether the grant is for any user, or for `user` with an unchanged password."""
         if not self.user:
             return True
-        if not user.is_authenticated or str(user.pk) != self.user:
+        if not user.is_authenticated or user_key(user) != self.user:
             return False
         return has_seal(user, self.seal)
+
+
+def user_key(user: Any) -> str:
+    """Return the primary key of `user` as text, with the namespace before it."""
+    return scoped(str(user.pk), namespace())
+
+
+def _signer() -> signing.Signer:
+    # A grant of one tenant is no grant in another one.
+    return signing.Signer(salt=scoped(SALT, namespace()))
 
 
 def seal_of(user: Any) -> str:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from ..conf import settings
+from ..conf import namespace, settings
+from ..protocol.groups import scoped
 from ..runtime.forks import at_fork
 from .addresses import Address
 from .limits_redis import SharedCounts, shared_counts
@@ -97,7 +98,7 @@ class Slots:
         """Take a slot of `user` if the user is signed in. Raises `LimitReached`."""
         most = settings().STREAMS_PER_USER
         if most is not None and user is not None and user.is_authenticated:
-            await self.add([Limit("user", f"user:{user.pk}", most)])
+            await self.add([Limit("user", f"user:{scoped(str(user.pk), namespace())}", most)])
 
     async def add(self, limits: list[Limit]) -> None:
         """Take a slot under each limit; or release all slots and raise `LimitReached`."""

@@ -1,4 +1,9 @@
-"""The models of access tokens, tickets and revocations."""
+"""The models of access tokens, tickets and revocations.
+
+Their references to users have no constraint in the database, and the deletion of a user deletes no
+row: where each tenant has users of its own, the users are in other schemas than these tables, and
+have the same primary keys. A row of a deleted user signs nobody in.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,12 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from ..protocol.groups import matches
+from ..protocol.groups import fits
 
 
 def _permits(patterns: object, name: str) -> bool:
     # Each character of a string would be a pattern, and one of them may be "*".
-    return isinstance(patterns, list) and matches(name, map(str, patterns))
+    return isinstance(patterns, list) and fits(name, map(str, patterns))
 
 
 class AccessToken(models.Model):
@@ -20,11 +25,21 @@ class AccessToken(models.Model):
 
     `listen`, `publish` and `events` are lists of patterns: the groups that the program may read,
     the groups it may publish to, and the event names it may publish there. `metrics`: whether it
-    may read the metrics.
+    may read the metrics. The token of a `user` has the rights of that user and no others; `seal` is
+    a digest of the user's session auth hash.
     """
 
     name = models.CharField(_("name"), max_length=100)
     digest = models.CharField(max_length=64, unique=True, editable=False)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        editable=False,
+        related_name="+",
+        db_constraint=False,
+    )
+    seal = models.CharField(max_length=20, blank=True, editable=False, db_default="")
     listen = models.JSONField(_("may listen to"), default=list, blank=True)
     publish = models.JSONField(_("may publish to"), default=list, blank=True)
     events = models.JSONField(_("may publish events"), default=list, blank=True)
@@ -63,7 +78,11 @@ class Ticket(models.Model):
 
     digest = models.CharField(max_length=64, primary_key=True)
     user = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+"
+        settings.AUTH_USER_MODEL,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        related_name="+",
+        db_constraint=False,
     )
     session_key = models.TextField(blank=True)
     seal = models.CharField(max_length=20, blank=True)

@@ -20,7 +20,7 @@ from typing import Final
 from django.conf import settings as django_settings
 from django.core.exceptions import ObjectDoesNotExist
 
-from ..delivery.streams import Stream
+from ..delivery.streams import Stream, full_user_key
 from ..protocol.replies import Reply
 from ..runtime.forks import at_fork
 from .admission import Access
@@ -80,6 +80,11 @@ class Reader:
         return self.stream.user_key
 
     @property
+    def revoked_by(self) -> str:
+        """The `user` of revocations of this reader, see `full_user_key()`."""
+        return full_user_key(self.stream)
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop that serves the stream."""
         return self.stream.hub.loop
@@ -93,7 +98,7 @@ class Reader:
         """Whether `revocation` concerns this reader."""
         if revocation.stream and revocation.stream != self.id:
             return False
-        if revocation.user and revocation.user != self.user_key:
+        if revocation.user and revocation.user != self.revoked_by:
             return False
         if revocation.session and revocation.session != self.session_digest:
             return False
@@ -130,8 +135,8 @@ class Reader:
             self._hold()
 
     def is_unchanged(self, fingerprint: Fingerprint | None) -> bool:
-        """Whether no group was revoked and the policy need not be asked again."""
-        in_doubt = self.user_key and (self._signalled or self._lag_ends_at)
+        """Whether no group was revoked, and nobody need be asked again, the policy for example."""
+        in_doubt = self.user_key and (self._signalled or self._lag_ends_at or self.access.again)
         return fingerprint == self.access.fingerprint and not (self._revoked or in_doubt)
 
     def _hold(self) -> None:
@@ -279,7 +284,7 @@ def leave(reader: Reader) -> None:
 def _indexed(reader: Reader) -> Iterator[tuple[Index[Reader], str]]:
     """Yield each index that has `reader`, with its key there."""
     if reader.user_key:
-        yield _by_user, reader.user_key
+        yield _by_user, reader.revoked_by
     if reader.session_digest:
         yield _by_session, reader.session_digest
     for group in reader.stream.asked:  # The stream may have lost some of them.

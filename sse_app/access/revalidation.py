@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from functools import partial
 from typing import Final
@@ -21,7 +21,9 @@ from ..conf import settings, stored_time, written
 from ..runtime.callables import contained, in_thread
 from ..runtime.rare_logs import RareLog
 from ..runtime.services import spawn
+from ..runtime.surroundings import surrounded
 from ..runtime.telemetry import log_fields
+from .authenticators import AuthenticatorFailed
 from .authorization import PolicyFailed
 from .fingerprints import Fingerprint, read_fingerprints
 from .models import Revocation as RevocationRow
@@ -52,9 +54,10 @@ class Revalidator:
         self._wake = asyncio.Event()
         #: The readers that are checked now.
         self._checking: dict[Reader, asyncio.Task[bool]] = {}
-        #: By the class of the consumer, which asks the policy.
+        #: By the class of the consumer, which asks the policy, and for authenticators.
         self._asking = defaultdict[object, asyncio.Semaphore](partial(asyncio.Semaphore, AT_ONCE))
-        self._failures = 0
+        #: By tenant, how many rounds in a row have failed.
+        self._failures = Counter[str]()
         self._due = time.monotonic()
         self._revoked_until = time.time()
 
@@ -92,26 +95,38 @@ class Revalidator:
     async def round(self, due: Collection[Reader]) -> bool:
         """Check the readers in `due`, in tasks if that may take time. Return False if it failed."""
         due = [reader for reader in due if reader not in self._checking]
-        known = [reader for reader in due if reader.user_key]
         began = time.time()
+        tenants = defaultdict[str, list[Reader]](list)
+        for reader in due:
+            tenants[reader.access.context.namespace].append(reader)
+        # Each tenant may have users and sessions of its own, and fails alone.
+        rounds = (self._round_of(tenant, found) for tenant, found in tenants.items())
+        done = await asyncio.gather(*rounds)
+        if all(done):
+            self._revoked_until = began
+        return all(done)
+
+    async def _round_of(self, tenant: str, due: Collection[Reader]) -> bool:
+        """See `round()`; for the readers of one tenant."""
+        known = [reader for reader in due if reader.user_key]
         holds = {reader: reader.held for reader in due}
         try:
-            users, sessions, revoked = await in_thread(
-                _read,
-                {reader.user_key for reader in known},
-                {reader.access.session_key for reader in known if reader.access.session_key},
-                self._revoked_until - CLOCKS_SECONDS,
-                key=self,
-                seconds=_most_seconds(),
-            )
+            with next(iter(due)).access.context.within():
+                users, sessions, revoked = await in_thread(
+                    surrounded(_read),
+                    {reader.user_key for reader in known},
+                    {reader.access.session_key for reader in known if reader.access.session_key},
+                    self._revoked_until - CLOCKS_SECONDS,
+                    key=(self, tenant),
+                    seconds=_most_seconds(),
+                )
         except Exception as error:
-            self._fail(error)
+            self._fail(tenant, error)
             return False
-        self._failures = 0
-        self._revoked_until = began
+        self._failures.pop(tenant, None)
         for revocation, at in revoked:
             for reader in concerned(revocation):
-                if reader.loop is self._loop and reader.stream.opened_at < at:
+                if reader in holds and reader.stream.opened_at < at:
                     reader.revoke(revocation)
         for reader, hold in holds.items():
             self._begin_check(reader, hold, users.get(reader.user_key), sessions)
@@ -132,14 +147,15 @@ class Revalidator:
         self, reader: Reader, hold: int, found: Fingerprint | None, gone: bool
     ) -> bool:
         """Return False if the stream waits, because a policy or the database failed."""
+        reader.access.context.enter()
         try:
             with contained():
                 await reader.lose_revoked()
                 if reader.user_key:
                     await self._readmit(reader, found, gone)
         except Exception as error:
-            # A policy's failure has been logged.
-            if not isinstance(error, PolicyFailed):
+            # The failure of a policy or an authenticator has been logged.
+            if not isinstance(error, PolicyFailed | AuthenticatorFailed):
                 _unchecked_log(
                     "The rights of a stream could not be checked; the stream waits.",
                     exc_info=True,
@@ -156,12 +172,22 @@ class Revalidator:
         elif gone and reader.access.session_moves:
             # The browser may already have the new session's cookie, and reconnects with it.
             reader.stream.close("age")
-        elif gone:
+        elif gone or not await self._is_signed_in(reader):
             reader.sign_out()
         else:
             async with self._asking[reader.stream.sender]:
                 async with asyncio.timeout(_most_seconds()):
                     await reader.readmit(found)
+
+    async def _is_signed_in(self, reader: Reader) -> bool:
+        """Whether the credentials of the stream's own request, if it has any, are still valid."""
+        again = reader.access.again
+        if again is None:
+            return True
+        # Beside the policies, so that slow authenticators delay only the streams that need them.
+        async with self._asking[type(again)]:
+            async with asyncio.timeout(_most_seconds()):
+                return await again()
 
     def _checked(self, reader: Reader, done: asyncio.Task[bool]) -> None:
         del self._checking[reader]
@@ -170,17 +196,17 @@ class Revalidator:
         # A stream that was held again meanwhile is checked again immediately.
         self._loop.call_later(0.0 if done.result() else RETRY_SECONDS, self._wake.set)
 
-    def _fail(self, error: Exception) -> None:
-        self._failures += 1
+    def _fail(self, tenant: str, error: Exception) -> None:
+        self._failures[tenant] += 1
         logger.warning(
             "The rights of the streams can't be read (%d times in a row): %r",
-            self._failures,
+            self._failures[tenant],
             error,
             extra=log_fields(error=error),
         )
-        if self._failures >= FAILED_ROUNDS:
+        if self._failures[tenant] >= FAILED_ROUNDS:
             for reader in self._all():
-                if reader.user_key:
+                if reader.user_key and reader.access.context.namespace == tenant:
                     reader.stream.close("unverified")
 
     def _all(self) -> list[Reader]:
@@ -199,10 +225,12 @@ def _most_seconds() -> float:
 def _read(
     users: set[str], sessions: set[str], since: float
 ) -> tuple[dict[str, Fingerprint], set[str], list[tuple[Revocation, float]]]:
-    tokens = read_token_fingerprints(users)
+    tokens = read_token_fingerprints({*users, *filter(is_token_key, sessions)})
     people = {key for key in users if not is_token_key(key)}
     # The rows of `disconnect()`: its event to the other processes may have been lost with the log.
     rows = written(RevocationRow)
     recent = rows.filter(at__gt=stored_time(since))
     revoked = [(Revocation(user=row.user, group=row.group), row.at.timestamp()) for row in recent]
-    return {**read_fingerprints(people), **tokens}, live_sessions(sessions), revoked
+    live = live_sessions({name for name in sessions if not is_token_key(name)})
+    live |= {key for key, token in tokens.items() if token.active}
+    return {**read_fingerprints(people), **tokens}, live, revoked

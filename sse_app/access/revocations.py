@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Final, Self
 
 from ..protocol.events import Event
-from ..protocol.groups import CONTROL_GROUP, validate_group
+from ..protocol.groups import CONTROL_GROUP, validate_full
 from ..protocol.replies import REPLY_EVENT
 from ..publishing.waking import WAKE_EVENT
 from ..runtime.telemetry import log_fields
@@ -45,7 +45,7 @@ class Revocation:
         if not all(isinstance(text, str) for text in texts) or type(revocation.review) is not bool:
             raise TypeError(f"{fields!r} is not a revocation")
         if revocation.group:
-            validate_group(revocation.group)
+            validate_full(revocation.group)
         return revocation
 
     def to_event(self, durable: bool = True) -> Event:

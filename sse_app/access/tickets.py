@@ -11,14 +11,56 @@ import secrets
 from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from django.contrib.auth import get_user_model
+from django.urls import reverse
 from django.utils import timezone
 
-from ..conf import written
+from ..conf import namespace, settings, written
+from ..protocol.groups import scoped
+from ..runtime.callables import in_callers_thread
+from .authorization import active_or_anonymous
+from .grants import Grant, seal_of
 from .models import Ticket
 
 LIFETIME: Final = timedelta(seconds=30)
+
+
+def issue_ticket(user: Any, groups: Collection[str]) -> str:
+    """Return the URL of a stream of `groups` that opens once, within 30 s, without a cookie.
+
+    For a client that your own view has signed in, for example a mobile app: the view gives it the
+    URL. As with a page, no policy is asked: the caller decides on the groups. The stream is that
+    of `user`, and ends when the user is deactivated, has a new password, or by `disconnect()`; if
+    the user's rights change, `MAY_LISTEN` decides again. With an `AnonymousUser` it ends after
+    `GRANT_AGE`. The path is relative to the host, such as `/events/?ticket=…`.
+
+    Writes a row, so inside a transaction the URL works after the commit. Raises `ValueError` for
+    an invalid group, none or more than `MAX_GROUPS`, and for a user who is inactive or has no row.
+    """
+    if isinstance(groups, str) or not 1 <= len(groups) <= settings().MAX_GROUPS:
+        raise ValueError(
+            f"issue_ticket() got the groups {groups!r}: give 1 to {settings().MAX_GROUPS} names "
+            "in a list, for example ['orders']."
+        )
+    reader = owner_of(active_or_anonymous(user))
+    signed_in = getattr(user, "is_authenticated", None)
+    if reader is None or reader.is_authenticated is not signed_in:
+        raise ValueError(f"issue_ticket() got {user!r}: it is not an active user with a row.")
+    grant = Grant.to(reader, groups).sign()
+    seal = seal_of(reader) if reader.is_authenticated else ""
+    return stream_url("ticket", issue(reader, (), grant=grant, seal=seal))
+
+
+async def aissue_ticket(user: Any, groups: Collection[str]) -> str:
+    """See `issue_ticket()`."""
+    return await in_callers_thread(issue_ticket, user, groups)
+
+
+def stream_url(key: str, value: str) -> str:
+    """Return the path of the stream with one parameter."""
+    return f"{reverse('sse_app:stream')}?{urlencode({key: value})}"
 
 
 def issue(
@@ -85,4 +127,5 @@ def _sealed(text: str, key: bytes) -> bytes:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    # With the namespace, so that a ticket of one tenant is unknown to another one.
+    return hashlib.sha256(scoped(text, namespace()).encode("utf-8", "replace")).hexdigest()

@@ -1,4 +1,4 @@
-"""Creates, verifies and revokes the bearer tokens of programs that publish and listen.
+"""Creates, verifies and revokes bearer tokens, of programs and of users.
 
 A token's text is `sse_<number>_<secret>`. The row with this number has a SHA-256 digest of the
 secret, never the secret itself. A slow hash is not needed: nobody can guess 256 random bits.
@@ -14,15 +14,20 @@ from collections.abc import Collection, Iterable
 from datetime import timedelta
 from typing import Any, Final, cast
 
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ObjectDoesNotExist
 from django.http import HttpRequest
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 
-from ..conf import written
-from ..protocol.groups import validate_pattern
-from ..runtime.callables import in_thread
+from ..conf import namespace, written
+from ..protocol.groups import scoped, validate_pattern
+from ..runtime.callables import in_callers_thread, in_thread
+from .authorization import active_or_anonymous
 from .fingerprints import Fingerprint
+from .grants import has_seal, seal_of
 from .models import AccessToken
+from .visitors import Visitor, visitor_of
 
 SECRET_BYTES: Final = 32
 
@@ -54,12 +59,13 @@ def create_token(
     events: Iterable[str] = (),
     metrics: bool = False,
     lifetime: timedelta,
+    user: Any = None,
 ) -> tuple[AccessToken, str]:
     """Create a token; return its row and its text, which is not stored.
 
     `listen`: patterns of the groups that the token may read. `publish` and `events`: patterns of
     the groups it may publish to and of the event names it may publish there. An empty list permits
-    nothing. `metrics`: whether the token may read the metrics.
+    nothing. `metrics`: whether the token may read the metrics. `user`: see `issue_token()`.
     Raises `ValueError` for an invalid pattern, for a name that is empty, unprintable, longer than
     100 characters or a number, and for a lifetime that is not above 0 or ends beyond year 9999.
     """
@@ -72,8 +78,48 @@ def create_token(
         events=[validate_event_pattern(pattern) for pattern in events],
         metrics=metrics,
         expires_at=_end(lifetime),
+        user=user,
+        seal="" if user is None else seal_of(user),
     )
     return token, f"sse_{token.pk}_{secret}"
+
+
+@sensitive_variables()
+def issue_token(user: Any, *, name: str, lifetime: timedelta) -> str:
+    """Return a bearer token that signs `user` in, for a client that keeps it, as a mobile app.
+
+    The client sends it as `Authorization: Bearer …` for streams, `send/`, `ticket/` and `renew/`,
+    and has the rights of the user there, and nowhere else. `name` tells the tokens of a user apart,
+    for example "phone". The token ends after `lifetime`, by `revoke_tokens()`, by an action in the
+    admin, and when the user is deactivated, deleted or has a new password; its streams end then.
+    The text is not stored, so it can't be shown again.
+
+    Raises `ValueError` for a user who is inactive or has no row, and for a name or a lifetime that
+    is invalid.
+    """
+    owner = active_or_anonymous(user)
+    if not isinstance(owner, get_user_model()) or owner.pk is None:
+        raise ValueError(f"issue_token() got {user!r}: it is not an active user with a row.")
+    return create_token(name, lifetime=lifetime, user=owner)[1]
+
+
+async def aissue_token(user: Any, *, name: str, lifetime: timedelta) -> str:
+    """See `issue_token()`."""
+    return await in_callers_thread(issue_token, user, name=name, lifetime=lifetime)
+
+
+def revoke_tokens(user: Any, *, name: str | None = None) -> int:
+    """End the tokens of `user`, or only those with this `name`; return how many were valid.
+
+    Their streams end as by `disconnect()`. Inside a transaction this happens after the commit.
+    """
+    tokens = written(AccessToken).filter(user=user.pk, revoked_at=None)
+    return sum(map(revoke_token, tokens if name is None else tokens.filter(name=name)))
+
+
+async def arevoke_tokens(user: Any, *, name: str | None = None) -> int:
+    """See `revoke_tokens()`."""
+    return await in_callers_thread(revoke_tokens, user, name=name)
 
 
 @sensitive_variables()
@@ -90,6 +136,19 @@ def verify_token(text: str) -> AccessToken | None:
     token = written(AccessToken).filter(pk=int(match[1])).first()
     genuine = hmac.compare_digest(_digest(match[2]), _NOBODY if token is None else token.digest)
     return token if token is not None and genuine and token.is_live() else None
+
+
+def visitor_of_token(token: AccessToken) -> Visitor | None:
+    """Return the visitor whom the token of a user signs in; None if the user can't sign in.
+
+    Blocks to read the user and the fingerprint.
+    """
+    try:
+        visitor = visitor_of(token.user)
+    except ObjectDoesNotExist:
+        return None  # The row of the user was deleted by SQL.
+    has_same_password = visitor.fingerprint is not None and has_seal(visitor.user, token.seal)
+    return visitor if has_same_password else None
 
 
 async def averify_token(text: str) -> AccessToken | None:
@@ -109,12 +168,12 @@ async def alive_token(pk: int) -> AccessToken | None:
 
 
 def token_key(token: AccessToken) -> str:
-    """Return the `user_key` of a stream that was opened with `token`."""
+    """Return the name that a token has in place of a session; also a program's `user_key`."""
     return f"{_KEY}{token.pk}"
 
 
 def is_token_key(key: str) -> bool:
-    """Whether `key` is the `user_key` of a token's stream."""
+    """Whether `key` is a `token_key()`."""
     return key.startswith(_KEY)
 
 
@@ -153,7 +212,8 @@ def revoke_token(token: AccessToken) -> bool:
 
 
 def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    # With the namespace, so that a token of one tenant is invalid at another one.
+    return hashlib.sha256(scoped(secret, namespace()).encode()).hexdigest()
 
 
 def _validate_name(name: Any) -> str:

@@ -94,6 +94,7 @@ class Broadcast(models.Model):
         editable=False,
         verbose_name=_("sent by"),
         related_name="+",
+        db_constraint=False,  # As in `access.models`.
     )
     created_at = models.DateTimeField(_("composed at"), default=timezone.now, editable=False)
     sent_at = models.DateTimeField(_("sent at"), null=True, editable=False)

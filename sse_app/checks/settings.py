@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -12,10 +13,11 @@ from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from ..access import addresses, authorization, origins
+from ..access import addresses, authenticators, authorization, origins
 from ..conf import channel_layer, settings, site_tag
 from ..eventlog import database, event_log, retention
 from ..presence import roster
+from ..protocol.cursors import MAX_BYTES
 from ..protocol.groups import validate_pattern
 
 
@@ -26,7 +28,16 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         settings()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="sse_app.E001")]
-    return [*_values(), *_retention(), *_layer(), *_log(), *_policies(), *_edge(), *_asgi()]
+    return [
+        *_values(),
+        *_retention(),
+        *_layer(),
+        *_log(),
+        *_policies(),
+        *_tenants(),
+        *_edge(),
+        *_asgi(),
+    ]
 
 
 def _values() -> Iterator[CheckMessage]:
@@ -49,6 +60,13 @@ def _values() -> Iterator[CheckMessage]:
                 f"{_MOST:.0f}{', or None' if key in _OPTIONAL else ''}.",
                 id="sse_app.E003",
             )
+    most = settings().MAX_GROUPS
+    if _is_positive(most) and most > _MOST_GROUPS:
+        yield Error(
+            f"SSE_APP['MAX_GROUPS'] is {most!r}; with more than {_MOST_GROUPS} an event id may be "
+            f"longer than {MAX_BYTES} bytes, and each reconnect would be a reset.",
+            id="sse_app.E003",
+        )
     retry = settings().RETRY
     if not (
         isinstance(retry, tuple | list)
@@ -88,6 +106,9 @@ _LIMITS = (
 _OPTIONAL = {"REPLAY_EVENTS", "RETENTION_SECONDS", "CHECK_INTERVAL", *_LIMITS}
 #: A hundred years in seconds. Dates and the integers of databases overflow at larger numbers.
 _MOST = retention.MOST_SECONDS
+#: So many groups fit into an id, each with 8 characters of its hash and of its epoch, at most 18
+#: digits, a mark of 4, and 3 separators.
+_MOST_GROUPS = MAX_BYTES // (8 + 8 + 18 + 4 + 3)
 _POSITIVE = (
     *_LIMITS,
     "POLICY_SECONDS",
@@ -152,11 +173,43 @@ def _log() -> Iterator[CheckMessage]:
 
 
 def _policies() -> Iterator[CheckMessage]:
-    for key in ("MAY_LISTEN", "MAY_SPEAK"):
+    for read in (
+        partial(authorization.policy, "MAY_LISTEN"),
+        partial(authorization.policy, "MAY_SPEAK"),
+        partial(authorization.policy, "NAMESPACE"),
+        partial(authorization.policy, "STREAM_CONTEXT"),
+        authenticators.authenticators,
+    ):
         try:
-            authorization.policy(key)
+            read()
         except ImproperlyConfigured as error:
             yield Error(str(error), id="sse_app.E006")
+
+
+def _tenants() -> Iterator[CheckMessage]:
+    engines = [str(database.get("ENGINE")) for database in django_settings.DATABASES.values()]
+    if not any(engine.startswith("django_tenants") for engine in engines):
+        return
+    if settings().NAMESPACE is None or settings().STREAM_CONTEXT is None:
+        yield Error(
+            "The project has django-tenants, but not both of SSE_APP['NAMESPACE'] and "
+            "SSE_APP['STREAM_CONTEXT']: one tenant would read what another one publishes.",
+            hint="See docs/access/tenants.md, which has both functions.",
+            id="sse_app.E014",
+        )
+    types = getattr(django_settings, "TENANT_TYPES", {})
+    own = [apps for name, of in types.items() if name != "public" for apps in of.get("APPS", ())]
+    if any(str(app).split(".")[0] == "sse_app" for app in [*_listed("TENANT_APPS"), *own]):
+        yield Error(
+            "TENANT_APPS has sse_app: each tenant would have an event log that no stream reads.",
+            hint="List sse_app in SHARED_APPS only.",
+            id="sse_app.E014",
+        )
+
+
+def _listed(name: str) -> Sequence[object]:
+    found: Sequence[object] = getattr(django_settings, name, ())
+    return found
 
 
 def _edge() -> Iterator[CheckMessage]:

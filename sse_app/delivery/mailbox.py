@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from ..conf import channel_layer, is_in_memory, site_tag
 from ..protocol.events import BATCH_TYPE, MESSAGE_TYPE, Event
-from ..protocol.groups import CONTROL_GROUP, layer_group, shared_group, validate_group
+from ..protocol.groups import CONTROL_GROUP, layer_group, shared_group, validate_full
 from ..runtime import pubsub_layer
 from ..runtime.rare_logs import RareLog
 from ..runtime.services import logged, spawn
@@ -243,7 +243,7 @@ class Mailbox:
         if not any(group in wanted for group in groups):
             for group in groups:
                 if group != CONTROL_GROUP:
-                    validate_group(group)
+                    validate_full(group)
             return []
         return [part if isinstance(part, Event) else Event.from_message(part) for part in parts]
 

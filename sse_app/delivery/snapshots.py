@@ -18,9 +18,11 @@ from django.db.models import QuerySet
 from ..conf import settings
 from ..protocol.cursors import START, Position
 from ..protocol.events import encode_control, with_id
-from ..protocol.groups import best_match, validate_pattern
+from ..protocol.groups import best_match, own_name, validate_pattern
+from ..runtime import surroundings
 from ..runtime.callables import contained
-from ..runtime.services import spawn
+from ..runtime.services import spawn_in
+from ..runtime.surroundings import surrounded
 from ..runtime.telemetry import log_fields
 from ..runtime.threads import Threads
 
@@ -57,18 +59,24 @@ class Source:
         thread is free in `SNAPSHOT_SECONDS`, and the function's errors, see `contained`.
         """
         seconds = settings().SNAPSHOT_SECONDS
-        if not inspect.iscoroutinefunction(self.function):
-            block: bytes = await self.threads.call(group, seconds, self._call, group)
+        if surroundings.are_set() or not inspect.iscoroutinefunction(self.function):
+            context, function = surroundings.for_shared_work(), surrounded(self.function)
+
+            def work() -> bytes:
+                return context.run(_call, function, group)
+
+            block: bytes = await self.threads.call(group, seconds, work)
             return block
         async with asyncio.timeout(seconds):
             with contained():
-                data = await self.function(group)
+                data = await self.function(own_name(group))
             # In a thread, because encoding a megabyte would delay all streams of the loop.
             block = await self.threads.call(group, seconds, encode_state, group, data)
             return block
 
-    def _call(self, group: str) -> bytes:
-        return encode_state(group, self.function(group))
+
+def _call(function: Callable[[str], Any], group: str) -> bytes:
+    return encode_state(group, function(own_name(group)))
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class State:
 
     def encode(self, id: str, *, labelled: bool) -> bytes:
         """Return the event block with `id`; for `labelled`, see `Event.encode()`."""
-        label = b"group: %b\n" % self.group.encode("ascii") if labelled else b""
+        label = b"group: %b\n" % own_name(self.group).encode("ascii") if labelled else b""
         return label + with_id(self.block, id)
 
 
@@ -93,7 +101,7 @@ def encode_state(group: str, data: object) -> bytes:
         if inspect.iscoroutine(data):
             data.close()  # Else Python also warns, when it collects the coroutine.
         raise TypeError(f"The state is a {type(data).__name__}, not JSON: await it.")
-    block = encode_control(SNAPSHOT, {"group": group, "data": data})
+    block = encode_control(SNAPSHOT, {"group": own_name(group), "data": data})
     most = settings().SNAPSHOT_BYTES
     if len(block) > most:
         raise ValueError(
@@ -226,7 +234,8 @@ class SharedSnapshots:
         if group not in self._reading:
             # The position is taken before the read: events of changes during the read follow it.
             position = self._served(group) or START
-            task = spawn(self._read, group, position)
+            context = surroundings.for_shared_work()
+            task = spawn_in(context, self._read, group, position)
             self._reading[group] = task, now + most
             task.add_done_callback(lambda done: self._done(group, done))
         task, until = self._reading[group]

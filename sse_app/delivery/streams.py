@@ -14,9 +14,16 @@ from typing import Any, ClassVar
 from .. import signals
 from ..conf import settings
 from ..eventlog.contract import Reason
-from ..protocol.control import DISCONNECTED, Sharing, closing_block, opening_block
+from ..protocol.control import (
+    DISCONNECTED,
+    Sharing,
+    closing_block,
+    opening_block,
+    reset_block,
+)
 from ..protocol.cursors import Position
 from ..protocol.events import Event, encode_control
+from ..protocol.groups import namespace_of, scoped
 from ..protocol.replies import Reply, connection_id, user_digest
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, count, log_fields
@@ -247,7 +254,7 @@ class Stream(Sink):
         if (position := self.subscription.positions.get(group)) is not None:
             self.resets = {**self.resets, group: (position, reason)}
         count(COUNTS.resets, reason)
-        self._write(encode_control("sse.reset", {"group": group, "reason": reason}, id=cursor))
+        self._write(reset_block(group, reason, cursor))
 
     def snapshot(self, state: State, cursor: str) -> None:
         if (reset := self.resets.get(state.group)) is not None:
@@ -283,13 +290,22 @@ class Stream(Sink):
         self._transport.write(chunk)
 
 
+def full_user_key(stream: Stream) -> str:
+    """Return the stream's `user_key` with the namespace of its groups before it.
+
+    Each tenant may have a user 5. Empty for an anonymous reader.
+    """
+    return stream.user_key and scoped(stream.user_key, namespace_of(stream.asked[0]))
+
+
 def _opening_block(stream: Stream, start: Start) -> bytes:
     limits, kind = settings(), stream.subscription.kind
-    sharing = Sharing(user_digest(stream.user_key), limits.HEARTBEAT, limits.MAX_GROUPS)
+    key = full_user_key(stream)
+    sharing = Sharing(user_digest(key), limits.HEARTBEAT, limits.MAX_GROUPS)
     return opening_block(
         kind.groups,
         stream.opened,
-        connection=connection_id(stream.id, stream.user_key),
+        connection=connection_id(stream.id, key),
         recovered=start.recovered,
         missed=start.missed,
         retry=limits.RETRY,

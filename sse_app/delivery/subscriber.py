@@ -6,12 +6,13 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from math import inf
-from typing import Self
+from typing import Self, cast
 
-from ..conf import settings
+from ..conf import namespace, settings
 from ..eventlog.contract import Reason
 from ..protocol.events import Event, validate_name
-from ..protocol.groups import validate_group
+from ..protocol.groups import full_name, validate_full
+from ..runtime.callables import in_callers_thread
 from .hub import Hub, get_hub
 from .replay import StartRequest, find_start
 from .sinks import Sink
@@ -19,7 +20,7 @@ from .subscriptions import Subscription, run_with_retries
 
 
 class ContinuityLost(Exception):
-    """Raised by the iteration of `subscribe()` where a page would get `sse.reset`.
+    """Raised or returned by the iteration of `subscribe()` where a page would get `sse.reset`.
 
     Earlier events of `group` are lost to this reader, for `reason` ("trimmed", "epoch", "future",
     "limit", "unknown"). Read the state again, then continue the iteration: newer events follow.
@@ -36,6 +37,7 @@ def subscribe(
     after: str | None = None,
     history: int | str | None = None,
     events: Iterable[str] = (),
+    raise_lost: bool = True,
 ) -> Subscriber:
     """Return an async context manager whose value is an async iterator over each `Event`.
 
@@ -47,7 +49,8 @@ def subscribe(
     The order, completeness and uniqueness are those of a stream; an event of a transaction that
     has not committed is not there. If the body is slower than the events, at most `QUEUE_EVENTS`
     and `QUEUE_BYTES` wait in memory; the rest is read from the log later. The iteration raises
-    `ContinuityLost` where continuity can't be proved, and continues after that.
+    `ContinuityLost` where continuity can't be proved, and continues after that. An `async for`
+    ends there; with `raise_lost=False` it gets the `ContinuityLost` as an item and goes on.
 
     For one task at a time, on the event loop that entered the context manager. No policy is
     checked, because the caller is the project's own code. Raises `ValueError` for an invalid or
@@ -57,7 +60,8 @@ def subscribe(
         raise ValueError("subscribe() needs at least one group, for example subscribe('orders').")
     names = [validate_name(name) for name in events]
     request = StartRequest(after, _history(history))
-    return Subscriber([validate_group(group) for group in groups], names, request)
+    valid = [validate_full(group) for group in groups]
+    return Subscriber(valid, names, request, raise_lost=raise_lost)
 
 
 def _history(history: int | str | None) -> float | None:
@@ -71,10 +75,13 @@ def _history(history: int | str | None) -> float | None:
 class Subscriber:
     """The context manager and iterator that `subscribe()` returns; made by `subscribe()` only."""
 
-    def __init__(self, groups: list[str], names: list[str], request: StartRequest) -> None:
+    def __init__(
+        self, groups: list[str], names: list[str], request: StartRequest, *, raise_lost: bool
+    ) -> None:
         self._inbox = _Inbox()
         self._request = request
-        self._subscription = Subscription(self._inbox, groups, names)
+        self._groups, self._names = groups, names
+        self._raise_lost = raise_lost
         self._hub: Hub | None = None
         self._running: asyncio.Task[str] | None = None
         self._cursor = ""
@@ -87,8 +94,11 @@ class Subscriber:
     async def __aenter__(self) -> Self:
         if self._hub is not None:
             raise RuntimeError("subscribe() can be entered only once; call subscribe() again.")
+        # The namespace may be that of the thread of the caller's database calls, as a schema is.
+        name = "" if settings().NAMESPACE is None else await in_callers_thread(namespace)
+        groups = [full_name(group, name) for group in self._groups]
         self._hub = get_hub()
-        subscription = self._subscription
+        subscription = self._subscription = Subscription(self._inbox, groups, self._names)
         await self._hub.join(subscription)
         try:
             start = await find_start(self._hub, subscription.groups, self._request)
@@ -123,9 +133,9 @@ class Subscriber:
         item, cursor = await self._inbox.take(self._running)
         if cursor:
             self._cursor = cursor
-        if isinstance(item, ContinuityLost):
+        if self._raise_lost and isinstance(item, ContinuityLost):
             raise item
-        return item
+        return cast("Event", item)  # With `raise_lost=False` the caller looks at the type.
 
 
 _Item = tuple[Event | ContinuityLost, str]

@@ -122,7 +122,9 @@ def _retained_rows(alias: str) -> Q:
     retained = Q(pk__in=[])
     for pattern, count in settings().RETAIN.items():
         name = ".*".join(map(re.escape, pattern.split("*")))
-        retained |= Q(group__regex=f"^{name}$", offset__gt=Subquery(heads) - count)
+        # In front of the own name there may be a namespace, as `protocol.groups.matches()` permits.
+        full = rf"^(_[^.]*\.)?{name}$"
+        retained |= Q(group__regex=full, offset__gt=Subquery(heads) - count)
     return retained
 
 

@@ -18,7 +18,7 @@ from ..access import limits_redis
 from ..access.readers import held_readers
 from ..conf import site_tag
 from ..delivery.hub import Hub, running_hubs
-from ..delivery.streams import Stream
+from ..delivery.streams import Stream, full_user_key
 from ..delivery.topics import Topic
 from ..eventlog import event_log
 from ..protocol.cursors import Cursor, Position
@@ -125,7 +125,7 @@ def row_of(stream: Stream) -> Row:
     return {
         "id": stream.id,
         "user": stream.user.get_username() if stream.user.is_authenticated else "",
-        "user_key": stream.user_key,
+        "user_key": full_user_key(stream),
         "address": stream.address,
         "groups": list(groups),
         "events": sorted(stream.subscription.names),

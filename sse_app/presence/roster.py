@@ -13,9 +13,9 @@ from typing import Final
 
 from django.core.exceptions import ImproperlyConfigured
 
-from ..conf import settings, written
-from ..protocol.groups import matches, validate_group
-from ..runtime.callables import in_thread
+from ..conf import namespace, settings, within_namespace, written
+from ..protocol.groups import full_name, matches
+from ..runtime.callables import in_callers_thread, in_thread
 from .models import GroupMember
 
 #: The names of the events, whose data is `{"user": …, "name": …}`.
@@ -39,19 +39,22 @@ def members(group: str) -> list[Member]:
     calls `cursor(group)` first misses no change. One query. Raises `ValueError` for a group that
     matches no pattern of `PRESENCE_GROUPS`, and `django.db.Error`.
     """
-    if not is_kept(validate_group(group)):
+    full = full_name(group, namespace())
+    if not is_kept(full):
         raise ValueError(
             f"The members of {group!r} are not known: it matches no pattern of "
             f"SSE_APP['PRESENCE_GROUPS']: {', '.join(map(repr, patterns())) or 'none'}."
         )
-    rows = written(GroupMember).filter(group=group)
+    rows = written(GroupMember).filter(group=full)
     found = rows.order_by("name", "pk").values_list("user_key", "name", "since")
     return [Member(*row) for row in found]
 
 
 async def amembers(group: str) -> list[Member]:
     """See `members()`."""
-    return await in_thread(members, group)
+    name = "" if settings().NAMESPACE is None else await in_callers_thread(namespace)
+    with within_namespace(name):
+        return await in_thread(members, group)
 
 
 def is_kept(group: str) -> bool:

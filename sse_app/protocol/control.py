@@ -1,4 +1,4 @@
-"""The control events `sse.open`, `sse.close` and `sse.busy`, and when a client reconnects."""
+"""Control events such as `sse.open` and `sse.close`, and when a client reconnects."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from .events import encode_control
+from .groups import own_name
 
 
 class Sharing(NamedTuple):
@@ -38,12 +39,17 @@ def opening_block(
     data: dict[str, object] = {
         "recovered": recovered,
         "missed": missed,
-        "groups": list(groups),
+        "groups": [*map(own_name, groups)],
         "connection": connection,
     }
     if sharing is not None:
         data |= sharing._asdict()
     return encode_control("sse.open", data, id=id, retry=random.uniform(*retry))
+
+
+def reset_block(group: str, reason: str, id: str) -> bytes:
+    """Return the block of `sse.reset`; `id` is the new cursor."""
+    return encode_control("sse.reset", {"group": own_name(group), "reason": reason}, id=id)
 
 
 #: By the reason of `sse.close`: after how many seconds a client reconnects; a random time between.
@@ -74,7 +80,7 @@ def closing_block(
     seconds = random.uniform(*CLOSE_RETRY.get(reason, retry))
     data: dict[str, object] = {"reason": reason}
     if groups:
-        data["groups"] = list(groups)
+        data["groups"] = [*map(own_name, groups)]
     return encode_control("sse.close", data, id=id, retry=seconds)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from django.core.serializers.json import DjangoJSONEncoder
 
 from .cursors import MAX_BYTES, Position, validate_mark, validate_position
-from .groups import CONTROL_GROUP, RESERVED, validate_group
+from .groups import CONTROL_GROUP, RESERVED, own_name, validate_full
 
 HEARTBEAT: Final = b":\n"
 DEFAULT_NAME: Final = "message"
@@ -149,6 +149,7 @@ def encode_control(name: str, data: object, *, id: str = "", retry: float | None
 class Event:
     """One event of a group.
 
+    `group` is the full name, which begins with the namespace where the project has tenants.
     `data` is the text on the wire, with `\\n` for all line ends, as every client will see it.
     `offset` counts the group's events from 1, and `epoch` names the log in which it counts; both
     are None for a non-durable event, and for a durable event until its transaction has committed.
@@ -169,7 +170,7 @@ class Event:
 
     def __post_init__(self) -> None:
         if self.group != CONTROL_GROUP:
-            validate_group(self.group)
+            validate_full(self.group)
         validate_name(self.name)
         if not isinstance(self.data, str):
             raise TypeError(f"Event.data must be a str, not {type(self.data).__name__}.")
@@ -187,7 +188,7 @@ class Event:
 
         Raises `ValueError` for a group or a name to which only the app publishes: see `of_app()`.
         """
-        return cls.of_app(validate_group(group), validate_published(name), data, **fields)
+        return cls.of_app(validate_full(group), validate_published(name), data, **fields)
 
     @classmethod
     def of_app(cls, group: str, name: str, data: object, **fields: Any) -> Self:
@@ -265,7 +266,7 @@ class Event:
         """
         block = self.block
         if labelled:
-            block = b"group: %b\n%b" % (self.group.encode("ascii"), block)
+            block = b"group: %b\n%b" % (own_name(self.group).encode("ascii"), block)
         return with_id(block, id) if id else block
 
     @property

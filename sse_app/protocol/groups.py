@@ -1,4 +1,9 @@
-"""Group names: their rule, patterns for them, and their names on the channel layer."""
+"""Group names: their rule, patterns for them, and their names on the channel layer.
+
+Where a project has tenants, the name of a group inside the app begins with the tenant's namespace:
+`_red.orders`. This full name is in the log, on the layer and in the hash of a cursor. The project
+and its pages use the group's own name, `orders`, which never begins with `_`.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,9 @@ _PATTERN: Final = re.compile(r"[A-Za-z0-9_.*-]{1,80}\Z", re.ASCII)
 DIGEST_LETTERS: Final = 32
 #: The end of a name that `group_name()` has made. A text with such an end is encoded too.
 _ENCODED: Final = re.compile(rf"--[0-9a-f]{{{DIGEST_LETTERS}}}\Z", re.ASCII)
+_PREFIX: Final = re.compile(r"_[A-Za-z0-9_-]{1,30}\.", re.ASCII)
+#: The most characters of a full name.
+_MOST: Final = 80
 
 RESERVED: Final = "sse."
 #: The beginning of group names on the channel layer.
@@ -61,6 +69,48 @@ def group_name(text: str) -> str:
     return EncodedName(f"{begins[0][: 78 - DIGEST_LETTERS] if begins else 'x'}--{digest}")
 
 
+def validate_full(name: object) -> str:
+    """Return `name` if it is a group's full name, else raise `ValueError` with the rule."""
+    if isinstance(name, str) and (prefix := _PREFIX.match(name)) and len(name) <= _MOST:
+        validate_group(name[prefix.end() :])
+        return name
+    return validate_group(name)
+
+
+def full_name(name: object, namespace: str) -> str:
+    """Return the full name of the group `name` in `namespace`, which is "" without tenants.
+
+    A full name of this namespace is returned as it is. Raises `ValueError` for an invalid name, for
+    the full name of another namespace, and for a full name of more than 80 characters.
+    """
+    if not namespace:
+        return validate_group(name)
+    prefix = scoped("", namespace)
+    own = name.removeprefix(prefix) if isinstance(name, str) else name
+    full = prefix + validate_group(own)
+    if len(full) > _MOST:
+        raise ValueError(
+            f"Invalid group name {own!r}: with the namespace {namespace!r} it has {len(full)} "
+            f"characters, more than {_MOST}."
+        )
+    return full
+
+
+def scoped(key: str, namespace: str) -> str:
+    """Return `key` with the namespace before it: `_red.5`, or `5` without a namespace."""
+    return f"_{namespace}.{key}" if namespace else key
+
+
+def own_name(group: str) -> str:
+    """Return the name of a group without its namespace."""
+    return group.partition(".")[2] if group.startswith("_") else group
+
+
+def namespace_of(group: str) -> str:
+    """Return the namespace of a full name, "" without one."""
+    return group[1:].partition(".")[0] if group.startswith("_") else ""
+
+
 def layer_group(name: str, tag: str) -> str:
     """Return a group's name on the channel layer, for example `sse_app.1f0c9a2b.orders`.
 
@@ -100,9 +150,17 @@ def best_match(name: str, patterns: Iterable[str]) -> str | None:
 
 def _fit(name: str, pattern: str) -> tuple[bool, int, int, str]:
     literal = pattern.replace("*", "")
-    return pattern == name, len(pattern.partition("*")[0]), len(literal), pattern
+    return pattern == own_name(name), len(pattern.partition("*")[0]), len(literal), pattern
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether `name` matches one of `patterns`, in which `*` stands for any characters."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether the group `name` matches one of `patterns`, in which `*` stands for any characters.
+
+    The patterns are those of own names, whatever the namespace of the group is.
+    """
+    return fits(own_name(name), patterns)
+
+
+def fits(text: str, patterns: Iterable[str]) -> bool:
+    """Whether `text` matches one of `patterns`, in which `*` stands for any characters."""
+    return any(fnmatchcase(text, pattern) for pattern in patterns)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
+from ..conf import namespace
 from ..eventlog import event_log
 from ..protocol.cursors import encode_cursor
-from ..protocol.groups import validate_group
+from ..protocol.groups import full_name
 from ..runtime.callables import in_callers_thread
 from ..runtime.transactions import in_transaction
 from . import outbox
@@ -23,7 +24,7 @@ def cursor(*groups: str) -> str:
     Reads the event log, and numbers staged events unless in a transaction. Raises `ValueError` for
     an invalid name.
     """
-    names = [validate_group(group) for group in groups]
+    names = [full_name(group, namespace()) for group in groups]
     log = event_log()
     if log.alias is not None and not in_transaction(log.alias):
         # The page shows committed changes, so their events must be before the page's position.

@@ -9,9 +9,9 @@ import time
 from math import inf
 from typing import Any, Final, Literal, Self
 
-from ..conf import settings
+from ..conf import namespace, settings, within_namespace
 from ..protocol.events import Event
-from ..protocol.groups import validate_group
+from ..protocol.groups import full_name, namespace_of
 from ..runtime.telemetry import log_fields
 from .publish import apublish, publish
 
@@ -40,7 +40,8 @@ def progress(group: str, total: float | None = None, *, using: str | None = None
     Entering raises the errors of `publish()`. An error of the last event is logged, since the task
     has ended. Raises `ValueError` for an invalid group or total.
     """
-    return Progress(validate_group(group), None if total is None else _amount(total), using)
+    full = full_name(group, namespace())
+    return Progress(full, None if total is None else _amount(total), using)
 
 
 class Progress:
@@ -87,25 +88,25 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._begin()
-        publish(self.group, NAME, self._report(), using=self._using)
+        self._publish()
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._end(kind)
         try:
-            publish(self.group, NAME, self._report(), using=self._using)
+            self._publish()
         except Exception as failure:
             self._log_failure(failure)
 
     async def __aenter__(self) -> Self:
         self._begin()
-        await apublish(self.group, NAME, self._report(), using=self._using)
+        await self._apublish()
         return self
 
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         self._end(kind)
         try:
-            await apublish(self.group, NAME, self._report(), using=self._using)
+            await self._apublish()
         except Exception as failure:
             self._log_failure(failure)
 
@@ -141,7 +142,16 @@ class Progress:
 
     def _send(self) -> None:
         self._next_at = time.monotonic() + PAUSE_SECONDS
-        publish(self.group, NAME, self._report(), durable=False, key=NAME, immediate=True)
+        with within_namespace(namespace_of(self.group)):  # This may be the thread of a timer.
+            publish(self.group, NAME, self._report(), durable=False, key=NAME, immediate=True)
+
+    def _publish(self) -> None:
+        with within_namespace(namespace_of(self.group)):
+            publish(self.group, NAME, self._report(), using=self._using)
+
+    async def _apublish(self) -> None:
+        with within_namespace(namespace_of(self.group)):
+            await apublish(self.group, NAME, self._report(), using=self._using)
 
     def _report(self) -> dict[str, Any]:
         return {"done": self.done, "total": self.total, "text": self.text, "state": self.state}

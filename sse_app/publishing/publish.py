@@ -8,10 +8,10 @@ from time import perf_counter
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
-from ..conf import settings
+from ..conf import namespace, settings, within_namespace
 from ..eventlog import PartlyStored, event_log
 from ..protocol.events import Event
-from ..protocol.groups import CONTROL_GROUP
+from ..protocol.groups import CONTROL_GROUP, full_name
 from ..runtime.callables import in_callers_thread
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, log_fields
@@ -71,9 +71,9 @@ async def apublish(
     immediate: bool = False,
 ) -> Event:
     """See `publish()`. Joins a transaction in the thread of Django's async database calls."""
-    made = _make(group, event, data, durable=durable, key=key)
     now = _checked(immediate, durable)
-    return (await _apublish([made], durable=durable, using=using, immediate=now))[0]
+    made = await _amake([(group, event, data)], durable=durable, key=key)
+    return (await _apublish(made, durable=durable, using=using, immediate=now))[0]
 
 
 def publish_many(
@@ -99,8 +99,8 @@ async def apublish_many(
     immediate: bool = False,
 ) -> list[Event]:
     """See `publish_many()`."""
-    made = [_make(*event, durable=durable, key=None) for event in events]
     now = _checked(immediate, durable)
+    made = await _amake(events, durable=durable, key=None)
     return await _apublish(made, durable=durable, using=using, immediate=now)
 
 
@@ -140,8 +140,17 @@ def publish_in_transaction(
 
 
 def _make(group: str, name: str, data: object, *, durable: bool, key: str | None) -> Event:
-    event = Event.of(group, name, data, durable=durable, key=key)
+    event = Event.of(full_name(group, namespace()), name, data, durable=durable, key=key)
     return event.limited(settings().MAX_EVENT_BYTES)
+
+
+async def _amake(
+    events: Iterable[tuple[str, str, object]], *, durable: bool, key: str | None
+) -> list[Event]:
+    # The namespace may be that of the thread of the caller's database calls, as a schema is.
+    name = namespace() if settings().NAMESPACE is None else await in_callers_thread(namespace)
+    with within_namespace(name):
+        return [_make(*event, durable=durable, key=key) for event in events]
 
 
 def _checked(immediate: bool, durable: bool) -> bool:

@@ -18,6 +18,7 @@ from django.db import connections
 
 from .connections import close_connections
 from .containment import CallbackFailed, contained, containing, containing_async
+from .surroundings import resolved, surrounded
 from .threads import OWN, Threads, is_serving
 
 __all__ = [
@@ -46,11 +47,12 @@ async def call(
 ) -> Any:
     """Call `function` and return its result, awaited; for code on an event loop.
 
-    A coroutine function runs on the loop. Any other function runs in a thread, see `in_thread()`;
-    an awaitable result is awaited on the loop, for at most `seconds`. Raises `TimeoutError`,
-    `ThreadsBusy`, and the function's errors, see `contained`.
+    A coroutine function runs on the loop, but see `surrounded()`. Any other function runs in a
+    thread, see `in_thread()`; an awaitable result is awaited on the loop, for at most `seconds`.
+    Raises `TimeoutError`, `ThreadsBusy`, and the function's errors, see `contained`.
     """
     with contained():
+        function = surrounded(function)
         if _is_async(function):
             result = function(*args)
         else:
@@ -64,13 +66,6 @@ def call_from_sync(function: Callable[..., Any], *args: Any) -> Any:
     with contained():
         result = function(*args)
         return async_to_sync(resolved)(result) if inspect.isawaitable(result) else result
-
-
-async def resolved(result: Any) -> Any:
-    """Return `result`; if it is awaitable, its result, and so on."""
-    while inspect.isawaitable(result):
-        result = await result
-    return result
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -36,12 +36,22 @@ def spawn(
     **kwargs: _Parameters.kwargs,
 ) -> asyncio.Task[_Result]:
     """Run `work` in a task with an empty context, within `contained`; return the task."""
+    return spawn_in(Context(), work, *args, **kwargs)
+
+
+def spawn_in(
+    context: Context,
+    work: Callable[_Parameters, Coroutine[Any, Any, _Result]],
+    *args: _Parameters.args,
+    **kwargs: _Parameters.kwargs,
+) -> asyncio.Task[_Result]:
+    """See `spawn()`; in `context`."""
 
     async def run() -> _Result:
         with contained():
             return await work(*args, **kwargs)
 
-    return asyncio.get_running_loop().create_task(run(), context=Context())
+    return asyncio.get_running_loop().create_task(run(), context=context)
 
 
 async def every(interval: Callable[[], float], work: Callable[[], Awaitable[None]]) -> None:

@@ -17,7 +17,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from ..access.authorization import is_public
-from ..access.grants import Grant, user_of_page
+from ..access.grants import Grant, user_key, user_of_page
 from ..conf import settings
 from ..presence.roster import Member, members
 from ..protocol.groups import validate_group
@@ -127,5 +127,5 @@ def _attributes(context: Any) -> SafeString | str:
     except SynchronousOnlyOperation:
         # An async view has not loaded the user. The server sends the digest when a stream opens.
         return ""
-    digest = user_digest("" if user is None else str(user.pk))
+    digest = user_digest("" if user is None else user_key(user))
     return format_html(' data-sse="{}"{}', digest, _csrf_of(request, user))

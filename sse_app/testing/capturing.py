@@ -10,9 +10,10 @@ from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.test import TestCase
 
+from ..conf import namespace
 from ..eventlog import event_log
 from ..protocol.events import Event, validate_name
-from ..protocol.groups import validate_group
+from ..protocol.groups import full_name
 from ..signals import event_published
 
 
@@ -33,7 +34,7 @@ def capture_events(
     Raises `ValueError` for an invalid group or name.
     """
     return Capture(
-        frozenset(map(validate_group, groups)),
+        frozenset(full_name(group, namespace()) for group in groups),
         frozenset(map(validate_name, events)),
         using or DEFAULT_DB_ALIAS,
         on_commit,

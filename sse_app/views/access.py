@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlencode
 
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
 
 from ..access import authorization, tickets
+from ..access.authenticators import has_session
 from ..access.grants import BadGrant, Grant, revoked_grants, seal_of
 from ..access.refusals import Refused
 from ..access.sessions import name_of
-from ..conf import settings
-from ..protocol.groups import validate_group
+from ..conf import namespace, settings
+from ..protocol.groups import full_name
 from .bodies import json_response, posted_by_pages, read_object, require, to_json
 from .throttle import limit_rate
 
@@ -31,7 +30,7 @@ def renew(request: HttpRequest) -> HttpResponse:
     grant = _grant_of(read_object(request), request)
     _ask_policy(request, grant.groups)
     fresh = Grant.to(request.user, grant.groups).sign()
-    return json_response(200, to_json({"grant": fresh, "url": _url("grant", fresh)}))
+    return json_response(200, to_json({"grant": fresh, "url": tickets.stream_url("grant", fresh)}))
 
 
 @posted_by_pages
@@ -66,11 +65,15 @@ def ticket(request: HttpRequest) -> HttpResponse:
         session_key=name_of(_session_key(request)) if signed_in else "",
     )
     seconds = int(tickets.LIFETIME.total_seconds())
-    return json_response(200, to_json({"url": _url("ticket", text), "expires_in": seconds}))
+    return json_response(
+        200, to_json({"url": tickets.stream_url("ticket", text), "expires_in": seconds})
+    )
 
 
 def _session_key(request: HttpRequest) -> str:
     # A user that another middleware set, for example from a header, may have no session.
+    if not has_session(request):
+        return ""
     return getattr(getattr(request, "session", None), "session_key", None) or ""
 
 
@@ -79,7 +82,7 @@ def _groups_of(body: dict[str, Any]) -> list[str]:
     if not isinstance(groups, list):
         raise Refused(400, f'"groups" must be a JSON array of names, not {type(groups).__name__}.')
     try:
-        return [validate_group(group) for group in groups]
+        return [full_name(group, namespace()) for group in groups]
     except ValueError as error:
         raise Refused(400, str(error)) from error
 
@@ -104,7 +107,3 @@ def _valid_grant(body: dict[str, Any], request: HttpRequest) -> Grant:
 
 def _ask_policy(request: HttpRequest, groups: Any) -> None:
     require(lambda: authorization.may_listen_from_sync(request.user, groups, request))
-
-
-def _url(key: str, value: str) -> str:
-    return f"{reverse('sse_app:stream')}?{urlencode({key: value})}"

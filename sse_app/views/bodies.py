@@ -19,6 +19,7 @@ from django.utils.log import log_response
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
+from ..access import authenticators
 from ..access.authorization import PolicyFailed
 from ..access.posts import refuse_other_sites
 from ..access.refusals import Refused
@@ -111,21 +112,41 @@ _csrf_checked: Any = decorator_from_middleware(_CsrfCheck)
 def posted_by_pages(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     """Decorate a sync view for POST requests of pages; a refused request gets a JSON answer.
 
-    Where the project has no authentication middleware, or one that sets no user, the request gets
-    an `AnonymousUser`.
+    A request that `AUTHENTICATE` signs in needs no CSRF token, see `_signs_in()`. Where the project
+    has no authentication middleware, or one that sets no user, the request gets an `AnonymousUser`.
     """
-    checked: Callable[..., HttpResponse] = _csrf_checked(require_POST(answers_refusals(view)))
+    answering = require_POST(answers_refusals(view))
+    checked: Callable[..., HttpResponse] = _csrf_checked(answering)
 
-    @csrf_exempt  # Of the project's middleware: `checked` checks.
+    @csrf_exempt  # Of the project's middleware, which does not know how the request is signed in.
     @answers_refusals
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         refuse_other_sites(request)
+        if _signs_in(request):
+            return answering(request, *args, **kwargs)
         if not hasattr(getattr(request, "user", None), "is_authenticated"):
             request.user = AnonymousUser()
         return checked(request, *args, **kwargs)
 
     return guarded
+
+
+def _signs_in(request: HttpRequest) -> bool:
+    """Whether the user was set by credentials that no page of another site can have sent.
+
+    A browser adds cookies by itself, so with cookies the credentials must be in the header
+    `Authorization`. It may add a `Basic` one, but asks before another site's page may send JSON.
+    """
+    try:
+        signed_in = authenticators.sign_in(request)
+    except Refused:
+        raise
+    except Exception as error:
+        if not isinstance(error, authenticators.AuthenticatorFailed):  # That has been logged.
+            logger.exception("A user can't be read.", extra=log_fields(error=error))
+        raise unavailable() from error
+    return signed_in and (not request.COOKIES or "Authorization" in request.headers)
 
 
 def to_json(value: object) -> str:

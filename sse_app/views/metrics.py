@@ -14,6 +14,7 @@ from django.views.decorators.http import require_safe
 from ..access import tokens
 from ..access.addresses import may_read_metrics
 from ..access.authorization import has_permission
+from ..conf import namespace
 from ..protocol.headers import NO_STORE
 from ..runtime.telemetry import log_fields
 
@@ -61,6 +62,8 @@ def _is_permitted(request: HttpRequest) -> bool:
         token = tokens.verify_token(text)
         return token is not None and token.metrics
     user: Any = getattr(request, "user", None)
+    if namespace():
+        return False  # The metrics are those of all tenants.
     # A user model without permissions has no such flag.
     staff = all(getattr(user, name, None) is True for name in ("is_active", "is_staff"))
     return staff and has_permission(user, PERMISSION)

@@ -10,6 +10,7 @@ from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse
 
 from ..access import authorization
+from ..access.grants import user_key
 from ..access.refusals import Refused
 from ..protocol.replies import stream_of, validate_tab
 from ..publishing import idempotency, inbox
@@ -62,7 +63,7 @@ def _stream_and_tab(user: Any, body: dict[str, Any]) -> tuple[str, str]:
         raise Refused(400, str(error)) from error
     # Another user's stream is no error, since a login in another tab leads to it. Its id counts as
     # empty, so that the reply goes to no stream.
-    return stream_of(connection, str(user.pk) if user.is_authenticated else ""), tab
+    return stream_of(connection, user_key(user) if user.is_authenticated else ""), tab
 
 
 def _act(message: inbox.Message) -> idempotency.Answer:
@@ -105,7 +106,7 @@ def _speaker(message: inbox.Message) -> str:
     # The CSRF secret distinguishes anonymous users: it was just verified. Their address does not:
     # users who share an address would get each other's answers.
     if message.user.is_authenticated:
-        return f"user {message.user.pk}"
+        return f"user {user_key(message.user)}"
     secret = message.request.META.get("CSRF_COOKIE")
     if secret is None:
         raise Refused(

@@ -12,6 +12,7 @@ from typing import Final
 from django.http import HttpRequest
 
 from ..access.addresses import SITE_SHARE, address_of
+from ..access.grants import user_key
 from ..access.refusals import Refused
 from ..conf import settings
 from ..runtime.forks import at_fork
@@ -101,7 +102,7 @@ def limit_rate(request: HttpRequest) -> None:
 def _shares(request: HttpRequest) -> dict[str, int]:
     """Return the buckets of a request, each with its multiple of one user's rate."""
     if request.user.is_authenticated:
-        return {f"user {request.user.pk}": 1}
+        return {f"user {user_key(request.user)}": 1}
     addresses = address_of(request).shares
     session = getattr(request, "session", None)
     # A forged session key has no data, and must not get a bucket of its own.

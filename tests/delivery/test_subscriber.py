@@ -119,6 +119,27 @@ async def test_lost_continuity_is_raised_once_and_what_follows_arrives() -> None
         assert await take(events, 1) == ["3"]
 
 
+async def test_on_request_lost_continuity_is_an_item_and_the_loop_goes_on() -> None:
+    publish("g", "n", "1")
+    position = cursor("g")
+    event_log().renew_epoch()
+    publish("g", "n", "2")
+    items: list[Any] = []
+    async with (
+        asyncio.timeout(PATIENCE),
+        subscribe("g", after=position, raise_lost=False) as events,
+    ):
+        async for event in events:
+            if isinstance(event, ContinuityLost):
+                items.append((event.group, event.reason))
+                publish("g", "n", "3")
+            else:
+                items.append(event.data)
+            if items[-1] == "3":
+                break
+    assert items == [("g", "epoch"), "3"]
+
+
 async def test_an_unreadable_position_is_lost_continuity() -> None:
     async with subscribe("g", after="nonsense") as events:
         with pytest.raises(ContinuityLost, match="unknown"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import httpx
@@ -45,6 +46,63 @@ async def test_pairs_are_named_events_and_the_rest_is_a_message() -> None:
     assert parser.retry == 3_600_000
     assert response["Content-Type"] == "text/event-stream; charset=utf-8"
     assert response["X-Accel-Buffering"] == "no"
+
+
+async def test_what_surrounds_a_yield_is_left_in_the_task_in_which_it_was_entered(
+    settings: Any,
+) -> None:
+    settings.SSE_APP = {"HEARTBEAT": 0.01}
+    scope = ContextVar("scope", default="outer")
+    tasks = set()
+
+    async def events() -> AsyncIterator[Any]:
+        token = scope.set("inner")
+        try:
+            async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+                for number in range(3):
+                    tasks.add(asyncio.current_task())
+                    yield await group.create_task(asyncio.sleep(0.03, number))
+        finally:
+            tasks.add(asyncio.current_task())
+            scope.reset(token)
+
+    parser = await _read(EventStreamResponse(events()))
+    assert [event.data for event in parser.events] == ["0", "1", "2", '{"reason":"end"}']
+    assert len(tasks) == 1
+    leaving = aiter(EventStreamResponse(events()))
+    tasks.clear()
+    await anext(leaving)
+    await leaving.aclose()  # type: ignore[attr-defined]
+    assert len(tasks) == 1
+    assert scope.get() == "outer"
+
+
+async def test_a_timeout_of_an_iterable_ends_the_iterable_only() -> None:
+    async def events() -> AsyncIterator[Any]:
+        try:
+            async with asyncio.timeout(0.01):
+                yield "first"
+                await asyncio.Event().wait()
+        except TimeoutError:
+            yield "late"
+
+    parser = await _read(EventStreamResponse(events()))
+    assert [event.data for event in parser.events] == ["first", "late", '{"reason":"end"}']
+
+
+async def test_an_item_is_read_once_the_one_before_was_taken() -> None:
+    read = []
+
+    async def events() -> AsyncIterator[Any]:
+        for number in range(3):
+            read.append(number)
+            yield number
+
+    blocks = aiter(EventStreamResponse(events()))
+    for number in range(3):
+        await anext(blocks)
+        await asyncio.sleep(0)
+        assert read == [*range(number + 1)]
 
 
 async def test_silence_is_filled_with_heartbeats(settings: Any) -> None:

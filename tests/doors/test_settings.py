@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.core.checks import run_checks
@@ -108,6 +110,13 @@ def test_a_setting_that_is_no_dict_is_an_error() -> None:
         ({"MAY_LISTEN": "nowhere.policy"}, "E006", "'nowhere.policy'"),
         ({"MAY_SPEAK": f"{__name__}.not_callable"}, "E006", "not_callable"),
         ({"MAY_LISTEN": found}, "E006", "found"),
+        ({"MAX_GROUPS": 25}, "E003", "25"),
+        ({"AUTHENTICATE": "nowhere.user"}, "E006", "'nowhere.user'"),
+        ({"AUTHENTICATE": [["nowhere.user"]]}, "E006", "[['nowhere.user']]"),
+        ({"AUTHENTICATE": {}}, "E006", "{}"),
+        ({"AUTHENTICATE": ["django.http.HttpRequest"]}, "E006", "without authenticate"),
+        ({"NAMESPACE": "nowhere.tenant"}, "E006", "'nowhere.tenant'"),
+        ({"STREAM_CONTEXT": f"{__name__}.not_callable"}, "E006", "not_callable"),
         ({"METRICS_ADDRESSES": "10.0.0.0/8"}, "E011", "'10.0.0.0/8'"),
         ({"METRICS_ADDRESSES": ["10.0.0.1/8"]}, "E011", "'10.0.0.1/8'"),
         ({"METRICS_ADDRESSES": ["unix"]}, "E011", "'unix'"),
@@ -130,6 +139,37 @@ def test_a_log_on_a_database_that_never_commits_is_an_error(
     ((id, message),) = found()
     assert id == "sse_app.E005"
     assert "'default', whose AUTOCOMMIT is False" in message
+
+
+TENANTS = {"NAMESPACE": f"{__name__}.found", "STREAM_CONTEXT": f"{__name__}.found"}
+
+
+@pytest.mark.parametrize(
+    ("given", "apps", "refused"),
+    [
+        (TENANTS, {}, False),
+        (TENANTS, {"TENANT_APPS": ("shop",)}, False),
+        ({"NAMESPACE": TENANTS["NAMESPACE"]}, {}, True),
+        ({"STREAM_CONTEXT": TENANTS["STREAM_CONTEXT"]}, {}, True),
+        ({}, {}, True),
+        (TENANTS, {"TENANT_APPS": ("shop", "sse_app")}, True),
+        (TENANTS, {"TENANT_APPS": ["sse_app.apps.SseAppConfig"]}, True),
+        (TENANTS, {"TENANT_TYPES": {"public": {}, "shop": {"APPS": ["sse_app"]}}}, True),
+        (TENANTS, {"TENANT_TYPES": {"public": {"APPS": ["sse_app"]}}}, False),
+    ],
+)
+def test_django_tenants_needs_both_settings_and_one_log(
+    given: dict[str, Any], apps: dict[str, Any], refused: bool
+) -> None:
+    database = {
+        **django_settings.DATABASES["default"],
+        "ENGINE": "django_tenants.postgresql_backend",
+    }
+    with override_settings(SSE_APP=given, **apps):
+        assert "sse_app.E014" not in dict(found())
+        # Only the checks read the setting again; connections are those of the tests.
+        with patch.dict(django_settings.DATABASES, {"tenants": database}):
+            assert ("sse_app.E014" in dict(found())) == refused
 
 
 def test_a_pattern_given_without_its_list_grants_nothing_to_strangers() -> None:

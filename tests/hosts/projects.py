@@ -177,6 +177,16 @@ class Visitor(httpx.Client):
         assert answer.status_code == 200, f"{answer.status_code}: {answer.text[:500]}"
         return Page(self, answer.text)
 
+    def stream_of(self, path: str = "/page/") -> str:
+        """Return the URL of the stream on a page."""
+        return self.page(path).url
+
+    def act(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        """Post JSON with the CSRF token of the cookie, as a page does."""
+        token = self.cookies.get("csrftoken", "")
+        own = {"X-CSRFToken": token, "Origin": str(self.base_url).rstrip("/")}
+        return self.post(f"/events/{path}/", json=body, headers={**own, **headers})
+
     @contextmanager
     def listen(self, url: str, **headers: str) -> Iterator[Listener]:
         """Open a stream as a browser does."""

@@ -669,8 +669,8 @@ MUTATIONS = (
     Mutation(
         "The hub's tasks would keep the first visitor's language, tenant and trace.",
         "sse_app/runtime/services.py",
-        "create_task(run(), context=Context())",
-        "create_task(run())",
+        "spawn_in(Context(), work, *args, **kwargs)",
+        "asyncio.get_running_loop().create_task(work(*args, **kwargs))",
         ["runtime/test_services.py::test_nothing_of_the_first_visitor_stays_with_the_hub"],
     ),
     Mutation(

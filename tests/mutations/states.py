@@ -160,7 +160,7 @@ MUTATIONS = (
     Mutation(
         "A group's own name is a better match than a pattern of the same length, in any order.",
         "sse_app/protocol/groups.py",
-        "    return pattern == name, len(pattern",
+        "    return pattern == own_name(name), len(pattern",
         "    return False, len(pattern",
         ["delivery/test_snapshots.py::test_the_best_pattern_gives_the_state_whatever_the_order"],
     ),

@@ -230,8 +230,8 @@ MUTATIONS = (
     Mutation(
         "Another site's page may know a CSRF token that leaked, and the browser says whose it is.",
         "sse_app/views/bodies.py",
-        "        refuse_other_sites(request)\n        if not hasattr",
-        "        if not hasattr",
+        "        refuse_other_sites(request)\n        if _signs_in",
+        "        if _signs_in",
         ["access/test_posts.py::test_what_another_sites_page_posts_is_403_before_its_body_is_read"],
     ),
     Mutation(
@@ -299,8 +299,8 @@ MUTATIONS = (
     Mutation(
         "A project may have left out Django's CSRF middleware.",
         "sse_app/views/bodies.py",
-        "_csrf_checked(require_POST(answers_refusals(view)))",
-        "require_POST(answers_refusals(view))",
+        "    checked: Callable[..., HttpResponse] = _csrf_checked(answering)\n",
+        "    checked = answering\n",
         ["publishing/test_inbox.py::test_csrf_is_checked_also_without_djangos_middleware"],
     ),
     Mutation(

@@ -6,8 +6,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from sse_app.conf import namespace
 from sse_app.eventlog import event_log
-from sse_app.protocol.groups import validate_group
+from sse_app.protocol.groups import full_name
 
 
 class Command(BaseCommand):
@@ -26,7 +27,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            groups = [validate_group(group) for group in options["groups"]]
+            groups = [full_name(group, namespace()) for group in options["groups"]]
         except ValueError as error:
             raise CommandError(str(error)) from error
         renewed = event_log().renew_epoch(groups or None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ObjectDoesNotExist
 from django.core.management.base import CommandError, CommandParser
 
 from sse_app.access.models import AccessToken
@@ -30,6 +32,7 @@ examples:
   curl -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \\
        -d '{"group": "orders", "event": "message", "data": 1}' https://example.org/events/publish/
   manage.py sse_token create prometheus --metrics --days 365
+  manage.py sse_token create phone --user ann
   manage.py sse_token list
   manage.py sse_token revoke importer
 """
@@ -49,6 +52,9 @@ examples:
                 f"--{option}", action="append", default=[], metavar="PATTERN", help=text
             )
         create.add_argument(
+            "--user", metavar="NAME", help="sign this user in, with the rights of the user only"
+        )
+        create.add_argument(
             "--metrics", action="store_true", help="permit to read the metrics (GET metrics/)"
         )
         create.add_argument(
@@ -65,10 +71,13 @@ examples:
 
     def _create(self, options: dict[str, Any]) -> None:
         listen, publish, events = options["listen"], options["publish"], options["event"]
-        if not (listen or publish or options["metrics"]):
+        rights = bool(listen or publish or events or options["metrics"])
+        if options["user"] is None and not (listen or publish or options["metrics"]):
             raise CommandError(
-                "The token would permit nothing: give --listen, --metrics or --publish."
+                "The token would permit nothing: give --listen, --metrics, --publish or --user."
             )
+        if options["user"] is not None and rights:
+            raise CommandError("With --user the token has the user's rights: give no others.")
         if bool(publish) != bool(events):
             raise CommandError(
                 "Give both --publish (groups) and --event (names, '*' for any), or neither."
@@ -81,6 +90,7 @@ examples:
                 events=events,
                 metrics=options["metrics"],
                 lifetime=_lifetime(options["days"]),
+                user=options["user"] and _user(options["user"]),
             )
         except ValueError as error:
             raise CommandError(str(error)) from error
@@ -119,6 +129,13 @@ examples:
         return found[0]
 
 
+def _user(name: str) -> Any:
+    try:
+        return get_user_model()._default_manager.get_by_natural_key(name)
+    except ObjectDoesNotExist as error:
+        raise CommandError(f"There is no user {name!r}.") from error
+
+
 def _lifetime(days: float) -> timedelta:
     try:
         return timedelta(days=days)
@@ -136,6 +153,8 @@ def _line(token: AccessToken) -> str:
         )
         if patterns
     ]
+    if token.user_id is not None:
+        rights.append(f"signs in the user {token.user_id}")
     if token.metrics:
         rights.append("reads metrics")
     if token.revoked_at is not None:

@@ -28,10 +28,11 @@ from django.views.decorators.http import require_GET, require_POST
 from ...access.authorization import has_permission, is_true, method_of
 from ...access.disconnect import disconnect, end_stream
 from ...access.posts import guard_posts
-from ...protocol.groups import validate_group
+from ...conf import namespace, within_namespace
+from ...protocol.groups import namespace_of, own_name, validate_full
 from ...publishing.publish import publish
 from ...responses import EventStreamResponse
-from ...runtime.callables import in_thread
+from ...runtime.callables import in_callers_thread, in_thread
 from ...runtime.transactions import non_atomic
 from ..models import ServerProcess
 from . import history as group_history
@@ -134,6 +135,8 @@ class LiveStreamsAdmin(admin.ModelAdmin):
 
     async def feed(self, request: HttpRequest) -> HttpResponseBase:
         """Stream the data of the dashboard. Answer 403, no redirect, if it is not permitted."""
+        if await in_callers_thread(namespace):
+            raise Http404  # See `refuse_tenants()`.
         if not await in_thread(self._permits, request):
             return HttpResponse(_("Not permitted."), status=403, content_type="text/plain")
         return EventStreamResponse(feed(request, self._permits))
@@ -160,7 +163,8 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         return JsonResponse({"said": _("The stream %s was ended.") % id})
 
     def _end_user(self, request: HttpRequest, key: str) -> HttpResponse:
-        disconnect(user=key)
+        with within_namespace(namespace_of(key)):
+            disconnect(user=own_name(key))
         who = _name_of(key)
         log_act(
             request,
@@ -192,7 +196,8 @@ class LiveStreamsAdmin(admin.ModelAdmin):
         target, error = request.POST.get("target", group).strip(), ""
         if request.method == "POST":
             try:
-                publish(target, event.name, event.data)
+                with within_namespace(namespace_of(target)):
+                    publish(target, event.name, event.data)
             except ValueError as invalid:
                 error = str(invalid)
             else:
@@ -266,7 +271,7 @@ def _without_redirect(view: Any) -> Any:
 
 def _valid_group(group: str) -> str:
     try:
-        return validate_group(group)
+        return validate_full(group)
     except ValueError as error:
         raise Http404(str(error)) from error
 
@@ -283,7 +288,7 @@ def _name_of(key: str) -> str:
 def _verdict_of(asked: dict[str, str], row: Any, *, named: bool) -> tuple[Verdict | None, str]:
     """Return the verdict, or an error text. `named`: the verdict may name the event."""
     try:
-        group, offset = validate_group(asked["group"]), int(asked["offset"])
+        group, offset = validate_full(asked["group"]), int(asked["offset"])
     except ValueError as error:
         return None, str(error)
     if offset < 1:

@@ -4,7 +4,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('sse_app', '0009_chain'),
+        ('sse_app', '0010_token_user'),
     ]
 
     operations = [
