@@ -164,8 +164,11 @@ class SharedCounts:
         return bool(self._held or self._requests or (self._unreported and not self.alone))
 
     async def _run(self) -> None:
+        task: Any = asyncio.current_task()
         try:
-            while self._busy:
+            # redis-py may swallow the cancellation: it uses `asyncio.wait_for()`, which does so on
+            # Python 3.11 if what it waits for ends at that moment.
+            while self._busy and not task.cancelling():
                 self._wake.clear()
                 if time.monotonic() >= self._retry_at:
                     await self._exchange()

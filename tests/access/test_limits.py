@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -477,6 +477,26 @@ async def test_a_killed_process_is_not_counted_after_its_lease(members: Members)
     await takes(living, THREE)
     assert len(members.stored()["user:1"]) == 1
     assert len(members.stored()["leases"]) == 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_cancellation_that_the_client_of_redis_swallows_ends_the_task_all_the_same(
+    members: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = members()
+    await counts.take(THREE)
+    send, sending = counts._send, asyncio.Event()
+
+    async def swallow(commands: Any) -> list[Any]:
+        sending.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return await send(commands)
+
+    monkeypatch.setattr(counts, "_send", swallow)
+    await sending.wait()
+    async with asyncio.timeout(PATIENCE):
+        await silence(counts)
 
 
 @pytest.mark.usefixtures("quick")

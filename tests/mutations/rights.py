@@ -1008,6 +1008,16 @@ MUTATIONS = (
         ["access/test_admission.py::test_each_of_several_grants_is_taken_back_by_what_concerns_it"],
     ),
     Mutation(
+        "redis-py may swallow the cancellation of the task, which then runs for ever.",
+        "sse_app/access/limits_redis.py",
+        " and not task.cancelling():",
+        ":",
+        [
+            "access/test_limits.py::"
+            "test_a_cancellation_that_the_client_of_redis_swallows_ends_the_task_all_the_same"
+        ],
+    ),
+    Mutation(
         "A node of a Redis Cluster refuses the keys of the other nodes.",
         "sse_app/access/limits_redis.py",
         "    if not is_node:\n",

@@ -170,10 +170,10 @@ const pageTag = () =>
 function csrfHeader(given) {
   const { csrfHeader = "X-CSRFToken", csrfCookie = "csrftoken", csrfToken } = pageTag();
   /** @type {any} */
-  const element = document.querySelector("[name=csrfmiddlewaretoken], meta[name=csrf-token]");
+  const element = document.querySelector("[name=csrfmiddlewaretoken]");
   // The cookie first: a login in another tab has changed it.
   const cookie = RegExp(`(?:^|[ -])${csrfCookie}=([^;]+)`).exec(document.cookie)?.[1];
-  return { [csrfHeader]: given ?? cookie ?? element?.value ?? element?.content ?? csrfToken ?? "" };
+  return { [csrfHeader]: given ?? cookie ?? element?.value ?? csrfToken ?? "" };
 }
 
 /** An answer other than the app's: its `status`, and its body as `answer`, parsed if it is JSON. */
@@ -196,7 +196,7 @@ const passes = (status) => !status || status === 429 || status >= 500;
 /** @param {Response} response */
 const typeOf = (response) => response.headers.get("Content-Type") ?? "";
 /** @param {Response} response  In milliseconds; undefined without the header. */
-const retryAfter = (response) => 1000 * Number(response.headers.get("Retry-After")) || undefined;
+const retryAfter = (response) => 1000 * /** @type {any} */ (response.headers.get("Retry-After")) || undefined;
 
 /**
  * The app's answer to a POST, or an `error` for any other outcome; status 0: no answer.
@@ -306,7 +306,7 @@ class Line {
       signal: this.#abort.signal,
     });
     const { status, body } = response;
-    if (status !== 200 || !body || !/^text\/event-stream\b/i.test(typeOf(response))) {
+    if (status !== 200 || !typeOf(response).startsWith("text/event-stream")) {
       this.#reason = `HTTP ${status}`;
       this.#wait = retryAfter(response);
       return status !== 200 && !passes(status);
@@ -314,7 +314,7 @@ class Line {
     if (!labelled) this.#open();
     const feed = parser((block) => this.#receive(block));
     const decoder = new TextDecoder();
-    const reader = body.getReader();
+    const reader = /** @type {ReadableStream} */ (body).getReader();
     for (;;) {
       const { done, value } = await reader.read();
       if (done || this.#closed) return;
@@ -582,7 +582,11 @@ class Pool {
     this.#line?.close();
     this.next?.close();
     this.#line = this.next = null;
-    for (const kept of [this.#members, this.#tabs, this.#at, this.#wanted, this.#names]) kept.clear();
+    this.#members.clear();
+    this.#tabs.clear();
+    this.#at.clear();
+    this.#wanted.clear();
+    this.#names.clear();
   }
 
   /** @param {any} message */
