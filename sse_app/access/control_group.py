@@ -16,8 +16,6 @@ from ..protocol.cursors import START, Position
 from ..protocol.events import Event
 from ..protocol.groups import CONTROL_GROUP
 from ..protocol.replies import REPLY_EVENT, Reply
-from ..publishing.waking import WAKE_EVENT
-from ..runtime.duties import DUTIES
 from ..runtime.forks import at_fork
 from ..runtime.services import SharedTasks
 from ..runtime.telemetry import log_fields
@@ -43,8 +41,6 @@ class ControlSink(Sink):
                 readers.deliver_reply(Reply.from_event(event))
             except (TypeError, ValueError) as error:
                 log_malformed(error)
-        elif event.name == WAKE_EVENT:
-            DUTIES.wake()
         elif (revocation := revocation_of(event)) is not None:
             readers.apply(revocation)
 
@@ -55,7 +51,6 @@ class ControlSink(Sink):
             extra=log_fields(reason=reason),
         )
         readers.apply(Revocation(review=True))
-        DUTIES.wake()
 
     def passed(self, cursor: str) -> None:
         """Do nothing: this sink filters no events."""
@@ -76,8 +71,6 @@ class ControlGroup:
         await hub.attach(self._subscription)
         self._hub, self._began = hub, hub.position(CONTROL_GROUP)
         self._subscription.move({CONTROL_GROUP: self._began})
-        # From now on this process is woken, and has streams.
-        DUTIES.wake()
 
     async def run(self) -> None:
         """Read until cancelled; another run continues where this one ended."""
@@ -85,8 +78,7 @@ class ControlGroup:
         await run_with_retries(self._subscription, self._hub)
 
     def close(self) -> None:
-        """Wake the duties: from now on this process gets no event that wakes them."""
-        DUTIES.wake()
+        """Do nothing: the hub leaves all of its groups."""
 
     @property
     def position(self) -> Position | None:

@@ -317,7 +317,6 @@ class EventLog(ABC):
         """Call `changed`, from another thread, soon after any process has appended.
 
         Returns a function that stops these calls; None for a log that can't notice appends, so
-        that its heads must be read to find them. While the log can't tell whether somebody has
-        appended, it calls `changed` every second.
+        that its heads must be read to find them.
         """
         return None
