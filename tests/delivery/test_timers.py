@@ -150,6 +150,7 @@ class Site:
         positions = {group: self.hub.position(group) for group in groups}
         await stream.open(Start(positions, {}, recovered=False, missed=0))
         self._tasks.append(asyncio.create_task(stream.run()))
+        await asyncio.sleep(0)  # As on a server, it runs before the next tick.
         self.streams.append(stream)
         return stream
 
