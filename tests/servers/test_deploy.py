@@ -230,7 +230,11 @@ def test_the_proxy_refuses_what_is_too_long_for_daphne_to_hold(site: Site) -> No
     def chunks(size: int) -> Iterator[bytes]:
         yield from (b"a=&" * (size // 3 // 20) for _ in range(20))
 
-    with httpx.Client(verify=False, timeout=PATIENCE) as client:
-        for size, status in ((900_000, {200, 403}), (1_500_000, {413})):
-            assert client.post(url, content=b"".join(chunks(size))).status_code in status
-            assert client.post(url, content=chunks(size)).status_code in status
+    def post(content: bytes | Iterator[bytes]) -> int:
+        # On a connection of its own: the proxy answers before it has read the body, and could take
+        # the rest of the body for the next request.
+        return httpx.post(url, content=content, verify=False, timeout=PATIENCE).status_code
+
+    for size, status in ((900_000, {200, 403}), (1_500_000, {413})):
+        assert post(b"".join(chunks(size))) in status
+        assert post(chunks(size)) in status
