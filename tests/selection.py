@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any, Final
 
 import pytest
@@ -71,6 +72,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         for mark in marks & MISSING.keys():
             item.add_marker(pytest.mark.skip(reason=MISSING[mark]))
+        needed = [name for mark in item.iter_markers("packages") for name in mark.args]
+        absent = [name for name in needed if find_spec(name) is None]
+        if absent and not STRICT:
+            why = f"no {', '.join(absent)} (`make test-slow` installs them)"
+            item.add_marker(pytest.mark.skip(reason=why))
 
 
 if __name__ == "__main__" and notice():

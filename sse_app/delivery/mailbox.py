@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..conf import channel_layer, is_in_memory, site_tag
 from ..protocol.events import BATCH_TYPE, MESSAGE_TYPE, Event
 from ..protocol.groups import CONTROL_GROUP, layer_group, shared_group, validate_full
-from ..runtime import pubsub_layer
+from ..runtime import layer_calls
 from ..runtime.rare_logs import RareLog
 from ..runtime.services import logged, spawn
 from ..runtime.telemetry import log_fields
@@ -146,7 +146,7 @@ class Mailbox:
         except Exception:
             is_left = False
         if not is_left:
-            await pubsub_layer.forget(target, self._channel, [*own, *left])
+            await layer_calls.forget(target, self._channel, [*own, *left])
 
     # --- receiving ---
 
@@ -165,8 +165,8 @@ class Mailbox:
         """Open the channel; after a failure the same channel, so that the layer keeps only one."""
         target = channel_layer()
         if self._channel is None:
-            self._channel = pubsub_layer.channel_name(target)
-        self._channel = await pubsub_layer.open_channel(target, self._channel)
+            self._channel = layer_calls.channel_name(target)
+        self._channel = await layer_calls.open_channel(target, self._channel)
         await self._join_own()
         self.memberships.opened(self._channel)
         self._error = None
@@ -204,7 +204,7 @@ class Mailbox:
                 error,
                 extra=log_fields(error=error),
             )
-            if await pubsub_layer.reconnect(target):
+            if await layer_calls.reconnect(target):
                 await logged(self._reopened)
             elif self._receiving is not None:
                 self._receiving.cancel()

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ..conf import channel_layer, is_in_memory, site_tag
 from ..protocol.groups import layer_group
-from ..runtime import pubsub_layer
+from ..runtime import layer_calls
 from ..runtime.callables import contained
 from ..runtime.rare_logs import RareLog
 from ..runtime.services import spawn
@@ -92,8 +92,8 @@ class Memberships:
         if is_in_memory():
             return
         groups = list(dict.fromkeys([*self.known, *self._groups()]))
-        for first in range(0, len(groups), pubsub_layer.PORTION):
-            portion = groups[first : first + pubsub_layer.PORTION]
+        for first in range(0, len(groups), layer_calls.PORTION):
+            portion = groups[first : first + layer_calls.PORTION]
             self.known.update(dict.fromkeys(portion, False))
             await self.settle(portion)
 
@@ -127,7 +127,7 @@ class Memberships:
         if is_in_memory():
             return
         layer = channel_layer()
-        size = pubsub_layer.portion(layer)
+        size = layer_calls.portion(layer)
         for first in range(0, len(groups), size):
             portion = groups[first : first + size]
             if self.channel is None:
@@ -151,7 +151,7 @@ class Memberships:
                 leaves[layer_group(group, tag)] = group
         # A call that fails may have been done.
         self.known.update(dict.fromkeys([*joins.values(), *leaves.values()], False))
-        calls = pubsub_layer.changes(layer, channel, joins, leaves)
+        calls = layer_calls.changes(layer, channel, joins, leaves)
         held = await asyncio.gather(*(_held(call, names) for names, call in calls))
         for (names, _), done in zip(calls, held, strict=True):
             for name in names if done else ():

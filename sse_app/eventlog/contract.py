@@ -35,8 +35,8 @@ HEAD_RETENTION_FACTOR: Final = 2
 #: One answer of `changes()` has at most so many heads, or as many as there are groups to ask for.
 MOST_CHANGES: Final = 500
 
-#: Not the one of the module `random`, which a project may seed: logs with the same marks look like
-#: one log. Each forked child has other numbers.
+#: A project may seed the module `random`: then the logs of two processes would have the same marks,
+#: and look like one log. A forked child gets other numbers.
 _random: Final = Random()
 at_fork(_random.seed)
 _PAIRS: Final = [one + two for one in MARK_LETTERS for two in MARK_LETTERS]

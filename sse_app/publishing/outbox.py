@@ -22,7 +22,7 @@ from ..conf import channel_layer, is_in_memory, settings, site_tag
 from ..eventlog import event_log
 from ..protocol.events import BATCH_TYPE, Event
 from ..protocol.groups import CONTROL_GROUP, layer_group, shared_group
-from ..runtime import pubsub_layer
+from ..runtime import layer_calls
 from ..runtime.callables import contained
 from ..runtime.forks import at_fork
 from ..runtime.native import make_condition, start_loop
@@ -228,23 +228,23 @@ def _put(events: list[Event]) -> bool:
     try:
         # The objects are passed on, so each event is encoded once in the process.
         shared = {"type": BATCH_TYPE, "events": events}
-        return pubsub_layer.put(channel_layer(), shared_group(site_tag()), shared)
+        return layer_calls.put(channel_layer(), shared_group(site_tag()), shared)
     except Exception:
         return False  # The task that calls the layer finds the same, and logs it.
 
 
-def _calls(events: list[Event]) -> list[pubsub_layer.Call]:
+def _calls(events: list[Event]) -> list[layer_calls.Call]:
     """Return the calls of the layer that send `events`, each with the layer groups it sends to."""
     try:
         layer, tag = channel_layer(), site_tag()
         if is_in_memory():
             shared = {"type": BATCH_TYPE, "events": events}
-            return pubsub_layer.sends(layer, {shared_group(tag): shared})
+            return layer_calls.sends(layer, {shared_group(tag): shared})
         by_group: dict[str, list[Event]] = {}
         for event in events:
             by_group.setdefault(layer_group(event.group, tag), []).append(event)
         messages = {group: _message(some) for group, some in by_group.items()}
-        return pubsub_layer.sends(layer, messages)
+        return layer_calls.sends(layer, messages)
     except Exception as error:
         _refused({event.group for event in events}, error)
         return []

@@ -20,7 +20,7 @@ from sse_app.delivery import mailbox, memberships
 from sse_app.delivery.hub import get_hub
 from sse_app.protocol.events import Event
 from sse_app.protocol.groups import layer_group, shared_group
-from sse_app.runtime import pubsub_layer
+from sse_app.runtime import layer_calls
 
 from ..support.layers import ForeignLayer
 from ..support.patience import PATIENCE
@@ -168,10 +168,10 @@ async def test_two_thousand_groups_that_start_together_are_joined_and_left_by_fe
     joins, leaves = commands(redis, "subscribe"), commands(redis, "unsubscribe")
     readers = await asyncio.gather(*(Reader().start(group) for group in many(2000)))
     await until(lambda: len(subscribed(redis)) > 2000)
-    assert commands(redis, "subscribe") - joins == 2000 / pubsub_layer.PORTION
+    assert commands(redis, "subscribe") - joins == 2000 / layer_calls.PORTION
     await asyncio.gather(*(reader.stop() for reader in readers))
     await until(lambda: not subscribed(redis) & set(many(2000)))
-    assert commands(redis, "unsubscribe") - leaves <= 2 * 2000 / pubsub_layer.PORTION
+    assert commands(redis, "unsubscribe") - leaves <= 2 * 2000 / layer_calls.PORTION
     await first.stop()
 
 
@@ -193,7 +193,7 @@ async def test_an_event_published_while_thousands_of_groups_join_is_sent_between
     starting = asyncio.create_task(Reader().start(*many(4000)))
     await first.sink.until("between")
     reader = await starting
-    await until(lambda: order.count("subscribe") == 4000 / pubsub_layer.PORTION)
+    await until(lambda: order.count("subscribe") == 4000 / layer_calls.PORTION)
     assert "publish" in order
     assert order.index("publish") < len(order) / 2, order
     await reader.stop()
@@ -330,14 +330,14 @@ async def test_a_layer_with_methods_or_parts_of_its_own_is_called_by_the_public_
     if known:
         layer = use(OwnLayer, hosts=[redis.url])
     else:
-        monkeypatch.setattr(pubsub_layer, "_SHARD", ("no_such_part",))
+        monkeypatch.setattr(layer_calls, "_SHARD", ("no_such_part",))
         layer = use(RedisPubSubChannelLayer, hosts=[redis.url])
     reader = await Reader().start("one", "two")
     await until(lambda: {"one", "two"} <= subscribed(redis))
     publish_many([("one", "n", "1"), ("two", "n", "2")], durable=False)
     await reader.sink.until("2")
     assert reader.sink.seen == ["1", "2"]
-    assert pubsub_layer.portion(layer) == pubsub_layer.CALLS
+    assert layer_calls.portion(layer) == layer_calls.CALLS
     await reader.stop()
     await until(lambda: not subscribed(redis))
     if known:

@@ -19,7 +19,7 @@ from sse_app.delivery import memberships, starts
 from sse_app.delivery.hub import get_hub, running_hubs
 from sse_app.eventlog import event_log
 from sse_app.protocol.cursors import Position
-from sse_app.runtime import pubsub_layer
+from sse_app.runtime import layer_calls
 from sse_app.runtime.callables import CallbackFailed
 
 from ..support.layers import ForeignLayer
@@ -233,14 +233,14 @@ async def test_joins_that_waited_until_their_readers_had_left_are_not_made(
     layer = channel_layers["default"]
     before = layer.joins
     layer.free.clear()
-    readers = await start_all(3 * pubsub_layer.CALLS)
+    readers = await start_all(3 * layer_calls.CALLS)
     await stop(*readers)
     layer.free.set()
     await settled()
     await get_hub().mailbox.memberships.leave_all()
     await settled()
-    assert layer.joins - before == pubsub_layer.CALLS
-    assert layer.leaves == pubsub_layer.CALLS, "a group that was not joined was left"
+    assert layer.joins - before == layer_calls.CALLS
+    assert layer.leaves == layer_calls.CALLS, "a group that was not joined was left"
     assert not [group for group in layer.groups if ".g" in group]
     await stop(first)
     channel_layers.backends.clear()

@@ -18,12 +18,14 @@ OPTIONS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
 class Item:
     """A test as pytest collects it."""
 
-    def __init__(self, marks: set[str], fixtures: set[str]) -> None:
+    def __init__(self, marks: set[str], fixtures: set[str], *packages: str) -> None:
         self.fixturenames = fixtures
         self.marks = [getattr(pytest.mark, mark).mark for mark in marks]
+        if packages:
+            self.marks.append(pytest.mark.packages(*packages).mark)
 
-    def iter_markers(self) -> list[pytest.Mark]:
-        return self.marks
+    def iter_markers(self, name: str = "") -> list[pytest.Mark]:
+        return [mark for mark in self.marks if name in ("", mark.name)]
 
     def add_marker(self, mark: str | pytest.MarkDecorator) -> None:
         self.marks.append((getattr(pytest.mark, mark) if isinstance(mark, str) else mark).mark)
@@ -33,8 +35,8 @@ class Item:
         return {mark.name for mark in self.marks}
 
 
-def collected(marks: set[str], fixtures: set[str]) -> set[str]:
-    item = Item(marks, fixtures)
+def collected(marks: set[str], fixtures: set[str], *packages: str) -> set[str]:
+    item = Item(marks, fixtures, *packages)
     selection.pytest_collection_modifyitems([item])  # type: ignore[list-item]
     return item.names
 
@@ -71,9 +73,19 @@ def test_what_this_machine_can_not_run_is_skipped_and_said_in_one_line(
     assert selection.notice() == ""
 
 
+def test_what_needs_a_package_that_is_not_there_is_skipped_or_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(selection, "STRICT", False)
+    assert "skip" in collected({"slow"}, set(), "django", "no_such_package")
+    assert "skip" not in collected({"slow"}, set(), "django")
+    monkeypatch.setattr(selection, "STRICT", True)
+    assert "skip" not in collected({"slow"}, set(), "no_such_package")
+
+
 def test_each_mark_is_described() -> None:
     described = {line.partition(":")[0] for line in OPTIONS["markers"]}
-    assert described == {"quick"} | selection.NOT_QUICK | selection.NEEDS.keys()
+    assert described == {"quick", "packages"} | selection.NOT_QUICK | selection.NEEDS.keys()
 
 
 def test_no_test_measures_time_or_the_memory_of_a_process() -> None:

@@ -14,10 +14,10 @@ from ..support.patience import PATIENCE
 from ..support.servers import eventually
 from .projects import Host, Visitor
 
-pytestmark = pytest.mark.project
-
-for package in ("rest_framework", "rest_framework_simplejwt", "knox"):
-    pytest.importorskip(package)
+pytestmark = [
+    pytest.mark.project,
+    pytest.mark.packages("rest_framework", "rest_framework_simplejwt", "knox"),
+]
 
 SETTINGS = """
 INSTALLED_APPS += ["rest_framework", "rest_framework.authtoken", "knox"]

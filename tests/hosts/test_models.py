@@ -24,10 +24,8 @@ PACKAGES = [
     "taggit",
     "wagtail",
 ]
-for package in PACKAGES:
-    pytest.importorskip(package)
 
-pytestmark = [pytest.mark.project]
+pytestmark = [pytest.mark.project, pytest.mark.packages(*PACKAGES)]
 
 SETTINGS = """
 from pathlib import Path

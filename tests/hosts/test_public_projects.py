@@ -151,10 +151,10 @@ page.save_revision().publish()
 """
 
 
+@pytest.mark.packages("wagtail")
 def test_a_page_that_wagtail_publishes_is_an_event_on_its_site(
     make_host: Callable[..., Host],
 ) -> None:
-    pytest.importorskip("wagtail")
     assert WagtailSite.counted() <= 10
     host = make_host(kind=WagtailSite)
     with Visitor(host) as visitor, visitor.listen(visitor.page("/").url) as stream:
@@ -181,11 +181,10 @@ class Browser(Visitor):
         return super().send(request, **options)
 
 
+@pytest.mark.packages("allauth", "rest_framework", "whitenoise")
 def test_a_row_of_an_api_is_an_event_on_a_page_of_a_user_who_signed_up(
     make_host: Callable[..., Host],
 ) -> None:
-    for package in ("allauth", "rest_framework", "whitenoise"):
-        pytest.importorskip(package)
     assert CookiecutterSite.counted() <= 11
     host = make_host(kind=CookiecutterSite)
     sent = {"Host": "example.com", "X-Forwarded-Proto": "https"}

@@ -15,9 +15,7 @@ from ..support.patience import PATIENCE
 from ..support.servers import empty_database, eventually
 from .projects import Host, Listener, Visitor
 
-pytestmark = pytest.mark.project
-
-pytest.importorskip("django_tenants")
+pytestmark = [pytest.mark.project, pytest.mark.packages("django_tenants")]
 
 DATABASE = """
 DATABASES = {{

@@ -62,12 +62,11 @@ def start(make_host: Callable[..., Host], wrapper: str) -> Host:
     return make_host(lines=LINES, files={"mysite/asgi.py": ASGI + wrapper})
 
 
+@pytest.mark.packages("sentry_sdk", "opentelemetry")
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_reader_that_takes_nothing_is_dropped_and_the_stop_is_announced(
     make_host: Callable[..., Host], name: str
 ) -> None:
-    pytest.importorskip("sentry_sdk")
-    pytest.importorskip("opentelemetry.instrumentation.asgi")
     host = start(make_host, WRAPPERS[name])
     with connect(host):
         assert host.run(TRANSPORTS) == ["DaphneTransport"]

@@ -410,17 +410,17 @@ MUTATIONS = (
     Mutation(
         "Each message of the in-memory layer is a task, a queue and a clean-up.",
         "sse_app/publishing/outbox.py",
-        "            return pubsub_layer.sends(layer, {shared_group(tag): shared})\n",
+        "            return layer_calls.sends(layer, {shared_group(tag): shared})\n",
         "            group = shared_group(tag)\n"
         "            return [\n"
         "                call for event in events for call in\n"
-        "                pubsub_layer.sends(layer, {group: shared | {'events': [event]}})\n"
+        "                layer_calls.sends(layer, {group: shared | {'events': [event]}})\n"
         "            ]\n",
         ["delivery/test_memberships.py::test_in_memory_the_events_of_many_groups_are_one_message"],
     ),
     Mutation(
         "Each join of channels_redis is a command under the lock that a publish needs.",
-        "sse_app/runtime/pubsub_layer.py",
+        "sse_app/runtime/layer_calls.py",
         'return CALLS if _private(layer, "group_add", "group_discard") is None else PORTION',
         "return CALLS",
         [
@@ -430,7 +430,7 @@ MUTATIONS = (
     ),
     Mutation(
         "An event would wait behind the one command that joins thousands of groups.",
-        "sse_app/runtime/pubsub_layer.py",
+        "sse_app/runtime/layer_calls.py",
         "PORTION: Final = 200",
         "PORTION: Final = 4000",
         [
@@ -440,14 +440,14 @@ MUTATIONS = (
     ),
     Mutation(
         "A round trip for each group of a batch limits the events that a process sends a second.",
-        "sse_app/runtime/pubsub_layer.py",
+        "sse_app/runtime/layer_calls.py",
         'own = _private(layer, "group_send") if len(messages) > 1 else None',
         "own = None",
         ["delivery/test_memberships.py::test_the_events_of_many_groups_are_one_round_trip"],
     ),
     Mutation(
         "A subclass of the pub/sub layer may encrypt or count in its own methods.",
-        "sse_app/runtime/pubsub_layer.py",
+        "sse_app/runtime/layer_calls.py",
         "hasattr(type(layer), method) for",
         "False for",
         [
@@ -457,7 +457,7 @@ MUTATIONS = (
     ),
     Mutation(
         "Another version of channels_redis may have other private parts.",
-        "sse_app/runtime/pubsub_layer.py",
+        "sse_app/runtime/layer_calls.py",
         "return own if is_known else None",
         "return own",
         [
@@ -476,7 +476,7 @@ MUTATIONS = (
     ),
     Mutation(
         "redis-py subscribes again to a channel whose end Redis has not confirmed.",
-        "sse_app/runtime/pubsub_layer.py",
+        "sse_app/runtime/layer_calls.py",
         "                _drop(shard, names)\n",
         "                pass\n",
         [
@@ -725,7 +725,7 @@ MUTATIONS = (
     ),
     Mutation(
         "channels_redis' core layer takes a connection for each join, and refuses the 101st.",
-        "sse_app/runtime/pubsub_layer.py",
+        "sse_app/runtime/layer_calls.py",
         "CALLS: Final = 32",
         "CALLS: Final = 10_000",
         ["delivery/test_starts.py::test_hundreds_of_groups_at_once_are_all_joined_on_the_layer"],
@@ -767,14 +767,14 @@ MUTATIONS = (
     ),
     Mutation(
         "The pub/sub layer subscribes on its old connection again, so that must be closed.",
-        "sse_app/runtime/pubsub_layer.py",
+        "sse_app/runtime/layer_calls.py",
         "await pool.disconnect(inuse_connections=True)",
         "pass",
         ["delivery/test_mailbox.py::test_other_users_of_the_layer_keep_their_channels"],
     ),
     Mutation(
         "Redis may have done a command that failed: the next join must subscribe again.",
-        "sse_app/runtime/pubsub_layer.py",
+        "sse_app/runtime/layer_calls.py",
         "            shard._subscribed_to.difference_update(names)\n            shard._ensure",
         "            shard._ensure",
         [
@@ -784,7 +784,7 @@ MUTATIONS = (
     Mutation(
         "What a closed hub could not leave costs Redis a subscription each.",
         "sse_app/delivery/mailbox.py",
-        "            await pubsub_layer.forget(target, self._channel, [*own, *left])\n",
+        "            await layer_calls.forget(target, self._channel, [*own, *left])\n",
         "            pass\n",
         ["delivery/test_mailbox.py::test_hubs_that_close_without_redis_leave_nothing_behind"],
     ),

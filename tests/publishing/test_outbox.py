@@ -26,7 +26,7 @@ from sse_app.conf import channel_layer, site_tag
 from sse_app.protocol.events import Event
 from sse_app.protocol.groups import layer_group, shared_group
 from sse_app.publishing import outbox as layer
-from sse_app.runtime import pubsub_layer
+from sse_app.runtime import layer_calls
 
 from ..support.patience import PATIENCE
 from ..support.servers import ROOT, Daphne, eventually
@@ -623,14 +623,14 @@ async def test_what_a_signal_handler_publishes_during_a_send_is_sent_too(
     receive: Callable[[], Awaitable[list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outbox = layer.Outbox(asyncio.get_running_loop(), connected=True)
-    put = pubsub_layer.put
+    put = layer_calls.put
 
     def interrupted(*args: Any) -> bool:
-        monkeypatch.setattr(pubsub_layer, "put", put)
+        monkeypatch.setattr(layer_calls, "put", put)
         outbox.put([Event.of("g", "n", "from the handler")])
         return put(*args)
 
-    monkeypatch.setattr(pubsub_layer, "put", interrupted)
+    monkeypatch.setattr(layer_calls, "put", interrupted)
     outbox.put([Event.of("g", "n", "x")])
     assert await receive() == ["x"]
     assert await receive() == ["from the handler"]

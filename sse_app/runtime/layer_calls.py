@@ -1,11 +1,11 @@
-"""Calls of a channel layer: in batches on channels_redis's pub/sub layer, else one for each group.
+"""Calls of a channel layer, by its private parts where the public interface costs too much.
 
-The public interface of a layer joins, leaves and sends to one group at a time. On the pub/sub layer
-each such call is a command under one lock, so an event would wait behind the joins of all groups
-that start. That layer also has no public way to close its connections without forgetting the
-channels of all its users. So this module uses the layer's private parts, if they are as expected.
-Layers that this module does not know, also subclasses with methods of their own, are called by the
-public interface.
+The public interface of a layer joins, leaves and sends to one group at a time. On channels_redis's
+pub/sub layer each such call is a command under one lock, so an event would wait behind the joins of
+all groups that start; and that layer has no public way to close its connections without forgetting
+the channels of all its users. On channels' in-memory layer each send is a task and a copy. So this
+module uses the private parts of these two layers, if they are as expected. Other layers, also
+subclasses with methods of their own, are called by the public interface.
 """
 
 from __future__ import annotations
