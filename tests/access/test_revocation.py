@@ -457,7 +457,7 @@ async def test_a_stream_that_is_being_admitted_learns_of_what_happens_meanwhile(
             await leaving.enter_async_context(Visitor(site, "").stream("group=orders"))
             listening = asyncio.create_task(listen())
         await run(site, "from tests import policies\nassert policies.asked.wait(60)")
-    await asyncio.to_thread(eventually, lambda: site.streams() == 0)
+    await asyncio.to_thread(site.until_streams, 0)
     await run(elsewhere, user + what)
     await run(site, "from tests import policies\npolicies.gate.set()")
     assert await listening == told

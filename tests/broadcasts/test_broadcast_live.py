@@ -186,7 +186,7 @@ async def test_the_count_over_two_processes_is_exact(
             assert got == (2 * STREAMS, 2 * (STREAMS - 10), 30)
             # It stays so when all have gone.
             await asyncio.gather(first.close(), second.close(), twice.close())
-            await asyncio.to_thread(eventually, lambda: two.streams() == 0)
+            await asyncio.to_thread(two.until_streams, 0)
             for site in (one, two):
                 count = "from sse_app.broadcasts import sending; sending.count_deliveries()"
                 await asyncio.to_thread(run, site, count)

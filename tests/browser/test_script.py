@@ -281,7 +281,7 @@ def test_the_element_lives_as_long_as_its_connection_and_shows_its_state(
     expect(element).to_have_attribute("state", "open")
     expect(element).to_have_attribute("reason", "")
     page.evaluate("document.querySelector('p').append(document.querySelector('sse-stream'))")
-    assert site.streams() == 1, "it was only moved"
+    site.until_streams(1)  # It was only moved.
     page.evaluate(
         "document.querySelector('sse-stream').setAttribute('url', '/events/?group=chat.a')"
     )
@@ -306,7 +306,7 @@ def test_the_element_lives_as_long_as_its_connection_and_shows_its_state(
     site.start()
     expect(element).to_have_attribute("state", "open")
     page.evaluate("document.querySelector('sse-stream').remove()")
-    eventually(lambda: site.streams() == 0)
+    site.until_streams(0)
 
 
 def test_the_element_begins_when_the_pages_modules_listen(site: Daphne, tabs: Tabs) -> None:

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 
 from ..support.cables import Cable
 from ..support.chromium import CHROMIUM, FLAGS
-from ..support.servers import Daphne, eventually
+from ..support.servers import Daphne
 from ..support.sleepers import run
 from ..support.tabs import Tabs, open_tabs, publish
 
@@ -65,7 +65,7 @@ def test_offline_while_200_events_pass_nothing_is_lost_or_repeated(
         assert tab.heard == list(range(210))
         assert tab.resets == []
         tab.until_open()
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
 
 
 def test_the_browsers_word_for_the_network_counts_at_once(
@@ -182,7 +182,7 @@ def test_a_logout_closes_the_streams_of_all_tabs(
     for tab in pair:
         tab.until("stream.state === 'closed'")
         assert tab.states[-1] == "closed auth"
-    assert site.streams() == 0
+    site.until_streams(0)
 
 
 def test_a_stream_that_has_lived_its_life_goes_on_unseen(
@@ -265,7 +265,7 @@ def test_a_page_restored_from_the_back_forward_cache_goes_on_where_it_was(
     publish(site, range(2))
     tab.until_heard(2)
     tab.page.goto("/test/whoami/")
-    eventually(lambda: site.streams() == 0)
+    site.until_streams(0)
     publish(site, range(2, 5))
     tab.page.go_back(wait_until="commit")  # Nothing is loaded.
     tab.until_heard(5)

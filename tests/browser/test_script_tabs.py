@@ -33,7 +33,7 @@ def test_ten_tabs_are_one_connection_and_all_live_on_when_the_leader_closes(
     site: Daphne, tabs: Tabs
 ) -> None:
     ten = [tabs.open("group=orders") for _ in range(10)]
-    assert site.streams() == 1
+    site.until_streams(1)
     publish(site, range(5))
     for tab in ten:
         tab.until_heard(5)
@@ -46,7 +46,7 @@ def test_ten_tabs_are_one_connection_and_all_live_on_when_the_leader_closes(
         for tab in ten:
             tab.until_heard(before + 1)
             tab.until_open()
-        assert site.streams() == 1
+        site.until_streams(1)
     for tab in ten:
         assert tab.heard == list(range(8))
 
@@ -56,7 +56,7 @@ def test_tabs_of_different_groups_share_it_and_each_hears_only_its_own(
 ) -> None:
     orders, clock = tabs.open("group=orders"), tabs.open("group=clock")
     both = tabs.open("group=orders&group=clock")
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
     publish(site, range(3), "orders")
     publish(site, range(10, 13), "clock")
     # Without an id, so that nothing but its label says whose it is.
@@ -76,7 +76,7 @@ def test_of_the_tabs_that_share_a_stream_only_the_one_that_spoke_hears(
     tabs.sign_in("ann")
     tabs.context.request.get("/login/")
     speaks, listens = (tabs.open("group=chat.lobby") for _ in range(2))
-    assert site.streams() == 1
+    site.until_streams(1)
     for tab in (speaks, listens):
         tab.page.evaluate(
             "() => { window.notes = [];"
@@ -161,7 +161,7 @@ def test_a_tab_that_was_rendered_earlier_gets_what_came_since_and_the_others_no_
     assert first.heard == list(range(8))
     assert second.heard == list(range(2, 8))
     assert first.resets == second.resets == []
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
 
 
 def test_a_tab_gets_the_state_of_the_groups_that_the_connection_is_opened_for(
@@ -186,7 +186,7 @@ def test_a_tab_gets_the_state_of_the_groups_that_the_connection_is_opened_for(
     assert (first.resets, first.states, third.snapshots) == ([], ["open"], [])
     assert second.resets == [{"group": b, "reason": "epoch"}]
     assert [state["data"]["call"] for state in second.snapshots] == [1, 2]
-    assert site.streams() == 1
+    site.until_streams(1)
 
 
 @pytest.mark.slow
@@ -197,9 +197,9 @@ def test_beyond_max_groups_a_tab_has_a_connection_of_its_own(
     tabs = open_tabs(site.url)
     one = tabs.open("group=chat.a")
     two = tabs.open("group=chat.a&group=chat.b")
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
     over = tabs.open("group=chat.b&group=chat.c")
-    assert site.streams() == 2
+    site.until_streams(2)
     for group, numbers in (("chat.a", range(2)), ("chat.b", range(2, 4)), ("chat.c", range(4, 6))):
         publish(site, numbers, group)
     for tab, expected in ((one, [0, 1]), (two, [0, 1, 2, 3]), (over, [2, 3, 4, 5])):
@@ -215,7 +215,7 @@ def test_who_may_not_listen_is_refused_alone(site: Daphne, tabs: Tabs) -> None:
     publish(site, range(2))
     allowed.until_heard(2)
     assert allowed.states == ["open"]
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
 
 
 @pytest.mark.slow
@@ -232,7 +232,7 @@ def test_what_tabs_were_granted_is_joined_and_renewed(
         "[Group.objects.get_or_create(name=name)[0] for name in ('red', 'blue')])",
     )
     red, blue = tabs.open(tabs.url_of("team.red")), tabs.open(tabs.url_of("team.blue", "orders"))
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
     for n in range(12):  # For longer than two grants last.
         publish(site, range(n, n + 1), "team.red")
         publish(site, range(n, n + 1), "team.blue")
@@ -288,7 +288,7 @@ def test_a_leader_that_hangs_is_replaced_and_loses_nothing_itself(site: Daphne, 
         tab.until_heard(7)
         assert tab.heard == list(range(7))
     assert follower.connections == 1
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
 
 
 HOSTILE = """() => {
@@ -326,7 +326,7 @@ def test_who_only_says_that_it_leads_is_found_out(site: Daphne, tabs: Tabs) -> N
     for tab in (leader, follower):
         tab.until_heard(3)
         assert tab.heard == [0, 1, 2]
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
 
 
 NO_LOCKS = "Object.defineProperty(navigator, 'locks', {value: undefined})"
@@ -340,7 +340,7 @@ DENIED = (
 def test_where_tabs_cannot_share_each_has_its_own(site: Daphne, tabs: Tabs, how: str) -> None:
     tabs.context.add_init_script(how)
     pair = [tabs.open("group=orders") for _ in range(2)]
-    assert site.streams() == 2
+    site.until_streams(2)
     publish(site, range(2))
     for tab in pair:
         tab.until_heard(2)
@@ -355,7 +355,7 @@ def test_a_filtered_stream_and_one_from_the_past_are_not_shared(
     publish(site, range(2))
     tabs.open("group=orders")
     own = tabs.open(query)
-    assert site.streams() == 2
+    site.until_streams(2)
     publish(site, range(2, 4))
     expected = [0, 1, 2, 3] if "earliest" in query else [2, 3]
     own.until_heard(len(expected))
@@ -380,7 +380,7 @@ def test_a_stream_that_is_closed_leaves_the_rest_of_its_page(site: Daphne, tabs:
     tab.until_heard(2)
     assert tab.heard == [0, 1]
     tab.page.evaluate("stream.close()")
-    eventually(lambda: site.streams() == 0)
+    site.until_streams(0)
 
 
 def test_the_cursor_of_a_view_is_where_the_page_begins(site: Daphne, tabs: Tabs) -> None:
@@ -400,7 +400,7 @@ def test_a_server_that_knows_of_no_labels_gives_each_tab_its_own(site: Daphne, t
 
     tabs.context.route("**/events/?*", older)
     orders, clock = tabs.open("group=orders"), tabs.open("group=clock")
-    assert site.streams() == 2
+    site.until_streams(2)
     publish(site, range(2), "orders")
     publish(site, range(2, 4), "clock")
     for tab, expected in ((orders, [0, 1]), (clock, [2, 3])):

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route
 
 from ..support.chromium import CHROMIUM, FLAGS
 from ..support.servers import Daphne, eventually
@@ -50,7 +50,7 @@ def test_who_signs_in_over_another_session_is_not_joined_to_its_connection(
 ) -> None:
     ann = tabs.sign_in("ann")
     private, public = tabs.open(tabs.url_of(f"user.{ann}")), tabs.open("group=orders")
-    assert site.streams() == 1
+    site.until_streams(1)
     publish(site, range(1), f"user.{ann}")
     private.until_heard(1)
     tabs.sign_in("bob")
@@ -59,7 +59,7 @@ def test_who_signs_in_over_another_session_is_not_joined_to_its_connection(
     his = tabs.open("group=orders")
     # Her public page is Bob's by now, and shares with his. A stream that is refused together with
     # others would leave each of them a connection of its own, so it comes after that.
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
     snoop = tabs.begin(f"group=user.{ann}")
     snoop.until("stream.state === 'closed'")
     assert snoop.states[-1] == "closed refused: HTTP 403"
@@ -67,7 +67,7 @@ def test_who_signs_in_over_another_session_is_not_joined_to_its_connection(
     hears(site, public, his, first=10)
     assert (private.heard, snoop.heard) == ([0], [])
     assert public.heard == his.heard == [10, 11, 12]
-    assert site.streams() == 1
+    site.until_streams(1)
     assert "closed" not in " ".join(public.states + his.states)
 
 
@@ -103,7 +103,7 @@ def test_pages_that_do_not_say_whose_they_are_share_once_the_server_has_said_it(
     pair = [tabs.open(f"group=user.{ann}&group=orders") for _ in range(2)]
     tabs.page = PAGE
     pair.append(tabs.open("group=orders"))
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
     hears(site, *pair, first=0)
     assert [tab.heard for tab in pair] == [[0, 1, 2]] * 3
 
@@ -120,7 +120,7 @@ def test_a_page_from_a_cache_is_whose_session_it_is(
     fresh = tabs.open("group=orders")
     tabs.context.route("**/test/page/**", lambda route: route.fulfill(body=kept))
     cached = tabs.open("group=orders&group=clock")
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
     hears(site, fresh, cached, first=0)
     assert fresh.heard == cached.heard == [0, 1, 2]
 
@@ -132,7 +132,7 @@ def test_a_stranger_who_signs_in_keeps_every_event_and_comes_to_share_with_the_n
     hears(site, *before, first=0)
     tabs.sign_in("ann")
     after = tabs.open("group=orders")
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
     members = "from sse_app.presence import members\nresult = [m.name for m in members('orders')]"
     eventually(lambda: run(site, members) == ["ann"])
     hears(site, *before, after, first=3)
@@ -161,7 +161,7 @@ def test_of_a_shared_connection_only_the_pages_of_the_lost_groups_are_closed(
     private, public = tabs.open(tabs.url_of(f"user.{ann}")), tabs.open("group=orders")
     both = tabs.open(f"group=user.{ann}&group=orders")
     hears(site, public, both, first=0)
-    assert site.streams() == 1
+    site.until_streams(1)
     if how == "a logout":
         tabs.context.request.get("/test/logout/")
     else:
@@ -175,10 +175,38 @@ def test_of_a_shared_connection_only_the_pages_of_the_lost_groups_are_closed(
     assert both.heard == [0, 1, 2]
 
 
+LOCKS = """async () => {
+    const {held, pending} = await navigator.locks.query();
+    return held.length + pending.length;
+}"""
+
+
+def test_a_refusal_of_streams_that_have_left_does_not_close_the_others(
+    site: Daphne, tabs: Tabs
+) -> None:
+    ann = tabs.sign_in("ann")
+    leader, public = tabs.open(f"group=user.{ann}"), tabs.open("group=orders")
+    private = tabs.open(f"group=user.{ann}")
+    site.until_streams(1)
+    asked: list[Route] = []
+    tabs.context.route("**/events/?*orders*user*", lambda route: asked.append(route))
+    # The next leader asks for the groups of both tabs that are left.
+    leader.close()
+    public.page.wait_for_function("() => window.asked")
+    private.close()
+    # Two locks are left, both of the leader: it knows that the other tab has left.
+    eventually(lambda: public.page.evaluate(LOCKS) == 2)
+    (request,) = asked
+    request.fulfill(status=403)
+    public.until_open()
+    hears(site, public, first=0)
+    assert "closed" not in " ".join(public.states)
+
+
 def test_a_stream_that_the_admin_ends_does_not_come_back(site: Daphne, tabs: Tabs) -> None:
     tabs.sign_in("ann")
     pair = [tabs.open("group=orders"), tabs.open("group=clock")]
-    eventually(lambda: site.streams() == 1)
+    site.until_streams(1)
     run(
         site,
         "from sse_app.operations.reports import streams\n"
@@ -188,7 +216,7 @@ def test_a_stream_that_the_admin_ends_does_not_come_back(site: Daphne, tabs: Tab
     for tab in pair:
         tab.until("stream.state === 'closed'")
         assert tab.states[-1] == "closed auth"
-    assert site.streams() == 0
+    site.until_streams(0)
 
 
 # --- pages that come back ---
@@ -217,7 +245,7 @@ def test_a_page_of_the_former_user_that_is_restored_is_present_as_the_one_who_is
     for tab in (public, private):
         tab.page.evaluate("window.same = true")
         tab.page.goto("/test/whoami/")
-    eventually(lambda: site.streams() == 0)
+    site.until_streams(0)
     caching.sign_in("bob")
     for tab in (public, private):
         tab.page.go_back(wait_until="commit")

@@ -16,7 +16,7 @@ from sse_app.asgi import event_stream_application
 from sse_app.delivery.transports import daphne_requests, servers
 
 from ..support.raw_http import Answer, Connection, Request
-from ..support.servers import Daphne, Server, eventually
+from ..support.servers import Daphne, Server
 from ..support.sleepers import run
 from ..support.valkeys import free_port
 
@@ -268,4 +268,4 @@ def test_a_body_that_came_with_a_stream_is_not_kept(shared_daphne: Daphne, size:
         assert run(shared_daphne, KEPT) == [[True, 0]]
     finally:
         connection.close()
-    eventually(lambda: shared_daphne.streams() == 0)
+    shared_daphne.until_streams(0)

@@ -206,7 +206,7 @@ async def test_who_saw_a_group_empty_in_another_log_is_told(
         assert (await stream.next()).json()["recovered"] is True
     await published(daphne, "of the other log")
     # A stream that is still open would hand its position in this log to the next one.
-    await asyncio.to_thread(eventually, lambda: daphne.streams() == 0)
+    await asyncio.to_thread(daphne.until_streams, 0)
     with redis.client() as client:
         client.flushall()
     async with daphne.stream("group=orders") as stream:

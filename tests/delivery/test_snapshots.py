@@ -335,7 +335,7 @@ async def test_who_is_disconnected_or_leaves_does_not_wait_for_the_state(
     ann = await Visitor(daphne, "ann").sign_in()
     async with ann.stream("group=orders.slow.left"):
         pass
-    await asyncio.to_thread(eventually, lambda: daphne.streams() == 0)
+    await asyncio.to_thread(daphne.until_streams, 0)
     async with ann.stream("group=orders.slow.gone") as stream:
         code = f"from sse_app import disconnect\ndisconnect(user={ann.pk})\nresult = None"
         await asyncio.to_thread(run, daphne, code)

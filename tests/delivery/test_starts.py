@@ -24,7 +24,7 @@ from sse_app.runtime.callables import CallbackFailed
 
 from ..support.layers import ForeignLayer
 from ..support.patience import PATIENCE
-from ..support.servers import Daphne, eventually
+from ..support.servers import Daphne
 from ..support.subscribers import Reader
 
 
@@ -299,7 +299,7 @@ def test_four_hundred_clients_with_a_group_each_are_all_served(
     assert sum(name.startswith("test.") for name in names) < 40
     for client in clients:
         client.close()
-    eventually(lambda: on_redis.streams() == 0)
+    on_redis.until_streams(0)
 
 
 def test_clients_that_come_as_the_last_one_goes_are_all_served(on_redis: Daphne) -> None:
@@ -310,7 +310,7 @@ def test_clients_that_come_as_the_last_one_goes_are_all_served(on_redis: Daphne)
         last = ask(on_redis, "group=orders")
     assert name_of_first(last) == "sse.open"
     last.close()
-    eventually(lambda: on_redis.streams() == 0)
+    on_redis.until_streams(0)
 
 
 @pytest.mark.parametrize("kind", ["core.RedisChannelLayer", "pubsub.RedisPubSubChannelLayer"])

@@ -283,7 +283,7 @@ async def test_a_disconnect_is_noticed_at_once(
 ) -> None:
     daphne = make_daphne(HEARTBEAT=600)  # No write can find it out.
     connection = connect(daphne)
-    eventually(lambda: daphne.streams() == 1)
+    daphne.until_streams(1)
     hang_up(connection, how)
     eventually(lambda: not daphne.streams(), "the stream stayed open", within=2.0)
 
@@ -291,7 +291,7 @@ async def test_a_disconnect_is_noticed_at_once(
 def test_a_client_that_goes_on_sending_and_leaves_is_noticed(daphne: Daphne) -> None:
     """Twisted stops reading after 16 KiB that nobody takes, and so sees no end: a write has to."""
     connection = connect(daphne)
-    eventually(lambda: daphne.streams() == 1)
+    daphne.until_streams(1)
     connection.sendall(b"x" * 100_000)
     hang_up(connection, "rst")
     eventually(lambda: not daphne.streams(), "the stream stayed open", within=5.0)

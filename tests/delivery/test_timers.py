@@ -480,7 +480,7 @@ def test_daphne_does_not_go_through_open_streams_and_forgets_them_when_they_end(
 ) -> None:
     daphne = make_daphne()
     connections = [connect(daphne) for _ in range(5)]
-    eventually(lambda: daphne.streams() == 5)
+    daphne.until_streams(5)
     assert run(daphne, CHECKED) == [5, 5, 0, 0]
     assert run(daphne, LEFT) == 5
     for connection in connections[:3]:

@@ -27,6 +27,16 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A tab that leaves while its groups are refused closes the streams of the other tabs.",
+        SCRIPT,
+        "this.#dismiss(line.ids.length > 1 ? {} : { reason });",
+        "this.#dismiss(this.#members.size > 1 ? {} : { reason });",
+        [
+            "browser/test_script_users.py::"
+            "test_a_refusal_of_streams_that_have_left_does_not_close_the_others"
+        ],
+    ),
+    Mutation(
         "A connection that dies without a word ends in no error.",
         SCRIPT,
         "    this.#timer = setTimeout(() => this.#abort.abort(), ms);\n",

@@ -107,7 +107,7 @@ def test_the_lifespan_is_known(server: Server) -> None:
 @pytest.mark.parametrize("how", ["fin", "rst"])
 def test_a_disconnect_is_noticed(server: Server, how: str) -> None:
     connection = connect(server)
-    eventually(lambda: server.streams() == 1)
+    server.until_streams(1)
     hang_up(connection, how)
     eventually(lambda: server.streams() == 0, "the stream stayed open")
 

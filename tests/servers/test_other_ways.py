@@ -15,7 +15,7 @@ import pytest
 
 from ..support.certificates import make_certificate
 from ..support.patience import PATIENCE
-from ..support.servers import Daphne, Server, StreamReader, eventually
+from ..support.servers import Daphne, Server, StreamReader
 from ..support.sleepers import FLOOD, MIB, connect, counts, flood_past, read_until, run
 from ..support.valkeys import free_port
 
@@ -37,7 +37,7 @@ result = None
 
 async def left(server: Server) -> None:
     """Wait until a stream has ended; Daphne makes it so after ten seconds by force."""
-    await asyncio.to_thread(eventually, lambda: server.streams() == 0, "it never left")
+    await asyncio.to_thread(server.until_streams, 0)
     reasons = await asyncio.to_thread(run, server, "import sys\nresult = sys.noted")
     assert reasons
     assert set(reasons) <= {"disconnect", "broken"}
@@ -123,7 +123,7 @@ async def test_over_http_2_a_reader_that_takes_nothing_for_too_long_is_let_go(
         ):
             assert response.http_version == "HTTP/2"
             await asyncio.to_thread(run, server, FLOOD.format(start=0, stop=1000, size=40_000))
-            await asyncio.to_thread(eventually, lambda: server.streams() == 0, "it is still there")
+            await asyncio.to_thread(server.until_streams, 0)
             assert counts(server)["stalled"] == 1
         # The others of the process have what is theirs.
         async with server.stream("group=orders") as stream:

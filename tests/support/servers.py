@@ -165,6 +165,10 @@ class Server:
         """How many streams are open."""
         return int(httpx.get(f"{self.url}/test/streams/", timeout=PATIENCE).json()["streams"])
 
+    def until_streams(self, count: int) -> None:
+        """Wait until `count` streams are open: the server notices a closed one a moment later."""
+        eventually(lambda: self.streams() == count, f"it never had {count} streams")
+
     def text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 

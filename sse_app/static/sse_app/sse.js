@@ -756,7 +756,8 @@ class Pool {
       if (!this.#line?.opened) this.#open();
     } else {
       this.#line = null;
-      this.#dismiss(this.#members.size > 1 ? {} : { reason });
+      // Streams that left meanwhile may be what was refused.
+      this.#dismiss(line.ids.length > 1 ? {} : { reason });
     }
   }
 
