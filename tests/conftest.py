@@ -82,8 +82,8 @@ def make_server(tmp_path: Path, migrated: Path) -> Iterator[Callable[..., Any]]:
 
     def make(kind: type[Server], environ: dict[str, str] | None = None, **sse_app: Any) -> Server:
         server = kind(tmp_path, {**environment, **(environ or {})}, **sse_app)
-        if not servers and environ:
-            server.manage("migrate", "--verbosity", "0")  # It may be another database.
+        if not servers and {"DATABASE_URL", "TEST_POSTGRES_NAME"} & (environ or {}).keys():
+            server.manage("migrate", "--verbosity", "0")  # It is another database.
         servers.append(server)
         return server.start()
 

@@ -27,6 +27,7 @@ from sse_app.conf import stored_time, written
 from sse_app.models import Revocation as RevocationRow
 from sse_app.models import Ticket
 
+from ..selection import first_then_slow
 from ..support.parser import Parser
 from ..support.servers import Daphne, eventually
 from ..support.sites import USERS, Site
@@ -174,7 +175,7 @@ def test_sessions_that_are_not_in_the_database_are_looked_for_where_they_are(set
     assert live_sessions({key}) == set()
 
 
-@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("store", first_then_slow(["sqlite", "postgresql"]))
 def test_a_ticket_of_a_session_in_a_cookie_keeps_no_session(
     make_daphne: Callable[..., Daphne], request: pytest.FixtureRequest, store: str
 ) -> None:

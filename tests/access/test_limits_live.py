@@ -260,6 +260,7 @@ def pair(
     return pair
 
 
+@pytest.mark.slow
 def test_two_servers_count_users_sessions_and_addresses_together(
     pair: Callable[..., tuple[Daphne, Daphne]], visit: Callable[..., Visitor]
 ) -> None:

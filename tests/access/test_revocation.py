@@ -602,7 +602,10 @@ ENDED = {**ENDS, "logged out": "", "logged in as another": ""}
 
 
 @pytest.mark.parametrize(
-    "how", [how for how in ENDED if how != "deleted" and not how.startswith("disconnected")]
+    "how",
+    first_then_slow(
+        how for how in ENDED if how != "deleted" and not how.startswith("disconnected")
+    ),
 )
 async def test_what_anybody_may_hear_comes_back_at_once_when_its_user_has_gone(
     site: Daphne, how: str

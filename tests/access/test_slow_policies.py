@@ -164,9 +164,8 @@ async def test_not_all_streams_ask_their_policy_at_once(
         assert await run(site, ANSWER) == 2
 
 
-@pytest.mark.parametrize(
-    "told", first_then_slow([True, False]), ids=["by a signal", "by the fingerprint"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [True, False], ids=["by a signal", "by the fingerprint"])
 async def test_a_stream_whose_policy_fails_for_long_ends_and_meets_the_policy_again(
     make_daphne: Callable[..., Daphne], told: bool
 ) -> None:

@@ -105,6 +105,7 @@ def test_a_scheduled_broadcast_is_cancelled_and_repeated_from_the_list(
     expect(watcher.get_by_test_id("banner")).to_contain_text("The shop closes")
 
 
+@pytest.mark.slow
 def test_selected_orders_can_be_broadcast_from_their_list(open_page: Callable[..., Page]) -> None:
     watcher = open_page("/board/")
     is_live(watcher)
@@ -137,6 +138,7 @@ def test_the_chat_shows_who_is_there_and_moves_as_they_come_and_go(
     expect(guest.locator("#people-empty")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_chat_message_reaches_a_second_browser_and_its_history(
     open_page: Callable[..., Page],
 ) -> None:
@@ -153,6 +155,7 @@ def test_a_chat_message_reaches_a_second_browser_and_its_history(
     expect(late.get_by_test_id("chat-log")).to_contain_text("Grüße & <script>")
 
 
+@pytest.mark.slow
 def test_who_types_is_shown_until_it_is_said_and_a_command_is_answered_to_one_page(
     open_page: Callable[..., Page],
 ) -> None:

@@ -25,6 +25,7 @@ import sse_app
 
 from ..clients import NODE_MODULES
 from ..clients.listeners import NODE
+from ..selection import first_then_slow
 from ..support.cables import Cable
 from ..support.pages import RESET, SEND
 from ..support.patience import PATIENCE
@@ -152,7 +153,10 @@ def test_a_stream_is_read_as_the_standard_says(
 
 
 @pytest.mark.parametrize(
-    "text", ["\ufeffdata: [1]\n\n", "event:\ndata: a\n\n", "data: Grüße 🎉\n\n", "data: a\n\n"]
+    "text",
+    first_then_slow(
+        ["\ufeffdata: [1]\n\n", "event:\ndata: a\n\n", "data: Grüße 🎉\n\n", "data: a\n\n"]
+    ),
 )
 def test_bytes_are_decoded_as_they_come(tabs: Tabs, text: str) -> None:
     tabs.context.route(
@@ -243,6 +247,7 @@ def test_a_message_whose_answer_is_lost_is_sent_again_and_handled_once(
     cable.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_too_busy_for_a_message_gets_it_later(tabs: Tabs) -> None:
     tabs.sign_in("ann")
     tab = tabs.open("group=chat.lobby")
@@ -331,6 +336,7 @@ def test_the_element_begins_when_the_pages_modules_listen(site: Daphne, tabs: Ta
     page.wait_for_function("() => window.heard?.length === 2")
 
 
+@pytest.mark.slow
 def test_a_refused_element_is_closed(tabs: Tabs) -> None:
     page = elements(tabs, '<sse-stream url="/events/?group=secret"></sse-stream>')
     expect(page.locator("sse-stream")).to_have_attribute("state", "closed")
@@ -350,6 +356,7 @@ def test_after_a_reset_the_element_reloads_its_fragment(site: Daphne, tabs: Tabs
     assert page.evaluate("window.same"), "the page was not loaded again"
 
 
+@pytest.mark.slow
 def test_after_a_reset_a_page_that_says_nothing_else_is_loaded_again_but_seldom(
     site: Daphne, tabs: Tabs
 ) -> None:

@@ -70,6 +70,7 @@ def test_tabs_of_different_groups_share_it_and_each_hears_only_its_own(
     assert (orders.states, clock.states) == (["open"], ["open"])
 
 
+@pytest.mark.slow
 def test_of_the_tabs_that_share_a_stream_only_the_one_that_spoke_hears(
     site: Daphne, tabs: Tabs
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_tab_that_was_rendered_earlier_gets_what_came_since_and_the_others_no_
     site.until_streams(1)
 
 
+@pytest.mark.slow
 def test_a_tab_gets_the_state_of_the_groups_that_the_connection_is_opened_for(
     site: Daphne, tabs: Tabs
 ) -> None:
@@ -383,6 +385,7 @@ def test_a_stream_that_is_closed_leaves_the_rest_of_its_page(site: Daphne, tabs:
     site.until_streams(0)
 
 
+@pytest.mark.slow
 def test_the_cursor_of_a_view_is_where_the_page_begins(site: Daphne, tabs: Tabs) -> None:
     position = run(site, "from sse_app import cursor\nresult = cursor('orders')")
     publish(site, range(3))

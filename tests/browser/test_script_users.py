@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Route
 
+from ..selection import first_then_slow
 from ..support.chromium import CHROMIUM, FLAGS
 from ..support.servers import Daphne, eventually
 from ..support.sleepers import run
@@ -71,7 +72,9 @@ def test_who_signs_in_over_another_session_is_not_joined_to_its_connection(
     assert "closed" not in " ".join(public.states + his.states)
 
 
-@pytest.mark.parametrize("page", [PAGE, BARE], ids=["with the tag", "without the tag"])
+@pytest.mark.parametrize(
+    "page", first_then_slow([PAGE, BARE]), ids=["with the tag", "without the tag"]
+)
 def test_a_session_that_changed_without_a_word_is_not_shared(
     site: Daphne, tabs: Tabs, open_tabs: Callable[[str], Tabs], page: str
 ) -> None:
@@ -108,6 +111,7 @@ def test_pages_that_do_not_say_whose_they_are_share_once_the_server_has_said_it(
     assert [tab.heard for tab in pair] == [[0, 1, 2]] * 3
 
 
+@pytest.mark.slow
 def test_a_page_from_a_cache_is_whose_session_it_is(
     site: Daphne, tabs: Tabs, open_tabs: Callable[[str], Tabs]
 ) -> None:
@@ -125,6 +129,7 @@ def test_a_page_from_a_cache_is_whose_session_it_is(
     assert fresh.heard == cached.heard == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_stranger_who_signs_in_keeps_every_event_and_comes_to_share_with_the_new_page(
     site: Daphne, tabs: Tabs
 ) -> None:
@@ -153,7 +158,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("how", first_then_slow(ENDS))
 def test_of_a_shared_connection_only_the_pages_of_the_lost_groups_are_closed(
     site: Daphne, tabs: Tabs, how: str
 ) -> None:
@@ -271,6 +276,7 @@ WATCH = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_restored_page_takes_nothing_before_the_leader_knows_where_it_stands(
     site: Daphne, caching: Tabs
 ) -> None:

@@ -541,6 +541,7 @@ result = sorted(stream.bytes_sent for stream in streams())
 """
 
 
+@pytest.mark.slow
 async def test_what_a_stream_says_itself_comes_in_order(make_daphne: Callable[..., Daphne]) -> None:
     daphne = make_daphne()
     async with AsyncExitStack() as stack:

@@ -11,6 +11,7 @@ import pytest
 
 from sse_app.protocol.cursors import Cursor
 
+from ..selection import first_then_slow
 from ..support.servers import Daphne, eventually
 from ..support.valkeys import Valkey
 
@@ -34,7 +35,7 @@ async def published(daphne: Daphne, *texts: str) -> None:
         await asyncio.to_thread(daphne.publish, "orders", "n", text)
 
 
-@pytest.mark.parametrize("log", ["database", "redis"])
+@pytest.mark.parametrize("log", first_then_slow(["database", "redis"]))
 async def test_redis_is_killed_and_comes_back_while_a_stream_stays_open(
     make_daphne: Callable[..., Daphne], redis: Valkey, log: str
 ) -> None:
@@ -53,6 +54,7 @@ async def test_redis_is_killed_and_comes_back_while_a_stream_stays_open(
         assert [event.data for event in await stream.take(6)] == list("012345")
 
 
+@pytest.mark.slow
 async def test_a_flushed_redis_log_is_a_new_epoch(
     make_daphne: Callable[..., Daphne], redis: Valkey
 ) -> None:
@@ -79,6 +81,7 @@ async def test_a_flushed_redis_log_is_a_new_epoch(
         assert (await stream.next()).json()["recovered"] is True
 
 
+@pytest.mark.slow
 async def test_with_redis_down_at_the_start_streams_follow_the_log_and_catch_up(
     make_daphne: Callable[..., Daphne], redis: Valkey
 ) -> None:
@@ -99,6 +102,7 @@ async def test_with_redis_down_at_the_start_streams_follow_the_log_and_catch_up(
             pytest.fail("the channel layer did not come back")
 
 
+@pytest.mark.slow
 async def test_with_a_redis_log_that_is_down_the_stream_is_busy_and_then_served(
     make_daphne: Callable[..., Daphne], redis: Valkey
 ) -> None:
@@ -194,6 +198,7 @@ def test_manage_py_names_a_bad_group(daphne: Any) -> None:
         daphne.manage("sse_new_epoch", "no group")
 
 
+@pytest.mark.slow
 async def test_who_saw_a_group_empty_in_another_log_is_told(
     make_daphne: Callable[..., Daphne], redis: Valkey
 ) -> None:

@@ -77,6 +77,7 @@ async def test_clients_that_drop_and_come_back_get_each_event_once_and_in_order(
     assert sum(client.connections for client in clients) > CLIENTS * 5
 
 
+@pytest.mark.slow
 async def test_a_killed_server_comes_back_and_nothing_is_lost(daphne: Daphne) -> None:
     client = DroppingClient(1)
     reading = asyncio.create_task(client.read(daphne))

@@ -23,6 +23,7 @@ from ..support.sleepers import (
 )
 
 
+@pytest.mark.slow
 async def test_readers_that_never_read_cost_little_and_delay_nobody(
     make_daphne: Callable[..., Daphne],
 ) -> None:

@@ -400,6 +400,7 @@ publish("orders", "done")
 """
 
 
+@pytest.mark.slow
 async def test_under_writes_nobody_misses_anything_or_gets_it_twice(
     make_daphne: Callable[..., Daphne], tmp_path: Path
 ) -> None:

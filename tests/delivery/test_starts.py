@@ -285,6 +285,7 @@ def on_redis(make_daphne: Callable[..., Daphne], valkey: str) -> Daphne:
     return make_daphne({"REDIS_URL": valkey}, EVENT_LOG=redis_log(valkey), CHECK_INTERVAL=600)
 
 
+@pytest.mark.slow
 def test_four_hundred_clients_with_a_group_each_are_all_served(
     on_redis: Daphne, valkey: str
 ) -> None:

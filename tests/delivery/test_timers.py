@@ -498,6 +498,7 @@ def test_daphne_does_not_go_through_open_streams_and_forgets_them_when_they_end(
         connection.close()
 
 
+@pytest.mark.slow
 def test_daphne_ends_a_stream_after_the_time_that_its_option_allows(
     make_daphne: Callable[..., Daphne],
 ) -> None:

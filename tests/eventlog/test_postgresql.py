@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
+import pytest
+
 from ..support.servers import Daphne, connect_postgresql, eventually
 
 
@@ -23,6 +25,7 @@ async def test_the_log_carries_events_between_processes_by_the_check(
             assert [event.data for event in await stream.take(20)] == [str(n) for n in range(20)]
 
 
+@pytest.mark.slow
 async def test_idle_streams_hold_no_database_connection(
     make_daphne: Callable[..., Daphne], database: str
 ) -> None:

@@ -25,7 +25,6 @@ from sse_app.models import GroupHead, StoredEvent
 from sse_app.protocol.cursors import encode_cursor
 from sse_app.testing import capture_events
 
-from ..selection import first_then_slow
 from ..support.patience import PATIENCE
 from ..support.servers import Daphne, connect_postgresql, eventually
 
@@ -304,7 +303,8 @@ for thread in threads: thread.join()
 """
 
 
-@pytest.mark.parametrize("kind", first_then_slow(["postgresql", "sqlite"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
 async def test_two_processes_of_ten_threads_leave_one_order_for_all(
     make_daphne: Callable[..., Daphne], request: pytest.FixtureRequest, valkey: str, kind: str
 ) -> None:

@@ -65,6 +65,7 @@ def phase(name: str) -> Phase:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["own", "threads"])
 def test_a_phase_finds_each_event(ground: Ground, name: str) -> None:
     """The process of the threads fails where the log does not have each event."""

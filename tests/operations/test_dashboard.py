@@ -294,6 +294,7 @@ def test_a_reader_that_takes_nothing_shows_as_lagging(
     sleeper.close()
 
 
+@pytest.mark.slow
 def test_a_button_ends_just_one_stream_in_another_process_and_its_page_stays_away(
     open_page: Callable[..., Page], readers: Callable[..., Any], pair: tuple[Daphne, Daphne]
 ) -> None:
@@ -336,6 +337,7 @@ def test_all_streams_of_a_user_end_in_all_processes(
     assert (one.streams(), two.streams()) == (0, 1)
 
 
+@pytest.mark.slow
 def test_who_may_only_look_sees_no_buttons(
     open_page: Callable[..., Page], readers: Callable[..., Any], pair: tuple[Daphne, Daphne]
 ) -> None:

@@ -15,7 +15,6 @@ from django.test import AsyncClient
 from sse_app.delivery.hub import Hub
 from sse_app.operations import health
 
-from ..selection import first_then_slow
 from ..support.other_servers import Gunicorn
 from ..support.patience import PATIENCE
 from ..support.servers import Daphne, Server, connect_postgresql, eventually
@@ -97,7 +96,8 @@ def test_one_whose_redis_hangs_is_told_in_time(
         redis.process.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("kind", first_then_slow([Gunicorn, Daphne]))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Gunicorn, Daphne])
 def test_a_database_that_hangs_is_told_while_it_hangs(
     kind: type[Server], make_server: Callable[..., Any], database: str
 ) -> None:

@@ -100,6 +100,7 @@ def listening(daphne: Daphne, *arguments: str) -> Iterator[subprocess.Popen[str]
         process.communicate()
 
 
+@pytest.mark.slow
 def test_it_shows_what_the_log_has_and_ends_after_so_many(daphne: Daphne) -> None:
     for n in range(4):
         daphne.publish("orders", "n", str(n))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import pytest
+
 from ..support.servers import Daphne
 from ..support.sleepers import connect, run
 
@@ -73,6 +75,7 @@ def test_without_descriptors_a_view_publishes_or_fails_at_once(
     )
 
 
+@pytest.mark.slow
 def test_without_descriptors_the_log_has_few_lines(make_daphne: Callable[..., Daphne]) -> None:
     daphne = make_daphne(CHECK_INTERVAL=0.05, SWEEP_INTERVAL=0.05)
     stream = connect(daphne)

@@ -199,6 +199,7 @@ def test_a_report_is_refused_outside_the_block_and_with_a_text_beyond_an_event()
         pass
 
 
+@pytest.mark.slow
 async def test_the_demos_import_is_seen_live_and_by_who_comes_late(daphne: Daphne) -> None:
     async with (
         httpx.AsyncClient(timeout=PATIENCE, base_url=daphne.url) as client,
