@@ -71,7 +71,8 @@ def may_be_read_together(session: Any) -> bool:
     kind = type(session)  # Of a lazy session, which a middleware has made, the type is the proxy's.
     if django_settings.DATABASE_ROUTERS or not issubclass(kind, SessionBase):
         return False
-    if not all(_is_of_django(type(connection)) for connection in connections.all()):
+    # By the settings: the stream's task would keep the wrappers that `connections` makes for it.
+    if not all(one["ENGINE"].startswith(DJANGO) for one in connections.settings.values()):
         return False
     if kind.load is DatabaseStore.load:
         by_key = kind._get_session_from_db is DatabaseStore._get_session_from_db  # type: ignore[attr-defined]  # not in the stubs

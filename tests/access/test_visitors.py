@@ -191,7 +191,15 @@ def held(sessions):
 CursorWrapper.execute, admission.read_visitors = counted, held
 batches.PATIENCE_SECONDS = 600
 """
-COUNTED = "from sse_app.runtime import batches\nresult = dict(batches.counts)"
+COUNTED = """
+import gc
+from django.db.backends.base.base import BaseDatabaseWrapper
+from sse_app.runtime import batches
+
+gc.collect()
+wrappers = sum(isinstance(each, BaseDatabaseWrapper) for each in gc.get_objects())
+result = {**batches.counts, "wrappers": wrappers}
+"""
 SIGN_IN = f"""
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.auth.models import User
@@ -236,3 +244,4 @@ async def test_signed_in_arrivals_share_statements_and_open_no_connections(site:
     assert counts["django_session"] == counts["read"]
     assert counts["auth_user"] == 2 * counts["read"], "the users, and their fingerprints"
     assert counts["opened"] < 20, "the threads' and the views', and none for a stream"
+    assert counts["wrappers"] < 50, "a stream keeps none"

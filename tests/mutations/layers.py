@@ -168,6 +168,15 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A wrapper of a database that a stream's task looks at is kept as long as the stream.",
+        "sse_app/access/visitors.py",
+        'one["ENGINE"].startswith(DJANGO) for one in connections.settings.values()',
+        "_is_of_django(type(one)) for one in connections.all()",
+        [
+            "access/test_visitors.py::test_signed_in_arrivals_share_statements_and_open_no_connections"
+        ],
+    ),
+    Mutation(
         "A router that asks for the tenant would get the tenant of no visitor.",
         "sse_app/access/visitors.py",
         "if django_settings.DATABASE_ROUTERS or not issubclass(kind, SessionBase):",
