@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from django.core import checks
-from django.db import ProgrammingError, connections
+from django.db import Error, ProgrammingError, connections
 
 from ..access import limits_redis
 from ..conf import channel_layer, is_in_memory, settings, site_tag
@@ -25,6 +26,7 @@ from ..protocol.events import Event
 from ..runtime.callables import in_thread
 from . import processes
 from .health import GROUP, probe_layer
+from .models import HOST
 
 ANSWER_SECONDS: Final = 5.0
 #: A larger difference of clocks is an error. A smaller one may be the time of the query.
@@ -64,7 +66,7 @@ async def examine(*, deploy: bool = False) -> AsyncIterator[Finding]:
     yield await _answering("site", _site())
     for finding in await in_thread(lambda: list(_sqlite())):
         yield finding
-    for finding in _servers():
+    for finding in _servers(await _own_pids()):
         yield finding
 
 
@@ -215,10 +217,10 @@ def _sqlite() -> Iterator[Finding]:
         )
 
 
-def _servers() -> Iterator[Finding]:
-    """Examine the command lines of this machine's Daphne processes, where /proc shows them."""
+def _servers(pids: Iterable[int]) -> Iterator[Finding]:
+    """Examine the command lines of the Daphne processes among `pids`, where /proc shows them."""
     found = False
-    for words in filter(_is_daphne, _command_lines()):
+    for words in filter(_is_daphne, map(_command_line, pids)):
         found = True
         line = " ".join(words)
         if any(map(_TIMEOUT.match, words)):
@@ -240,16 +242,25 @@ def _servers() -> Iterator[Finding]:
                 "Start it with -e tcp:port=8000:interface=127.0.0.1:backlog=4096.",
             )
     if not found:
-        yield Finding("fine", "Daphne", "No Daphne process is visible on this machine.")
+        text = "No Daphne process of this project is known on this machine."
+        yield Finding("fine", "Daphne", f"{text} One is known after its first request.")
 
 
 def _is_daphne(words: list[str]) -> bool:
     return any(Path(word).name == "daphne" for word in words[:3])
 
 
-def _command_lines() -> Iterator[list[str]]:
-    for file in PROCESSES.glob("[0-9]*/cmdline"):
-        try:
-            yield file.read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-        except OSError:
-            continue  # The process has ended, or belongs to another user.
+def _command_line(pid: int) -> list[str]:
+    try:
+        command = (PROCESSES / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return []  # The process has ended, or belongs to another user.
+    return command.decode(errors="replace").rstrip("\0").split("\0")
+
+
+async def _own_pids() -> list[int]:
+    """Return the ids of this project's server processes on this machine."""
+    with suppress(Error):  # The examination of the site has named it.
+        rows = await in_thread(processes.alive)
+        return [row.pid for row in rows if row.host == HOST]
+    return []

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import socket
+from typing import Any, Final
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+
+#: This machine's name in the rows of its processes.
+HOST: Final = socket.gethostname()[:255]
 
 
 class ServerProcess(models.Model):

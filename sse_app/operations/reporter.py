@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import os
-import socket
 from collections.abc import Callable, Sequence
 from contextvars import Context
 from datetime import datetime, timedelta
@@ -22,7 +21,7 @@ from ..runtime.telemetry import log_fields
 from ..runtime.threads import WRITES
 from ..runtime.transactions import impatient
 from . import health, reports
-from .models import ServerProcess
+from .models import HOST, ServerProcess
 
 TICK_SECONDS: Final = 1.0
 REPORT_SECONDS: Final = 5.0
@@ -169,8 +168,7 @@ class Reporter:
             # Another process may have stopped while it had the rows locked, as in `watch()`.
             with impatient(own.db, LOCK_SECONDS):
                 if not own.update(**fields):
-                    host = socket.gethostname()[:255]
-                    fields |= {"host": host, "pid": os.getpid(), "started_at": self._started_at}
+                    fields |= {"host": HOST, "pid": os.getpid(), "started_at": self._started_at}
                     all_rows().create(name=self.name, **fields)
             self._has_row = True
         self._delete_dead_rows()

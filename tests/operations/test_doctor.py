@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import subprocess
 import sys
@@ -112,7 +113,7 @@ async def test_events_that_wait_for_long_are_an_error_with_their_groups(
         ("daphne -t 60 --fd 3 a:b", ["Ends every stream after a time"]),
         ("daphne --http-timeout=60 --fd 3 a:b", ["Ends every stream after a time"]),
         ("daphne --proxy-headers --fd 3 a:b", ["Accepts any client address"]),
-        ("vim daphne.py", ["No Daphne process is visible"]),
+        ("vim daphne.py", ["No Daphne process of this project"]),
     ],
 )
 def test_the_command_line_of_a_server_is_looked_at(
@@ -121,15 +122,19 @@ def test_the_command_line_of_a_server_is_looked_at(
     (tmp_path / "17").mkdir()
     (tmp_path / "17" / "cmdline").write_bytes(line.replace(" ", "\0").encode() + b"\0")
     monkeypatch.setattr(doctor, "PROCESSES", tmp_path)
-    found = list(doctor._servers())
+    found = list(doctor._servers([17]))
     assert [text for finding in found for text in said if finding.text.startswith(text)] == said
     assert len(found) == len(said)
 
 
-def test_a_server_that_runs_is_found(daphne: Daphne) -> None:
-    assert daphne.process is not None
-    here = [words for words in doctor._command_lines() if "--fd" in words]
-    assert any(doctor._is_daphne(words) for words in here)
+def test_the_servers_of_this_project_are_judged_and_no_others(
+    make_daphne: Callable[..., Daphne], migrated: Path, tmp_path: Path
+) -> None:
+    site = make_daphne(options=["--http-timeout", "600"])
+    eventually(lambda: "Ends every stream after a time" in site.try_manage("sse_doctor").stdout)
+    (tmp_path / "other").mkdir()
+    site.environment["DATABASE_URL"] = f"sqlite:///{shutil.copy(migrated, tmp_path / 'other')}"
+    assert "No Daphne process of this project" in site.try_manage("sse_doctor").stdout
 
 
 NGINX = """
