@@ -724,7 +724,7 @@ MUTATIONS = (
     Mutation(
         "requirements.txt and pyproject.toml are edited by people who know one of them.",
         "requirements.txt",
-        "redis>=5\n",
+        "redis[hiredis]>=5\n",
         "",
         ["doors/test_package.py::test_the_requirements_are_those_of_the_project"],
     ),
