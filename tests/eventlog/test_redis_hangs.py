@@ -29,6 +29,7 @@ from sse_app.protocol.events import Event
 from sse_app.runtime.telemetry import COUNTS
 
 from ..support.cables import Cable
+from ..support.patience import PATIENCE
 from ..support.servers import eventually
 from ..support.valkeys import Valkey
 
@@ -347,9 +348,10 @@ def replica(server: Valkey, tmp_path: Path) -> Iterator[Valkey]:
 
 
 async def test_an_event_that_a_replica_confirmed_is_acknowledged(
-    server: Valkey, replica: Valkey
+    server: Valkey, replica: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = RedisEventLog(server.url, wait_replicas=1)
+    monkeypatch.setattr(redis_clients, "REPLICA_SECONDS", PATIENCE)
+    log = RedisEventLog(server.url, wait_replicas=1, options={"socket_timeout": 2 * PATIENCE})
     with replica.client() as client:
         for n in range(10):
             log.append(made("g", str(n)))
