@@ -1258,8 +1258,8 @@ MUTATIONS = (
     ),
     Mutation(
         "A migration that saves a decorated model would fail with the name of a table.",
-        "sse_app/eventlog/database_locks.py",
-        "raise ProgrammingError(_WITHOUT_TABLES.format(alias, _last_migration())) from error",
+        "sse_app/eventlog/missing_tables.py",
+        "raise MissingTables(text.format(alias, _last_migration())) from error\n",
         "raise",
         [
             "eventlog/test_eventlog.py::test_a_database_without_the_tables_is_named_with_the_line_that_a_migration_needs"

@@ -66,7 +66,7 @@ def test_tables_that_are_missing_are_to_be_migrated(daphne: Daphne, tmp_path: Pa
     daphne.environment["DATABASE_URL"] = f"sqlite:///{tmp_path / 'empty.sqlite3'}"
     found = daphne.try_manage("sse_doctor")
     assert found.returncode == 1
-    assert "ERROR: event log: Failed: ProgrammingError: Nothing was published: the" in found.stdout
+    assert "ERROR: event log: Failed: MissingTables: Nothing was published: the" in found.stdout
     assert "    Run manage.py migrate." in found.stdout
 
 
