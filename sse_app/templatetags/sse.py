@@ -26,6 +26,9 @@ from ..protocol.replies import user_digest
 register = template.Library()
 
 SCRIPT: Final = "sse_app/sse.js"
+#: Hints in the browser's console while DEBUG is on.
+DEBUG_SCRIPT: Final = "sse_app/debug.js"
+_SCRIPT: Final = '<script type="module" src="{}"{}{}></script>'
 #: What the script uses without attributes.
 _CSRF_DEFAULTS: Final = {"header": "X-Csrftoken", "cookie": "csrftoken"}
 
@@ -107,6 +110,8 @@ def sse_members(group: str) -> list[Member]:
 def sse_script(context: Any) -> SafeString:
     """Return the `<script>` element of the app, for the page's head: `{% sse_script %}`.
 
+    While DEBUG is on, a second element loads hints for the browser's console.
+
     The element has the nonce of the Content-Security-Policy, if the context has `csp_nonce`, set by
     Django's context processor, or its `request` has it, set by django-csp.
 
@@ -118,8 +123,12 @@ def sse_script(context: Any) -> SafeString:
         nonce = getattr(context.get("request"), "csp_nonce", None)
     # Compared with None: a lazy nonce is false until str() makes it.
     own = "" if nonce is None else format_html(' nonce="{}"', str(nonce))
-    src, attributes = static(SCRIPT), _attributes(context)
-    return format_html('<script type="module" src="{}"{}{}></script>', src, own, attributes)
+    made = format_html(_SCRIPT, static(SCRIPT), own, _attributes(context))
+    return (
+        made + format_html(_SCRIPT, static(DEBUG_SCRIPT), own, "")
+        if django_settings.DEBUG
+        else made
+    )
 
 
 def _csrf_of(request: HttpRequest, user: Any) -> SafeString:
