@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from channels.testing import HttpCommunicator
 from django.contrib.auth.models import AnonymousUser, Group
 from django.core.checks import run_checks
 from django.core.management import call_command
@@ -25,7 +27,7 @@ from sse_app.changes import publish_changes
 from sse_app.consumers import EventStreamConsumer
 
 from ..support.patience import PATIENCE
-from ..support.servers import Daphne, eventually
+from ..support.servers import ROOT, Daphne, eventually
 
 #: What was done wrong: how, and the words that the message must have.
 Mistake = tuple[Callable[[], object], list[str]]
@@ -197,6 +199,18 @@ def test_a_refused_request_says_why(shared_daphne: Daphne) -> None:
     assert "WARNING sse_app: AnonymousUser may not listen to secret" in shared_daphne.text()
 
 
+@pytest.mark.django_db(transaction=True)
+async def test_visitors_in_production_are_not_told_the_hint() -> None:
+    communicator = HttpCommunicator(
+        EventStreamConsumer.as_asgi(),
+        "GET",
+        "/events/?group=secret",
+        headers=[(b"host", b"testserver")],
+    )
+    answer = await communicator.get_response(timeout=PATIENCE)
+    assert (answer["status"], answer["body"]) == (403, b"Not permitted.")
+
+
 @pytest.mark.slow
 def test_a_database_without_tables_is_named_with_the_command(empty_daphne: Daphne) -> None:
     answer = httpx.get(f"{empty_daphne.url}/events/?group=orders", timeout=PATIENCE)
@@ -247,3 +261,19 @@ def test_a_wsgi_server_logs_that_the_application_is_asgi(tmp_path: Path) -> None
     with sync_gunicorn(log) as url:
         assert httpx.get(url, timeout=PATIENCE).status_code == 500
         eventually(lambda: "serve it with daphne or another ASGI server" in log.read_text())
+
+
+def test_the_demo_says_before_it_installs_what_is_missing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        refused = subprocess.run(
+            [sys.executable, ROOT / "project" / "ready.py"],
+            env={**os.environ, "PORT": port},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert f"can't listen on 127.0.0.1, port {port}" in line
+    assert "make demo PORT=9000" in line
