@@ -14,17 +14,18 @@ NPM_INSTALLED := $(CLIENTS)/node_modules/.installed
 
 export HOST PORT
 
-.PHONY: demo install requirements test notice lint types docs test-quick test-rest test-slow coverage mutations messages \
+.PHONY: demo ready install requirements test notice lint types docs test-quick test-rest test-slow coverage mutations messages \
     chaos fuzz bench bench-publish bench-returning bench-groups soak
 
 install: $(INSTALLED) $(NPM_INSTALLED)
 
 # The first part of the requirements: a newcomer sees the demo without waiting for browsers and servers.
 $(DEMO_INSTALLED): requirements.txt
-	$(PYTHON) -m venv $(VENV)
-	sed '/^# Only for the tests/,$$d' requirements.txt | \
+	@echo "Installing, about a minute."
+	@$(PYTHON) -m venv $(VENV)
+	@sed '/^# Only for the tests/,$$d' requirements.txt | \
 	    $(BIN)/python -m pip $(PIP) --requirement /dev/stdin
-	touch $@
+	@touch $@
 
 # PostgreSQL refuses to run as root: the tests of root run it as another user, who must be allowed to
 # read the package.
@@ -47,12 +48,18 @@ $(NPM_INSTALLED): $(CLIENTS)/package-lock.json $(INSTALLED)
 	    --prefix $(CLIENTS) ci --loglevel=error --include=dev
 	touch $@
 
+# Before a minute of installing: a Python that is too old, or a port that is in use.
+ready:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	    echo "The demo needs Python 3.11 or later: no $(PYTHON) was found. make demo PYTHON=…" >&2; exit 1; }
+	@"$(PYTHON)" project/ready.py
+
 # The simulator runs beside the server and ends with it. Both run in the background, because a shell
 # handles a signal only after the program in its foreground has ended.
 demo: export DEBUG := 1
-demo: $(DEMO_INSTALLED)
-	$(BIN)/python manage.py migrate --verbosity 0
-	$(BIN)/python manage.py demo_data
+demo: ready $(DEMO_INSTALLED)
+	@$(BIN)/python manage.py migrate --verbosity 0
+	@$(BIN)/python manage.py demo_data
 	@$(BIN)/python manage.py demo_simulate & simulator=$$!; \
 	$(BIN)/python manage.py demo_serve & server=$$!; \
 	trap 'kill $$server 2>/dev/null' INT TERM; \

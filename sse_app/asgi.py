@@ -33,6 +33,7 @@ __all__ = ["event_stream_application"]
 logger = logging.getLogger("sse_app")
 
 _SECRET: Final = re.compile(rb"(?:(?<=&)|(?<=\?)|\A)(ticket|grant)=[^&]*")
+_NAME: Final = "asgi_application (serve it with daphne or another ASGI server, not by WSGI)"
 _REDACTED: Final = rb"\1=hidden"
 
 
@@ -96,6 +97,8 @@ def event_stream_application(
                 del scope, asked, receive  # As in `guard()`.
                 await streaming
 
+    # A WSGI server calls the application with two arguments, and Python's error has this name.
+    serve.__qualname__ = _NAME
     return serve
 
 

@@ -16,6 +16,7 @@ from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings as django_settings
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.asgi import ASGIRequest
+from django.db import DatabaseError
 
 from .access import authorization, readers
 from .access.addresses import client_address
@@ -77,7 +78,13 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     def __init__(self, *args: Any, groups: Iterable[str] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fixed_groups = tuple(validate_group(group) for group in groups or self.groups)
+        self.fixed_groups = _valid(groups or self.groups)
+
+    @classmethod
+    def as_asgi(cls, **initkwargs: Any) -> Any:
+        """Return the application; raises `ValueError` for `groups` that are not valid names."""
+        _valid(initkwargs.get("groups") or cls.groups)  # Now, and not at the first request.
+        return super().as_asgi(**initkwargs)
 
     async def __call__(
         self,
@@ -99,9 +106,15 @@ class EventStreamConsumer(AsyncHttpConsumer):
             await self._answer(refused)
         except (LimitReached, Busy, Expired) as error:
             count(COUNTS.refused, str(error))
-            reason = str(error)
+            reason, hint = str(error), ""
+            if django_settings.DEBUG and isinstance(error.__cause__, DatabaseError):
+                hint = str(error.__cause__)  # For example that the tables are missing.
             expired = isinstance(error, Expired)
-            block = closing_block(reason, retry=settings().RETRY) if expired else busy_block(reason)
+            block = (
+                closing_block(reason, retry=settings().RETRY)
+                if expired
+                else busy_block(reason, hint)
+            )
             await self._end_at_once(block)
         else:
             take_over = self._extensions.get(TAKE_OVER)
@@ -249,6 +262,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     async def _answer(self, refused: Refused) -> None:
         status, text = refused.status, str(refused)
+        if refused.hint and django_settings.DEBUG:
+            text = f"{text} (This is shown while DEBUG is on: {refused.hint})"
         headers = list(HEADERS[1:])
         headers += [(name.encode(), value.encode()) for name, value in refused.headers.items()]
         if status == 200:
@@ -262,6 +277,12 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     async def _end_at_once(self, block: bytes) -> None:
         await self.send_response(200, block, headers=self._headers())
+
+
+def _valid(groups: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(groups, str):
+        raise ValueError(f"groups={groups!r} is one text: write a list, groups=[{groups!r}].")
+    return tuple(validate_group(group) for group in groups)
 
 
 async def _control_position() -> Position:

@@ -35,7 +35,7 @@ from .authorization import PolicyFailed
 from .fingerprints import Fingerprint
 from .grants import BadGrant, Grant, has_seal, revoked_grants
 from .models import AccessToken, Ticket
-from .refusals import Refused
+from .refusals import Refused, not_granted
 from .sessions import live_sessions, name_of, session_of, user_of
 from .stream_context import PLAIN, ContextFailed, StreamContext, enter_context
 from .tickets import redeem
@@ -269,7 +269,8 @@ _batches: Final = Batches(_visitors)
 async def _apply_grants(grants: Collection[Grant], access: Access) -> None:
     """Add the groups of `grants` to `access`. One query for all grants, none without grants."""
     if not all(grant.is_for(access.user) for grant in grants):
-        raise Refused(403, FORBIDDEN)
+        hint = f"The page that signed this grant is of another user than {access.user}: reload it."
+        raise Refused(403, FORBIDDEN, hint=hint)
     if not grants:
         return
     access.until = min([grant.expires for grant in grants] + [access.until or inf])
@@ -305,8 +306,12 @@ async def _token(text: str) -> AccessToken:
 
 def _admit_program(request: ASGIRequest, token: AccessToken, groups: tuple[str, ...]) -> Access:
     _check_count(groups)
-    if not all(token.may_listen(group) for group in groups):
-        raise Refused(403, FORBIDDEN)
+    refused = [own_name(group) for group in groups if not token.may_listen(group)]
+    if refused:
+        hint = (
+            f"The token {token.name!r} may not listen to {', '.join(refused)}: sse_token --listen."
+        )
+        raise Refused(403, FORBIDDEN, hint=hint)
     request.user, request.session = AnonymousUser(), SessionBase()
     number = token.pk
 
@@ -382,11 +387,9 @@ async def _ask_policy(access: Access, policy: Policy, request: ASGIRequest) -> N
     except PolicyFailed as error:
         raise Busy("policy") from error
     if not allowed:
-        logger.info(
-            "%s may not listen to %s: add the groups to SSE_APP['PUBLIC_GROUPS'], sign them for "
-            "the page with {%% sse_url %%}, or let SSE_APP['MAY_LISTEN'] permit them.",
-            access.user,
-            ", ".join(map(own_name, undecided)),
-            extra=log_fields(user=access.user_key or None, groups=undecided),
-        )
-        raise Refused(403, FORBIDDEN)
+        hint = not_granted(access.user, map(own_name, undecided))
+        # Without LOGGING, Python shows warnings only, and a developer has to see this.
+        level = logging.WARNING if django_settings.DEBUG else logging.INFO
+        user = access.user_key or None
+        logger.log(level, "%s", hint, extra=log_fields(user=user, groups=undecided))
+        raise Refused(403, FORBIDDEN, hint=hint)

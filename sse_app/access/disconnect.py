@@ -22,7 +22,7 @@ from django.utils import timezone
 from ..conf import namespace, written
 from ..protocol.groups import full_name, scoped
 from ..publishing import publish
-from ..runtime.callables import in_callers_thread
+from ..runtime.callables import blocking, in_callers_thread
 from ..runtime.telemetry import log_fields
 from . import readers
 from . import revocations as control
@@ -40,6 +40,7 @@ MOST_KEY: Final = 64
 logger = logging.getLogger("sse_app")
 
 
+@blocking
 def disconnect(*, user: Any = None, group: str | None = None) -> None:
     """End the streams of `user`; or remove `group` from all streams, or from those of `user`.
 

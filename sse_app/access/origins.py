@@ -61,7 +61,9 @@ def check(request: HttpRequest) -> None:
     try:
         host = request.get_host()
     except DisallowedHost as error:
-        raise Refused(400, "The Host header is not one of ALLOWED_HOSTS.") from error
+        host = request.headers.get("Host", "")[:200]
+        text = f"The Host header {host!r} is not one of ALLOWED_HOSTS: add its name there."
+        raise Refused(400, text) from error
     origin = request.headers.get("Origin")
     site = request.headers.get("Sec-Fetch-Site")
     if site in _OWN_SITES or (site is None and origin is None):

@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from ..conf import namespace, settings, written
 from ..protocol.groups import scoped
-from ..runtime.callables import in_callers_thread
+from ..runtime.callables import blocking, in_callers_thread
 from .authorization import active_or_anonymous
 from .grants import Grant, seal_of
 from .models import Ticket
@@ -27,6 +27,7 @@ from .models import Ticket
 LIFETIME: Final = timedelta(seconds=30)
 
 
+@blocking
 def issue_ticket(user: Any, groups: Collection[str]) -> str:
     """Return the URL of a stream of `groups` that opens once, within 30 s, without a cookie.
 

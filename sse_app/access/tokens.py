@@ -22,7 +22,7 @@ from django.views.decorators.debug import sensitive_variables
 
 from ..conf import namespace, written
 from ..protocol.groups import scoped, validate_pattern
-from ..runtime.callables import in_callers_thread, in_thread
+from ..runtime.callables import blocking, in_callers_thread, in_thread
 from .authorization import active_or_anonymous
 from .fingerprints import Fingerprint
 from .grants import has_seal, seal_of
@@ -85,6 +85,7 @@ def create_token(
 
 
 @sensitive_variables()
+@blocking
 def issue_token(user: Any, *, name: str, lifetime: timedelta) -> str:
     """Return a bearer token that signs `user` in, for a client that keeps it, as a mobile app.
 
@@ -108,6 +109,7 @@ async def aissue_token(user: Any, *, name: str, lifetime: timedelta) -> str:
     return await in_callers_thread(issue_token, user, name=name, lifetime=lifetime)
 
 
+@blocking
 def revoke_tokens(user: Any, *, name: str | None = None) -> int:
     """End the tokens of `user`, or only those with this `name`; return how many were valid.
 

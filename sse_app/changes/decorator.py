@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable
 from string import Formatter
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models, router
@@ -34,8 +34,27 @@ from .saves import publish_saves
 __all__ = ["ChangesManager", "ChangesQuerySet", "publish_changes", "suppress_changes"]
 
 Model = TypeVar("Model", bound=models.Model)
+_Options_ = ParamSpec("_Options_")
+_Decorator = TypeVar("_Decorator")
 
 
+def _parenthesized(decorator: Callable[_Options_, _Decorator]) -> Callable[_Options_, _Decorator]:
+    """Let `decorator` say how to call it, where it is used without parentheses or groups."""
+
+    @functools.wraps(decorator)
+    def called(*args: _Options_.args, **kwargs: _Options_.kwargs) -> _Decorator:
+        if args or "groups" not in kwargs:
+            names = [getattr(model, "__name__", repr(model)) for model in args]
+            raise TypeError(
+                f"@publish_changes{' of ' + names[0] if names else ''} needs parentheses and the "
+                "groups that get the events, as in @publish_changes(groups=['orders'])."
+            )
+        return decorator(*args, **kwargs)
+
+    return called
+
+
+@_parenthesized
 def publish_changes(
     *,
     groups: Groups,

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from django.conf import settings as django_settings
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
+from django.urls import NoReverseMatch, reverse
 from django.utils.module_loading import import_string
 
 from ..access import addresses, authenticators, authorization, origins
@@ -37,6 +38,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         *_tenants(),
         *_edge(),
         *_asgi(),
+        *_urls(),
     ]
 
 
@@ -250,3 +252,18 @@ def _asgi() -> Iterator[CheckMessage]:
             hint=hint,
             id="sse_app.E007",
         )
+
+
+def _urls() -> Iterator[CheckMessage]:
+    """A project may also route streams by itself, so this is a warning."""
+    path = getattr(django_settings, "ROOT_URLCONF", None)
+    try:
+        reverse("sse_app:stream", urlconf=path)
+    except NoReverseMatch:
+        yield Warning(
+            f"The URLs of sse_app are not in {path}, so the template tags have no address.",
+            hint="Add path('events/', include('sse_app.urls')) to its urlpatterns.",
+            id="sse_app.W015",
+        )
+    except Exception:
+        return  # Django's own check of the URLs says why they can't be imported.

@@ -33,7 +33,6 @@ from .database_locks import (
     NUMBER_SECONDS,
     LockedGroups,
     is_lock_timeout,
-    needs_tables,
     refusal,
     staged_since,
     was_refused,
@@ -47,6 +46,7 @@ from .database_pages import page_of, read_pages
 from .database_postgresql import APPENDS_AT_ONCE, MOST_EVENTS, append_in_one_statement
 from .database_rows import CHUNK_ROWS, KNOWN_MARK, Tables, portions
 from .database_sqlite import watch_file
+from .missing_tables import NOT_PUBLISHED, needs_tables
 
 VENDORS: Final = ("postgresql", "sqlite")
 ATTEMPTS: Final = 4
@@ -72,7 +72,7 @@ class DatabaseEventLog(EventLog):
         groups = {event.group for event in events}
         seconds = self._locked.seconds(groups, APPEND_SECONDS)
         try:
-            with needs_tables(self.alias):
+            with needs_tables(self.alias, NOT_PUBLISHED):
                 return self._retry(lambda: self._append(groups, events, seconds))
         except OperationalError as error:
             if in_transaction(self.alias) or not is_lock_timeout(error):
@@ -113,7 +113,7 @@ class DatabaseEventLog(EventLog):
 
     def stage(self, events: Sequence[Event]) -> None:
         insert, chunks = partial(self._tables.insert, events), -(-len(events) // CHUNK_ROWS)
-        with needs_tables(self.alias):
+        with needs_tables(self.alias, NOT_PUBLISHED):
             guarded(self.alias, insert, statements=chunks)
 
     def number(self, groups: Collection[str] | None = None) -> list[Event]:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from pkgutil import iter_modules
+from collections.abc import Collection, Mapping
 from typing import Final
 
-from django.db import DatabaseError, InterfaceError, OperationalError, ProgrammingError
+from django.db import DatabaseError, InterfaceError, OperationalError
 from django.db.models import Min
 
 from ..runtime.rare_logs import RareLog
@@ -131,30 +129,3 @@ def refusal(groups: Collection[str], seconds: float) -> OperationalError:
         f"head of {', '.join(sorted(groups))}. A transaction that publishes must be short; "
         "pg_stat_activity shows the sessions."
     )
-
-
-@contextmanager
-def needs_tables(alias: str) -> Iterator[None]:
-    """Say what to do if a statement of the block finds no table or column of the app."""
-    try:
-        yield
-    except DatabaseError as error:
-        sqlite = ("no such table", "no such column", "has no column")
-        missing = getattr(error.__cause__, "sqlstate", None) in ("42P01", "42703")
-        if not missing and not any(words in str(error) for words in sqlite):
-            raise
-        raise ProgrammingError(_WITHOUT_TABLES.format(alias, _last_migration())) from error
-
-
-_WITHOUT_TABLES: Final = (
-    "Nothing was published: the database {!r} does not have the tables of sse_app yet. Run "
-    "`manage.py migrate`. A migration that saves rows of a model with @publish_changes, or "
-    "publishes, needs the line dependencies = [..., ('sse_app', {!r})]; or it saves them within "
-    "suppress_changes()."
-)
-
-
-def _last_migration() -> str:
-    from .. import migrations
-
-    return max(module.name for module in iter_modules(migrations.__path__))

@@ -17,6 +17,7 @@ from django.utils import timezone
 from ..protocol.cursors import Position
 from ..protocol.events import Event
 from .contract import new_epoch
+from .missing_tables import needs_tables
 
 #: The most groups or events of one statement.
 CHUNK_ROWS: Final = 1000
@@ -66,7 +67,8 @@ class Tables:
 
     def rows(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         """Run one statement; return its rows."""
-        self.cursor.execute(sql, values)
+        with needs_tables(self.connection.alias):
+            self.cursor.execute(sql, values)
         return list(self.cursor.fetchall())
 
     def last_rows(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
@@ -155,7 +157,7 @@ class Tables:
         writes waits for the others.
         """
         if getattr(self.connection, "transaction_mode", None) not in ("IMMEDIATE", "EXCLUSIVE"):
-            self.cursor.execute(f"DELETE FROM {self.heads} WHERE 0")
+            self.rows(f"DELETE FROM {self.heads} WHERE 0", [])
         return self.now
 
     def number(

@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from django.conf import settings as django_settings
 from django.core import checks
-from django.db import Error, ProgrammingError, connections
+from django.db import ProgrammingError, connections
 
 from ..access import limits_redis
 from ..conf import channel_layer, is_in_memory, settings, site_tag
 from ..eventlog import RedisEventLog, event_log
-from ..protocol.cursors import START
+from ..protocol.cursors import START, Position
 from ..protocol.events import Event
 from ..runtime.callables import in_thread
 from . import processes
@@ -37,12 +37,15 @@ MOST_NAMED: Final = 5
 PROCESSES: Final = Path("/proc")
 _TIMEOUT: Final = re.compile(r"\A(-t\d*|--http-timeout)(=.*)?\Z")
 
-Level = Literal["fine", "warning", "error"]
+Level = Literal["fine", "note", "warning", "error"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one examination; unless it is fine, `hint` says how to fix the problem."""
+    """The result of one examination; unless it is fine, `hint` says how to fix the problem.
+
+    A note is what would be a warning in production.
+    """
 
     level: Level
     about: str
@@ -58,16 +61,20 @@ async def examine(*, deploy: bool = False) -> AsyncIterator[Finding]:
         yield finding
     if wrong:
         return  # The other examinations would fail for the same reasons.
-    yield await _answering("channel layer", _layer())
-    yield await _answering("event log", _log())
-    yield await _answering("staged events", _staged())
-    yield await _answering("limits", _limits())
-    yield await _answering("clock", _clock())
-    yield await _answering("site", _site())
-    for finding in await in_thread(lambda: list(_sqlite())):
-        yield finding
-    for finding in _servers(await _own_pids()):
-        yield finding
+    weak: Level = "warning" if deploy or not django_settings.DEBUG else "note"
+    examinations: dict[str, Callable[[], Awaitable[Finding | list[Finding]]]] = {
+        "channel layer": _layer,
+        "event log": _log,
+        "staged events": _staged,
+        "limits": _limits,
+        "clock": _clock,
+        "site": _site,
+        "SQLite": lambda: in_thread(lambda: list(_sqlite(weak))),
+        "servers": lambda: in_thread(lambda: list(_servers(weak))),
+    }
+    for about, examination in examinations.items():
+        for finding in await _answering(about, examination()):
+            yield finding
 
 
 def _settings(deploy: bool) -> Iterator[Finding]:
@@ -81,19 +88,20 @@ def _settings(deploy: bool) -> Iterator[Finding]:
         yield Finding("fine", "settings", "SSE_APP has no errors.")
 
 
-async def _answering(about: str, check: Any) -> Finding:
-    """Return the finding of `check`. An exception or no answer in time is a finding, too."""
-    task: asyncio.Task[Finding] = asyncio.create_task(check)
+async def _answering(about: str, check: Awaitable[Finding | list[Finding]]) -> list[Finding]:
+    """Return the findings of `check`. An exception or no answer in time is a finding, too."""
+    task = asyncio.ensure_future(check)
     done, _ = await asyncio.wait([task], timeout=ANSWER_SECONDS)
     if not done:
         task.cancel()  # Not awaited, since its clean-up may hang too.
-        return Finding("error", about, f"No answer within {ANSWER_SECONDS:g} s.", REACH)
+        return [Finding("error", about, f"No answer within {ANSWER_SECONDS:g} s.", REACH)]
     try:
-        return task.result()
+        found = task.result()
     except Exception as error:
         missing = "no such table" in str(error) or isinstance(error, ProgrammingError)
         hint = "Run manage.py migrate." if missing else REACH
-        return Finding("error", about, f"Failed: {type(error).__name__}: {error}", hint)
+        return [Finding("error", about, f"Failed: {type(error).__name__}: {error}", hint)]
+    return found if isinstance(found, list) else [found]
 
 
 async def _layer() -> Finding:
@@ -109,7 +117,7 @@ async def _log() -> Finding:
     log = event_log()
     began = time.perf_counter()
     (*_, stored) = await log.aappend([Event.of(GROUP, "doctor", {"at": time.time()})])
-    before = (await log.aheads([GROUP]))[GROUP]._replace(offset=(stored.offset or 1) - 1)
+    before = Position(stored.epoch or "", (stored.offset or 1) - 1, stored.previous)
     read = await log.asince(GROUP, before if before.offset else START, 1)
     took = (time.perf_counter() - began) * 1000
     if not read or (read[0].data, read[0].offset) != (stored.data, stored.offset):
@@ -192,7 +200,7 @@ async def _site() -> Finding:
     return Finding("fine", "site", text)
 
 
-def _sqlite() -> Iterator[Finding]:
+def _sqlite(weak: Level) -> Iterator[Finding]:
     alias = event_log().alias
     if alias is None or connections[alias].vendor != "sqlite":
         return
@@ -202,14 +210,14 @@ def _sqlite() -> Iterator[Finding]:
         mode = str(cursor.fetchone()[0])
     if mode not in ("wal", "memory"):
         yield Finding(
-            "warning",
+            weak,
             "SQLite",
             f"The journal mode is {mode!r}: publishers wait while another connection reads.",
             "OPTIONS = {'init_command': 'PRAGMA journal_mode=WAL', ...}",
         )
     if str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
         yield Finding(
-            "warning",
+            weak,
             "SQLite",
             "Transactions begin deferred: if one reads first and another connection writes "
             "meanwhile, its own write fails immediately.",
@@ -217,50 +225,54 @@ def _sqlite() -> Iterator[Finding]:
         )
 
 
-def _servers(pids: Iterable[int]) -> Iterator[Finding]:
-    """Examine the command lines of the Daphne processes among `pids`, where /proc shows them."""
-    found = False
-    for words in filter(_is_daphne, map(_command_line, pids)):
-        found = True
-        line = " ".join(words)
-        if any(map(_TIMEOUT.match, words)):
-            yield Finding(
-                "error", "Daphne", f"Ends every stream after a time: {line}", "Leave out -t."
-            )
-        if "--proxy-headers" in words:
-            yield Finding(
-                "warning",
-                "Daphne",
-                f"Accepts any client address that a request's header claims: {line}",
-                "Leave out --proxy-headers and set SSE_APP['TRUSTED_PROXIES'].",
-            )
-        if not any("backlog=" in word for word in words) and "--fd" not in words:
-            yield Finding(
-                "warning",
-                "Daphne",
-                f"Only 50 clients can wait in the backlog, also if all reconnect at once: {line}",
-                "Start it with -e tcp:port=8000:interface=127.0.0.1:backlog=4096.",
-            )
-    if not found:
-        text = "No Daphne process of this project is known on this machine."
-        yield Finding("fine", "Daphne", f"{text} One is known after its first request.")
+def _servers(weak: Level) -> Iterator[Finding]:
+    """Examine the command lines of the server processes that this machine runs for the project.
+
+    Those are the processes whose rows in the project's database name this machine. Other projects
+    and other checkouts may run Daphne here too.
+    """
+    own = [process for process in processes.alive() if process.host == HOST]
+    for process in sorted(own, key=lambda process: process.pid):
+        words = _command_line(process.pid)
+        line = " ".join(words) or process.report.get("server", "")
+        yield Finding("fine", "server", f"Examined process {process.pid}: {line}")
+        if any(Path(word).name == "daphne" for word in words[:3]):
+            yield from _daphne(words, weak)
+    if not own:
+        text = (
+            "No server process of this project is known on this machine. "
+            "Each one reports to the database, from its first request on."
+        )
+        yield Finding("fine", "server", text)
 
 
-def _is_daphne(words: list[str]) -> bool:
-    return any(Path(word).name == "daphne" for word in words[:3])
+def _daphne(words: list[str], weak: Level) -> Iterator[Finding]:
+    """Yield what is wrong with a command line of Daphne."""
+    line = " ".join(words)
+    if any(map(_TIMEOUT.match, words)):
+        yield Finding(
+            "error", "server", f"Daphne ends every stream after a time: {line}", "Leave out -t."
+        )
+    if "--proxy-headers" in words:
+        yield Finding(
+            weak,
+            "server",
+            f"Daphne accepts any client address that a request's header claims: {line}",
+            "Leave out --proxy-headers and set SSE_APP['TRUSTED_PROXIES'].",
+        )
+    if not any("backlog=" in word for word in words) and "--fd" not in words:
+        yield Finding(
+            weak,
+            "server",
+            f"Only 50 clients can wait for Daphne, also if all reconnect at once: {line}",
+            "Start it with -e tcp:port=8000:interface=127.0.0.1:backlog=4096.",
+        )
 
 
 def _command_line(pid: int) -> list[str]:
+    """Return the words of a process's command line; none if /proc does not show it."""
     try:
-        command = (PROCESSES / str(pid) / "cmdline").read_bytes()
+        shown = (PROCESSES / str(pid) / "cmdline").read_bytes()
     except OSError:
-        return []  # The process has ended, or belongs to another user.
-    return command.decode(errors="replace").rstrip("\0").split("\0")
-
-
-async def _own_pids() -> list[int]:
-    """Return the ids of this project's server processes on this machine."""
-    with suppress(Error):  # The examination of the site has named it.
-        rows = await in_thread(processes.alive)
-        return [row.pid for row in rows if row.host == HOST]
-    return []
+        return []
+    return shown.decode(errors="replace").rstrip("\0").split("\0")

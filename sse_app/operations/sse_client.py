@@ -70,6 +70,7 @@ async def listen(
             try:
                 async with aconnect_sse(client, "GET", address, headers=sent) as source:
                     _refuse(source.response)
+                    yield f"Listening to {address}; Ctrl-C ends."
                     async for event in source.aiter_sse():
                         last = event.id or last
                         retry = retry if event.retry is None else event.retry / 1000

@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import namespace, settings, within_namespace, written
 from ..protocol.groups import full_name, matches
-from ..runtime.callables import in_callers_thread, in_thread
+from ..runtime.callables import blocking, in_callers_thread, in_thread
 from .models import GroupMember
 
 #: The names of the events, whose data is `{"user": …, "name": …}`.
@@ -32,6 +32,7 @@ class Member:
     since: datetime
 
 
+@blocking
 def members(group: str) -> list[Member]:
     """Return the members of `group`, sorted by name; every process returns the same.
 

@@ -84,8 +84,12 @@ def closing_block(
     return encode_control("sse.close", data, id=id, retry=seconds)
 
 
-def busy_block(reason: str) -> bytes:
-    """Return the block of `sse.busy`: a client then reconnects, which no browser does after 503."""
+def busy_block(reason: str, hint: str = "") -> bytes:
+    """Return the block of `sse.busy`: a client then reconnects, which no browser does after 503.
+
+    `hint`, if it is not empty, is for developers.
+    """
     # A server that stops has a successor, which serves new requests as soon as closed streams.
     seconds = random.uniform(*(CLOSE_RETRY[reason] if reason == "shutdown" else BUSY_RETRY))
-    return encode_control("sse.busy", {"reason": reason}, retry=seconds)
+    data = {"reason": reason, "hint": hint} if hint else {"reason": reason}
+    return encode_control("sse.busy", data, retry=seconds)

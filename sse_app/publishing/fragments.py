@@ -8,13 +8,14 @@ from typing import Any, Final
 from django.template.loader import render_to_string
 
 from ..protocol.events import Event
-from ..runtime.callables import in_callers_thread
+from ..runtime.callables import blocking, in_callers_thread
 from .publish import publish
 
 #: Names that a context must not have: they belong to one visitor, and a fragment goes to many.
 _OF_ONE_VISITOR: Final = ("request", "csrf_token")
 
 
+@blocking
 def publish_template(
     group: str,
     event: str,

@@ -12,7 +12,7 @@ from .. import signals
 from ..conf import settings
 from ..protocol.events import validate_published
 from ..protocol.replies import Reply
-from ..runtime.callables import call_from_sync, in_callers_thread
+from ..runtime.callables import blocking, call_from_sync, in_callers_thread
 from . import publish
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -78,6 +78,7 @@ def receive(message: Message) -> Any:
     return answer
 
 
+@blocking
 def reply(
     message: Message,
     event: str,

@@ -8,11 +8,12 @@ from ..conf import namespace
 from ..eventlog import event_log
 from ..protocol.cursors import encode_cursor
 from ..protocol.groups import full_name
-from ..runtime.callables import in_callers_thread
+from ..runtime.callables import blocking, in_callers_thread
 from ..runtime.transactions import in_transaction
 from . import outbox
 
 
+@blocking
 def cursor(*groups: str) -> str:
     """Return a cursor at the heads of `groups`, for `{% sse_stream "orders" after=position %}`.
 

@@ -12,7 +12,7 @@ from ..conf import namespace, settings, within_namespace
 from ..eventlog import PartlyStored, event_log
 from ..protocol.events import Event
 from ..protocol.groups import full_name
-from ..runtime.callables import in_callers_thread
+from ..runtime.callables import blocking, in_callers_thread
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, log_fields
 from ..runtime.transactions import in_atomic
@@ -25,6 +25,7 @@ _lost_log = RareLog(logger, logging.ERROR)
 _incomplete_log = RareLog(logger, logging.ERROR)
 
 
+@blocking
 def publish(
     group: str,
     event: str,
@@ -76,6 +77,7 @@ async def apublish(
     return (await _apublish(made, durable=durable, using=using, immediate=now))[0]
 
 
+@blocking
 def publish_many(
     events: Iterable[tuple[str, str, object]],
     *,

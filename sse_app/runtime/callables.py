@@ -9,11 +9,13 @@ the result of each function is awaited if it is awaitable. It may also raise any
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import async_to_sync, sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connections
 
 from .connections import close_connections
@@ -23,6 +25,7 @@ from .threads import OWN, Threads, is_serving
 
 __all__ = [
     "CallbackFailed",
+    "blocking",
     "call",
     "call_from_sync",
     "contained",
@@ -36,6 +39,22 @@ __all__ = [
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
+
+
+def blocking(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Let `function`, which has an async twin, name the twin if async code calls `function`."""
+
+    @functools.wraps(function)
+    def blocks(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        try:
+            return function(*args, **kwargs)
+        except SynchronousOnlyOperation as error:
+            name = function.__name__
+            raise SynchronousOnlyOperation(
+                f"{name}() waits for I/O, and this is async code: write `await a{name}(…)`."
+            ) from error
+
+    return blocks
 
 
 async def call(

@@ -12,7 +12,7 @@ from django.http import HttpRequest
 from django.http.request import HttpHeaders
 from django.middleware.csrf import get_token
 from django.templatetags.static import static
-from django.urls import reverse
+from django.urls import NoReverseMatch, get_urlconf, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -26,6 +26,9 @@ from ..protocol.replies import user_digest
 register = template.Library()
 
 SCRIPT: Final = "sse_app/sse.js"
+#: Hints in the browser's console while DEBUG is on.
+DEBUG_SCRIPT: Final = "sse_app/debug.js"
+_SCRIPT: Final = '<script type="module" src="{}"{}{}></script>'
 #: What the script uses without attributes.
 _CSRF_DEFAULTS: Final = {"header": "X-Csrftoken", "cookie": "csrftoken"}
 
@@ -39,9 +42,14 @@ def sse_url(context: Any, *groups: str, after: str = "") -> str:
     `cursor()` in the view; without it the stream begins when it opens. Raises `ValueError` for an
     invalid group, or without a `request` if a group is not public.
     """
-    public = [validate_group(group) for group in groups if is_public([group])]
+    names = [_group("sse_url or sse_stream", group) for group in groups]
+    if not names:
+        raise ValueError(
+            "{% sse_url %} and {% sse_stream %} need a group: {% sse_stream 'orders' %}."
+        )
+    public = [group for group in names if is_public([group])]
     query = [("group", group) for group in public]
-    signed = [group for group in groups if group not in public]
+    signed = [group for group in names if group not in public]
     if signed:
         request = context.get("request")
         if request is None:
@@ -54,7 +62,27 @@ def sse_url(context: Any, *groups: str, after: str = "") -> str:
         query.append(("grant", Grant.to(user_of_page(request), signed).sign()))
     if after:
         query.append(("last_event_id", after))
-    return f"{reverse('sse_app:stream')}?{urlencode(query)}"
+    return f"{_stream_path()}?{urlencode(query)}"
+
+
+def _group(tag: str, group: object) -> str:
+    """Return the group; raise `ValueError` with the cure if a tag's variable is empty."""
+    if group in ("", None):
+        raise ValueError(
+            f"{{% {tag} %}} got {group!r} as a group: its template variable is empty or not in the "
+            "context. Pass it from the view, or write a name in quotes: 'orders'."
+        )
+    return validate_group(group)
+
+
+def _stream_path() -> str:
+    try:
+        return reverse("sse_app:stream")
+    except NoReverseMatch as error:
+        raise NoReverseMatch(
+            f"The URLs of sse_app are not in {get_urlconf() or django_settings.ROOT_URLCONF}: add "
+            "path('events/', include('sse_app.urls')) to its urlpatterns."
+        ) from error
 
 
 @register.simple_tag(takes_context=True)
@@ -75,12 +103,14 @@ def sse_members(group: str) -> list[Member]:
 
     Each has a `name`, `user` (the primary key as text) and `since`. See `presence.members()`.
     """
-    return members(group)
+    return members(_group("sse_members", group))
 
 
 @register.simple_tag(takes_context=True)
 def sse_script(context: Any) -> SafeString:
     """Return the `<script>` element of the app, for the page's head: `{% sse_script %}`.
+
+    While DEBUG is on, a second element loads hints for the browser's console.
 
     The element has the nonce of the Content-Security-Policy, if the context has `csp_nonce`, set by
     Django's context processor, or its `request` has it, set by django-csp.
@@ -93,8 +123,12 @@ def sse_script(context: Any) -> SafeString:
         nonce = getattr(context.get("request"), "csp_nonce", None)
     # Compared with None: a lazy nonce is false until str() makes it.
     own = "" if nonce is None else format_html(' nonce="{}"', str(nonce))
-    src, attributes = static(SCRIPT), _attributes(context)
-    return format_html('<script type="module" src="{}"{}{}></script>', src, own, attributes)
+    made = format_html(_SCRIPT, static(SCRIPT), own, _attributes(context))
+    return (
+        made + format_html(_SCRIPT, static(DEBUG_SCRIPT), own, "")
+        if django_settings.DEBUG
+        else made
+    )
 
 
 def _csrf_of(request: HttpRequest, user: Any) -> SafeString:

@@ -195,3 +195,4 @@ def test_the_quick_start_leads_from_an_empty_folder_to_a_live_event(tmp_path: Pa
         assert '<sse-stream url="/events/?group=orders"' in page
         (script,) = re.findall(r'src="(\S+sse\.js)"', page)
         assert b"sse-stream" in newcomer.get(script).read()
+        newcomer.type("python manage.py sse_doctor --strict")

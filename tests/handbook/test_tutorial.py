@@ -13,6 +13,7 @@ import pytest
 
 from ..support.newcomers import ROOT, make, read, run, served
 from ..support.patience import PATIENCE
+from ..support.servers import eventually
 
 pytestmark = pytest.mark.project
 
@@ -112,6 +113,13 @@ def test_the_page_loads_its_script(site: tuple[Path, str]) -> None:
     script = re.search(r'<script type="module" src="([^"]+)"', page)
     assert script
     assert httpx.get(f"{site[1]}{script[1]}").status_code == 200
+
+
+def test_the_doctor_finds_nothing(site: tuple[Path, str]) -> None:
+    folder, address = site
+    read(f"{address}/events/?group=news", "sse.open")  # From then on the server reports.
+    doctor = (folder, "manage.py", "sse_doctor", "--strict")
+    eventually(lambda: "ok: server: Examined process " in run(*doctor))
 
 
 def test_a_third_stream_is_told_to_come_back(site: tuple[Path, str]) -> None:

@@ -1257,9 +1257,30 @@ MUTATIONS = (
         ["changes/test_content.py::test_generated_fields_and_database_defaults_are_read_again"],
     ),
     Mutation(
+        "Async code that calls publish() is told of a thread, and not of apublish().",
+        "sse_app/runtime/callables.py",
+        "        except SynchronousOnlyOperation as error:\n",
+        "        except ZeroDivisionError as error:\n",
+        ["handbook/test_mistakes.py::test_a_mistake_leads_to_its_cure"],
+    ),
+    Mutation(
+        "A read of a database without tables names a table, and not the command that makes it.",
+        "sse_app/eventlog/database_rows.py",
+        "        with needs_tables(self.connection.alias):\n            self.cursor",
+        "        if True:\n            self.cursor",
+        ["handbook/test_mistakes.py::test_a_database_without_tables_is_named_with_the_command"],
+    ),
+    Mutation(
+        "@publish_changes without parentheses fails with a count of arguments.",
+        "sse_app/changes/decorator.py",
+        'if args or "groups" not in kwargs:',
+        "if False:",
+        ["handbook/test_mistakes.py::test_a_mistake_leads_to_its_cure"],
+    ),
+    Mutation(
         "A migration that saves a decorated model would fail with the name of a table.",
-        "sse_app/eventlog/database_locks.py",
-        "raise ProgrammingError(_WITHOUT_TABLES.format(alias, _last_migration())) from error",
+        "sse_app/eventlog/missing_tables.py",
+        "raise MissingTables(text.format(alias, _last_migration())) from error\n",
         "raise",
         [
             "eventlog/test_eventlog.py::test_a_database_without_the_tables_is_named_with_the_line_that_a_migration_needs"

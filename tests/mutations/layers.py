@@ -559,6 +559,31 @@ MUTATIONS = (
         ["servers/test_sites.py::test_the_doctor_names_the_tag_and_processes_that_have_another"],
     ),
     Mutation(
+        "The doctor reads the command line of an unrelated process, whose number is that of "
+        "a server on another machine.",
+        "sse_app/operations/doctor.py",
+        " if process.host == HOST]",
+        "]",
+        [
+            "operations/test_doctor.py::test_a_process_of_another_machine_is_not_examined_by_its_number_here"
+        ],
+    ),
+    Mutation(
+        "The doctor says of a good log, each time but the first, that its events do not follow "
+        "each other.",
+        "sse_app/operations/doctor.py",
+        "(stored.offset or 1) - 1, stored.previous)",
+        "(stored.offset or 1) - 1, stored.mark)",
+        ["operations/test_doctor.py::test_a_log_that_gives_back_something_else_is_an_error"],
+    ),
+    Mutation(
+        "The doctor warns a newcomer of a backlog that matters in production only.",
+        "sse_app/operations/doctor.py",
+        '"warning" if deploy or not django_settings.DEBUG else "note"',
+        '"warning"',
+        ["handbook/test_tutorial.py::test_the_doctor_finds_nothing"],
+    ),
+    Mutation(
         "When the last fallback key is removed, the tag changes.",
         "sse_app/checks/deployment.py",
         "    if settings().SITE_TAG is not None or not fallbacks:\n        return\n",

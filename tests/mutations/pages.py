@@ -8,6 +8,34 @@ SCRIPT = "sse_app/static/sse_app/sse.js"
 
 MUTATIONS = (
     Mutation(
+        "A tag whose variable is missing says that '' is no name, and not which variable is empty.",
+        "sse_app/templatetags/sse.py",
+        '    if group in ("", None):\n',
+        "    if False:\n",
+        ["handbook/test_mistakes.py::test_a_mistake_leads_to_its_cure"],
+    ),
+    Mutation(
+        "A misspelled event name leads to a page that stays as it is, without a word.",
+        "sse_app/static/sse_app/debug.js",
+        "if (!shown.has(text)) console.info(text);",
+        "",
+        ["browser/test_debug.py::test_the_console_names_unheard_events_and_refused_groups"],
+    ),
+    Mutation(
+        "A developer sees that a stream is not permitted, and not which group or how to permit it.",
+        "sse_app/consumers.py",
+        "if refused.hint and django_settings.DEBUG:",
+        "if False:",
+        ["handbook/test_mistakes.py::test_a_refused_request_says_why"],
+    ),
+    Mutation(
+        "Visitors of a site in production are told how it grants its groups.",
+        "sse_app/consumers.py",
+        "if refused.hint and django_settings.DEBUG:",
+        "if refused.hint:",
+        ["handbook/test_mistakes.py::test_visitors_in_production_are_not_told_the_hint"],
+    ),
+    Mutation(
         "Of the tabs that share a stream only the one that spoke is to hear the reply.",
         SCRIPT,
         "    if (ids && !ids.includes(this.id)) return;\n",

@@ -516,7 +516,9 @@ MUTATIONS = (
         "The page of one user in another's hands.",
         "sse_app/access/admission.py",
         "    if not all(grant.is_for(access.user) for grant in grants):\n"
-        "        raise Refused(403, FORBIDDEN)\n",
+        '        hint = f"The page that signed this grant is of another user than {access.user}: '
+        'reload it."\n'
+        "        raise Refused(403, FORBIDDEN, hint=hint)\n",
         "",
         ["access/test_admission.py::test_a_signed_page_is_for_the_one_it_was_rendered_for"],
     ),

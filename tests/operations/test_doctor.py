@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,9 +19,11 @@ import httpx
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
+from django.utils import timezone
 
 from sse_app.eventlog import DatabaseEventLog, MemoryEventLog, event_log
 from sse_app.operations import doctor
+from sse_app.operations.models import ServerProcess
 from sse_app.protocol.events import Event
 
 from ..support.patience import PATIENCE
@@ -62,7 +66,7 @@ def test_tables_that_are_missing_are_to_be_migrated(daphne: Daphne, tmp_path: Pa
     daphne.environment["DATABASE_URL"] = f"sqlite:///{tmp_path / 'empty.sqlite3'}"
     found = daphne.try_manage("sse_doctor")
     assert found.returncode == 1
-    assert "ERROR: event log: Failed: ProgrammingError: Nothing was published: the" in found.stdout
+    assert "ERROR: event log: Failed: MissingTables: Nothing was published: the" in found.stdout
     assert "    Run manage.py migrate." in found.stdout
 
 
@@ -110,31 +114,53 @@ async def test_events_that_wait_for_long_are_an_error_with_their_groups(
         ("daphne -e tcp:port=80:backlog=4096 a:b", []),
         ("python -m daphne --fd 3 a:b", []),
         ("/venv/bin/python /venv/bin/daphne -b 0.0.0.0 a:b", ["Only 50 clients can wait"]),
-        ("daphne -t 60 --fd 3 a:b", ["Ends every stream after a time"]),
-        ("daphne --http-timeout=60 --fd 3 a:b", ["Ends every stream after a time"]),
-        ("daphne --proxy-headers --fd 3 a:b", ["Accepts any client address"]),
-        ("vim daphne.py", ["No Daphne process of this project"]),
+        ("daphne -t 60 --fd 3 a:b", ["Daphne ends every stream after a time"]),
+        ("daphne --http-timeout=60 --fd 3 a:b", ["Daphne ends every stream after a time"]),
+        ("daphne --proxy-headers --fd 3 a:b", ["Daphne accepts any client address"]),
     ],
 )
-def test_the_command_line_of_a_server_is_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, said: list[str]
-) -> None:
-    (tmp_path / "17").mkdir()
-    (tmp_path / "17" / "cmdline").write_bytes(line.replace(" ", "\0").encode() + b"\0")
-    monkeypatch.setattr(doctor, "PROCESSES", tmp_path)
-    found = list(doctor._servers([17]))
+def test_the_command_line_of_a_server_is_looked_at(line: str, said: list[str]) -> None:
+    found = list(doctor._daphne(line.split(), "warning"))
     assert [text for finding in found for text in said if finding.text.startswith(text)] == said
     assert len(found) == len(said)
 
 
-def test_the_servers_of_this_project_are_judged_and_no_others(
+def until_it_reports(daphne: Daphne) -> None:
+    """Wait for the row of the process."""
+    file = daphne.environment["DATABASE_URL"].removeprefix("sqlite:///")
+    with closing(sqlite3.connect(file)) as database:
+        rows = "SELECT pid FROM sse_app_serverprocess"
+        assert daphne.process is not None
+        eventually(lambda: (daphne.process.pid,) in database.execute(rows).fetchall())
+
+
+def test_the_servers_of_this_project_are_examined_and_no_other(
     make_daphne: Callable[..., Daphne], migrated: Path, tmp_path: Path
 ) -> None:
-    site = make_daphne(options=["--http-timeout", "600"])
-    eventually(lambda: "Ends every stream after a time" in site.try_manage("sse_doctor").stdout)
-    (tmp_path / "other").mkdir()
-    site.environment["DATABASE_URL"] = f"sqlite:///{shutil.copy(migrated, tmp_path / 'other')}"
-    assert "No Daphne process of this project" in site.try_manage("sse_doctor").stdout
+    other = f"sqlite:///{shutil.copy(migrated, tmp_path / 'other.sqlite3')}"
+    faulty = make_daphne({"DATABASE_URL": other}, options=["-t", "60"])
+    own = make_daphne()
+    until_it_reports(faulty)
+    until_it_reports(own)
+    assert own.process is not None
+    found = own.try_manage("sse_doctor", "--strict")
+    assert found.returncode == 0, found.stdout
+    assert f"ok: server: Examined process {own.process.pid}: " in found.stdout
+    assert found.stdout.count("server: Examined process") == 1
+    found = faulty.try_manage("sse_doctor")
+    assert found.returncode == 1, found.stdout
+    assert "ERROR: server: Daphne ends every stream after a time" in found.stdout
+
+
+@pytest.mark.django_db
+def test_a_process_of_another_machine_is_not_examined_by_its_number_here() -> None:
+    now = timezone.now()
+    for host in ("elsewhere", socket.gethostname()):
+        ServerProcess.objects.create(
+            name=host, host=host, pid=os.getpid(), started_at=now, seen_at=now
+        )
+    (found,) = doctor._servers("warning")
+    assert found.text.startswith(f"Examined process {os.getpid()}: ")
 
 
 NGINX = """
@@ -260,7 +286,7 @@ def test_an_address_that_is_no_stream_is_seen(daphne: Daphne) -> None:
 
 async def test_what_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ANSWER_SECONDS", 0.01)
-    found = await doctor._answering("channel layer", asyncio.Event().wait())
+    (found,) = await doctor._answering("channel layer", asyncio.Event().wait())  # type: ignore[arg-type]
     assert (found.level, found.text) == ("error", "No answer within 0.01 s.")
 
 
@@ -270,6 +296,7 @@ async def test_a_log_that_gives_back_something_else_is_an_error(
     log = MemoryEventLog()
     monkeypatch.setattr(doctor, "event_log", lambda: log)
     assert (await doctor._log()).level == "fine"
+    assert (await doctor._log()).level == "fine"  # After the event of the first time.
 
     async def nothing(*args: Any) -> list[Event]:
         return []
@@ -304,7 +331,7 @@ def test_a_sqlite_that_keeps_publishers_waiting_is_a_warning(
         connection.settings_dict = {**connection.settings_dict, **own}
         monkeypatch.setattr(doctor, "connections", {"default": connection})
         monkeypatch.setattr(doctor, "event_log", DatabaseEventLog)
-        said = [(found.level, found.text) for found in doctor._sqlite()]
+        said = [(found.level, found.text) for found in doctor._sqlite("warning")]
     assert [level for level, _ in said] == ["warning", "warning"]
     assert "'delete'" in said[0][1]
     assert "deferred" in said[1][1]

@@ -182,6 +182,7 @@ def test_a_lost_continuity_is_said_and_what_follows_is_shown(daphne: Daphne) -> 
     with listening(daphne, "orders", "--after", "unreadable") as listener:
         assert listener.stderr
         assert listener.stdout
+        assert listener.stderr.readline() == "Listening to orders; Ctrl-C ends.\n"
         assert "can't be continued: unknown" in listener.stderr.readline()
         daphne.publish("orders", "n", "2")
         assert listener.stdout.readline() == "orders n 2\n"
@@ -196,6 +197,45 @@ def test_the_end_of_a_listener_is_quiet(daphne: Daphne) -> None:
         listener.send_signal(2)
         _, errors = listener.communicate(timeout=PATIENCE)
     assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_listener_whose_reader_ends_is_quiet(daphne: Daphne) -> None:
+    with listening(daphne, "orders", "ordes") as listener:
+        assert listener.stdout
+        assert listener.stderr
+        assert listener.stderr.readline() == "Listening to orders, ordes; Ctrl-C ends.\n"
+        said = "No event was published to 'orders', 'ordes' yet.\n"
+        assert listener.stderr.readline() == said
+        daphne.publish("orders", "n", "1")
+        assert listener.stdout.readline() == "orders n 1\n"
+        listener.stdout.close()  # As `head -1` does.
+        daphne.publish("orders", "n", "2")
+        assert listener.wait(PATIENCE) == 0
+        assert listener.stderr.read() == ""
+        listener.stdout = None
+
+
+class Terminal(StringIO):
+    """A person who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.django_db
+def test_a_new_epoch_for_all_groups_is_asked_for_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    event_log().append([Event.of("orders", "n", "x")])
+    before = event_log().heads(["orders"])
+    monkeypatch.setattr(sys, "stdin", Terminal("\n"))
+    with pytest.raises(CommandError, match=r"Nothing was changed\. Name groups"):
+        call_command("sse_new_epoch")
+    assert event_log().heads(["orders"]) == before
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    call_command("sse_new_epoch")
+    assert event_log().heads(["orders"]) != before
 
 
 @pytest.mark.slow

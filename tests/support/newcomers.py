@@ -22,15 +22,19 @@ from .patience import PATIENCE
 ROOT = Path(sse_app.__file__).parent.parent
 
 
-def run(folder: Path, *arguments: str) -> None:
-    subprocess.run(
+def run(folder: Path, *arguments: str) -> str:
+    """Run Python in the project's folder; what it printed. Fails if that fails."""
+    done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
         env=_environment(),
-        check=True,
+        check=False,
         timeout=PATIENCE,
         capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def make(folder: Path, app: str) -> None:

@@ -1,5 +1,8 @@
 """Fill the demo's database: three logins, a board of orders, a few lines of chat."""
 
+import os
+import shlex
+import sys
 from typing import Any
 
 from django.conf import settings
@@ -58,13 +61,18 @@ class Command(BaseCommand):
     def _print_addresses(self) -> None:
         everywhere = settings.HOST in {"0.0.0.0", "::"}
         site = f"http://{'localhost' if everywhere else settings.URL_HOST}:{settings.PORT}"
+        manage = f"DEBUG=1 {shlex.quote(os.path.relpath(sys.executable))} manage.py"
         self.stdout.write(
             f"\n  The demo    {site}/\n"
             f"  The board   {site}/board/      (open it in two tabs)\n"
             f"  The chat    {site}/chat/lobby/\n"
             f"  The admin   {site}/admin/\n"
-            f"  The events  curl -N '{site}/events/?group=orders'\n\n"
-            f"  Logins (name and password are the same): {', '.join(LOGINS)}\n"
+            f"  Logins (name and password are the same): {', '.join(LOGINS)}\n\n"
+            "  In a second terminal, in this folder:\n"
+            f"    curl -N '{site}/events/?group=orders'\n"
+            f"    {manage} sse_publish orders hello world\n"
+            f"    {manage} sse_doctor --url '{site}/events/?group=orders'\n\n"
+            "  Ctrl-C ends the demo.\n"
         )
         if everywhere:
             self.stdout.write(

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from sse_app.operations.doctor import Finding, examine
 from sse_app.operations.doctor_proxy import examine_stream
 
-_MARKS: Final = {"fine": "ok", "warning": "WARNING", "error": "ERROR"}
+_MARKS: Final = {"fine": "ok", "note": "note", "warning": "WARNING", "error": "ERROR"}
 
 
 class Command(BaseCommand):
@@ -20,9 +20,10 @@ class Command(BaseCommand):
     help = (
         "Test whether streams work on this machine: check the settings, send through the channel "
         "layer, write and read the event log, compare clocks, check SQLite's modes and the command "
-        "lines of this machine's Daphne processes, and with --url whether a proxy passes a stream "
-        "on. Writes one event to the group 'doctor'. The exit status is 1 if something is wrong, "
-        "so the command can guard a deployment."
+        "lines of this project's server processes on this machine, and with --url whether a proxy "
+        "passes a stream on. Writes one event to the group 'doctor'. A note is what would be a "
+        "warning in production. The exit status is 1 if something is wrong, so the command can "
+        "guard a deployment."
     )
     requires_system_checks: list[str] = []
 
@@ -56,7 +57,11 @@ class Command(BaseCommand):
         return levels
 
     def _show(self, finding: Finding) -> None:
-        style = {"fine": self.style.SUCCESS, "warning": self.style.WARNING}
+        style = {
+            "fine": self.style.SUCCESS,
+            "note": self.style.NOTICE,
+            "warning": self.style.WARNING,
+        }
         mark = style.get(finding.level, self.style.ERROR)(_MARKS[finding.level])
         self.stdout.write(f"{mark}: {finding.about}: {finding.text}")
         if finding.hint:

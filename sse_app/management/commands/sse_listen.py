@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from django.core.management.base import CommandError, CommandParser
 
+from sse_app.conf import namespace
 from sse_app.delivery.subscriber import ContinuityLost, subscribe
+from sse_app.eventlog import event_log
 from sse_app.management.examples import CommandWithExamples
+from sse_app.management.known_groups import never_published
 from sse_app.operations.sse_client import HttpEvent, Stopped, listen
 from sse_app.protocol.events import validate_name
+from sse_app.protocol.groups import full_name, own_name
+from sse_app.runtime.callables import in_thread
 
 _LAST: Final = re.compile(r"-[1-9][0-9]{0,8}\Z", re.ASCII)
 
@@ -76,11 +82,19 @@ examples:
             if isinstance(item, str):
                 self.stderr.write(item, style_func=lambda text: text)
                 continue
-            self.stdout.write(_as_json(item) if options["json"] else _as_text(item))
+            self.stdout.write(_as_json(item) if options["json"] else self._as_text(item))
             self.stdout.flush()
             count += 1
             if count == options["count"]:
                 return
+
+    def _as_text(self, event: HttpEvent) -> str:
+        """Return the event as a line: with the time and colours on a terminal, plain in a pipe."""
+        parts = [event.group, event.name, event.data]
+        if self.stdout.isatty():
+            parts[1] = self.style.SUCCESS(event.name)
+            parts.insert(0, time.strftime("%H:%M:%S"))
+        return " ".join(part for part in parts if part)
 
 
 def _events(options: dict[str, Any]) -> AsyncIterator[HttpEvent | str]:
@@ -102,6 +116,12 @@ async def _from_log(options: dict[str, Any]) -> AsyncIterator[HttpEvent | str]:
     async with subscribe(
         *options["groups"], after=options["after"], history=history_arg, events=options["event"]
     ) as events:
+        yield f"Listening to {', '.join(options['groups'])}; Ctrl-C ends."
+        heads = await event_log().aheads(
+            [full_name(group, namespace()) for group in options["groups"]]
+        )
+        if unknown := [own_name(group) for group, head in heads.items() if head.is_start]:
+            yield await in_thread(never_published, unknown)
         while True:
             try:
                 event = await anext(events)
@@ -133,7 +153,3 @@ def _as_json(event: HttpEvent) -> str:
     return json.dumps(
         {key: value for key, value in fields.items() if value != ""}, ensure_ascii=False
     )
-
-
-def _as_text(event: HttpEvent) -> str:
-    return " ".join(part for part in (event.group, event.name, event.data) if part)

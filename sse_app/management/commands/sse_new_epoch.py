@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -24,12 +25,19 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("groups", nargs="*", metavar="GROUP", help="only these (default: all)")
+        parser.add_argument(
+            "--no-input", "--noinput", action="store_true", help="do not ask about all groups"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             groups = [full_name(group, namespace()) for group in options["groups"]]
         except ValueError as error:
             raise CommandError(str(error)) from error
+        if not groups and not options["no_input"] and sys.stdin.isatty():
+            self.stdout.write("Every open page of every group will load its state again.")
+            if input("Give all groups a new epoch? [y/N] ").strip().lower() not in ("y", "yes"):
+                raise CommandError("Nothing was changed. Name groups to give only them an epoch.")
         renewed = event_log().renew_epoch(groups or None)
         self.stdout.write(f"{renewed} group(s) have a new epoch.")
         if len(groups) > renewed:

@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from sse_app.management.examples import CommandWithExamples
+from sse_app.management.known_groups import never_published
 from sse_app.protocol.events import Event
 from sse_app.publishing import outbox
 from sse_app.publishing.publish import publish
@@ -75,6 +76,8 @@ examples:
             "" if event.offset is None else f" at offset {event.offset} of epoch {event.epoch}"
         )
         self.stdout.write(f"Published {event.name} to {event.group}{position}.")
+        if event.offset == 1:
+            self.stderr.write(never_published([event.group], "before"))
 
     def _publish_lines(self, options: dict[str, Any]) -> None:
         count = 0
