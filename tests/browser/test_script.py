@@ -28,6 +28,7 @@ from ..clients.listeners import NODE
 from ..selection import first_then_slow
 from ..support.cables import Cable
 from ..support.pages import RESET, SEND
+from ..selection import first_then_slow
 from ..support.patience import PATIENCE
 from ..support.servers import Daphne, eventually
 from ..support.sleepers import run
@@ -90,19 +91,26 @@ def test_its_types_hold(tmp_path: Path) -> None:
 
 
 class Manifest(ManifestStaticFilesStorage):
-    """Renames files by their content, and what looks like an import of one."""
+    """Renames files by their content, and also renames the imports of a script."""
 
     support_js_module_import_aggregation = True
 
 
-def test_it_can_be_collected_under_a_name_of_its_content(tmp_path: Path) -> None:
-    storages = {"staticfiles": {"BACKEND": f"{__name__}.Manifest"}}
+@pytest.mark.parametrize("storage", first_then_slow([Manifest, ManifestStaticFilesStorage]))
+def test_it_can_be_collected_under_a_name_of_its_content(tmp_path: Path, storage: type) -> None:
+    backend = f"{storage.__module__}.{storage.__name__}"
+    storages = {"staticfiles": {"BACKEND": backend}}
     with override_settings(STATIC_ROOT=tmp_path, STORAGES=storages):
         call_command("collectstatic", interactive=False, verbosity=0)
         with override_settings(DEBUG=False):
             found = re.search(r'src="/static/(sse_app/sse\.[0-9a-f]{12}\.js)"', rendered())
     assert found
-    assert (tmp_path / found[1]).read_text() == SCRIPT.read_text()
+    collected = (tmp_path / found[1]).read_text()
+    (imported,) = re.findall(r'import\("\./(live[.\w]*\.js)"\)', collected)
+    assert (imported == "live.js") is (storage is not Manifest)
+    live = tmp_path / "sse_app" / imported
+    assert live.is_file()
+    assert collected.replace(imported, "live.js") == SCRIPT.read_text()
 
 
 # --- the parser ---

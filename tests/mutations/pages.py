@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..mutations import Mutation
 
 SCRIPT = "sse_app/static/sse_app/sse.js"
+LIVE = "sse_app/static/sse_app/live.js"
 
 MUTATIONS = (
     Mutation(
@@ -133,7 +134,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A login page may have an element of the same name.",
-        SCRIPT,
+        LIVE,
         "  if (response.redirected) return reloadPage();",
         "  //",
         [

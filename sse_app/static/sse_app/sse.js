@@ -997,7 +997,8 @@ class Stream {
     const { fragment } = this.options;
     const own = [...(this.#listeners.get(RESET) ?? [])];
     if (own.length) await Promise.all(own.map((fn) => fn(data, detail)));
-    else await (fragment ? reloadFragment(fragment) : reloadPage());
+    else if (!fragment) await reloadPage();
+    else await (await import("./live.js")).reload(fragment, reloadPage);
   }
 
   /** @param {State} state @param {string} reason */
@@ -1010,16 +1011,6 @@ class Stream {
     if (state === "closed") this.pool?.remove(this);
     this.#call("state", state, { reason });
   }
-}
-
-/** Replace the elements of `selector` in the page by those that the server renders now. @param {string} selector */
-async function reloadFragment(selector) {
-  const response = await fetch(location.href, { cache: "no-store" });
-  if (response.redirected) return reloadPage(); // For example to a login page, which has no such elements.
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  const fresh = response.ok && page.querySelector(selector);
-  if (!fresh) throw new Error(`no ${selector}`);
-  document.querySelector(selector)?.replaceWith(fresh);
 }
 
 /** Reload the page after a random time; seldom, as the server may send a page that is always too old. */
