@@ -28,7 +28,6 @@ from ..clients.listeners import NODE
 from ..selection import first_then_slow
 from ..support.cables import Cable
 from ..support.pages import RESET, SEND
-from ..selection import first_then_slow
 from ..support.patience import PATIENCE
 from ..support.servers import Daphne, eventually
 from ..support.sleepers import run
