@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from string import Formatter
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -179,7 +180,9 @@ def _part(
     **values: Any,
 ) -> SafeString:
     """Return the attributes of a part of the page that `live.js` keeps up to date."""
-    names = _formatted(groups, values)
+    names = groups_of(groups, values)
+    if not names:
+        raise ValueError('A live part needs a group, for example {% live "orders" %}.')
     id = str(id or "-".join(["live", *names]))
     if not _ID.match(id):
         raise ValueError(f"Invalid id {id!r}: ASCII letters, digits, '_', '.', ':' and '-'.")
@@ -204,24 +207,21 @@ def _part(
     )
 
 
-def _formatted(groups: Any, values: dict[str, Any]) -> list[str]:
+def groups_of(arguments: Iterable[Any], values: Mapping[str, Any]) -> list[str]:
     """Return the groups' names, with `values` in place of `{…}`; each value must be used."""
-    names = []
-    unused = set(values)
-    for group in groups:
+    names, unused = [], set(values)
+    for group in map(str, arguments):
         try:
-            names.append(validate_group(str(group).format_map(values)))
-            unused -= {name for _, name, *_ in Formatter().parse(group) if name}
-        except (LookupError, AttributeError) as error:
+            name = group.format_map(values)
+            unused -= {field for _, field, *_ in Formatter().parse(group) if field}
+        except (LookupError, AttributeError, ValueError) as error:
             raise ValueError(
-                f"The group {group!r} of {{% live %}} needs {error}, for example "
+                f"The group {group!r} of the tag has no value ({error}): write "
                 '{% live "order.{pk}" pk=order.pk %}.'
             ) from error
-    if unused or not names:
-        raise ValueError(
-            f"{{% live %}} needs a group, and has the options id, events, every, highlight, "
-            f"announce, after and those in braces in a group; not {sorted(unused)}."
-        )
+        names.append(validate_group(name))
+    if unused:
+        raise ValueError(f"The tag has no option {', '.join(sorted(unused))}.")
     return names
 
 

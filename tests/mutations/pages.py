@@ -142,6 +142,27 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A row that changes while the page is rendered would be in no later event.",
+        "sse_app/templatetags/sse.py",
+        """        attributes = _part(context, groups, **options)
+        content = self.nodelist.render(context)
+""",
+        """        content = self.nodelist.render(context)
+        attributes = _part(context, groups, **options)
+""",
+        ["publishing/test_live_tag.py::test_the_stream_begins_before_the_content_is_rendered"],
+    ),
+    Mutation(
+        "A signature and a cursor give each answer another ETag.",
+        "sse_app/templatetags/sse.py",
+        'if live_part(context.get("request")) == id:',
+        "if not id:",
+        [
+            "publishing/test_live_tag.py::"
+            "test_the_answer_to_a_load_of_the_part_is_the_same_each_time"
+        ],
+    ),
+    Mutation(
         "An event that arrives during a load may be newer than what the server renders.",
         LIVE,
         "    this.#stale = false;\n    this.began",
