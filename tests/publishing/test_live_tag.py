@@ -33,7 +33,7 @@ def test_the_tag_renders_its_content_in_an_element_with_a_stream() -> None:
     assert element.endswith("><p></sse-live>")
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_the_stream_begins_before_the_content_is_rendered() -> None:
     class Rows:
         def __str__(self) -> str:
