@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .protocol.groups import group_name
     from .publishing.fragments import apublish_template, publish_template
     from .publishing.inbox import areply, off, on, reply
-    from .publishing.page_cursor import acursor, cursor
+    from .publishing.page_cursor import acursor, cursor, live_part
     from .publishing.progress import progress
     from .publishing.publish import apublish, apublish_many, publish, publish_many
 
@@ -37,6 +37,7 @@ __all__ = [
     "group_name",
     "issue_ticket",
     "issue_token",
+    "live_part",
     "off",
     "on",
     "presence",
@@ -67,6 +68,7 @@ _MODULES = {
     "group_name": "protocol.groups",
     "issue_ticket": "access.tickets",
     "issue_token": "access.tokens",
+    "live_part": "publishing.page_cursor",
     "off": "publishing.inbox",
     "on": "publishing.inbox",
     "progress": "publishing.progress",

@@ -22,6 +22,8 @@ from sse_app.access.limits import LIMITS
 from sse_app.delivery.hub import running_hubs
 from sse_app.responses import EventStreamResponse
 
+from .support import live
+
 
 @csrf_exempt
 def publish_sync(request: HttpRequest) -> HttpResponse:
@@ -179,6 +181,7 @@ urlpatterns = [
     path("test/logout/", log_out),
     path("test/page/", page),
     path("test/async-page/", async_page),
+    path("test/live/", live.view),
     path("test/run/", run),
     path("test/publish/", publish_sync),
     path("test/publish-passing/", publish_passing),

@@ -243,6 +243,7 @@ class Topic:
         # event: a reader that leaves a cohort during delivery is then neither served twice nor
         # skipped.
         alone = list(self.subscriptions)
+        event.count_readers(self.readers)
         reached = sum(cohort.offer(event, position) for cohort in cohorts)
         for subscription in alone:
             try:

@@ -22,6 +22,8 @@ DEFAULT_NAME: Final = "message"
 #: Names with this beginning are published by the app only: a `presence.join` by anybody else would
 #: forge a member of a group.
 OWN_NAMES: Final = "presence."
+#: From so many streams on, a labelled event says how many: their pages load again one by one.
+CROWD: Final = 10
 MESSAGE_TYPE: Final = "sse.event"
 BATCH_TYPE: Final = "sse.events"
 
@@ -262,12 +264,19 @@ class Event:
     def encode(self, id: str = "", *, labelled: bool = False) -> bytes:
         """Return the event on the wire, with `id:` as its last line unless `id` is empty.
 
-        `labelled`: with a line `group:`. Parsers ignore unknown fields.
+        `labelled`: with a line `group:`, and `streams:` if many get the event. Parsers ignore
+        unknown fields.
         """
         block = self.block
         if labelled:
-            block = b"group: %b\n%b" % (own_name(self.group).encode("ascii"), block)
+            readers = self.__dict__.get("_readers", 0)
+            crowd = b"streams: %d\n" % readers if readers >= CROWD else b""
+            block = b"group: %b\n%b%b" % (own_name(self.group).encode("ascii"), crowd, block)
         return with_id(block, id) if id else block
+
+    def count_readers(self, readers: int) -> None:
+        """Set how many streams of this process get the event; does not count for equality."""
+        self.__dict__["_readers"] = readers
 
     @property
     def sent(self) -> float | None:

@@ -1,8 +1,10 @@
-"""`cursor()`: the positions after which a page's stream starts."""
+"""For views: `cursor()`, after which a page's stream starts, and `live_part()`."""
 
 from __future__ import annotations
 
 import time
+
+from django.http import HttpRequest
 
 from ..conf import namespace
 from ..eventlog import event_log
@@ -37,3 +39,13 @@ def cursor(*groups: str) -> str:
 async def acursor(*groups: str) -> str:
     """See `cursor()`."""
     return await in_callers_thread(cursor, *groups)
+
+
+def live_part(request: HttpRequest | None) -> str:
+    """Return the id of the only part of the page that this request needs, else "".
+
+    The page's script loads a part of `{% live %}` by the page's own URL, with the id in the header
+    `Sse-Live`. The view may answer with the whole page, or with any HTML that has the part. A view
+    whose answers a cache keeps needs `@vary_on_headers("Sse-Live")`.
+    """
+    return "" if request is None else request.headers.get("Sse-Live", "")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
+from string import Formatter
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -11,6 +14,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.http import HttpRequest
 from django.http.request import HttpHeaders
 from django.middleware.csrf import get_token
+from django.template.base import FilterExpression, NodeList, Parser, Token, token_kwargs
 from django.templatetags.static import static
 from django.urls import NoReverseMatch, get_urlconf, reverse
 from django.utils.html import format_html, format_html_join
@@ -19,18 +23,24 @@ from django.utils.safestring import SafeString
 from ..access.authorization import is_public
 from ..access.grants import Grant, user_key, user_of_page
 from ..conf import settings
+from ..eventlog.failures import LogUnavailable
 from ..presence.roster import Member, members
+from ..protocol.events import validate_name
 from ..protocol.groups import validate_group
 from ..protocol.replies import user_digest
+from ..publishing.page_cursor import cursor, live_part
 
 register = template.Library()
 
 SCRIPT: Final = "sse_app/sse.js"
+LIVE_SCRIPT: Final = "sse_app/live.js"
+PAGE_SCRIPT: Final = "sse_app/live-page.js"
 #: Hints in the browser's console while DEBUG is on.
 DEBUG_SCRIPT: Final = "sse_app/debug.js"
-_SCRIPT: Final = '<script type="module" src="{}"{}{}></script>'
 #: What the script uses without attributes.
 _CSRF_DEFAULTS: Final = {"header": "X-Csrftoken", "cookie": "csrftoken"}
+#: The script sends the id as a header.
+_ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*\Z", re.ASCII)
 
 
 @register.simple_tag(takes_context=True)
@@ -118,16 +128,150 @@ def sse_script(context: Any) -> SafeString:
     On the page of a signed-in user, and with `MAY_SPEAK` on every page, this tag and `sse_stream`
     make the CSRF token for `send()`, as `{% csrf_token %}` does.
     """
+    script = _module(context, SCRIPT, _attributes(context))
+    return script + _module(context, DEBUG_SCRIPT) if django_settings.DEBUG else script
+
+
+@register.tag
+def live(parser: Parser, token: Token) -> template.Node:
+    """Keep a part of the page up to date: `{% live "orders" %} … {% endlive %}`.
+
+    The part becomes the content of `<sse-live id="live-orders" …>`. After each event of its groups
+    the page's script requests the page's own URL as the visitor, and morphs the part's element into
+    the answer's element with that id. In a group, `{pk}` stands for the tag's option of that name:
+    `{% live "order.{pk}" pk=order.pk %}`. The groups are granted as by `sse_url`. Options:
+
+    * `id`: needed if a page has two parts of the same groups. Default: "live-" and the groups.
+    * `events`: names of events, separated by spaces; others are ignored.
+    * `every`: the fewest seconds between two requests; default 1.
+    * `highlight`: a CSS class that changed elements have for two seconds.
+    * `announce`: what screen readers say after a change; "" says the text of what changed.
+    * `after`: the result of `cursor()`, for a view that reads its rows before it renders. Without
+      it the tag reads the log, before its content is rendered.
+
+    Raises `ValueError` for an invalid group or option.
+    """
+    _, *bits = token.split_contents()
+    groups, options = [], {}
+    for bit in bits:
+        option = token_kwargs([bit], parser)
+        options.update(option)
+        if not option:
+            groups.append(parser.compile_filter(bit))
+    nodelist = parser.parse(["endlive"])
+    parser.delete_first_token()
+    return _LiveNode(groups, options, nodelist)
+
+
+class _LiveNode(template.Node):
+    """The node of `{% live %}`."""
+
+    def __init__(
+        self,
+        groups: list[FilterExpression],
+        options: dict[str, FilterExpression],
+        nodelist: NodeList,
+    ) -> None:
+        self.groups = groups
+        self.options = options
+        self.nodelist = nodelist
+
+    def render(self, context: template.Context) -> SafeString:
+        groups = [group.resolve(context) for group in self.groups]
+        options = {name: value.resolve(context) for name, value in self.options.items()}
+        # The cursor first: an event that commits while the rows are read is then after the cursor.
+        attributes = _part(context, groups, **options)
+        content = self.nodelist.render(context)
+        script = _module(context, LIVE_SCRIPT)
+        return format_html("{}<sse-live{}>{}</sse-live>", script, attributes, content)
+
+
+@register.simple_tag(takes_context=True)
+def live_page(context: Any, *groups: str, **options: Any) -> SafeString:
+    """Keep the page's whole body up to date: `{% live_page "orders" %}` in the page's head.
+
+    The options are those of `live`.
+    """
+    attributes = _part(context, groups, **options)
+    scripts = _module(context, LIVE_SCRIPT) + _module(context, PAGE_SCRIPT)
+    return format_html('<meta name="sse-live"{}>{}', attributes, scripts)
+
+
+def _part(
+    context: Any,
+    groups: Any,
+    *,
+    id: str = "",
+    events: str = "",
+    every: float | None = None,
+    highlight: str = "",
+    announce: str | None = None,
+    after: str | None = None,
+    **values: Any,
+) -> SafeString:
+    """Return the attributes of a part of the page that `live.js` keeps up to date."""
+    names = groups_of(groups, values)
+    if not names:
+        raise ValueError('A live part needs a group, for example {% live "orders" %}.')
+    id = str(id or "-".join(["live", *names]))
+    if not _ID.match(id):
+        raise ValueError(f"Invalid id {id!r}: ASCII letters, digits, '_', '.', ':' and '-'.")
+    if every is not None and not (isinstance(every, int | float) and every > 0):
+        raise ValueError(f"Invalid every={every!r}: a number of seconds, for example every=2.")
+    found = {
+        "id": id,
+        "for": " ".join(names),
+        "events": " ".join(map(validate_name, events.split())),
+        "every": every,
+        "highlight": highlight,
+    }
+    shown = {name: value for name, value in found.items() if value}
+    if announce is not None:
+        shown["announce"] = announce
+    if live_part(context.get("request")) == id:
+        # The page has them. A signature would give each answer another ETag.
+        return format_html_join("", ' {}="{}"', shown.items())
+    shown["url"] = sse_url(context, *names, after=_position(names) if after is None else after)
+    return format_html(
+        "{}{}", format_html_join("", ' {}="{}"', shown.items()), _attributes(context)
+    )
+
+
+def groups_of(arguments: Iterable[Any], values: Mapping[str, Any]) -> list[str]:
+    """Return the groups' names, with `values` in place of `{…}`; each value must be used."""
+    names, unused = [], set(values)
+    for group in map(str, arguments):
+        try:
+            name = group.format_map(values)
+            unused -= {field for _, field, *_ in Formatter().parse(group) if field}
+        except (LookupError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"The group {group!r} of the tag has no value ({error}): write "
+                '{% live "order.{pk}" pk=order.pk %}.'
+            ) from error
+        names.append(validate_group(name))
+    if unused:
+        raise ValueError(f"The tag has no option {', '.join(sorted(unused))}.")
+    return names
+
+
+def _position(names: list[str]) -> str:
+    try:
+        return cursor(*names)
+    except (LogUnavailable, SynchronousOnlyOperation):
+        # The script loads the part again when its stream has opened.
+        return ""
+
+
+def _module(context: Any, path: str, attributes: SafeString | str = "") -> SafeString:
+    """Return the element of a script, with the nonce of the page's policy."""
     nonce = context.get("csp_nonce")
     if nonce is None:
         nonce = getattr(context.get("request"), "csp_nonce", None)
     # Compared with None: a lazy nonce is false until str() makes it.
     own = "" if nonce is None else format_html(' nonce="{}"', str(nonce))
-    made = format_html(_SCRIPT, static(SCRIPT), own, _attributes(context))
-    return (
-        made + format_html(_SCRIPT, static(DEBUG_SCRIPT), own, "")
-        if django_settings.DEBUG
-        else made
+    return format_html(
+        '<script type="module" src="{}"{}{}></script>', static(path), own, attributes
     )
 
 

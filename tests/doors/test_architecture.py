@@ -43,7 +43,6 @@ PUBLIC = {"changes", "eventlog", "presence", "testing"}
 SMALL: dict[str, str] = {
     "access.refusals": "an exception",
     "eventlog.failures": "exceptions",
-    "publishing.page_cursor": "one public function and its twin",
     "protocol.headers": "the headers of a stream, for every wing",
     "runtime.garbage": "one threshold of a server process",
     "runtime.forks": "one function that every wing uses",

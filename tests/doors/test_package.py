@@ -56,7 +56,12 @@ def test_the_wheel_has_what_setuptools_forgets_when_it_is_not_told(wheel: Path) 
     names = set(ZipFile(wheel).namelist())
     assert {
         "sse_app/py.typed",
+        "sse_app/static/sse_app/LICENSE-idiomorph.txt",
+        "sse_app/static/sse_app/collection.js",
         "sse_app/static/sse_app/debug.js",
+        "sse_app/static/sse_app/live.js",
+        "sse_app/static/sse_app/package.json",
+        "sse_app/static/sse_app/reload.js",
         "sse_app/static/sse_app/sse.js",
         "sse_app/static/sse_app/sse.d.ts",
         "sse_app/templates/sse_app/admin/dashboard.html",

@@ -192,7 +192,9 @@ def test_the_quick_start_leads_from_an_empty_folder_to_a_live_event(tmp_path: Pa
         newcomer.type(save)
         assert 'data: {"pk":1,"fields":{"status":"new"}}' in read_event(stream, "order.created")
         page = newcomer.get("/").read().decode()
-        assert '<sse-stream url="/events/?group=orders"' in page
-        (script,) = re.findall(r'src="(\S+sse\.js)"', page)
-        assert b"sse-stream" in newcomer.get(script).read()
+        assert '<sse-live id="live-orders" for="orders" url="/events/?group=orders' in page
+        assert " new " in page
+        for script, element in (("sse", b"sse-stream"), ("live", b"sse-live")):
+            (address,) = re.findall(rf'src="(\S+/{script}\.js)"', page)
+            assert element in newcomer.get(address).read()
         newcomer.type("python manage.py sse_doctor --strict")

@@ -5,36 +5,9 @@ from __future__ import annotations
 from ..mutations import Mutation
 
 SCRIPT = "sse_app/static/sse_app/sse.js"
+LIVE = "sse_app/static/sse_app/live.js"
 
 MUTATIONS = (
-    Mutation(
-        "A tag whose variable is missing says that '' is no name, and not which variable is empty.",
-        "sse_app/templatetags/sse.py",
-        '    if group in ("", None):\n',
-        "    if False:\n",
-        ["handbook/test_mistakes.py::test_a_mistake_leads_to_its_cure"],
-    ),
-    Mutation(
-        "A misspelled event name leads to a page that stays as it is, without a word.",
-        "sse_app/static/sse_app/debug.js",
-        "if (!shown.has(text)) console.info(text);",
-        "",
-        ["browser/test_debug.py::test_the_console_names_unheard_events_and_refused_groups"],
-    ),
-    Mutation(
-        "A developer sees that a stream is not permitted, and not which group or how to permit it.",
-        "sse_app/consumers.py",
-        "if refused.hint and django_settings.DEBUG:",
-        "if False:",
-        ["handbook/test_mistakes.py::test_a_refused_request_says_why"],
-    ),
-    Mutation(
-        "Visitors of a site in production are told how it grants its groups.",
-        "sse_app/consumers.py",
-        "if refused.hint and django_settings.DEBUG:",
-        "if refused.hint:",
-        ["handbook/test_mistakes.py::test_visitors_in_production_are_not_told_the_hint"],
-    ),
     Mutation(
         "Of the tabs that share a stream only the one that spoke is to hear the reply.",
         SCRIPT,
@@ -161,12 +134,121 @@ MUTATIONS = (
     ),
     Mutation(
         "A login page may have an element of the same name.",
-        SCRIPT,
-        "  if (response.redirected) return reloadPage();",
+        LIVE,
+        "  if (!response.status) return reloadPage();",
         "  //",
         [
             "browser/test_script_requests.py::test_a_login_page_is_no_part_of_the_page_that_is_loaded_again"
         ],
+    ),
+    Mutation(
+        "A row that changes while the page is rendered would be in no later event.",
+        "sse_app/templatetags/sse.py",
+        """        attributes = _part(context, groups, **options)
+        content = self.nodelist.render(context)
+""",
+        """        content = self.nodelist.render(context)
+        attributes = _part(context, groups, **options)
+""",
+        ["publishing/test_live_tag.py::test_the_stream_begins_before_the_content_is_rendered"],
+    ),
+    Mutation(
+        "A signature and a cursor give each answer another ETag.",
+        "sse_app/templatetags/sse.py",
+        'if live_part(context.get("request")) == id:',
+        "if not id:",
+        [
+            "publishing/test_live_tag.py::"
+            "test_the_answer_to_a_load_of_the_part_is_the_same_each_time"
+        ],
+    ),
+    Mutation(
+        "An event that arrives during a load may be newer than what the server renders.",
+        LIVE,
+        "    this.#stale = false;\n    this.began",
+        "    this.began",
+        ["browser/test_live.py::test_a_burst_of_a_thousand_events_is_at_most_three_loads"],
+    ),
+    Mutation(
+        "A load that began before an event shows the state before it.",
+        LIVE,
+        "    this.#loading = false;\n",
+        "    this.#loading = this.#stale = false;\n",
+        ["browser/test_live.py::test_a_load_that_began_before_an_event_is_followed_by_another"],
+    ),
+    Mutation(
+        "A visitor opens a <details>, which the server renders closed.",
+        LIVE,
+        "(before[name] !== now[name] && !signed)",
+        "true",
+        [
+            "browser/test_live.py::test_typing_loses_nothing_while_the_list_is_loaded_again_twenty_times"
+        ],
+    ),
+    Mutation(
+        "A visitor has typed into a field that is not focused.",
+        LIVE,
+        "typed.includes(element)",
+        "false",
+        [
+            "browser/test_live.py::test_typing_loses_nothing_while_the_list_is_loaded_again_twenty_times"
+        ],
+    ),
+    Mutation(
+        "An outer part's load may be older than a nested part's.",
+        LIVE,
+        "old.began > began || ",
+        "",
+        ["browser/test_live.py::test_nested_parts_are_loaded_alone_and_never_get_older"],
+    ),
+    Mutation(
+        "The cursor in the URL of a nested part is another one at each rendering.",
+        LIVE,
+        'name === "url" && ',
+        'name === "" && ',
+        ["browser/test_live.py::test_nested_parts_are_loaded_alone_and_never_get_older"],
+    ),
+    Mutation(
+        "All hidden tabs would load at each event.",
+        LIVE,
+        "document.hidden || ",
+        "",
+        ["browser/test_live.py::test_a_hidden_page_waits_until_it_is_shown"],
+    ),
+    Mutation(
+        "A redirect leads to a login page.",
+        LIVE,
+        'redirect: "manual", signal',
+        "signal",
+        ["browser/test_live.py::test_an_answer_without_the_part_leaves_the_content"],
+    ),
+    Mutation(
+        "An answer that is not modified has no content.",
+        LIVE,
+        "    if (response.status === 304) return;\n",
+        "",
+        ["browser/test_live.py::test_an_answer_that_is_not_modified_changes_nothing"],
+    ),
+    Mutation(
+        "htmx initialises only what it swaps itself.",
+        LIVE,
+        "  /** @type {any} */ (window).htmx?.process(target);\n",
+        "",
+        ["browser/test_live.py::test_htmx_knows_what_a_refresh_brings"],
+    ),
+    Mutation(
+        "The elements that Alpine made are in no answer of the server.",
+        LIVE,
+        "node._x_refreshXForScope ||",
+        "",
+        ["browser/test_live.py::test_alpine_keeps_its_state_and_knows_what_a_refresh_brings"],
+    ),
+    Mutation(
+        "A page with many streams would be requested by all of them at once.",
+        LIVE,
+        "this.#streams * PER_STREAM",
+        "0",
+        ["browser/test_live.py::test_the_pages_of_many_streams_load_one_by_one"],
     ),
     Mutation(
         "A tab that joins the others' connection may stand elsewhere than they.",

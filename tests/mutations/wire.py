@@ -22,6 +22,13 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "Pages of many streams would all load at once, since none knows of the others.",
+        "sse_app/delivery/topics.py",
+        "        event.count_readers(self.readers)\n",
+        "",
+        ["protocol/test_labels.py::test_labelled_streams_are_written_to_as_one_apart_from_others"],
+    ),
+    Mutation(
         "A page that asks for pings with ping=true would wait for them in vain.",
         "sse_app/access/admission.py",
         '    if given not in ([], ["0"], ["1"]):\n',

@@ -88,6 +88,9 @@ async def test_labelled_streams_are_written_to_as_one_apart_from_others(site: Da
         for number, stream in enumerate(streams):
             received = await raw(stream, b"data: 1\n")
             assert (b"group: orders\n" in received) is (number >= LEAST_MEMBERS)
+            # Also counted are those of other kinds.
+            told = b"streams: %d\n" % len(streams) in received
+            assert told is (number >= LEAST_MEMBERS)
 
 
 # --- several grants ---

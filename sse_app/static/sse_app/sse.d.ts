@@ -10,6 +10,8 @@ export interface EventDetail {
   id: string;
   /** The event's group; undefined for control events and if the server does not name it. */
   group?: string;
+  /** About how many streams of the server process get the event; 1 if they are few. */
+  streams?: number;
 }
 
 export interface Reset {

@@ -22,12 +22,12 @@
  */
 
 /** @typedef {Map<string, string>} Positions  By a group's hash: `<epoch>-<offset>`. */
-/** @typedef {{data?: string, event?: string, group?: string, id?: string, retry?: string, tab?: string}} Block */
+/** @typedef {{data?: string, event?: string, group?: string, id?: string, retry?: string, streams?: string, tab?: string}} Block */
 /** @typedef {"connecting" | "open" | "reconnecting" | "offline" | "closed"} State */
 /** @typedef {{id: string, groups: string[], grants: string[], places: Positions}} Want */
 /** @typedef {Want & {tab: string}} Member */
 /** @typedef {(data: any, detail: any) => unknown} Listener */
-/** @typedef {{event: string, id: string, group?: string}} EventDetail */
+/** @typedef {{event: string, id: string, group?: string, streams?: number}} EventDetail */
 /** @typedef {{reset?: Listener, fragment?: string, csrf?: () => string, share?: boolean}} Options */
 /** @typedef {{group?: string, key?: string}} SendOptions */
 /**
@@ -46,7 +46,7 @@ const YOUNG = 10_000;
 const JOINING = 500;
 const SHRINKING = 2_000;
 /** The standard ignores a `retry` that is not a number and an `id` that has a NUL. */
-const LINE = /^(data|event|group|tab|id(?![^]*\0)|retry(?=: ?\d+$))(?:: ?([^]*))?$/;
+const LINE = /^(data|event|group|streams|tab|id(?![^]*\0)|retry(?=: ?\d+$))(?:: ?([^]*))?$/;
 const JSON_TYPE = "application/json";
 
 const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
@@ -703,7 +703,7 @@ class Pool {
   }
 
   /** @param {Block} block @param {Line} line */
-  hear({ event, data, group, id, tab }, line) {
+  hear({ event, data, group, id, streams, tab }, line) {
     const name = event || "message";
     const opens = name === "sse.open";
     if (line !== this.#line && !opens) return;
@@ -713,7 +713,7 @@ class Pool {
     if (name === RESET) group = parse(data)?.group;
     const hash = this.#names.get(group ?? "");
     id = this.#path ? places?.get(hash ?? "") : id;
-    this.#broadcast({ t: "event", name, data, group, hash, id, ids: tab && [tab] });
+    this.#broadcast({ t: "event", name, data, group, hash, id, streams, ids: tab && [tab] });
   }
 
   /** @param {any} data @param {Positions | null} places @param {Line} line */
@@ -938,7 +938,7 @@ class Stream {
   }
 
   /** @param {Message} message */
-  #receive({ name, data, group, hash, id }) {
+  #receive({ name, data, group, hash, id, streams = 1 }) {
     if (group && this.#groups.length && !this.#groups.includes(group)) return;
     if (hash && id) {
       const own = this.#places.get(hash);
@@ -947,7 +947,7 @@ class Stream {
       this.#places.set(hash, id);
       id = `1.${hash}-${id}`;
     } else if (id) this.#lastId = id;
-    if (data !== undefined) this.#emit(name, parse(data), { event: name, id: id ?? "", group });
+    if (data !== undefined) this.#emit(name, parse(data), { event: name, id: id ?? "", group, streams: +streams });
   }
 
   /** @param {string} name @param {any} data @param {EventDetail} detail */
@@ -997,7 +997,8 @@ class Stream {
     const { fragment } = this.options;
     const own = [...(this.#listeners.get(RESET) ?? [])];
     if (own.length) await Promise.all(own.map((fn) => fn(data, detail)));
-    else await (fragment ? reloadFragment(fragment) : reloadPage());
+    else if (!fragment) await reloadPage();
+    else await (await import("./live.js")).reload(fragment, reloadPage);
   }
 
   /** @param {State} state @param {string} reason */
@@ -1010,16 +1011,6 @@ class Stream {
     if (state === "closed") this.pool?.remove(this);
     this.#call("state", state, { reason });
   }
-}
-
-/** Replace the elements of `selector` in the page by those that the server renders now. @param {string} selector */
-async function reloadFragment(selector) {
-  const response = await fetch(location.href, { cache: "no-store" });
-  if (response.redirected) return reloadPage(); // For example to a login page, which has no such elements.
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  const fresh = response.ok && page.querySelector(selector);
-  if (!fresh) throw new Error(`no ${selector}`);
-  document.querySelector(selector)?.replaceWith(fresh);
 }
 
 /** Reload the page after a random time; seldom, as the server may send a page that is always too old. */
