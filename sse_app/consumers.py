@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Collection, Iterable, Mapping
 from io import BytesIO
 from typing import Any, ClassVar, Final, NamedTuple
@@ -50,6 +51,7 @@ _log_failed = RareLog(logger)
 REQUEST: Final = "sse_app.daphne"
 ABORT: Final = "sse_app.abort"
 TAKE_OVER: Final = "sse_app.take_over"
+_WAIT: Final = re.compile(r"(?:[1-9]|[1-5]\d|60)\Z", re.ASCII)
 METHODS: Final = ("GET", "HEAD", "OPTIONS")
 HEADERS: Final = (
     (b"Content-Type", CONTENT_TYPE.encode()),
@@ -59,11 +61,12 @@ HEADERS: Final = (
 
 
 class _Options(NamedTuple):
-    """The event names that a request filters by, and its flags."""
+    """The event names that a request filters by, its flags, and its `wait`; see `Stream`."""
 
     names: tuple[str, ...]
     ping: bool
     labelled: bool
+    wait: int | None
 
 
 class EventStreamConsumer(AsyncHttpConsumer):
@@ -151,15 +154,13 @@ class EventStreamConsumer(AsyncHttpConsumer):
             stream = Stream(
                 transport=self.make_transport(receive),
                 groups=access.groups,
-                names=options.names,
                 user=access.user,
                 user_key=access.user_key,
                 until=access.until,
                 sender=type(self),
                 address=address.text,
-                ping=options.ping,
-                labelled=options.labelled,
                 life=life,
+                **options._asdict(),
                 # Last: if another argument raised now, no stream would leave and close the hub.
                 hub=get_hub(),
             )
@@ -181,7 +182,8 @@ class EventStreamConsumer(AsyncHttpConsumer):
         check(request)
         if request.method != "GET":
             raise Refused(200 if request.method == "HEAD" else 204, "")
-        return _Options(names_of(request), flag_of(request, "ping"), flag_of(request, "label"))
+        ping, labelled = flag_of(request, "ping"), flag_of(request, "label")
+        return _Options(names_of(request), ping, labelled, _wait_of(request))
 
     async def _may_listen(
         self, user: Any, groups: Collection[str], request: ASGIRequest | None
@@ -277,6 +279,16 @@ class EventStreamConsumer(AsyncHttpConsumer):
 
     async def _end_at_once(self, block: bytes) -> None:
         await self.send_response(200, block, headers=self._headers())
+
+
+def _wait_of(request: ASGIRequest) -> int | None:
+    """Return the parameter `wait`: seconds after which the response ends; raises `Refused`."""
+    given = request.GET.getlist("wait")
+    if not given:
+        return None
+    if len(given) > 1 or not _WAIT.match(given[0]):
+        raise Refused(400, f"wait={','.join(given)[:80]} is not a whole number from 1 to 60.")
+    return int(given[0])
 
 
 def _valid(groups: Iterable[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 from math import inf
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from .. import signals
 from ..conf import settings
@@ -36,6 +36,9 @@ from .subscriptions import EMPTY, Subscription
 from .timers import Timer
 from .transports.asgi import Direct, Transport
 
+#: For how long a stream with `wait` waits for more events after the first one.
+BRIEF_SECONDS: Final = 0.05
+
 _read_failed = RareLog(logging.getLogger("sse_app"))
 
 
@@ -43,7 +46,9 @@ class Stream(Sink):
     """One client's response, as signals and the hub see it; the sink of its subscription.
 
     For an anonymous reader, `user` is an `AnonymousUser` and `user_key` is "". The stream ends as
-    expired at the Unix time `until`, unless that is None, and after `life` seconds ± 20 %.
+    expired at the Unix time `until`, unless that is None, and after `life` seconds ± 20 %. With
+    `wait` it ends after so many seconds ± 20 %, or `BRIEF_SECONDS` after the first bytes that
+    follow `sse.open`: a proxy that buffers passes these on only when the response has ended.
     """
 
     takes_first: ClassVar[bool] = True
@@ -70,6 +75,7 @@ class Stream(Sink):
         address: str = "",
         ping: bool = False,
         labelled: bool = False,
+        wait: int | None = None,
         life: float,
     ) -> None:
         # All attributes are set here, although some only get defaults: an attribute that is added
@@ -78,20 +84,15 @@ class Stream(Sink):
         self.opened = ""
         self.subscription = Subscription(self, groups, names, labelled=labelled, pings=ping)
         self.asked = self.subscription.groups
-        self.user = user
-        self.user_key = user_key
-        self.until = until
-        self.sender = sender
-        self.address = address
+        self.user, self.user_key = user, user_key
+        self.until, self.sender, self.address = until, sender, address
         self._opened = self._live = False
         self.opened_at = time.time()
-        self.hub = hub
-        self._transport = transport
+        self.hub, self._transport, self._brief = hub, transport, wait is not None
         self._at_end: tuple[Callable[[], None], ...] = ()
-        self.resets = EMPTY
-        self._sent = 0
+        self._sent, self.resets = 0, EMPTY
         self._written_at = time.monotonic()
-        self._ends_at = self._written_at + life * random.uniform(0.8, 1.2)
+        self._ends_at = self._written_at + (wait or life) * random.uniform(0.8, 1.2)
         self._pinged: Mapping[str, Position] = EMPTY
         self.timer: Timer | None = None
         transport.on_broken, transport.on_waiting = self.subscription.close, self._visit_by
@@ -267,7 +268,7 @@ class Stream(Sink):
         self._write(encode_control("sse.cursor", {}, id=cursor))
 
     def direct(self) -> Direct | None:
-        return self._transport.direct()
+        return None if self._brief else self._transport.direct()  # To notice its own bytes.
 
     def joined_cohort(self, before: int) -> float:
         self._sent -= before
@@ -285,6 +286,9 @@ class Stream(Sink):
     def _write(self, chunk: bytes) -> None:
         self.subscription.leave_cohort()
         self._written_at = time.monotonic()
+        if self._brief and self._live:
+            self._brief, self._ends_at = False, self._written_at + BRIEF_SECONDS
+            self._visit_by(self._ends_at)
         self._sent += len(chunk)
         COUNTS.bytes += len(chunk)
         self._transport.write(chunk)

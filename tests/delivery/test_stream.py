@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import httpx
 import pytest
+
+from sse_app.delivery.cohorts import LEAST_MEMBERS
 
 from ..support.patience import PATIENCE
 from ..support.servers import FAILED_STREAM, Daphne, eventually
@@ -275,6 +278,38 @@ async def test_a_stream_ends_with_its_life_and_goes_on_from_the_farewell(
     daphne.publish("orders", "n", "2")
     async with daphne.stream("group=orders", {"Last-Event-ID": last.id}) as stream:
         assert [e.data for e in (await stream.take(2))[1:]] == ["2"]
+
+
+async def test_a_response_that_is_to_be_short_ends_after_its_first_events(
+    shared_daphne: Daphne,
+) -> None:
+    """Also beside as many long ones as are written to as one."""
+    query = "group=orders&wait=60"
+    async with AsyncExitStack() as open_streams:
+        for _ in range(LEAST_MEMBERS):
+            stream = await open_streams.enter_async_context(shared_daphne.stream("group=orders"))
+            await stream.next()
+        async with shared_daphne.stream(query) as stream:
+            opened = await stream.next()
+            shared_daphne.publish("orders", "n", "1")
+            *_, event, last = await stream.until_end()
+        assert (opened.name, event.data) == ("sse.open", "1")
+        assert (last.name, last.json()) == ("sse.close", {"reason": "age"})
+        # What was published between two responses is in the next one, which ends for it.
+        for n in (2, 3):
+            shared_daphne.publish("orders", "n", str(n))
+        async with shared_daphne.stream(query, {"Last-Event-ID": last.id}) as stream:
+            events = await stream.until_end()
+        assert [event.data for event in events if event.name == "n"] == ["2", "3"]
+
+
+@pytest.mark.parametrize("wait", ["", "0", "61", "1.5", "-1", "٣", "1&wait=2"])
+def test_a_wait_that_is_no_number_of_seconds_is_400_and_named(
+    shared_daphne: Daphne, wait: str
+) -> None:
+    answer = httpx.get(f"{shared_daphne.url}/events/?group=orders&wait={wait}")
+    assert answer.status_code == 400
+    assert answer.text == f"wait={wait.replace('&wait=', ',')} is not a whole number from 1 to 60."
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])

@@ -238,6 +238,24 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "A proxy that buffers passes events on only when the response has ended.",
+        "sse_app/delivery/streams.py",
+        "        if self._brief and self._live:\n",
+        "        if False:\n",
+        [
+            "delivery/test_stream.py::test_a_response_that_is_to_be_short_ends_after_its_first_events"
+        ],
+    ),
+    Mutation(
+        "A cohort writes to the socket, and a stream does not see these bytes.",
+        "sse_app/delivery/streams.py",
+        "return None if self._brief else self._transport.direct()",
+        "return self._transport.direct()",
+        [
+            "delivery/test_stream.py::test_a_response_that_is_to_be_short_ends_after_its_first_events"
+        ],
+    ),
+    Mutation(
         "Each stream would be visited each second, whether something of it is due or not.",
         "sse_app/delivery/streams.py",
         "        return min(check_at, self._ends_at, expires_at, self._beat(now))\n",

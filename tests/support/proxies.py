@@ -100,6 +100,10 @@ class Nginx(Proxy):
         text = replaced(text, "server_name example.org;", "server_name localhost;")
         text = replaced(text, "/etc/ssl/example.org.pem", str(certificate))
         text = replaced(text, "/etc/ssl/example.org.key", str(key))
+        return self.around(text)
+
+    def around(self, servers: str) -> str:
+        """Return the configuration that has these servers."""
         temporary = "\n".join(
             f"{kind}_temp_path {self.folder};"
             for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -109,7 +113,7 @@ class Nginx(Proxy):
             "events { worker_connections 4096; }\n"
             # nginx gives up root's rights and could not write bodies to files in this folder.
             "http {\naccess_log off;\nclient_body_buffer_size 2m;\n"
-            f"{temporary}\n{text}}}\n"
+            f"{temporary}\n{servers}}}\n"
         )
 
     def command(self) -> list[str]:
@@ -128,3 +132,20 @@ class Caddy(Proxy):
     def command(self) -> list[str]:
         program = Path(sys.executable).with_name("caddy")
         return [str(program), "run", "--config", str(self.file), "--adapter", "caddyfile"]
+
+
+class BufferingNginx(Nginx):
+    """nginx without our configuration, which also ignores our headers: it buffers responses."""
+
+    def __init__(self, folder: Path, daphne: Daphne) -> None:
+        self.folder, self.port = folder, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.file = folder / "nginx.conf"
+        self.file.write_text(
+            self.around(
+                f"server {{ listen 127.0.0.1:{self.port};\n"
+                "gzip on; gzip_types text/event-stream;\n"
+                f"location / {{ proxy_pass {daphne.url}; proxy_http_version 1.1;\n"
+                "proxy_ignore_headers X-Accel-Buffering; proxy_set_header Host $host; } }\n"
+            )
+        )
