@@ -110,11 +110,11 @@ def test_it_can_be_collected_under_a_name_of_its_content(tmp_path: Path, storage
             found = re.search(r'src="/static/(sse_app/sse\.[0-9a-f]{12}\.js)"', rendered())
     assert found
     collected = (tmp_path / found[1]).read_text()
-    (imported,) = re.findall(r'import\("\./(live[.\w]*\.js)"\)', collected)
-    assert (imported == "live.js") is (storage is not Manifest)
-    live = tmp_path / "sse_app" / imported
-    assert live.is_file()
-    assert collected.replace(imported, "live.js") == SCRIPT.read_text()
+    (imported,) = re.findall(r'import\("\./(reload[.\w]*\.js)"\)', collected)
+    assert (imported == "reload.js") is (storage is not Manifest)
+    module = tmp_path / "sse_app" / imported
+    assert module.is_file()
+    assert collected.replace(imported, "reload.js") == SCRIPT.read_text()
 
 
 # --- the parser ---

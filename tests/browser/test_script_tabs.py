@@ -335,10 +335,15 @@ NO_LOCKS = "Object.defineProperty(navigator, 'locks', {value: undefined})"
 DENIED = (
     "LockManager.prototype.request = async () => { throw new DOMException('', 'SecurityError') }"
 )
+NO_CHANNEL = "window.BroadcastChannel = class { constructor() { throw new Error('denied') } }"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [NO_LOCKS, DENIED], ids=["on plain HTTP", "without storage"])
+@pytest.mark.parametrize(
+    "how",
+    [NO_LOCKS, DENIED, NO_CHANNEL],
+    ids=["on plain HTTP", "without storage", "without channels"],
+)
 def test_where_tabs_cannot_share_each_has_its_own(site: Daphne, tabs: Tabs, how: str) -> None:
     tabs.context.add_init_script(how)
     pair = [tabs.open("group=orders") for _ in range(2)]

@@ -5,9 +5,39 @@ from __future__ import annotations
 from ..mutations import Mutation
 
 SCRIPT = "sse_app/static/sse_app/sse.js"
+RELOAD = "sse_app/static/sse_app/reload.js"
 LIVE = "sse_app/static/sse_app/live.js"
+COLLECTION = "sse_app/static/sse_app/collection.js"
 
 MUTATIONS = (
+    Mutation(
+        "A tag whose variable is missing says that '' is no name, and not which variable is empty.",
+        "sse_app/templatetags/sse.py",
+        '    if group in ("", None):\n',
+        "    if False:\n",
+        ["handbook/test_mistakes.py::test_a_mistake_leads_to_its_cure"],
+    ),
+    Mutation(
+        "A misspelled event name leads to a page that stays as it is, without a word.",
+        "sse_app/static/sse_app/debug.js",
+        "if (!shown.has(text)) console.info(text);",
+        "",
+        ["browser/test_debug.py::test_the_console_names_unheard_events_and_refused_groups"],
+    ),
+    Mutation(
+        "A developer sees that a stream is not permitted, and not which group or how to permit it.",
+        "sse_app/consumers.py",
+        "if refused.hint and django_settings.DEBUG:",
+        "if False:",
+        ["handbook/test_mistakes.py::test_a_refused_request_says_why"],
+    ),
+    Mutation(
+        "Visitors of a site in production are told how it grants its groups.",
+        "sse_app/consumers.py",
+        "if refused.hint and django_settings.DEBUG:",
+        "if refused.hint:",
+        ["handbook/test_mistakes.py::test_visitors_in_production_are_not_told_the_hint"],
+    ),
     Mutation(
         "Of the tabs that share a stream only the one that spoke is to hear the reply.",
         SCRIPT,
@@ -20,8 +50,8 @@ MUTATIONS = (
     Mutation(
         "Browsers open six HTTP/1.1 connections to a host over all tabs.",
         SCRIPT,
-        'this.#path = shares && origin === location.origin ? BETWEEN_TABS + pathname : "";',
-        'this.#path = "";',
+        "this.#path = shares && this.url.origin === location.origin",
+        "this.#path = false",
         [
             "browser/test_script_tabs.py::"
             "test_ten_tabs_are_one_connection_and_all_live_on_when_the_leader_closes"
@@ -47,8 +77,8 @@ MUTATIONS = (
     Mutation(
         "An EventSource gives up for good after an answer that is no stream.",
         SCRIPT,
-        "return status !== 200 && !passes(status);",
-        "return status !== 200;",
+        "if (status !== 200) return !passes(status);",
+        "if (status !== 200) return true;",
         ["browser/test_script_network.py::test_answers_that_are_no_stream_are_tried_again"],
     ),
     Mutation(
@@ -79,8 +109,8 @@ MUTATIONS = (
     Mutation(
         "An old page of a stranger keeps a connection of its own after a login.",
         SCRIPT,
-        'if (t === "lead" && user !== undefined && this.#leads) this.#open();',
-        "",
+        'return t === "lead" && user !== undefined && this.#leads && this.#open();',
+        "return;",
         [
             "browser/test_script_users.py::"
             "test_a_stranger_who_signs_in_keeps_every_event_and_comes_to_share_with_the_new_page"
@@ -105,6 +135,84 @@ MUTATIONS = (
             "browser/test_script_users.py::"
             "test_a_restored_page_takes_nothing_before_the_leader_knows_where_it_stands"
         ],
+    ),
+    Mutation(
+        "A page's own event is to move its position, and not to be shown.",
+        SCRIPT,
+        " && !except.includes(this.id)",
+        "",
+        [
+            "browser/test_script_faults.py::test_resets_and_own_events_are_taken_as_the_server_means_them"
+        ],
+    ),
+    Mutation(
+        "An event from before a second reset would undo what the state of that reset has.",
+        SCRIPT,
+        "this.#queue = this.#queue.filter(([, , { group }]) => group !== data.group)",
+        "this.#queue",
+        [
+            "browser/test_script_faults.py::test_resets_and_own_events_are_taken_as_the_server_means_them"
+        ],
+    ),
+    Mutation(
+        "A function that never ends would hold the events for ever.",
+        SCRIPT,
+        "Promise.race([Promise.all(own), pause(LONGEST_WAIT)])",
+        "Promise.all(own)",
+        [
+            "browser/test_script_faults.py::test_resets_and_own_events_are_taken_as_the_server_means_them"
+        ],
+    ),
+    Mutation(
+        "The browser has another session of the same user already.",
+        SCRIPT,
+        "if (this.#ended || (reason && !again))",
+        "if (reason)",
+        [
+            "browser/test_script_faults.py::"
+            "test_after_the_end_of_a_session_the_present_one_is_tried_once"
+        ],
+    ),
+    Mutation(
+        "A browser that refuses a list of locks would leave the page without a stream.",
+        SCRIPT,
+        "navigator.locks.query().catch(() => ({}))",
+        "navigator.locks.query()",
+        ["browser/test_script_faults.py::test_tabs_share_although_the_browser_does_not_list_locks"],
+    ),
+    Mutation(
+        "Behind a proxy that buffers a page would wait for ever.",
+        SCRIPT,
+        '    if (brief) url.searchParams.set("wait", "20");\n',
+        "",
+        [
+            "browser/test_script_faults.py::"
+            "test_behind_a_proxy_that_buffers_events_come_by_short_responses"
+        ],
+    ),
+    Mutation(
+        "A page that requires Trusted Types refuses the text of another page.",
+        RELOAD,
+        "policy?.createHTML(text) ?? text",
+        "text",
+        [
+            "browser/test_script_faults.py::"
+            "test_trusted_types_permit_our_policy_or_the_page_is_loaded_again"
+        ],
+    ),
+    Mutation(
+        "What several groups say of a row has no order between them.",
+        COLLECTION,
+        "    this.#several = !only && stream.groups.length > 1;\n",
+        "    this.#several = false;\n",
+        ["browser/test_collection.py::test_at_rest_a_collection_has_the_rows_of_the_server"],
+    ),
+    Mutation(
+        "An event from before a load would undo what the load has read.",
+        COLLECTION,
+        "      this.#queue = [];\n",
+        "      this.#queue ??= [];\n",
+        ["browser/test_collection.py::test_at_rest_a_collection_has_the_rows_of_the_server"],
     ),
     Mutation(
         "With the token the server of another origin could speak for the visitor.",
@@ -134,7 +242,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A login page may have an element of the same name.",
-        LIVE,
+        RELOAD,
         "  if (!response.status) return reloadPage();",
         "  //",
         [

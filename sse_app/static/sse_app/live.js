@@ -1,5 +1,5 @@
 /**
- * The parts of a page that the page loads again: `<sse-live>` and, for `sse.js`, a stream's `fragment`.
+ * The parts of a page that the page loads again: `<sse-live>`.
  *
  * Decisions, and why:
  *
@@ -14,6 +14,8 @@
  * - The morph merges three versions. What the server rendered before, and renders now in the same way, stays as scripts
  *   and the visitor have made it: an open `<details>`, a class that a script added, a typed value.
  */
+
+import { parse } from "./reload.js";
 
 const PART = "sse-live";
 /** In milliseconds; the server process then gets about a hundred requests a second, if each stream is a page. */
@@ -30,21 +32,6 @@ const morphing = () => import("./idiomorph.js");
 /** @param {Record<string, string>} [headers] */
 const load = (headers) =>
   fetch(location.href, { headers, cache: "no-store", redirect: "manual", signal: AbortSignal.timeout(LONGEST_LOAD) });
-/** @param {Response} response */
-const parse = async (response) => new DOMParser().parseFromString(await response.text(), "text/html");
-
-/**
- * Replace the elements of `selector` in the page by those that the server renders now.
- * @param {string} selector @param {() => Promise<void>} reloadPage
- */
-export async function reload(selector, reloadPage) {
-  const response = await load();
-  if (!response.status) return reloadPage(); // A redirect, for example to a login page, which has no such elements.
-  const fresh = response.ok && (await parse(response)).querySelector(selector);
-  if (!fresh) throw new Error(`no ${selector}`);
-  document.querySelector(selector)?.replaceWith(fresh);
-}
-
 // --- the morph ---
 
 /** What the server rendered last: an element's attributes, or a text. Null: not known. @type {WeakMap<Node, any>} */

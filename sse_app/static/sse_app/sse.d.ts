@@ -41,21 +41,27 @@ export interface SendOptions {
 export type EventListener<Data = any> = (data: Data, detail: EventDetail) => void;
 /**
  * Loads the page's state of a group again. Events wait for its promise; if the promise is rejected,
- * the function is called again. Without such a function the fragment is reloaded, else the page.
+ * the function is called again. Without such a function, or if all of them return `false`, the fragment is reloaded,
+ * else the page.
  */
 export type ResetListener = (reset: Reset, detail: EventDetail) => unknown;
 export type StateListener = (state: State, detail: { reason: string }) => void;
 
-export interface Stream {
+/** `Events` has the type of the data by event name, such as `{"order.updated": Order}`. */
+export interface Stream<Events extends object = Record<string, any>> {
   readonly state: State;
-  /** Why it is in this state, such as "auth", "session" or "busy: user"; empty without a reason. */
+  /** Why it is in this state, such as "auth", "session", "busy: user" or "buffered"; empty without a reason. */
   readonly reason: string;
+  readonly groups: readonly string[];
   /** The id to continue from. */
   readonly cursor: string;
   on(event: "state", fn: StateListener): this;
   on(event: "sse.reset", fn: ResetListener): this;
   /** "*" is every event, control events too. */
-  on<Data = any>(event: string, fn: EventListener<Data>): this;
+  on(event: "*" | `sse.${string}`, fn: EventListener): this;
+  on<Name extends keyof Events & string>(event: Name, fn: EventListener<Events[Name]>): this;
+  /** Without `Events`, the type of one event's data. */
+  on<Data>(event: string extends keyof Events ? string : never, fn: EventListener<Data>): this;
   off(event: "state", fn: StateListener): this;
   off(event: string, fn: EventListener): this;
   /** Send an event to the server; resolves to the handler's answer, or rejects with `RequestError`. */
@@ -74,7 +80,10 @@ export class RequestError extends Error {
   constructor(status: number, answer: any, type: string);
 }
 
-export function connect(url: string | URL, options?: Options): Stream;
+export function connect<Events extends object = Record<string, any>>(
+  url: string | URL,
+  options?: Options,
+): Stream<Events>;
 
 /** `<sse-stream url="…" fragment="#board" state="open">` */
 export class StreamElement extends HTMLElement {

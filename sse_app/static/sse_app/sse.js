@@ -22,13 +22,13 @@
  */
 
 /** @typedef {Map<string, string>} Positions  By a group's hash: `<epoch>-<offset>`. */
-/** @typedef {{data?: string, event?: string, group?: string, id?: string, retry?: string, streams?: string, tab?: string}} Block */
+/** @typedef {{data?: string, event?: string, group?: string, id?: string, retry?: string, streams?: string, tab?: string, except?: string}} Block */
 /** @typedef {"connecting" | "open" | "reconnecting" | "offline" | "closed"} State */
 /** @typedef {{id: string, groups: string[], grants: string[], places: Positions}} Want */
 /** @typedef {Want & {tab: string}} Member */
 /** @typedef {(data: any, detail: any) => unknown} Listener */
 /** @typedef {{event: string, id: string, group?: string, streams?: number}} EventDetail */
-/** @typedef {{reset?: Listener, fragment?: string, csrf?: () => string, share?: boolean}} Options */
+/** @typedef {{reset?: Listener, fragment?: string | null, csrf?: () => string, share?: boolean}} Options */
 /** @typedef {{group?: string, key?: string}} SendOptions */
 /**
  * A message of the leader. `ids` are the streams that it is for; without `ids` it is for all streams.
@@ -42,11 +42,10 @@ const LONGEST_TIMER = 3_600_000;
 /** The longest wait for an answer, and between two attempts. */
 const LONGEST_WAIT = 60_000;
 const ASKED = 2;
-const YOUNG = 10_000;
 const JOINING = 500;
 const SHRINKING = 2_000;
 /** The standard ignores a `retry` that is not a number and an `id` that has a NUL. */
-const LINE = /^(data|event|group|streams|tab|id(?![^]*\0)|retry(?=: ?\d+$))(?:: ?([^]*))?$/;
+const LINE = /^(data|event|group|streams|tab|except|id(?![^]*\0)|retry(?=: ?\d+$))(?:: ?([^]*))?$/;
 const JSON_TYPE = "application/json";
 
 const random = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
@@ -172,7 +171,7 @@ function csrfHeader(given) {
   /** @type {any} */
   const element = document.querySelector("[name=csrfmiddlewaretoken]");
   // The cookie first: a login in another tab has changed it.
-  const cookie = RegExp(`(?:^|[ -])${csrfCookie}=([^;]+)`).exec(document.cookie)?.[1];
+  const cookie = document.cookie.match(`(?:^|[ -])${csrfCookie}=([^;]+)`)?.[1];
   return { [csrfHeader]: given ?? cookie ?? element?.value ?? csrfToken ?? "" };
 }
 
@@ -208,12 +207,11 @@ async function post(url, data, options, key = random()) {
   const headers = {
     "Content-Type": JSON_TYPE,
     ...(url.origin === location.origin && csrfHeader(options.csrf?.())),
-    ...(key && { "Idempotency-Key": key }),
+    "Idempotency-Key": key,
   };
   try {
-    const signal = AbortSignal.timeout(LONGEST_WAIT);
     // A redirect would lead to a login page, or send the token and the message to another site.
-    const response = await fetch(url, { method: "POST", headers, body, redirect: "manual", signal });
+    const response = await fetch(url, { method: "POST", headers, body, redirect: "manual", signal: AbortSignal.timeout(LONGEST_WAIT) });
     const status = response.status || 302; // The browser hides the status of a redirect.
     const type = typeOf(response);
     const answer = parse(await response.text());
@@ -225,6 +223,9 @@ async function post(url, data, options, key = random()) {
 }
 
 // --- one connection ---
+
+/** How many attempts in a row brought no byte. After two, a proxy may hold each response back until its end. */
+let silences = 0;
 
 /** A connection that is opened again whenever it ends, until it is closed or refused for good. */
 class Line {
@@ -257,7 +258,7 @@ class Line {
 
   /** Check now whether the connection is alive; `now`: reconnect in any case. @param {boolean} now */
   poke(now) {
-    if (now) this.#failures = 0;
+    if (now) this.#failures = silences = 0;
     else if (Date.now() < this.#due) return;
     this.#wait = 0;
     this.#reason = now ? "network" : "silent";
@@ -269,12 +270,14 @@ class Line {
     while (!this.#closed) {
       this.#wait = undefined;
       this.#reason = "";
+      const brief = silences > 1;
       let refused;
       try {
-        refused = await this.#once();
+        refused = await this.#once(brief);
       } catch {
         this.#reason ||= this.#abort.signal.aborted ? "silent" : "network";
       }
+      silences += +(this.#reason === "silent");
       clearTimeout(this.#timer);
       this.#abort.abort();
       this.opened = false;
@@ -284,7 +287,7 @@ class Line {
         this.close();
         return this.#pool.refused(`refused: ${this.#reason}`, this);
       }
-      this.#pool.turn(navigator.onLine ? "reconnecting" : "offline", this.#reason, this);
+      if (!brief || this.#reason !== "age") this.#pool.turn(navigator.onLine ? "reconnecting" : "offline", this.#reason, this);
       if (this.#reason === "expired") await this.#pool.renew();
       if (this.#closed) return;
       this.#abort = new AbortController();
@@ -293,12 +296,13 @@ class Line {
     }
   }
 
-  /** Returns whether the server refuses this for good. */
-  async #once() {
+  /** Returns whether the server refuses this for good. @param {boolean} brief  Ask for a response that ends after its first events. */
+  async #once(brief) {
     this.#abort = new AbortController();
     this.#abortIn();
-    const { url, cursor, ids, labelled } = this.#pool.target();
+    const { url, cursor, ids, groups } = this.#pool.target();
     this.ids = ids;
+    if (brief) url.searchParams.set("wait", "20");
     const response = await fetch(url, {
       headers: { Accept: "text/event-stream", ...(cursor && { "Last-Event-ID": cursor }) },
       cache: "no-store",
@@ -306,17 +310,20 @@ class Line {
       signal: this.#abort.signal,
     });
     const { status, body } = response;
-    if (status !== 200 || !typeOf(response).startsWith("text/event-stream")) {
-      this.#reason = `HTTP ${status}`;
-      this.#wait = retryAfter(response);
-      return status !== 200 && !passes(status);
-    }
-    if (!labelled) this.#open();
+    this.#reason = `HTTP ${status}`;
+    this.#wait = retryAfter(response);
+    if (status !== 200) return !passes(status);
+    if (!typeOf(response).startsWith("text/event-stream")) return;
+    this.#reason = "";
+    if (!groups.length) this.#open();
     const feed = parser((block) => this.#receive(block));
     const decoder = new TextDecoder();
     const reader = /** @type {ReadableStream} */ (body).getReader();
-    for (;;) {
+    for (let first = 0; ; ) {
       const { done, value } = await reader.read();
+      first ||= Date.now();
+      // Nothing held the beginning of this response back.
+      if (!brief || (done && Date.now() - first > 1000)) silences = 0;
       if (done || this.#closed) return;
       this.#abortIn();
       feed(decoder.decode(value, { stream: true }));
@@ -334,7 +341,7 @@ class Line {
   #open() {
     this.opened = true;
     this.#failures = 0;
-    this.#pool.turn("open", "", this);
+    this.#pool.turn("open", silences > 1 ? "buffered" : "", this);
   }
 
   /** @param {Block} block */
@@ -431,25 +438,27 @@ class Pool {
     this.stop();
   }
 
-  start() {
+  async start() {
     if (this.#held) return;
     const held = (this.#held = new AbortController());
     if (!this.#path) return this.#lead();
-    this.#channel = new BroadcastChannel(this.#path);
-    this.#channel.onmessage = ({ data }) => this.#receive(data);
-    // The leader waits for this lock, and so notices when this tab ends in any way.
-    lock(`${this.#name} ${this.#tab}`, held, () => {
-      this.#join();
-      this.#compete();
-      return until(held.signal);
-    }).catch(() => {
+    this.#look();
+    try {
+      this.#channel = new BroadcastChannel(this.#path);
+      this.#channel.onmessage = ({ data }) => this.#receive(data);
+      // The leader waits for this lock, and so notices when this tab ends in any way.
+      await lock(`${this.#name} ${this.#tab}`, held, () => {
+        this.#join();
+        this.#compete();
+        return until(held.signal);
+      });
+    } catch {
       if (held.signal.aborted) return;
-      // This page has no locks, as on plain HTTP, in a sandboxed frame or without storage.
+      // This page has no channel or no locks, as on plain HTTP, in a sandboxed frame or without storage.
       this.#channel?.close();
       this.#channel = null;
       this.#lead();
-    });
-    this.#look();
+    }
   }
 
   /** Release everything that keeps the page out of the back/forward cache, or other tabs waiting. */
@@ -494,8 +503,7 @@ class Pool {
       const { t, from, user } = message;
       if (user !== this.#user) {
         // A page of another user has opened. A new connection shows which user's session the browser has now.
-        if (t === "lead" && user !== undefined && this.#leads) this.#open();
-        return;
+        return t === "lead" && user !== undefined && this.#leads && this.#open();
       }
       if (message.streams) return this.#leads && this.#serve(message);
       // Also from the previous leader: its lock may be free before its last message arrives.
@@ -561,8 +569,9 @@ class Pool {
     this.#expected = new Set([this.#tab]);
     if (this.#channel) {
       // The tabs answer with their streams; then one connection is opened for all.
-      const { held = [] } = await navigator.locks.query();
-      for (const { name = "" } of held) {
+      /** @type {any} */
+      const { held } = await navigator.locks.query().catch(() => ({})); // Then the others answer later.
+      for (const { name } of held ?? []) {
         const [, tab] = name.split(`${this.#name} `);
         if (tab) this.#expected.add(tab);
       }
@@ -591,12 +600,10 @@ class Pool {
 
   /** @param {any} message */
   #serve({ t, streams, from }) {
-    if (t === "join") this.#admit(from, streams);
-    else if (t === "leave") this.#leave(streams);
-    else {
-      this.poke();
-      this.#broadcast({ t: "alive" });
-    }
+    if (t === "join") return this.#admit(from, streams);
+    if (t === "leave") return this.#leave(streams);
+    this.poke();
+    this.#broadcast({ t: "alive" });
   }
 
   /** When the page wakes up, check its connections. */
@@ -689,7 +696,7 @@ class Pool {
     const from = new Map(this.#at);
     include(from, this.#wanted);
     const ids = [...this.#members.keys()];
-    return { url, cursor: this.#path ? idOf(from) : stream.cursor, ids, labelled: groups.length };
+    return { url, cursor: this.#path ? idOf(from) : stream.cursor, ids, groups };
   }
 
   get #grants() {
@@ -703,7 +710,8 @@ class Pool {
   }
 
   /** @param {Block} block @param {Line} line */
-  hear({ event, data, group, id, streams, tab }, line) {
+  hear(block, line) {
+    let { event, data, group, id, tab } = block;
     const name = event || "message";
     const opens = name === "sse.open";
     if (line !== this.#line && !opens) return;
@@ -711,9 +719,9 @@ class Pool {
     if (opens) this.#opened(parse(data) ?? {}, places, line);
     else if (places) this.#at = places;
     if (name === RESET) group = parse(data)?.group;
-    const hash = this.#names.get(group ?? "");
-    id = this.#path ? places?.get(hash ?? "") : id;
-    this.#broadcast({ t: "event", name, data, group, hash, id, streams, ids: tab && [tab] });
+    const hash = this.#names.get(/** @type {string} */ (group));
+    if (this.#path) id = places?.get(/** @type {string} */ (hash));
+    this.#broadcast({ ...block, t: "event", event: name, group, hash, id, ids: tab && [tab] });
   }
 
   /** @param {any} data @param {Positions | null} places @param {Line} line */
@@ -739,7 +747,7 @@ class Pool {
   /**
    * Remove streams from the connection. With a `reason` they are closed; with `whose` they share the connection of that
    * user's pages; otherwise each gets its own connection.
-   * @param {{reason?: string, whose?: string}} where @param {{id: string}[]} members
+   * @param {{reason?: string, whose?: string, again?: string[]}} where @param {{id: string}[]} members
    */
   #dismiss(where, members = this.#all) {
     for (const { id } of members) this.#members.delete(id);
@@ -763,7 +771,7 @@ class Pool {
 
   /** Close the streams that listen to one of the `lost` groups, or all; the others reconnect. @param {string} reason @param {string[]} [lost] */
   lose(reason, lost) {
-    this.#dismiss({ reason }, this.#all.filter(({ groups }) => !lost || groups.some((group) => lost.includes(group))));
+    this.#dismiss({ reason, again: lost }, this.#all.filter(({ groups }) => !lost || groups.some((group) => lost.includes(group))));
   }
 
   /** Renew the oldest grant, as it expires first. If that fails, the streams with this grant are closed. */
@@ -802,7 +810,7 @@ class Stream {
   options;
   url;
   /** @type {string[]} */
-  #groups;
+  groups;
   /** @type {string[]} */
   #grants;
   /** @type {Positions} */
@@ -815,6 +823,8 @@ class Stream {
   #listeners = new Map();
   /** The events that wait while the page loads its state again. @type {[string, any, EventDetail][] | null} */
   #queue = null;
+  /** "auth" once the session has ended, until a connection opens with the browser's present session. */
+  #ended = "";
   /** The groups that are to be loaded again. @type {Map<string, [any, EventDetail]>} */
   #lost = new Map();
 
@@ -829,14 +839,13 @@ class Stream {
     }
     this.#grants = query.getAll("grant");
     const signed = this.#grants.map(readGrant);
-    this.#groups = [...new Set([...query.getAll("group"), ...signed.flatMap((grant) => grant?.groups ?? [])])];
+    this.groups = [...new Set([...query.getAll("group"), ...signed.flatMap((grant) => grant?.groups ?? [])])];
     const places = placesOf(this.#lastId);
     this.#places = places ?? new Map();
     const known = [...query.keys()].every((key) => /^gr(oup|ant)$/.test(key));
     const readable = signed.every(Boolean) && (places || !this.#lastId);
-    const shares = options.share !== false && known && readable && this.#groups.length > 0;
-    const { origin, pathname } = this.url;
-    this.#path = shares && origin === location.origin ? BETWEEN_TABS + pathname : "";
+    const shares = options.share !== false && known && readable && this.groups.length > 0;
+    this.#path = shares && this.url.origin === location.origin ? BETWEEN_TABS + this.url.pathname : "";
     if (this.#path) this.#lastId = "";
     if (options.reset) this.on(RESET, options.reset);
   }
@@ -855,7 +864,7 @@ class Stream {
 
   /** What it needs from a shared connection. @returns {Want} */
   get want() {
-    return { id: this.id, groups: this.#groups, grants: this.#grants, places: this.#places };
+    return { id: this.id, groups: this.groups, grants: this.#grants, places: this.#places };
   }
 
   /** The address of another endpoint beside the stream's. @param {string} name */
@@ -889,8 +898,7 @@ class Stream {
    * raises a `RequestError`.
    * @param {string} event @param {unknown} [data] @param {SendOptions} [options]
    */
-  async send(event, data = null, { group = this.#groups[0], key = random() } = {}) {
-    if (!group) throw new TypeError("send() needs a group");
+  async send(event, data = null, { group = this.groups[0], key = random() } = {}) {
     const end = Date.now() + LONGEST_WAIT;
     for (let failures = 0; ; failures++) {
       const message = { group, event, data, connection: this.pool?.about.connection, tab: this.id };
@@ -909,14 +917,16 @@ class Stream {
 
   /** Handle a message of the connection. @param {Message} message */
   take(message) {
-    const { t, ids, state, reason, old, grant, whose } = message;
+    const { t, ids, state, reason, old, grant, whose, again } = message;
     const served = !this.#path || this.pool?.served.includes(this.id);
     if (ids && !ids.includes(this.id)) return;
     if (t === "open") this.#begin(message);
     else if (t === "state" && (served || state !== "open")) this.#turn(state, reason);
     else if (t === "grant") this.#grants = this.#grants.map((each) => (each === old ? grant : each));
     else if (t === "go") {
-      if (reason) return this.#turn("closed", reason);
+      // Where rights were lost, the browser may have another session of the same user by now: try once with it.
+      if (this.#ended || (reason && !again)) return this.#turn("closed", this.#ended || reason);
+      this.#ended = reason;
       this.pool?.remove(this);
       if (whose === undefined) this.#path = "";
       this.open(whose);
@@ -925,7 +935,7 @@ class Stream {
 
   /** A connection has opened: check whether it begins early enough for this stream. @param {Message} message */
   #begin({ names, at }) {
-    for (const group of this.#groups) {
+    for (const group of this.groups) {
       const hash = names.get(group);
       const start = at.get(hash);
       const own = this.#places.get(hash);
@@ -934,12 +944,12 @@ class Stream {
         if (own) this.#emit(RESET, { group, reason: "unknown" }, { event: RESET, id: "", group });
       }
     }
-    this.#turn("open", "");
+    if (this.state !== "open") this.#turn("open", "");
   }
 
   /** @param {Message} message */
-  #receive({ name, data, group, hash, id, streams = 1 }) {
-    if (group && this.#groups.length && !this.#groups.includes(group)) return;
+  #receive({ event: name, data, group, hash, id, streams = 1, except = "" }) {
+    if (group && this.groups.length && !this.groups.includes(group)) return;
     if (hash && id) {
       const own = this.#places.get(hash);
       // A reset to this stream's position is for another stream of the connection.
@@ -947,7 +957,10 @@ class Stream {
       this.#places.set(hash, id);
       id = `1.${hash}-${id}`;
     } else if (id) this.#lastId = id;
-    if (data !== undefined) this.#emit(name, parse(data), { event: name, id: id ?? "", group, streams: +streams });
+    // The events of this page's own requests move its position, but the page does not see them.
+    if (data !== undefined && !except.includes(this.id)) {
+      this.#emit(name, parse(data), { event: name, id: id ?? "", group, streams: +streams });
+    }
   }
 
   /** @param {string} name @param {any} data @param {EventDetail} detail */
@@ -974,7 +987,8 @@ class Stream {
   async #startOver(data, detail) {
     const lost = this.#lost;
     lost.set(data.group, [data, detail]);
-    if (this.#queue) return;
+    // What waits of the group came before, so the state that is read now may be newer.
+    if (this.#queue) return void (this.#queue = this.#queue.filter(([, , { group }]) => group !== data.group));
     this.#queue = [];
     for (let failures = 0; lost.size && this.state !== "closed"; ) {
       const [[group, reset]] = lost;
@@ -994,11 +1008,11 @@ class Stream {
 
   /** @param {any} data @param {EventDetail} detail */
   async #reload(data, detail) {
-    const { fragment } = this.options;
-    const own = [...(this.#listeners.get(RESET) ?? [])];
-    if (own.length) await Promise.all(own.map((fn) => fn(data, detail)));
-    else if (!fragment) await reloadPage();
-    else await (await import("./live.js")).reload(fragment, reloadPage);
+    const own = [...(this.#listeners.get(RESET) ?? [])].map((fn) => fn(data, detail));
+    // The events must not wait for ever for a function that does not end.
+    const done = /** @type {unknown[] | undefined} */ (await Promise.race([Promise.all(own), pause(LONGEST_WAIT)]));
+    if (!done?.every((result) => result === false)) return;
+    await (await import("./reload.js")).reload(this.options.fragment);
   }
 
   /** @param {State} state @param {string} reason */
@@ -1006,6 +1020,7 @@ class Stream {
     if (this.state === "closed" || (this.state === state && this.reason === reason)) return;
     // Once the stream was open, "connecting" means "reconnecting".
     if (state === "connecting" && this.state !== "connecting") state = "reconnecting";
+    if (state === "open") this.#ended = "";
     this.state = state;
     this.reason = reason;
     if (state === "closed") this.pool?.remove(this);
@@ -1013,20 +1028,11 @@ class Stream {
   }
 }
 
-/** Reload the page after a random time; seldom, as the server may send a page that is always too old. */
-async function reloadPage() {
-  await pause(jitter(1000, 0) + Math.max(0, YOUNG - performance.now()));
-  location.reload();
-}
-
 /** Open a stream. @param {string | URL} url @param {Options} [options] */
 export const connect = (url, options = {}) => new Stream(url, options).open();
 
 /** Resolves after the page's other modules have run and added their listeners. */
-const loaded = new Promise((done) => {
-  if (document.readyState === "complete") done(0);
-  else when("DOMContentLoaded load", done);
-});
+const loaded = document.readyState === "complete" || new Promise((done) => when("DOMContentLoaded load", done));
 
 /** `<sse-stream url="…" fragment="#board">`: connected while it is in the page. */
 export class StreamElement extends HTMLElement {
@@ -1036,7 +1042,7 @@ export class StreamElement extends HTMLElement {
   stream = null;
 
   connectedCallback() {
-    if (!this.stream) this.#open();
+    if (!this.stream) void this.#open();
   }
 
   disconnectedCallback() {
@@ -1049,7 +1055,7 @@ export class StreamElement extends HTMLElement {
   attributeChangedCallback() {
     if (!this.isConnected) return;
     this.#close();
-    this.#open();
+    void this.#open();
   }
 
   #close() {
@@ -1057,17 +1063,18 @@ export class StreamElement extends HTMLElement {
     this.stream = null;
   }
 
-  #open() {
+  async #open() {
     const url = this.getAttribute("url");
     if (url === null) return;
-    const stream = (this.stream = new Stream(url, { fragment: this.getAttribute("fragment") ?? "" }));
-    void loaded.then(() => stream.open());
+    const stream = (this.stream = new Stream(url, { fragment: this.getAttribute("fragment") }));
     const show = () => {
       this.setAttribute("state", stream.state);
       this.setAttribute("reason", stream.reason);
     };
     show();
     stream.on("state", show);
+    await loaded;
+    stream.open();
   }
 }
 
