@@ -22,6 +22,7 @@ from django.test import RequestFactory, override_settings
 from playwright.sync_api import Page, expect
 
 import sse_app
+from sse_app.protocol.replies import validate_tab
 
 from ..clients import NODE_MODULES
 from ..clients.listeners import NODE
@@ -349,6 +350,28 @@ def test_the_element_begins_when_the_pages_modules_listen(site: Daphne, tabs: Ta
 
 
 @pytest.mark.slow
+def test_a_request_of_the_page_names_its_streams(site: Daphne, tabs: Tabs) -> None:
+    tab = tabs.open("group=chat.lobby")
+    tab.page.evaluate(
+        "document.body.insertAdjacentHTML('beforeend',"
+        " '<sse-stream url=\"/events/?group=orders\"></sse-stream>')"
+    )
+    expect(tab.page.locator("sse-stream")).to_have_attribute("state", "open")
+    named: dict[str, str] = tab.page.evaluate(
+        "import('/static/sse_app/headers.js').then(({headers}) => headers(stream))"
+    )
+    assert list(named) == ["Sse-Connection"]
+    items = [item.partition(";tab=") for item in named["Sse-Connection"].split(", ")]
+    ids = tab.page.evaluate("[stream.id, document.querySelector('sse-stream').stream.id]")
+    assert [validate_tab(tab) for _, _, tab in items] == ids
+    known = run(
+        site,
+        "from sse_app.operations.reports import streams\nresult = [each.id for each in streams()]",
+    )
+    for connection, _, _ in items:
+        assert connection.partition(":")[0] in known
+
+
 def test_a_refused_element_is_closed(tabs: Tabs) -> None:
     page = elements(tabs, '<sse-stream url="/events/?group=secret"></sse-stream>')
     expect(page.locator("sse-stream")).to_have_attribute("state", "closed")
