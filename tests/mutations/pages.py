@@ -271,13 +271,6 @@ MUTATIONS = (
         ],
     ),
     Mutation(
-        "An event that arrives during a load may be newer than what the server renders.",
-        LIVE,
-        "    this.#stale = false;\n    this.began",
-        "    this.began",
-        ["browser/test_live.py::test_a_burst_of_a_thousand_events_is_at_most_three_loads"],
-    ),
-    Mutation(
         "A load that began before an event shows the state before it.",
         LIVE,
         "    this.#loading = false;\n",
@@ -303,20 +296,6 @@ MUTATIONS = (
         ],
     ),
     Mutation(
-        "An outer part's load may be older than a nested part's.",
-        LIVE,
-        "old.began > began || ",
-        "",
-        ["browser/test_live.py::test_nested_parts_are_loaded_alone_and_never_get_older"],
-    ),
-    Mutation(
-        "The cursor in the URL of a nested part is another one at each rendering.",
-        LIVE,
-        'name === "url" && ',
-        'name === "" && ',
-        ["browser/test_live.py::test_nested_parts_are_loaded_alone_and_never_get_older"],
-    ),
-    Mutation(
         "All hidden tabs would load at each event.",
         LIVE,
         "document.hidden || ",
@@ -329,13 +308,6 @@ MUTATIONS = (
         'redirect: "manual", signal',
         "signal",
         ["browser/test_live.py::test_an_answer_without_the_part_leaves_the_content"],
-    ),
-    Mutation(
-        "An answer that is not modified has no content.",
-        LIVE,
-        "    if (response.status === 304) return;\n",
-        "",
-        ["browser/test_live.py::test_an_answer_that_is_not_modified_changes_nothing"],
     ),
     Mutation(
         "htmx initialises only what it swaps itself.",
