@@ -35,7 +35,7 @@ from .delivery.transports.asgi import AsgiTransport, Receive, Send, Transport
 from .delivery.transports.daphne import DaphneTransport
 from .protocol.control import busy_block, closing_block
 from .protocol.cursors import Position
-from .protocol.groups import own_name, validate_group
+from .protocol.groups import Group, own_name, validate_group
 from .protocol.headers import CONTENT_TYPE, NO_CACHE
 from .runtime.rare_logs import RareLog
 from .runtime.telemetry import COUNTS, count, log_fields
@@ -74,9 +74,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
     session and user, since no Django middleware runs before a consumer.
     """
 
-    groups: ClassVar[Collection[str]] = ()
+    groups: ClassVar[Collection[Group]] = ()
 
-    def __init__(self, *args: Any, groups: Iterable[str] = (), **kwargs: Any) -> None:
+    def __init__(self, *args: Any, groups: Iterable[Group] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fixed_groups = _valid(groups or self.groups)
 

@@ -14,7 +14,7 @@ from typing import Final
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import namespace, settings, within_namespace, written
-from ..protocol.groups import full_name, matches
+from ..protocol.groups import Group, full_name, matches
 from ..runtime.callables import blocking, in_callers_thread, in_thread
 from .models import GroupMember
 
@@ -33,7 +33,7 @@ class Member:
 
 
 @blocking
-def members(group: str) -> list[Member]:
+def members(group: Group) -> list[Member]:
     """Return the members of `group`, sorted by name; every process returns the same.
 
     A user is a member from the event `presence.join` until the event `presence.leave`: a page that
@@ -51,7 +51,7 @@ def members(group: str) -> list[Member]:
     return [Member(*row) for row in found]
 
 
-async def amembers(group: str) -> list[Member]:
+async def amembers(group: Group) -> list[Member]:
     """See `members()`."""
     name = "" if settings().NAMESPACE is None else await in_callers_thread(namespace)
     with within_namespace(name):

@@ -169,8 +169,8 @@ class Event:
     previous: str = ""
 
     def __post_init__(self) -> None:
-        if self.group != CONTROL_GROUP:
-            validate_full(self.group)
+        if self.group != CONTROL_GROUP and validate_full(self.group) is not self.group:
+            raise TypeError(f"Event.group must be a str, not {self.group!r}; use Event.of().")
         validate_name(self.name)
         if not isinstance(self.data, str):
             raise TypeError(f"Event.data must be a str, not {type(self.data).__name__}.")

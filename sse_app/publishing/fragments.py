@@ -8,6 +8,7 @@ from typing import Any, Final
 from django.template.loader import render_to_string
 
 from ..protocol.events import Event
+from ..protocol.groups import Group
 from ..runtime.callables import blocking, in_callers_thread
 from .publish import publish
 
@@ -17,7 +18,7 @@ _OF_ONE_VISITOR: Final = ("request", "csrf_token")
 
 @blocking
 def publish_template(
-    group: str,
+    group: Group,
     event: str,
     template: str | Sequence[str],
     context: Mapping[str, Any] | None = None,
@@ -48,7 +49,7 @@ def publish_template(
 
 
 async def apublish_template(
-    group: str,
+    group: Group,
     event: str,
     template: str | Sequence[str],
     context: Mapping[str, Any] | None = None,

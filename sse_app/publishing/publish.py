@@ -11,7 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from ..conf import namespace, settings, within_namespace
 from ..eventlog import PartlyStored, event_log
 from ..protocol.events import Event
-from ..protocol.groups import full_name
+from ..protocol.groups import Group, full_name
 from ..runtime.callables import blocking, in_callers_thread
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, log_fields
@@ -27,7 +27,7 @@ _incomplete_log = RareLog(logger, logging.ERROR)
 
 @blocking
 def publish(
-    group: str,
+    group: Group,
     event: str,
     data: object = "",
     *,
@@ -38,6 +38,7 @@ def publish(
 ) -> Event:
     """Publish one event to the subscribers of `group` and return it.
 
+    `group`: a name, or a saved model instance, whose group is named `<app>.<model>.<key>`.
     `data`: a `str` is sent unchanged, any other object as JSON by Django's encoder.
     `durable=False`: the event is not logged, has no id and is never replayed; a reader that lags
     gets only the latest event per `key`.
@@ -62,7 +63,7 @@ def publish(
 
 
 async def apublish(
-    group: str,
+    group: Group,
     event: str,
     data: object = "",
     *,
@@ -79,7 +80,7 @@ async def apublish(
 
 @blocking
 def publish_many(
-    events: Iterable[tuple[str, str, object]],
+    events: Iterable[tuple[Group, str, object]],
     *,
     durable: bool = True,
     using: str | None = None,
@@ -94,7 +95,7 @@ def publish_many(
 
 
 async def apublish_many(
-    events: Iterable[tuple[str, str, object]],
+    events: Iterable[tuple[Group, str, object]],
     *,
     durable: bool = True,
     using: str | None = None,
@@ -127,7 +128,7 @@ def publish_numbered(events: list[Event]) -> list[Event]:
 
 
 def publish_in_transaction(
-    events: Iterable[tuple[str, str, object]], *, using: str, last: bool = False
+    events: Iterable[tuple[Group, str, object]], *, using: str, last: bool = False
 ) -> None:
     """Publish triples in the transaction open on `using`. See `publish_many()`.
 
@@ -141,13 +142,13 @@ def publish_in_transaction(
         _publish(made, using=using, immediate=False)
 
 
-def _make(group: str, name: str, data: object, *, durable: bool, key: str | None) -> Event:
+def _make(group: Group, name: str, data: object, *, durable: bool, key: str | None) -> Event:
     event = Event.of(full_name(group, namespace()), name, data, durable=durable, key=key)
     return event.limited(settings().MAX_EVENT_BYTES)
 
 
 async def _amake(
-    events: Iterable[tuple[str, str, object]], *, durable: bool, key: str | None
+    events: Iterable[tuple[Group, str, object]], *, durable: bool, key: str | None
 ) -> list[Event]:
     # The namespace may be that of the thread of the caller's database calls, as a schema is.
     name = namespace() if settings().NAMESPACE is None else await in_callers_thread(namespace)

@@ -606,9 +606,23 @@ MUTATIONS = (
     Mutation(
         "A user whose key is an e-mail address has a group, too.",
         "sse_app/access/authorization.py",
-        'group == group_name(f"user.{user.pk}")',
+        "group == user_group(user)",
         'group == f"user.{user.pk}"',
         ["access/test_authorization.py::test_a_user_by_e_mail_has_a_group"],
+    ),
+    Mutation(
+        "A user without a primary key, as a token's user may be, would be a 500.",
+        "sse_app/access/authorization.py",
+        "user.is_authenticated and user.pk is not None and",
+        "user.is_authenticated and",
+        ["publishing/test_objects.py::test_a_user_has_a_group_that_only_this_user_may_listen_to"],
+    ),
+    Mutation(
+        "A variable that is missing in a template would be a part of a group's name.",
+        "sse_app/templatetags/sse.py",
+        '    if value is None or value == "":\n',
+        "    if value is None:\n",
+        ["publishing/test_objects.py::test_the_error_of_a_tag_says_what_to_write"],
     ),
     Mutation(
         "A row of another model may have the primary key of a user.",
