@@ -105,7 +105,7 @@ class Subscriber:
         except BaseException:
             await self._hub.leave(subscription)
             raise
-        subscription.move(start.positions)
+        subscription.positions.update(start.positions)
         self._cursor = subscription.cursor
         for group, beginning in start.first.items():
             subscription.begin(group, beginning)

@@ -906,8 +906,8 @@ MUTATIONS = (
     Mutation(
         "A read of many groups would hold all events of each of them in memory.",
         "sse_app/eventlog/database_pages.py",
-        """ AND e."offset" <= "after" + %s '""",
-        """ AND e."offset" <= "after" + 100 + %s '""",
+        """'AND e."offset" <= "after" + %s '""",
+        """'AND e."offset" <= "after" + 100 + %s '""",
         [
             "eventlog/test_eventlog.py"
             "::test_reads_of_many_groups_together_give_what_each_read_alone_gives"
