@@ -279,9 +279,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
         await self.send_response(200, block, headers=self._headers())
 
 
-def _valid(groups: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(groups, str):
-        raise ValueError(f"groups={groups!r} is one text: write a list, groups=[{groups!r}].")
+def _valid(groups: Iterable[Group]) -> tuple[str, ...]:
+    if isinstance(groups, Group):
+        raise ValueError(f"groups={groups!r} is one group: write a list, groups=[{groups!r}].")
     return tuple(validate_group(group) for group in groups)
 
 

@@ -9,6 +9,11 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.AddField(
+            model_name='groupmember',
+            name='data',
+            field=models.TextField(db_default=''),
+        ),
+        migrations.AddField(
             model_name='storedevent',
             name='excluded',
             field=models.TextField(db_default=''),

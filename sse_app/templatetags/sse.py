@@ -117,8 +117,9 @@ def groups_of(arguments: Iterable[Any], values: Mapping[str, Any]) -> list[str]:
         if argument is None or argument == "":
             raise ValueError(
                 f"A tag got {argument!r} as a group: its template variable is empty or not in the "
-                "context. Pass it from the view, or write a name in quotes: 'orders'. Django's filter "
-                '`add` makes "" of a text and a number: write {% sse_stream "user.{}" user.pk %}.'
+                "context. Pass it from the view, or write a name in quotes: 'orders'. Django's "
+                'filter `add` makes "" of a text and a number: write '
+                '{% sse_stream "user.{}" user.pk %}.'
             )
         text = argument if isinstance(argument, str) and "{" in argument else ""
         fields = [name for _, name, *_ in Formatter().parse(text) if name is not None]

@@ -109,7 +109,7 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "a list of members of an empty variable": (
         lambda: rendered("{% sse_members group as people %}"),
-        ["{% sse_members %} got '' as a group"],
+        ["got '' as a group"],
     ),
     "a tag without a group": (
         lambda: rendered("{% sse_stream %}"),
