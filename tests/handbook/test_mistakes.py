@@ -149,7 +149,7 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "a fixed group that is no list": (
         lambda: EventStreamConsumer.as_asgi(groups="orders"),
-        ["groups='orders' is one text", "groups=['orders']"],
+        ["groups='orders' is one group", "groups=['orders']"],
     ),
     "an event name with a space": (
         lambda: publish("orders", "order updated"),

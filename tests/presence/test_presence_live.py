@@ -215,7 +215,8 @@ for turn in range({turns} + 1):
     users = draw.sample(range(8), 4) if turn < {turns} else []
     with tracker._lock:
         tracker._users.clear()
-        tracker._users.update({{({room!r}, str(user)): User(username=f"u{{user}}") for user in users}})
+        named = {{({room!r}, str(user)): User(username=f"u{{user}}") for user in users}}
+        tracker._users.update(named)
     tracker.keep({{process.name for process in processes.alive()}})
 """
 KEEP = """
