@@ -33,7 +33,7 @@ class Reader(Sink):
         """Return a reader of the events that are published from now on."""
         reader = cls(group)
         await reader._hub.join(reader._subscription)
-        reader._subscription.move({group: reader._hub.position(group)})
+        reader._subscription.positions.update({group: reader._hub.position(group)})
         reader._running = asyncio.create_task(reader._subscription.run(reader._hub))
         return reader
 

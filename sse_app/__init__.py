@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .delivery.snapshots import snapshot
     from .delivery.subscriber import ContinuityLost, subscribe
     from .protocol.events import Event
-    from .protocol.groups import group_name
+    from .protocol.groups import group_name, user_group
     from .publishing.fragments import apublish_template, publish_template
     from .publishing.inbox import areply, off, on, reply
     from .publishing.page_cursor import acursor, cursor, live_part
@@ -49,6 +49,7 @@ __all__ = [
     "revoke_tokens",
     "snapshot",
     "subscribe",
+    "user_group",
 ]
 
 _MODULES = {
@@ -79,6 +80,7 @@ _MODULES = {
     "revoke_tokens": "access.tokens",
     "snapshot": "delivery.snapshots",
     "subscribe": "delivery.subscriber",
+    "user_group": "protocol.groups",
 }
 
 

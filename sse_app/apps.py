@@ -18,6 +18,7 @@ class SseAppConfig(AppConfig):
         from .access import (
             control_group,
             disconnect,
+            readers,
             revalidation,
         )
         from .broadcasts import sending
@@ -25,7 +26,7 @@ class SseAppConfig(AppConfig):
             deployment,  # noqa: F401
             settings,  # noqa: F401
         )
-        from .delivery import hub
+        from .delivery import hub, topics
         from .delivery.transports import daphne_requests
         from .operations import (
             housekeeping,
@@ -43,6 +44,7 @@ class SseAppConfig(AppConfig):
             revalidation.Revalidator,
         ):
             hub.register_service(service)
+        topics.find_readers_by(readers.find)
         daphne_requests.install()
         reports.connect_signals()
         stream_log.connect_signals()

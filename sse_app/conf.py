@@ -62,6 +62,7 @@ class Settings:
     METRICS_ADDRESSES: Sequence[str] = ()
     PRESENCE_GROUPS: Sequence[str] = ()
     PRESENCE_GRACE: float = 6.0
+    PRESENCE_DATA: str | None = None
     STREAMS_PER_USER: int | None = 20
     STREAMS_PER_SESSION: int | None = 10
     STREAMS_PER_ADDRESS: int | None = 200

@@ -36,7 +36,7 @@ from .delivery.transports.asgi import AsgiTransport, Receive, Send, Transport
 from .delivery.transports.daphne import DaphneTransport
 from .protocol.control import busy_block, closing_block
 from .protocol.cursors import Position
-from .protocol.groups import own_name, validate_group
+from .protocol.groups import Group, own_name, validate_group
 from .protocol.headers import CONTENT_TYPE, NO_CACHE
 from .runtime.rare_logs import RareLog
 from .runtime.telemetry import COUNTS, count, log_fields
@@ -77,9 +77,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
     session and user, since no Django middleware runs before a consumer.
     """
 
-    groups: ClassVar[Collection[str]] = ()
+    groups: ClassVar[Collection[Group]] = ()
 
-    def __init__(self, *args: Any, groups: Iterable[str] = (), **kwargs: Any) -> None:
+    def __init__(self, *args: Any, groups: Iterable[Group] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fixed_groups = _valid(groups or self.groups)
 
@@ -291,9 +291,9 @@ def _wait_of(request: ASGIRequest) -> int | None:
     return int(given[0])
 
 
-def _valid(groups: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(groups, str):
-        raise ValueError(f"groups={groups!r} is one text: write a list, groups=[{groups!r}].")
+def _valid(groups: Iterable[Group]) -> tuple[str, ...]:
+    if isinstance(groups, Group):
+        raise ValueError(f"groups={groups!r} is one group: write a list, groups=[{groups!r}].")
     return tuple(validate_group(group) for group in groups)
 
 

@@ -17,7 +17,7 @@ from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
 from ..conf import namespace, settings
-from ..protocol.groups import group_name, matches, own_name, scoped
+from ..protocol.groups import matches, own_name, scoped, user_group
 from ..runtime.callables import call, in_transaction
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import log_fields
@@ -141,7 +141,7 @@ async def may_listen(
 ) -> bool:
     """Whether `user` may listen to all of `groups`.
 
-    Granted are groups that match `PUBLIC_GROUPS`, the user's own `group_name(f"user.{user.pk}")`,
+    Granted are groups that match `PUBLIC_GROUPS`, the user's own `user_group(user)`,
     and groups for which the policy `MAY_LISTEN(user, group, request)`, sync or async, returns
     `True`. The policy gets an `AnonymousUser` for an inactive user. Raises `PolicyFailed`, see
     `ask()`.
@@ -200,7 +200,7 @@ def is_granted(user: Any, groups: Iterable[str]) -> bool:
 
 
 def _granted(user: Any, group: str) -> bool:
-    own = user.is_authenticated and group == group_name(f"user.{user.pk}")
+    own = user.is_authenticated and user.pk is not None and group == user_group(user)
     return own or matches(group, public_patterns())
 
 

@@ -70,7 +70,7 @@ class ControlGroup:
         """Subscribe at the head of the control group. Raises the errors of the event log."""
         await hub.attach(self._subscription)
         self._hub, self._began = hub, hub.position(CONTROL_GROUP)
-        self._subscription.move({CONTROL_GROUP: self._began})
+        self._subscription.positions.update({CONTROL_GROUP: self._began})
 
     async def run(self) -> None:
         """Read until cancelled; another run continues where this one ended."""

@@ -20,7 +20,7 @@ from django.db.models.signals import m2m_changed, post_delete, post_save
 from django.utils import timezone
 
 from ..conf import namespace, written
-from ..protocol.groups import full_name, scoped
+from ..protocol.groups import Group, full_name, scoped
 from ..publishing import publish
 from ..runtime.callables import blocking, in_callers_thread
 from ..runtime.telemetry import log_fields
@@ -41,7 +41,7 @@ logger = logging.getLogger("sse_app")
 
 
 @blocking
-def disconnect(*, user: Any = None, group: str | None = None) -> None:
+def disconnect(*, user: Any = None, group: Group | None = None) -> None:
     """End the streams of `user`; or remove `group` from all streams, or from those of `user`.
 
     `user`: a user or a primary key. After the call, no new event reaches these streams from this
@@ -93,7 +93,7 @@ def end_stream(id: str) -> None:
     _revoke(control.Revocation(stream=id), using=None)
 
 
-async def adisconnect(*, user: Any = None, group: str | None = None) -> None:
+async def adisconnect(*, user: Any = None, group: Group | None = None) -> None:
     """See `disconnect()`."""
     await in_callers_thread(disconnect, user=user, group=group)
 

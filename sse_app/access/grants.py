@@ -20,7 +20,7 @@ from django.http import HttpRequest
 from django.utils.crypto import constant_time_compare, salted_hmac
 
 from ..conf import namespace, settings, stored_time, written
-from ..protocol.groups import full_name, own_name, scoped
+from ..protocol.groups import Group, full_name, own_name, scoped
 from .fingerprints import read_fingerprints
 from .models import Revocation
 
@@ -47,12 +47,12 @@ class Grant:
     issued: float
 
     @classmethod
-    def to(cls, user: Any, groups: Iterable[str]) -> Self:
+    def to(cls, user: Any, groups: Iterable[Group]) -> Self:
         """Return a grant of `groups` to `user`, made now. Raises `ValueError` for an invalid name.
 
         Reads the user's rights by one query.
         """
-        names = tuple(full_name(group, namespace()) for group in dict.fromkeys(groups))
+        names = tuple(dict.fromkeys(full_name(group, namespace()) for group in groups))
         # Only False means anonymous, since everybody can use an anonymous grant. A user made from a
         # JWT may return None for any attribute.
         if user is None or user.is_authenticated is False:

@@ -21,6 +21,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ObjectDoesNotExist
 
 from ..delivery.streams import Stream, full_user_key
+from ..delivery.subscriptions import Subscription
 from ..protocol.replies import Reply
 from ..runtime.forks import at_fork
 from .admission import Access
@@ -326,9 +327,17 @@ def apply(revocation: Revocation) -> None:
 
 def deliver_reply(reply: Reply) -> None:
     """Send a reply on its stream if the running loop serves the stream."""
-    reader = _readers.get(reply.stream)
-    if reader is not None and reader.loop is asyncio.get_running_loop():
-        reader.stream.take(reply)
+    subscription = find(reply.stream)
+    if subscription is not None:
+        subscription.take_alone(reply)
+
+
+def find(stream: str) -> Subscription | None:
+    """Return the subscription of a stream that the running loop serves, by the stream's id."""
+    reader = _readers.get(stream)
+    if reader is None or reader.loop is not asyncio.get_running_loop():
+        return None
+    return reader.stream.subscription
 
 
 # --- held readers ---

@@ -14,11 +14,12 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.contrib.auth import get_user_model
+from django.db.models import Model
 from django.urls import reverse
 from django.utils import timezone
 
 from ..conf import namespace, settings, written
-from ..protocol.groups import scoped
+from ..protocol.groups import Group, scoped
 from ..runtime.callables import blocking, in_callers_thread
 from .authorization import active_or_anonymous
 from .grants import Grant, seal_of
@@ -28,7 +29,7 @@ LIFETIME: Final = timedelta(seconds=30)
 
 
 @blocking
-def issue_ticket(user: Any, groups: Collection[str]) -> str:
+def issue_ticket(user: Any, groups: Collection[Group]) -> str:
     """Return the URL of a stream of `groups` that opens once, within 30 s, without a cookie.
 
     For a client that your own view has signed in, for example a mobile app: the view gives it the
@@ -40,7 +41,7 @@ def issue_ticket(user: Any, groups: Collection[str]) -> str:
     Writes a row, so inside a transaction the URL works after the commit. Raises `ValueError` for
     an invalid group, none or more than `MAX_GROUPS`, and for a user who is inactive or has no row.
     """
-    if isinstance(groups, str) or not 1 <= len(groups) <= settings().MAX_GROUPS:
+    if isinstance(groups, str | Model) or not 1 <= len(groups) <= settings().MAX_GROUPS:
         raise ValueError(
             f"issue_ticket() got the groups {groups!r}: give 1 to {settings().MAX_GROUPS} names "
             "in a list, for example ['orders']."
@@ -54,7 +55,7 @@ def issue_ticket(user: Any, groups: Collection[str]) -> str:
     return stream_url("ticket", issue(reader, (), grant=grant, seal=seal))
 
 
-async def aissue_ticket(user: Any, groups: Collection[str]) -> str:
+async def aissue_ticket(user: Any, groups: Collection[Group]) -> str:
     """See `issue_ticket()`."""
     return await in_callers_thread(issue_ticket, user, groups)
 

@@ -14,13 +14,13 @@ from django.db import connections, models
 from django.db.models import prefetch_related_objects
 from django.utils.module_loading import import_string
 
-from ..protocol.groups import group_name
+from ..protocol.groups import Group, group_name
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import log_fields
 from .content import as_read, event_text
 from .pending import batches, publish_together
 
-Groups = str | Iterable[str] | Callable[[Any], str | Iterable[str]]
+Groups = str | Iterable[str] | Callable[[Any], Group | Iterable[Group]]
 #: A callable of the instance, a serializer class of Django REST framework, or the path of either.
 Serializer = str | Callable[[Any], Any]
 
@@ -319,9 +319,9 @@ def is_expression(value: object) -> bool:
     return hasattr(value, "resolve_expression")
 
 
-def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
+def as_names(names: Group | Iterable[Group]) -> tuple[Any, ...]:
     """Return one name or several names as a tuple."""
-    return (names,) if isinstance(names, str) else tuple(names)
+    return (names,) if isinstance(names, Group) else tuple(names)
 
 
 class _Attributes(dict[str, Any]):

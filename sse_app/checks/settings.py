@@ -180,6 +180,7 @@ def _policies() -> Iterator[CheckMessage]:
         partial(authorization.policy, "MAY_SPEAK"),
         partial(authorization.policy, "NAMESPACE"),
         partial(authorization.policy, "STREAM_CONTEXT"),
+        partial(authorization.policy, "PRESENCE_DATA"),
         authenticators.authenticators,
     ):
         try:

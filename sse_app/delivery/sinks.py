@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from ..eventlog.contract import Reason
@@ -38,6 +39,13 @@ class Sink(ABC):
 
         `block` is the event with this id on the wire, one object for all readers of the same bytes.
         """
+
+    def hidden(self, event: Event) -> Sequence[str] | None:
+        """Return the tabs that do not get an event with `excluded`, because they caused it.
+
+        None: all tabs of the sink get the event. Empty: no tab gets it.
+        """
+        return None
 
     @abstractmethod
     def reset(self, group: str, reason: Reason, cursor: str) -> None:

@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
 from typing import Any, ClassVar, Final
 
@@ -24,7 +24,7 @@ from ..protocol.control import (
 from ..protocol.cursors import Position
 from ..protocol.events import Event, encode_control
 from ..protocol.groups import namespace_of, scoped
-from ..protocol.replies import Reply, connection_id, user_digest
+from ..protocol.replies import connection_id, user_digest
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, count, log_fields
 from .cohorts import join_cohort
@@ -104,7 +104,7 @@ class Stream(Sink):
         await self._transport.start()
         # A group may have been dropped while the subscription joined the hub.
         positions = {group: start.positions[group] for group in self.groups}
-        self.subscription.move(positions)
+        self.subscription.positions.update(positions)
         if self.subscription.kind.pings:
             self._pinged = positions
         self.opened = self.subscription.cursor
@@ -235,10 +235,6 @@ class Stream(Sink):
             self.reset(group, "unknown", self.subscription.cursor)
         await signals.stream_lost_group.asend_robust(sender=self.sender, stream=self, group=group)
 
-    def take(self, reply: Reply) -> None:
-        """Show a reply, which is for this stream only."""
-        self.subscription.take_alone(reply)
-
     # --- Sink ---
 
     @property
@@ -250,6 +246,9 @@ class Stream(Sink):
 
     def show(self, event: Event, cursor: str, block: bytes) -> None:
         self._write(block)
+
+    def hidden(self, event: Event) -> Sequence[str] | None:
+        return _hidden(self, event)
 
     def reset(self, group: str, reason: Reason, cursor: str) -> None:
         if (position := self.subscription.positions.get(group)) is not None:
@@ -300,6 +299,19 @@ def full_user_key(stream: Stream) -> str:
     Each tenant may have a user 5. Empty for an anonymous reader.
     """
     return stream.user_key and scoped(stream.user_key, namespace_of(stream.asked[0]))
+
+
+def _hidden(stream: Stream, event: Event) -> Sequence[str] | None:
+    labelled = stream.subscription.kind.labelled
+    if any(page.stream == stream.id and not (labelled and page.tab) for page in event.excluded):
+        return ()
+    if not labelled:
+        return None
+    # A tab is found by its user, as the stream's id is another one after a reconnect. Without the
+    # user, a visitor who learned the id of another visitor's tab could hide events there.
+    own = full_user_key(stream) if stream.user_key else None
+    pages = [page for page in event.excluded if page.stream == stream.id or page.user == own]
+    return [page.tab for page in pages if page.tab] or None
 
 
 def _opening_block(stream: Stream, start: Start) -> bytes:

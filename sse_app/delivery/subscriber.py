@@ -11,7 +11,7 @@ from typing import Self, cast
 from ..conf import namespace, settings
 from ..eventlog.contract import Reason
 from ..protocol.events import Event, validate_name
-from ..protocol.groups import full_name, validate_full
+from ..protocol.groups import Group, full_name, validate_full
 from ..runtime.callables import in_callers_thread
 from .hub import Hub, get_hub
 from .replay import StartRequest, find_start
@@ -33,7 +33,7 @@ class ContinuityLost(Exception):
 
 
 def subscribe(
-    *groups: str,
+    *groups: Group,
     after: str | None = None,
     history: int | str | None = None,
     events: Iterable[str] = (),
@@ -105,7 +105,7 @@ class Subscriber:
         except BaseException:
             await self._hub.leave(subscription)
             raise
-        subscription.move(start.positions)
+        subscription.positions.update(start.positions)
         self._cursor = subscription.cursor
         for group, beginning in start.first.items():
             subscription.begin(group, beginning)

@@ -115,6 +115,10 @@ class Subscription(Interruptible):
             if self.close_reason is None:
                 self.closed_groups, self.close_reason = groups, reason
         self.live = False
+        self.stand_out()
+
+    def stand_out(self) -> None:
+        """Leave the cohort before the next event is offered. From any thread."""
         if (cohort := self.cohort) is not None:
             cohort.suspect(self)
 
@@ -122,8 +126,7 @@ class Subscription(Interruptible):
         """Show no events until `release()`; none is lost. From any thread."""
         with _lock:
             self.held = next(_holds)
-        if (cohort := self.cohort) is not None:
-            cohort.suspect(self)
+        self.stand_out()
 
     def leave_cohort(self) -> None:
         """Be served alone, until `join_cohort()`."""
@@ -196,10 +199,6 @@ class Subscription(Interruptible):
     def begin(self, group: str, beginning: Beginning) -> None:
         """Show `beginning` before the next event of `group`."""
         self._first = {**self._first, group: beginning}
-
-    def move(self, positions: Mapping[str, Position]) -> None:
-        """Take over `positions`; before `run()`."""
-        self.positions.update(positions)
 
     # --- catching up ---
 
@@ -295,6 +294,8 @@ class Subscription(Interruptible):
             self.positions[event.group] = position
         if self._shows(event):
             self._passed = 0
+            if event.excluded and show_except(self, event, "" if position is None else self.cursor):
+                return True
             if (known := encoded.get(kind := self.kind)) is None:
                 cursor = "" if position is None else self.cursor
                 known = encoded[kind] = cursor, event.encode(cursor, labelled=kind.labelled)
@@ -311,10 +312,28 @@ class Subscription(Interruptible):
         latest, self._latest = self._latest, EMPTY
         COUNTS.delivered += len(latest)
         for event in latest.values():
-            self.sink.show(event, "", event.encode(labelled=self.kind.labelled))
+            if not (event.excluded and show_except(self, event, "")):
+                self.sink.show(event, "", event.encode(labelled=self.kind.labelled))
 
     def _shows(self, event: Event) -> bool:
         return not self.names or event.name in self.names
+
+
+def show_except(subscription: Subscription, event: Event, cursor: str) -> bool:
+    """Show an event to the tabs that it does not exclude; return False if it excludes none here.
+
+    If no tab is left, the client gets the new `cursor` only.
+    """
+    sink = subscription.sink
+    tabs = sink.hidden(event)
+    if tabs is None:
+        return False
+    if tabs:
+        block = event.encode(cursor, labelled=subscription.kind.labelled)
+        sink.show(event, cursor, f"except: {' '.join(tabs)}\n".encode("ascii") + block)
+    elif cursor:
+        sink.passed(cursor)
+    return True
 
 
 def _reset_after_fork() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from ..eventlog.contract import Reason
@@ -64,6 +64,9 @@ class Listener(Protocol):
     def close(self, reason: str) -> None:
         """End the reader; the first reason counts."""
 
+    def stand_out(self) -> None:
+        """Leave the batch that the reader is in before the next event is offered."""
+
 
 class Batch(Protocol):
     """Several readers of a group, to which the topic delivers by one call."""
@@ -87,6 +90,17 @@ def follows(event: Event, previous: Position) -> bool:
         and (event.epoch == previous.epoch or previous.is_start)
         and marks_agree(event.previous, previous.mark)
     )
+
+
+#: Returns the reader of a stream of the running loop, by the stream's id.
+Find = Callable[[str], Listener | None]
+_find: Find = lambda stream: None  # noqa: E731
+
+
+def find_readers_by(find: Find) -> None:
+    """Let all topics find the readers that an event excludes; for `apps.ready()`."""
+    global _find
+    _find = find
 
 
 class Topic:
@@ -237,6 +251,10 @@ class Topic:
     def _fan_out(self, event: Event, position: Position | None) -> None:
         encoded: Encoded = {}
         cohorts = list(self.cohorts.values())
+        for page in event.excluded:
+            reader = _find(page.stream)
+            if reader is not None and self.group in reader.groups:
+                reader.stand_out()
         for cohort in cohorts:
             cohort.drop_suspects()
         # Copy the set after suspects have left their cohorts but before any cohort is offered the

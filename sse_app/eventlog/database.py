@@ -140,8 +140,8 @@ class DatabaseEventLog(EventLog):
             return []
         tables = self._tables
         rows = tables.rows(
-            f'SELECT "offset", "marks", "name", "data" FROM {tables.events} WHERE "group" = %s '
-            'AND "offset" > %s ORDER BY "offset" LIMIT %s',
+            f'SELECT "offset", "marks", "name", "data", "excluded" FROM {tables.events} '
+            'WHERE "group" = %s AND "offset" > %s ORDER BY "offset" LIMIT %s',
             [group, after.offset, limit],
         )
         return page_of(group, after, head, rows)

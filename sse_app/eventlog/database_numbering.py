@@ -52,13 +52,14 @@ WITH waiting AS (
 )
 UPDATE {{events}} e SET "offset" = c."offset", "marks" = c."previous" || c."mark"
 FROM chained c WHERE e."id" = c."id"
-RETURNING e."id", e."group", e."name", e."data", c."epoch", c."offset", c."mark", c."previous"
+RETURNING e."id", e."group", e."name", e."data", e."excluded",
+    c."epoch", c."offset", c."mark", c."previous"
 """
 
 
-def stored_event(group: str, name: str, data: bytes | memoryview) -> Event:
+def stored_event(group: str, name: str, data: bytes | memoryview, excluded: str) -> Event:
     """Return the event of a row, without its position."""
-    return Event(group=group, name=name, data=bytes(data).decode())
+    return Event(group=group, name=name, data=bytes(data).decode()).exclude_stored(excluded)
 
 
 def waiting_groups(tables: Tables, groups: Collection[str] | None) -> list[str]:
@@ -84,7 +85,7 @@ def numbering_pass(
         if waiting:
             among, values = tables.among(waiting)
             rows = tables.rows(
-                f'SELECT "id", "group", "name", "data" FROM {tables.events} '
+                f'SELECT "id", "group", "name", "data", "excluded" FROM {tables.events} '
                 f'WHERE "offset" IS NULL AND "group" {among} ORDER BY "id"',
                 values,
             )
@@ -115,7 +116,7 @@ def number_in_one_round_trip(
         values = [value for group in some for value in (group, new_epoch())]
         rows = sorted(tables.last_rows(sql, [*values, some]))
         numbered += [
-            stored_event(group, name, data).at(*position)
-            for _, group, name, data, *position in rows
+            stored_event(group, name, data, excluded).at(*position)
+            for _, group, name, data, excluded, *position in rows
         ]
     return numbered

@@ -22,8 +22,8 @@ def page_of(
         raise Discontinuity("trimmed", head)
     check_chain(after, rows[0][1][:-4], head)
     return [
-        stored_event(group, name, data).at(head.epoch, offset, marks[-4:], marks[:-4])
-        for offset, marks, name, data in rows
+        stored_event(group, *row).at(head.epoch, offset, marks[-4:], marks[:-4])
+        for offset, marks, *row in rows
     ]
 
 
@@ -36,8 +36,9 @@ def read_pages(log: EventLog, reads: Sequence[Read], limit: int) -> list[Outcome
     # The offsets of a group are contiguous, so the last condition is a LIMIT for each read.
     rows = tables.rows(
         f'WITH wanted("n", "in", "after") AS (VALUES {wanted}) '
-        f'SELECT "n", "offset", "marks", "name", "data" FROM wanted JOIN {tables.events} AS e '
-        'ON e."group" = "in" AND e."offset" > "after" AND e."offset" <= "after" + %s '
+        'SELECT "n", "offset", "marks", "name", "data", "excluded" FROM wanted '
+        f'JOIN {tables.events} AS e ON e."group" = "in" AND e."offset" > "after" '
+        'AND e."offset" <= "after" + %s '
         'ORDER BY "n", "offset"',
         [*values, limit],
     )

@@ -49,11 +49,12 @@ WITH head AS (
     {ADD_TO_HEAD}
     RETURNING h."group", h."epoch", h."offset", h."previous"
 ), stored AS (
-    INSERT INTO {{events}} ("group", "offset", "marks", "name", "data", "created_at")
+    INSERT INTO {{events}} ("group", "offset", "marks", "name", "data", "created_at", "excluded")
     SELECT e."group", head."offset" - e."left", COALESCE(e."previous", head."previous") || e."mark",
-        e."name", decode(e."data", 'hex'), %s::timestamptz
+        e."name", decode(e."data", 'hex'), %s::timestamptz, COALESCE(e."excluded", '')
     FROM json_to_recordset(%s) AS e(
-        "group" text, "left" bigint, "previous" text, "mark" text, "name" text, "data" text
+        "group" text, "left" bigint, "previous" text, "mark" text, "name" text, "data" text,
+        "excluded" text
     ) JOIN head ON head."group" = e."group"
     ORDER BY e."left" DESC
 )
@@ -90,6 +91,8 @@ def append_in_one_statement(
         group = event.group
         left[group] -= 1
         row = {"group": group, "left": left[group], "previous": last.get(group), "mark": mark}
+        if event.excluded:
+            row["excluded"] = event.excluded_text
         rows.append({**row, "name": event.name, "data": event.data.encode().hex()})
         last[group] = mark
     groups = [

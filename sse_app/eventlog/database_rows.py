@@ -203,14 +203,14 @@ class Tables:
         for some in portions(events):
             sql = (
                 f'INSERT INTO {self.events} ("group", "offset", "marks", "name", "data", '
-                f'"created_at") VALUES {tuples(len(some), 6)}'
+                f'"created_at", "excluded") VALUES {tuples(len(some), 7)}'
             )
             values = [
                 value
                 for e in some
                 for value in (
                     *(e.group, e.offset, e.previous + e.mark),
-                    *(e.name, e.data.encode(), now),
+                    *(e.name, e.data.encode(), now, e.excluded_text),
                 )
             ]
             self.cursor.execute(template.format(sql), values)

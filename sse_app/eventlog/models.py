@@ -47,6 +47,8 @@ class StoredEvent(models.Model):
     #: The mark of the event before, if that is known, and the event's own mark: 8 or 4 characters.
     #: Empty until the event has an offset, and for an event of an older version of the app.
     marks = models.CharField(max_length=8, db_default="")
+    #: See `Event.excluded_text`.
+    excluded = models.TextField(db_default="")
 
     class Meta:
         verbose_name = _("stored event")

@@ -174,7 +174,7 @@ class RedisEventLog(EventLog):
                     keys += [self._mark_key, self._changes.key(event.group)]
                 limits = [*_limits(event.group), new_epoch(), HEAD_RETENTION_FACTOR]
                 call = calls[event.group] = [script, len(keys), *keys, *limits]
-            call += [event.name, event.data, new_mark()]
+            call += [event.name, event.data, new_mark() + event.excluded_text]
         if cluster:
             for group, call in calls.items():
                 call.append(self._changes.key(group))

@@ -79,8 +79,10 @@ def _event(group: str, epoch: str, id: bytes, fields: Sequence[bytes]) -> Event 
         name, data = found[b"n"].decode(), found[b"d"].decode()
         marks = found.get(b"m", b"").decode()  # Empty in an entry of an older version of the app.
         event = Event(group=group, name=name, data=data)
+        if b"x" in found:
+            event.exclude_stored(found[b"x"].decode())
         return event.at(epoch, offset, marks[-4:], marks[:-4])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         logger.warning(
             "The entry %r in the log of group %s is not an event: %r",
             id,

@@ -47,9 +47,10 @@ note = type(note) == 'string' and 1 or 0
 #: KEYS: head, events, and unless this is a cluster the mark of the whole log, which comes before
 #: the first event of a group, and the stream of changes. ARGV: now in ms, retention in ms (0: for
 #: ever), retention in events, how many last events `RETAIN` keeps, an epoch for a new group,
-#: `HEAD_RETENTION_FACTOR`, then each event's name, data and mark, and on a cluster the stream of
-#: changes. Returns the epoch, the last offset, the mark of the event before these, and on a cluster
-#: `note`. A mark is "" if a process of an older version of the app appended last.
+#: `HEAD_RETENTION_FACTOR`, then each event's name, data, and mark with its `excluded_text`, and on
+#: a cluster the stream of changes. Returns the epoch, the last offset, the mark of the event before
+#: these, and on a cluster `note`. A mark is "" if a process of an older version of the app appended
+#: last.
 APPEND: Final = (
     _TRIM
     + """
@@ -65,7 +66,7 @@ if not epoch or not offset then
   epoch, offset, previous = ARGV[5], 0, ''
   if KEYS[3] then
     -- The first event's mark may serve for a new log, too: nobody compares the two.
-    redis.call('SET', KEYS[3], ARGV[9], 'NX')
+    redis.call('SET', KEYS[3], string.sub(ARGV[9], 1, 4), 'NX')
     previous = redis.call('GET', KEYS[3])
   end
 end
@@ -73,9 +74,11 @@ local mark, last = previous, ''
 for i = 7, #ARGV - 2, 3 do
   offset = offset + 1
   last = string.format('%.0f', offset)
-  redis.call('XADD', KEYS[2], last .. '-' .. ARGV[1], 'n', ARGV[i], 'd', ARGV[i + 1],
-    'm', mark .. ARGV[i + 2])
-  mark = ARGV[i + 2]
+  local own, at = string.sub(ARGV[i + 2], 1, 4), last .. '-' .. ARGV[1]
+  local entry = {'n', ARGV[i], 'd', ARGV[i + 1], 'm', mark .. own}
+  if #ARGV[i + 2] > 4 then entry[7], entry[8] = 'x', string.sub(ARGV[i + 2], 5) end
+  redis.call('XADD', KEYS[2], at, unpack(entry))
+  mark = own
 end
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', last, 'changed_at', ARGV[1],
   'mark', mark, 'marked', last)

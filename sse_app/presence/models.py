@@ -17,6 +17,8 @@ class GroupMember(models.Model):
     name = models.CharField(max_length=255)
     since = models.DateTimeField()
     leaves_at = models.DateTimeField(null=True, db_index=True)
+    # JSON. The database has the default, because an older version inserts rows without the column.
+    data = models.TextField(db_default="")
 
     class Meta:
         verbose_name = _("group member")

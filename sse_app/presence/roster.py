@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
 from ..conf import namespace, settings, within_namespace, written
-from ..protocol.groups import full_name, matches
+from ..protocol.groups import Group, full_name, matches
 from ..runtime.callables import blocking, in_callers_thread, in_thread
 from .models import GroupMember
+from .naming import parsed
 
 #: The names of the events, whose data is `{"user": …, "name": …}`.
 JOIN: Final = "presence.join"
@@ -25,15 +26,19 @@ LEAVE: Final = "presence.leave"
 
 @dataclass(frozen=True)
 class Member:
-    """A user in a group: their primary key as text, their user name, and the time they joined."""
+    """A user in a group: the primary key as text, the name, and the time at which the user joined.
+
+    `data`: the value that the project's function `PRESENCE_DATA` returned, None without one.
+    """
 
     user: str
     name: str
     since: datetime
+    data: Any = None
 
 
 @blocking
-def members(group: str) -> list[Member]:
+def members(group: Group) -> list[Member]:
     """Return the members of `group`, sorted by name; every process returns the same.
 
     A user is a member from the event `presence.join` until the event `presence.leave`: a page that
@@ -47,11 +52,11 @@ def members(group: str) -> list[Member]:
             f"SSE_APP['PRESENCE_GROUPS']: {', '.join(map(repr, patterns())) or 'none'}."
         )
     rows = written(GroupMember).filter(group=full)
-    found = rows.order_by("name", "pk").values_list("user_key", "name", "since")
-    return [Member(*row) for row in found]
+    found = rows.order_by("name", "pk").values_list("user_key", "name", "since", "data")
+    return [Member(user, name, since, parsed(data)) for user, name, since, data in found]
 
 
-async def amembers(group: str) -> list[Member]:
+async def amembers(group: Group) -> list[Member]:
     """See `members()`."""
     name = "" if settings().NAMESPACE is None else await in_callers_thread(namespace)
     with within_namespace(name):

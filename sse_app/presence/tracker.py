@@ -31,6 +31,7 @@ from ..runtime.transactions import impatient
 from ..signals import stream_closed, stream_lost_group, stream_opened
 from . import roster
 from .models import GroupMember, Presence
+from .naming import described, parsed
 
 #: Grace period for users whose server process stopped or died: if they reconnect to another process
 #: within it, no leave event is published. `sse.close` of a server that stops asks its clients to
@@ -54,7 +55,7 @@ _pass_lock = threading.Lock()
 #: The groups in which a stream is counted. The stream may have lost groups since.
 _counted: WeakKeyDictionary[Stream, set[str]] = WeakKeyDictionary()
 _streams: dict[Key, int] = {}
-_names: dict[Key, str] = {}
+_users: dict[Key, Any] = {}
 #: The primary keys of this process's rows; None: they must be read again.
 _rows: dict[Key, int] | None = None
 
@@ -76,13 +77,12 @@ def _opened(sender: Any, stream: Stream, **kwargs: Any) -> None:
     groups = set(filter(roster.is_kept, stream.groups))
     if not groups:
         return
-    name = str(stream.user.get_username())[:255]
     with _lock:
         _counted[stream] = groups
         for group in groups:
             key = group, stream.user_key
             _streams[key] = _streams.get(key, 0) + 1
-            _names[key] = name
+            _users[key] = stream.user
 
 
 def _lost(sender: Any, stream: Stream, group: str, **kwargs: Any) -> None:
@@ -101,7 +101,7 @@ def _uncount(stream: Stream, groups: Collection[str]) -> None:
             key = group, stream.user_key
             _streams[key] -= 1
             if not _streams[key]:
-                del _streams[key], _names[key]
+                del _streams[key], _users[key]
 
 
 # --- passes ---
@@ -130,7 +130,7 @@ def _pass(alive: Collection[str]) -> None:
         # The streams end now. The rows stay for users who reconnect to another process.
         return
     with _lock:
-        present = dict(_names)
+        present = dict(_users)
     if _rows is None or _own().count() != len(_rows):
         # Another process took this one for dead and deleted rows.
         _rows = {(group, user): pk for group, user, pk in _own().values_list(*_KEY, "pk")}
@@ -144,7 +144,7 @@ def _pass(alive: Collection[str]) -> None:
         _remove_presences({(group, user): pk for group, user, pk in dead}, now, RECONNECT_SECONDS)
         departed = {key: pk for key, pk in rows.items() if key not in present}
         _remove_presences(departed, now, settings().PRESENCE_GRACE)
-        arrived = {key: name for key, name in present.items() if key not in rows}
+        arrived = {key: user for key, user in present.items() if key not in rows}
         added = _add_presences(arrived)
         joined = _add_members(arrived, now)
         left = _delete_members(now)
@@ -190,16 +190,17 @@ def _add_presences(arrived: Iterable[Key]) -> dict[Key, int]:
     return {(row.group, row.user_key): row.pk for row in rows}
 
 
-def _add_members(arrived: dict[Key, str], now: datetime) -> Sequence[GroupMember]:
+def _add_members(arrived: dict[Key, Any], now: datetime) -> Sequence[GroupMember]:
     """Make users members; return the new members."""
     found = _found(written(GroupMember), arrived)
     back = [row.pk for row in found.values() if row.leaves_at is not None]
     for pks in _batches(back):
         written(GroupMember).filter(pk__in=pks).update(leaves_at=None)
     new = [
-        GroupMember(group=group, user_key=user, name=name, since=now)
-        for (group, user), name in arrived.items()
-        if (group, user) not in found
+        GroupMember(group=group, user_key=key, name=name, data=data, since=now)
+        for (group, key), user in arrived.items()
+        if (group, key) not in found
+        for name, data in [described(user, group)]
     ]
     return written(GroupMember).bulk_create(new, batch_size=BATCH)
 
@@ -214,7 +215,10 @@ def _delete_members(now: datetime) -> Sequence[GroupMember]:
 
 def _events(name: str, rows: Iterable[GroupMember]) -> Iterator[Event]:
     for row in rows:
-        yield Event.of_app(row.group, name, {"user": row.user_key, "name": row.name})
+        shown = {"user": row.user_key, "name": row.name}
+        if row.data:
+            shown["data"] = parsed(row.data)
+        yield Event.of_app(row.group, name, shown)
 
 
 def _found(rows: QuerySet[Any], keys: Iterable[Key]) -> dict[Key, Any]:
@@ -245,7 +249,7 @@ def _reset_after_fork() -> None:
     global _rows, _lock, _pass_lock
     _lock, _pass_lock = threading.Lock(), threading.Lock()
     _streams.clear()
-    _names.clear()
+    _users.clear()
     _counted.clear()
     _rows = None
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from django.core.serializers.json import DjangoJSONEncoder
 
@@ -147,6 +147,19 @@ def encode_control(name: str, data: object, *, id: str = "", retry: float | None
     return block
 
 
+class Excluded(NamedTuple):
+    """A page that does not get an event, because the page caused it.
+
+    `stream`: the id of the page's stream at that time. `user`: the key of its user with the
+    namespace before it, "" for an anonymous visitor. `tab`: the page's own id, which stays the
+    same when the page reconnects; "" for a client without one.
+    """
+
+    stream: str
+    user: str
+    tab: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """One event of a group.
@@ -170,9 +183,12 @@ class Event:
     mark: str = ""
     previous: str = ""
 
+    #: Not a field, so that events without it cost nothing, and ignored when events are compared.
+    excluded = tuple[Excluded, ...]()
+
     def __post_init__(self) -> None:
-        if self.group != CONTROL_GROUP:
-            validate_full(self.group)
+        if self.group != CONTROL_GROUP and validate_full(self.group) is not self.group:
+            raise TypeError(f"Event.group must be a str, not {self.group!r}; use Event.of().")
         validate_name(self.name)
         if not isinstance(self.data, str):
             raise TypeError(f"Event.data must be a str, not {type(self.data).__name__}.")
@@ -278,6 +294,24 @@ class Event:
         """Set how many streams of this process get the event; does not count for equality."""
         self.__dict__["_readers"] = readers
 
+    def exclude(self, pages: Sequence[Sequence[str]]) -> Self:
+        """Set `excluded` of a new event. Raises `TypeError` or `ValueError` if it is malformed."""
+        found = tuple(Excluded(*page) for page in pages)
+        if not all(isinstance(part, str) for page in found for part in page):
+            raise TypeError(f"Malformed pages that an event excludes: {pages!r}.")
+        if found:
+            self.__dict__["excluded"] = found
+        return self
+
+    def exclude_stored(self, text: str) -> Self:
+        """See `exclude()`; `text` is an `excluded_text`."""
+        return self.exclude(json.loads(text)) if text else self
+
+    @property
+    def excluded_text(self) -> str:
+        """`excluded` for a log; "" if no page is excluded."""
+        return json.dumps(self.excluded) if self.excluded else ""
+
     @property
     def sent(self) -> float | None:
         """The Unix time at which the event was given to the channel layer; None if not known."""
@@ -305,6 +339,8 @@ class Event:
             message["previous"] = self.previous
         if self.key is not None:
             message["key"] = self.key
+        if self.excluded:
+            message["excluded"] = [list(page) for page in self.excluded]
         sent = self.sent
         if sent is not None:
             message["sent"] = sent
@@ -337,4 +373,6 @@ class Event:
         sent = message.get("sent")
         if isinstance(sent, float):
             event.send_at(sent)
+        if "excluded" in message:
+            event.exclude(message["excluded"])
         return event

@@ -11,7 +11,13 @@ import hashlib
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final
+
+from django.core.exceptions import ValidationError
+from django.db.models import Model
+
+#: Wherever the project names a group, a saved model instance may stand for the group's name.
+Group = str | Model
 
 # Needed because the check of Channels permits "a\n" and non-ASCII digits.
 _NAME: Final = re.compile(r"(?!sse\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,79}\Z", re.ASCII)
@@ -36,7 +42,8 @@ def validate_group(name: object) -> str:
     """Return `name` if it is a valid group name, else raise `ValueError` with the rule.
 
     A name has 1 to 80 ASCII letters, digits, `_`, `.` and `-`, and begins with a letter or digit,
-    for example `order.42`. Names that begin with `sse.` are reserved for the app.
+    for example `order.42`. Names that begin with `sse.` are reserved for the app. For a saved model
+    instance, return the name of its group, for example `shop.order.42`.
     """
     if isinstance(name, str):
         if _NAME.match(name):
@@ -45,28 +52,67 @@ def validate_group(name: object) -> str:
             raise ValueError(
                 f"Invalid group name {name!r}: names beginning with {RESERVED!r} are reserved."
             )
+    elif isinstance(name, Model):
+        return _name_of(name)
     raise ValueError(
         f"Invalid group name {name!r}: 1 to 80 ASCII letters, digits, '_', '.' and '-', "
-        "beginning with a letter or digit, for example 'order.42'."
+        "beginning with a letter or digit, for example 'order.42'; or a saved model instance."
     )
+
+
+def _name_of(instance: Model) -> str:
+    """Return the name of the instance's group: its app, model and primary key.
+
+    A proxy has the name of its concrete model, because both are the same row. A model that inherits
+    the table of another model has rows of its own, and so names of its own.
+    """
+    if instance.pk is None or instance._state.adding:
+        raise ValueError(
+            f"The unsaved {type(instance).__name__} {instance.pk!r} can't name a group: save the "
+            "instance first, or give the name of the group as text."
+        )
+    model: Any = instance._meta.concrete_model
+    # As read from the database: an instance that was saved with the key "5" has the name of 5.
+    try:
+        key = model._meta.pk.to_python(instance.pk)
+    except ValidationError as error:
+        raise ValueError(f"{instance.pk!r} is not a primary key of {model.__name__}.") from error
+    return group_name(f"{model._meta.label.lower()}.{key}")
 
 
 class EncodedName(str):
     """A name that `group_name()` has made, and does not encode again."""
 
 
-def group_name(text: str) -> str:
+def group_name(text: Group) -> str:
     """Return `text` if it is a valid group name, else a valid name for it: `"room.my room"`.
 
     Different texts have different names. The name keeps the valid beginning of the text, so the
-    same patterns permit it, and ends with a digest. Raises `ValueError` for anything but a str.
+    same patterns permit it, and ends with a digest. For a saved model instance, return the name of
+    its group. Raises `ValueError` for anything else.
     """
-    known = isinstance(text, EncodedName) or not isinstance(text, str)
-    if known or (_NAME.match(text) and not _ENCODED.search(text)):
+    if isinstance(text, EncodedName) or not isinstance(text, str):
         return validate_group(text)
+    if _NAME.match(text) and not _ENCODED.search(text):
+        return text
     begins = re.match(_NAME.pattern.removesuffix(r"\Z"), text, re.ASCII)
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:DIGEST_LETTERS]
     return EncodedName(f"{begins[0][: 78 - DIGEST_LETTERS] if begins else 'x'}--{digest}")
+
+
+def user_group(user: Any) -> str:
+    """Return the name of the group that `user`, and no other user, may always listen to.
+
+    `user`: a user or a primary key. The name is `user.5` for the primary key 5. Raises `ValueError`
+    for a user without a primary key, such as an `AnonymousUser`.
+    """
+    key = getattr(user, "pk", user)
+    if key is None or isinstance(key, bool) or not str(key):
+        raise ValueError(
+            f"user_group({user!r}): this is not a user with a primary key. Give a saved user, or "
+            "the primary key."
+        )
+    return group_name(f"user.{key}")
 
 
 def validate_full(name: object) -> str:

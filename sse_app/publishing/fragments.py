@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from django.template.loader import render_to_string
 
 from ..protocol.events import Event
+from ..protocol.groups import Group
 from ..runtime.callables import blocking, in_callers_thread
 from .publish import publish
 
@@ -17,7 +19,7 @@ _OF_ONE_VISITOR: Final = ("request", "csrf_token")
 
 @blocking
 def publish_template(
-    group: str,
+    group: Group,
     event: str,
     template: str | Sequence[str],
     context: Mapping[str, Any] | None = None,
@@ -25,6 +27,7 @@ def publish_template(
     durable: bool = True,
     key: str | None = None,
     using: str | None = None,
+    exclude: object = None,
 ) -> Event:
     """Render a template once, publish the result as the event's data, and return the event.
 
@@ -44,11 +47,11 @@ def publish_template(
     for a refused name in `context`, and the errors of `publish()`; nothing is published then.
     """
     html = _render(template, context or {})
-    return publish(group, event, html, durable=durable, key=key, using=using)
+    return publish(group, event, html, durable=durable, key=key, using=using, exclude=exclude)
 
 
 async def apublish_template(
-    group: str,
+    group: Group,
     event: str,
     template: str | Sequence[str],
     context: Mapping[str, Any] | None = None,
@@ -56,10 +59,12 @@ async def apublish_template(
     durable: bool = True,
     key: str | None = None,
     using: str | None = None,
+    exclude: object = None,
 ) -> Event:
     """See `publish_template()`. Runs in the thread of Django's async database calls."""
     return await in_callers_thread(
-        publish_template, group, event, template, context, durable=durable, key=key, using=using
+        partial(publish_template, durable=durable, key=key, using=using, exclude=exclude),
+        *(group, event, template, context),
     )
 
 

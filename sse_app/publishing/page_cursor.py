@@ -9,14 +9,14 @@ from django.http import HttpRequest
 from ..conf import namespace
 from ..eventlog import event_log
 from ..protocol.cursors import encode_cursor
-from ..protocol.groups import full_name
+from ..protocol.groups import Group, full_name
 from ..runtime.callables import blocking, in_callers_thread
 from ..runtime.transactions import in_transaction
 from . import outbox
 
 
 @blocking
-def cursor(*groups: str) -> str:
+def cursor(*groups: Group) -> str:
     """Return a cursor at the heads of `groups`, for `{% sse_stream "orders" after=position %}`.
 
     Call it first in the view, then read the rows for the page: changes that commit later reach the
@@ -36,7 +36,7 @@ def cursor(*groups: str) -> str:
     return encode_cursor(log.heads(names), now)
 
 
-async def acursor(*groups: str) -> str:
+async def acursor(*groups: Group) -> str:
     """See `cursor()`."""
     return await in_callers_thread(cursor, *groups)
 

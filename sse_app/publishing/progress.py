@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 
 from ..conf import namespace, settings, within_namespace
 from ..protocol.events import Event
-from ..protocol.groups import full_name, namespace_of
+from ..protocol.groups import Group, full_name, namespace_of
 from ..runtime.telemetry import log_fields
 from .publish import apublish, publish
 
@@ -23,7 +23,7 @@ PAUSE_SECONDS: Final = 0.1
 logger = logging.getLogger("sse_app")
 
 
-def progress(group: str, total: float | None = None, *, using: str | None = None) -> Progress:
+def progress(group: Group, total: float | None = None, *, using: str | None = None) -> Progress:
     """Return a context manager, sync and async, for the code of a long task.
 
     Its value reports to `group` with `advance()` and `at()`; `total` is the whole amount of work,

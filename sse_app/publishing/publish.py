@@ -10,8 +10,8 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from ..conf import namespace, settings, within_namespace
 from ..eventlog import PartlyStored, event_log
-from ..protocol.events import Event
-from ..protocol.groups import full_name
+from ..protocol.events import Event, Excluded
+from ..protocol.groups import Group, full_name
 from ..runtime.callables import blocking, in_callers_thread
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, log_fields
@@ -19,6 +19,7 @@ from ..runtime.transactions import in_atomic
 from . import group_commit, outbox
 from .after_commit import Batch, number_when_committed, when_committed
 from .on_loop import queue_of_loop
+from .senders import pages_of
 
 logger = logging.getLogger("sse_app")
 _lost_log = RareLog(logger, logging.ERROR)
@@ -27,7 +28,7 @@ _incomplete_log = RareLog(logger, logging.ERROR)
 
 @blocking
 def publish(
-    group: str,
+    group: Group,
     event: str,
     data: object = "",
     *,
@@ -35,12 +36,18 @@ def publish(
     key: str | None = None,
     using: str | None = None,
     immediate: bool = False,
+    exclude: object = None,
 ) -> Event:
     """Publish one event to the subscribers of `group` and return it.
 
+    `group`: a name, or a saved model instance, whose group is named `<app>.<model>.<key>`.
     `data`: a `str` is sent unchanged, any other object as JSON by Django's encoder.
     `durable=False`: the event is not logged, has no id and is never replayed; a reader that lags
     gets only the latest event per `key`.
+
+    `exclude`: the request or the `Message` that causes the event. The page that sent it, and named
+    its streams in the header `Sse-Connection`, does not get the event; its cursor moves on. Other
+    tabs of the user get the event. Raises `TypeError` for anything else.
 
     Inside `transaction.atomic()` on the database `using` (default: `"default"`) or on the log's
     database, the event leaves only if that transaction commits, and the returned event has no
@@ -57,12 +64,12 @@ def publish(
     autocommit is off for one of the two databases, `publish()` raises Django's
     `TransactionManagementError`, as `transaction.on_commit()` does.
     """
-    made = _make(group, event, data, durable=durable, key=key)
+    made = _make(group, event, data, durable=durable, key=key, pages=pages_of(exclude))
     return _publish([made], using=using, immediate=_checked(immediate, durable))[0]
 
 
 async def apublish(
-    group: str,
+    group: Group,
     event: str,
     data: object = "",
     *,
@@ -70,39 +77,43 @@ async def apublish(
     key: str | None = None,
     using: str | None = None,
     immediate: bool = False,
+    exclude: object = None,
 ) -> Event:
     """See `publish()`. Joins a transaction in the thread of Django's async database calls."""
     now = _checked(immediate, durable)
-    made = await _amake([(group, event, data)], durable=durable, key=key)
+    made = await _amake([(group, event, data)], durable=durable, key=key, exclude=exclude)
     return (await _apublish(made, durable=durable, using=using, immediate=now))[0]
 
 
 @blocking
 def publish_many(
-    events: Iterable[tuple[str, str, object]],
+    events: Iterable[tuple[Group, str, object]],
     *,
     durable: bool = True,
     using: str | None = None,
     immediate: bool = False,
+    exclude: object = None,
 ) -> list[Event]:
     """Publish `(group, event, data)` triples in one round trip to the log. See `publish()`.
 
     All or none are published, in the order given within each group.
     """
-    made = [_make(*event, durable=durable, key=None) for event in events]
+    pages = pages_of(exclude)
+    made = [_make(*event, durable=durable, key=None, pages=pages) for event in events]
     return _publish(made, using=using, immediate=_checked(immediate, durable))
 
 
 async def apublish_many(
-    events: Iterable[tuple[str, str, object]],
+    events: Iterable[tuple[Group, str, object]],
     *,
     durable: bool = True,
     using: str | None = None,
     immediate: bool = False,
+    exclude: object = None,
 ) -> list[Event]:
     """See `publish_many()`."""
     now = _checked(immediate, durable)
-    made = await _amake(events, durable=durable, key=None)
+    made = await _amake(events, durable=durable, key=None, exclude=exclude)
     return await _apublish(made, durable=durable, using=using, immediate=now)
 
 
@@ -127,7 +138,7 @@ def publish_numbered(events: list[Event]) -> list[Event]:
 
 
 def publish_in_transaction(
-    events: Iterable[tuple[str, str, object]], *, using: str, last: bool = False
+    events: Iterable[tuple[Group, str, object]], *, using: str, last: bool = False
 ) -> None:
     """Publish triples in the transaction open on `using`. See `publish_many()`.
 
@@ -141,18 +152,34 @@ def publish_in_transaction(
         _publish(made, using=using, immediate=False)
 
 
-def _make(group: str, name: str, data: object, *, durable: bool, key: str | None) -> Event:
+def _make(
+    group: Group,
+    name: str,
+    data: object,
+    *,
+    durable: bool,
+    key: str | None,
+    pages: tuple[Excluded, ...] = (),
+) -> Event:
     event = Event.of(full_name(group, namespace()), name, data, durable=durable, key=key)
+    if pages:
+        event.exclude(pages)
     return event.limited(settings().MAX_EVENT_BYTES)
 
 
 async def _amake(
-    events: Iterable[tuple[str, str, object]], *, durable: bool, key: str | None
+    events: Iterable[tuple[Group, str, object]],
+    *,
+    durable: bool,
+    key: str | None,
+    exclude: object,
 ) -> list[Event]:
     # The namespace may be that of the thread of the caller's database calls, as a schema is.
     name = namespace() if settings().NAMESPACE is None else await in_callers_thread(namespace)
     with within_namespace(name):
-        return [_make(*event, durable=durable, key=key) for event in events]
+        # The request's user may have to be read from the database.
+        pages = () if exclude is None else await in_callers_thread(pages_of, exclude)
+        return [_make(*event, durable=durable, key=key, pages=pages) for event in events]
 
 
 def _checked(immediate: bool, durable: bool) -> bool:

@@ -26,7 +26,7 @@ from ..conf import settings
 from ..eventlog.failures import LogUnavailable
 from ..presence.roster import Member, members
 from ..protocol.events import validate_name
-from ..protocol.groups import validate_group
+from ..protocol.groups import Group, group_name, validate_group
 from ..protocol.replies import user_digest
 from ..publishing.page_cursor import cursor, live_part
 
@@ -44,22 +44,25 @@ _ID: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]*\Z", re.ASCII)
 
 
 @register.simple_tag(takes_context=True)
-def sse_url(context: Any, *groups: str, after: str = "") -> str:
+def sse_url(context: Any, *groups: Group, after: str = "", **values: Any) -> str:
     """Return the URL of a stream of `groups`: `{% sse_url "orders" "clock" after=position %}`.
+
+    A group is a name, a saved model instance, or a text with braces for values, as in
+    `{% sse_url "user.{}" user.pk %}` or `{% sse_url "order.{pk}" pk=order.pk %}`.
 
     Groups that are not public are granted to the user of the context's `request` for `GRANT_AGE`
     seconds, without asking a policy: the view decides who gets the page. `after` is the result of
     `cursor()` in the view; without it the stream begins when it opens. Raises `ValueError` for an
-    invalid group, or without a `request` if a group is not public.
+    invalid group, for a value that is empty or not used, or without a `request` if a group is not
+    public.
     """
-    names = [_group("sse_url or sse_stream", group) for group in groups]
+    names = groups_of(groups, values)
     if not names:
         raise ValueError(
             "{% sse_url %} and {% sse_stream %} need a group: {% sse_stream 'orders' %}."
         )
-    public = [group for group in names if is_public([group])]
-    query = [("group", group) for group in public]
-    signed = [group for group in names if group not in public]
+    query = [("group", group) for group in names if is_public([group])]
+    signed = [group for group in names if not is_public([group])]
     if signed:
         request = context.get("request")
         if request is None:
@@ -75,16 +78,6 @@ def sse_url(context: Any, *groups: str, after: str = "") -> str:
     return f"{_stream_path()}?{urlencode(query)}"
 
 
-def _group(tag: str, group: object) -> str:
-    """Return the group; raise `ValueError` with the cure if a tag's variable is empty."""
-    if group in ("", None):
-        raise ValueError(
-            f"{{% {tag} %}} got {group!r} as a group: its template variable is empty or not in the "
-            "context. Pass it from the view, or write a name in quotes: 'orders'."
-        )
-    return validate_group(group)
-
-
 def _stream_path() -> str:
     try:
         return reverse("sse_app:stream")
@@ -96,24 +89,73 @@ def _stream_path() -> str:
 
 
 @register.simple_tag(takes_context=True)
-def sse_stream(context: Any, *groups: str, after: str = "") -> SafeString:
+def sse_stream(context: Any, *groups: Group, after: str = "", **values: Any) -> SafeString:
     """Return the element that connects to a stream: `{% sse_stream "orders" after=position %}`.
 
     `<sse-stream url="…"></sse-stream>` shows nothing. If the page has `{% sse_script %}`, the
     stream is open while the element is in the page. Any `EventSource` can open its `url`, too. The
     arguments and errors are those of `sse_url`.
     """
-    url = sse_url(context, *groups, after=after)
+    url = sse_url(context, *groups, after=after, **values)
     return format_html('<sse-stream url="{}"{}></sse-stream>', url, _attributes(context))
 
 
 @register.simple_tag
-def sse_members(group: str) -> list[Member]:
-    """Return the members of `group`: `{% sse_members "room.1" as people %}`.
+def sse_members(*group: Group, **values: Any) -> list[Member]:
+    """Return the members of a group: `{% sse_members "room.1" as people %}`.
 
-    Each has a `name`, `user` (the primary key as text) and `since`. See `presence.members()`.
+    Each has a `name`, `user` (the primary key as text), `since` and `data`. The group is given as
+    in `sse_url`. See `presence.members()`.
     """
-    return members(_group("sse_members", group))
+    names = groups_of(group, values)
+    if len(names) != 1:
+        raise ValueError(f"{{% sse_members %}} needs one group, not {len(names)}.")
+    return members(names[0])
+
+
+def groups_of(arguments: Iterable[Any], values: Mapping[str, Any]) -> list[str]:
+    """Return the names of the groups in the arguments of a tag.
+
+    An argument is a name, a saved model instance, or a text in which `{}` stands for the next
+    argument, and `{pk}` for the value `pk`. The values are encoded by `group_name()` if they need
+    it. Raises `ValueError` for an invalid name, and for a value that is empty or not used.
+    """
+    names, rest, unused = [], iter(arguments), set(values)
+    for argument in rest:
+        if argument is None or argument == "":
+            raise ValueError(
+                f"A tag got {argument!r} as a group: its template variable is empty or not in the "
+                "context. Pass it from the view, or write a name in quotes: 'orders'. Django's "
+                'filter `add` makes "" of a text and a number: write '
+                '{% sse_stream "user.{}" user.pk %}.'
+            )
+        text = argument if isinstance(argument, str) and "{" in argument else ""
+        fields = [name for _, name, *_ in Formatter().parse(text) if name is not None]
+        if fields:
+            unused.difference_update(fields)
+            found = {name: _value(text, name, values) for name in fields if name}
+            inserted = [_value(text, "", {"": next(rest, None)}) for name in fields if not name]
+            names.append(group_name(text.format(*inserted, **found)))
+        else:
+            names.append(validate_group(argument))
+    if unused:
+        raise ValueError(
+            f"The tag has no option {', '.join(sorted(unused))}, and no group with it in braces, "
+            'as in {% sse_stream "order.{pk}" pk=order.pk %}.'
+        )
+    return list(dict.fromkeys(names))
+
+
+def _value(text: str, name: str, values: Mapping[str, Any]) -> str:
+    """Return the value of a field of `text` as text; of a model instance, its primary key."""
+    value = values.get(name)
+    value = getattr(value, "pk", value)
+    if value is None or value == "":
+        raise ValueError(
+            f"The group {text!r} of the tag has no value for {{{name}}}. Is the name of a variable "
+            "wrong, or the visitor anonymous?"
+        )
+    return str(value)
 
 
 @register.simple_tag(takes_context=True)
@@ -187,7 +229,7 @@ class _LiveNode(template.Node):
 
 
 @register.simple_tag(takes_context=True)
-def live_page(context: Any, *groups: str, **options: Any) -> SafeString:
+def live_page(context: Any, *groups: Group, **options: Any) -> SafeString:
     """Keep the page's whole body up to date: `{% live_page "orders" %}` in the page's head.
 
     The options are those of `live`.
@@ -235,24 +277,6 @@ def _part(
     return format_html(
         "{}{}", format_html_join("", ' {}="{}"', shown.items()), _attributes(context)
     )
-
-
-def groups_of(arguments: Iterable[Any], values: Mapping[str, Any]) -> list[str]:
-    """Return the groups' names, with `values` in place of `{…}`; each value must be used."""
-    names, unused = [], set(values)
-    for group in map(str, arguments):
-        try:
-            name = group.format_map(values)
-            unused -= {field for _, field, *_ in Formatter().parse(group) if field}
-        except (LookupError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"The group {group!r} of the tag has no value ({error}): write "
-                '{% live "order.{pk}" pk=order.pk %}.'
-            ) from error
-        names.append(validate_group(name))
-    if unused:
-        raise ValueError(f"The tag has no option {', '.join(sorted(unused))}.")
-    return names
 
 
 def _position(names: list[str]) -> str:

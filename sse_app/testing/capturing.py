@@ -13,12 +13,12 @@ from django.test import TestCase
 from ..conf import namespace
 from ..eventlog import event_log
 from ..protocol.events import Event, validate_name
-from ..protocol.groups import full_name
+from ..protocol.groups import Group, full_name
 from ..signals import event_published
 
 
 def capture_events(
-    *groups: str, events: Iterable[str] = (), using: str | None = None, on_commit: bool = True
+    *groups: Group, events: Iterable[str] = (), using: str | None = None, on_commit: bool = True
 ) -> Capture:
     """Return a context manager, sync and async, whose value is the list of published events.
 

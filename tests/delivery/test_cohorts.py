@@ -134,7 +134,7 @@ class Site:
         sink = SocketSink()
         sink.subscription = subscription = Subscription(sink, groups, names)
         await self.hub.join(subscription)
-        subscription.move({group: self.hub.position(group) for group in groups})
+        subscription.positions.update({group: self.hub.position(group) for group in groups})
         task = asyncio.create_task(subscription.run(self.hub))
         self._stack.push_async_callback(self._leave, sink, task)
         return sink

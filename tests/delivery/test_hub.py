@@ -608,7 +608,7 @@ async def test_a_reader_ahead_of_this_process_in_a_new_epoch_is_not_reset() -> N
     sink = ListSink()
     ahead = Subscription(sink, ["g"])
     await first.hub.join(ahead)
-    ahead.move({"g": place})
+    ahead.positions.update({"g": place})
     running = asyncio.create_task(ahead.run(first.hub))
     await sink.until("5")
     log.append([Event.of("g", "n", "6")])

@@ -18,7 +18,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, ProgrammingError, connections, transaction
 from django.db.migrations.loader import MigrationLoader
@@ -39,7 +39,7 @@ from sse_app.eventlog.database_rows import Tables
 from sse_app.eventlog.database_sqlite import watch_file
 from sse_app.models import GroupHead, StoredEvent
 from sse_app.protocol.cursors import START, Cursor, Position, encode_cursor
-from sse_app.protocol.events import Event
+from sse_app.protocol.events import Event, Excluded
 
 from ..support.patience import PATIENCE
 from ..support.servers import eventually
@@ -131,6 +131,30 @@ def run_in_thread(work: Callable[[], Any]) -> Any:
 
 
 # --- the contract ---
+
+
+async def test_an_event_keeps_the_pages_that_it_excludes(log: EventLog) -> None:
+    pages = (Excluded("a1", "5", "t-1"), Excluded("b2", "", ""))
+    events = [Event.of("g", "n", "1").exclude(pages), *made("g", "2")]
+    assert [one.excluded for one in await sync_to_async(log.append)(events)] == [pages, ()]
+    assert [one.excluded for one in await sync_to_async(log.since)("g", START, 10)] == [pages, ()]
+    (found,) = await read_each(log, [("g", START)])
+    assert isinstance(found, list)
+    assert [one.excluded for one in found] == [pages, ()]
+    assert texts(found) == ["1", "2"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_staged_event_keeps_the_pages_that_it_excludes(
+    database_log: DatabaseEventLog, own: bool
+) -> None:
+    """Numbered after the commit, or with the next append in one pass."""
+    pages = (Excluded("a1", "5", "t-1"),)
+    with transaction.atomic(using=database_log.alias):
+        database_log.stage([Event.of("g", "n", "1").exclude(pages)])
+    numbered = database_log.append(made("g", "2")) if own else database_log.number(["g"])
+    assert numbered[0].excluded == pages
+    assert database_log.since("g", START, 1)[0].excluded == pages
 
 
 def test_offsets_are_contiguous_from_1_in_each_group(log: EventLog) -> None:

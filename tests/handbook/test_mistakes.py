@@ -109,7 +109,7 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "a list of members of an empty variable": (
         lambda: rendered("{% sse_members group as people %}"),
-        ["{% sse_members %} got '' as a group"],
+        ["got '' as a group"],
     ),
     "a tag without a group": (
         lambda: rendered("{% sse_stream %}"),
@@ -149,7 +149,7 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "a fixed group that is no list": (
         lambda: EventStreamConsumer.as_asgi(groups="orders"),
-        ["groups='orders' is one text", "groups=['orders']"],
+        ["groups='orders' is one group", "groups=['orders']"],
     ),
     "an event name with a space": (
         lambda: publish("orders", "order updated"),

@@ -906,8 +906,8 @@ MUTATIONS = (
     Mutation(
         "A read of many groups would hold all events of each of them in memory.",
         "sse_app/eventlog/database_pages.py",
-        """ AND e."offset" <= "after" + %s '""",
-        """ AND e."offset" <= "after" + 100 + %s '""",
+        """'AND e."offset" <= "after" + %s '""",
+        """'AND e."offset" <= "after" + 100 + %s '""",
         [
             "eventlog/test_eventlog.py"
             "::test_reads_of_many_groups_together_give_what_each_read_alone_gives"
@@ -1215,9 +1215,39 @@ MUTATIONS = (
     Mutation(
         "A user could choose a text with the name that another text is encoded to.",
         "sse_app/protocol/groups.py",
-        "(_NAME.match(text) and not _ENCODED.search(text))",
-        "_NAME.match(text)",
+        "if _NAME.match(text) and not _ENCODED.search(text):",
+        "if _NAME.match(text):",
         ["changes/test_groups.py::test_different_texts_have_different_names"],
+    ),
+    Mutation(
+        "A proxy and its concrete model are one row, so they are one group.",
+        "sse_app/protocol/groups.py",
+        "model: Any = instance._meta.concrete_model",
+        "model: Any = type(instance)",
+        [
+            "publishing/test_objects.py::test_the_group_of_an_instance_has_its_app_its_model_and_its_key"
+        ],
+    ),
+    Mutation(
+        "An instance that was saved with the key as text would have another group than when read.",
+        "sse_app/protocol/groups.py",
+        "key = model._meta.pk.to_python(instance.pk)",
+        "key = instance.pk",
+        ["publishing/test_objects.py::test_a_model_with_a_table_of_its_own_has_names_of_its_own"],
+    ),
+    Mutation(
+        "An instance with a default for its key has a key before it is saved.",
+        "sse_app/protocol/groups.py",
+        "if instance.pk is None or instance._state.adding:",
+        "if instance.pk is None:",
+        ["publishing/test_objects.py::test_a_model_with_a_table_of_its_own_has_names_of_its_own"],
+    ),
+    Mutation(
+        "An event whose group is an object could not be compared or sent.",
+        "sse_app/protocol/events.py",
+        "and validate_full(self.group) is not self.group:",
+        "and not validate_full(self.group):",
+        ["publishing/test_objects.py::test_an_unsaved_instance_is_an_error"],
     ),
     Mutation(
         "A text of a user that is no valid name of a group would fail the save.",

@@ -13,8 +13,8 @@ MUTATIONS = (
     Mutation(
         "A tag whose variable is missing says that '' is no name, and not which variable is empty.",
         "sse_app/templatetags/sse.py",
-        '    if group in ("", None):\n',
-        "    if False:\n",
+        '        if argument is None or argument == "":\n',
+        "        if False:\n",
         ["handbook/test_mistakes.py::test_a_mistake_leads_to_its_cure"],
     ),
     Mutation(

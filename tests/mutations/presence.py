@@ -6,6 +6,23 @@ from ..mutations import Mutation
 
 MUTATIONS = (
     Mutation(
+        "Who signs in by e-mail address would show the address to all readers of a group.",
+        "sse_app/presence/naming.py",
+        'if name and "@" not in name)',
+        "if name)",
+        ["presence/test_naming.py::test_the_default_name_is_never_an_e_mail_address"],
+    ),
+    Mutation(
+        "A join with much data is sent to all readers of the group.",
+        "sse_app/presence/naming.py",
+        "    if len(text.encode()) > MOST_BYTES:\n",
+        "    if False:\n",
+        [
+            "presence/test_naming.py"
+            "::test_a_function_that_fails_is_logged_and_the_member_has_the_default"
+        ],
+    ),
+    Mutation(
         "A process that stopped within its pass has locked the row that every pass writes.",
         "sse_app/presence/tracker.py",
         "with impatient(written(GroupMember).db, LOCK_SECONDS):",

@@ -70,18 +70,62 @@ MUTATIONS = (
         ["publishing/test_replies.py::test_a_malformed_reply_is_logged_and_skipped"],
     ),
     Mutation(
+        "A visitor who learns the id of another visitor's tab could hide events in that tab.",
+        "sse_app/publishing/senders.py",
+        "(stream := stream_of(connection, user)):",
+        '(stream := stream_of(connection, user) or connection.partition(":")[0]):',
+        [
+            "publishing/test_senders.py::test_a_tab_is_named_in_the_event_for_its_own_stream_only",
+            "publishing/test_senders.py::test_the_header_names_the_pages_of_the_requests_user",
+        ],
+    ),
+    Mutation(
+        "After a reconnect an anonymous visitor has no name, so a tab belongs to nobody.",
+        "sse_app/delivery/streams.py",
+        "own = full_user_key(stream) if stream.user_key else None",
+        "own = full_user_key(stream)",
+        ["publishing/test_senders.py::test_an_anonymous_tab_is_named_on_its_own_stream_only"],
+    ),
+    Mutation(
+        "A client without tabs comes back with another stream, and would get its own event then.",
+        "sse_app/delivery/subscriptions.py",
+        "    elif cursor:\n        sink.passed(cursor)\n",
+        "",
+        ["publishing/test_senders.py::test_a_stream_without_tabs_gets_no_event_of_its_own"],
+    ),
+    Mutation(
+        "A member of a cohort gets the bytes of all the others, its own event too.",
+        "sse_app/delivery/topics.py",
+        "                reader.stand_out()\n",
+        "                pass\n",
+        ["publishing/test_senders.py::test_an_excluded_member_of_a_cohort_leaves_alone"],
+    ),
+    Mutation(
+        "An event that is numbered after the commit is read from its row.",
+        "sse_app/eventlog/database_numbering.py",
+        ".exclude_stored(excluded)",
+        "",
+        ["eventlog/test_eventlog.py::test_a_staged_event_keeps_the_pages_that_it_excludes"],
+    ),
+    Mutation(
+        "The mark of an event in Redis is the first part of what comes with the event.",
+        "sse_app/eventlog/redis_scripts.py",
+        "local own, at = string.sub(ARGV[i + 2], 1, 4),",
+        "local own, at = ARGV[i + 2],",
+        ["eventlog/test_eventlog.py::test_an_event_keeps_the_pages_that_it_excludes"],
+    ),
+    Mutation(
         "A reply goes to the stream that spoke, and not to all that hear of it.",
         "sse_app/access/readers.py",
-        "    if reader is not None and reader.loop is asyncio.get_running_loop():\n"
-        "        reader.stream.take(reply)\n",
-        "    for reader in readers():\n        reader.stream.take(reply)\n",
+        "    if subscription is not None:\n        subscription.take_alone(reply)\n",
+        "    for reader in readers():\n        reader.stream.subscription.take_alone(reply)\n",
         ["publishing/test_replies.py::test_a_reply_goes_to_the_stream_that_spoke_and_to_no_other"],
     ),
     Mutation(
         "Each hub of a process hears of a reply, and a stream is touched on its own loop only.",
         "sse_app/access/readers.py",
-        "if reader is not None and reader.loop is asyncio.get_running_loop():",
-        "if reader is not None:",
+        "if reader is None or reader.loop is not asyncio.get_running_loop():",
+        "if reader is None:",
         ["publishing/test_replies.py::test_a_reply_is_taken_on_the_loop_of_its_stream"],
     ),
     Mutation(
@@ -191,8 +235,7 @@ MUTATIONS = (
     Mutation(
         "One that is written to with others is not held by them.",
         "sse_app/delivery/subscriptions.py",
-        "            self.held = next(_holds)\n        if (cohort := self.cohort) is not None:\n"
-        "            cohort.suspect(self)\n",
+        "            self.held = next(_holds)\n        self.stand_out()\n",
         "            self.held = next(_holds)\n",
         ["delivery/test_cohorts.py::test_a_held_or_muted_member_is_offered_nothing_more"],
     ),
@@ -606,9 +649,23 @@ MUTATIONS = (
     Mutation(
         "A user whose key is an e-mail address has a group, too.",
         "sse_app/access/authorization.py",
-        'group == group_name(f"user.{user.pk}")',
+        "group == user_group(user)",
         'group == f"user.{user.pk}"',
         ["access/test_authorization.py::test_a_user_by_e_mail_has_a_group"],
+    ),
+    Mutation(
+        "A user without a primary key, as a token's user may be, would be a 500.",
+        "sse_app/access/authorization.py",
+        "user.is_authenticated and user.pk is not None and",
+        "user.is_authenticated and",
+        ["publishing/test_objects.py::test_a_user_has_a_group_that_only_this_user_may_listen_to"],
+    ),
+    Mutation(
+        "A variable that is missing in a template would be a part of a group's name.",
+        "sse_app/templatetags/sse.py",
+        '    if value is None or value == "":\n',
+        "    if value is None:\n",
+        ["publishing/test_objects.py::test_the_error_of_a_tag_says_what_to_write"],
     ),
     Mutation(
         "A row of another model may have the primary key of a user.",

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import OperationalError, connection, connections
 from django.template import Context, Template
 from django.test import override_settings
@@ -42,8 +43,8 @@ def kept() -> Iterator[None]:
 
 def there(*users: str, group: str = ROOM) -> None:
     """Let this process have streams of these users, and write it."""
-    tracker._names.clear()
-    tracker._names.update({(group, user): f"name of {user}" for user in users})
+    tracker._users.clear()
+    tracker._users.update({(group, user): User(username=f"name of {user}") for user in users})
     tracker.keep({process_name()})
 
 

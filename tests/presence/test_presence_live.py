@@ -206,6 +206,7 @@ async def test_a_process_that_was_taken_for_dead_says_again_who_is_there(
 
 HAMMER = """
 import random, time
+from django.contrib.auth.models import User
 from django.db import OperationalError
 from sse_app.presence import tracker; from sse_app.operations import processes
 processes.duties.clear()
@@ -213,8 +214,9 @@ draw = random.Random({seed})
 for turn in range({turns} + 1):
     users = draw.sample(range(8), 4) if turn < {turns} else []
     with tracker._lock:
-        tracker._names.clear()
-        tracker._names.update({{({room!r}, str(user)): f"u{{user}}" for user in users}})
+        tracker._users.clear()
+        named = {{({room!r}, str(user)): User(username=f"u{{user}}") for user in users}}
+        tracker._users.update(named)
     tracker.keep({{process.name for process in processes.alive()}})
 """
 KEEP = """

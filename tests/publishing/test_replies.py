@@ -210,8 +210,8 @@ def test_a_malformed_reply_is_logged_and_skipped(
 
 
 async def test_a_reply_is_taken_on_the_loop_of_its_stream(listening: Reader) -> None:
-    taken: list[Reply] = []
-    listening.stream.take = taken.append  # type: ignore[method-assign]
+    taken: list[Event] = []
+    listening.stream.subscription.take_alone = taken.append  # type: ignore[method-assign,assignment]
     said = Reply(group=GROUP, name="n", data="1", stream=listening.id)
 
     async def show() -> None:

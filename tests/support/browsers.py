@@ -171,7 +171,7 @@ class Browser:
         headers = {} if given is None else {"Last-Event-ID": given}
         request = RequestFactory().get("/events/", headers=headers)
         start = await find_start(self._hub, self.groups, StartRequest.of(request))
-        self._subscription.move(start.positions)
+        self._subscription.positions.update(start.positions)
         self._open(given, start.positions, start.first)
         for group, beginning in start.first.items():
             self._subscription.begin(group, beginning)

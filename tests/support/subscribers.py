@@ -58,7 +58,9 @@ class Reader:
         self.hub: Hub = get_hub()
         self.subscription = Subscription(self.sink, groups, names)
         await self.hub.join(self.subscription)
-        self.subscription.move({group: at or self.hub.position(group) for group in groups})
+        self.subscription.positions.update(
+            {group: at or self.hub.position(group) for group in groups}
+        )
         self.task = asyncio.create_task(self.subscription.run(self.hub))
         return self
 
