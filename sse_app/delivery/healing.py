@@ -59,9 +59,17 @@ class Healer:
         self._recent: dict[str, None] = {}
         self._turned_at = time.monotonic()
         self._due = 0.0
+        #: Until when the topics have their turns, after a change that a check has found.
+        self._active_until = 0.0
         self._log_reader = log_reader
         self._healing: dict[str, asyncio.Task[None]] = {}
         self._checking = asyncio.Lock()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every topic had its turn after the last change that a check has found."""
+        waiting = self._whole or self._starting or self._healing
+        return not waiting and time.monotonic() > self._active_until
 
     def soon(self, group: str) -> asyncio.Task[None]:
         """Begin to bring the topic of `group` up to the log's head; return the task."""
@@ -103,6 +111,8 @@ class Healer:
         self._starting.difference_update(before)
         try:
             changes = await log.achanges(self._since, self._topics, before)
+            if changes.heads is not None and changes.heads.items() - before.items():
+                self._active_until = time.monotonic() + ROUND_SECONDS
             unclear = self._judge(changes.heads or {}, before)
             all_heads = whole or changes.heads is None
             await self._compare(list(self._topics) if all_heads else unclear)

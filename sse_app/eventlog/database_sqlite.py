@@ -16,6 +16,8 @@ from ..runtime.connections import file_identity
 from ..runtime.telemetry import log_fields
 
 POLL_SECONDS: Final = 0.05
+#: The pause after an error, for which commits can't be noticed.
+RETRY_SECONDS: Final = 1.0
 
 logger = logging.getLogger("sse_app")
 
@@ -45,8 +47,8 @@ def _poll(name: str, changed: Callable[[], None], stop: threading.Event) -> None
         try:
             _poll_file(name, changed, stop)
             told = False
-        except sqlite3.Error:
-            # Events are only slower: the periodic check of the heads still finds them.
+        except Exception:
+            # Events are only slower: the check of the heads that follows still finds them.
             if not told:
                 logger.warning(
                     "Commits to the SQLite file %s can't be noticed immediately.",
@@ -55,6 +57,8 @@ def _poll(name: str, changed: Callable[[], None], stop: threading.Event) -> None
                     extra=log_fields(),
                 )
             told = True
+            changed()
+            stop.wait(RETRY_SECONDS)
 
 
 def _poll_file(name: str, changed: Callable[[], None], stop: threading.Event) -> None:

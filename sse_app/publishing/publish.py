@@ -11,7 +11,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from ..conf import namespace, settings, within_namespace
 from ..eventlog import PartlyStored, event_log
 from ..protocol.events import Event
-from ..protocol.groups import full_name
+from ..protocol.groups import CONTROL_GROUP, full_name
 from ..runtime.callables import blocking, in_callers_thread
 from ..runtime.rare_logs import RareLog
 from ..runtime.telemetry import COUNTS, log_fields
@@ -213,7 +213,8 @@ def _append(events: list[Event]) -> list[Event]:
     except PartlyStored as error:
         outbox.send(error.stored)
         raise
-    COUNTS.publish_seconds.observe(perf_counter() - began)
+    if events[0].group != CONTROL_GROUP:
+        COUNTS.publish_seconds.observe(perf_counter() - began)
     return numbered
 
 
@@ -222,7 +223,8 @@ def _number(groups: Collection[str]) -> None:
     try:
         began = perf_counter()
         numbered = event_log().number(groups)
-        COUNTS.publish_seconds.observe(perf_counter() - began)
+        if CONTROL_GROUP not in groups:
+            COUNTS.publish_seconds.observe(perf_counter() - began)
     except Exception:
         logger.warning(
             "Committed events of %s could not be numbered; they wait for the next sweep.",

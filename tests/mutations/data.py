@@ -500,9 +500,26 @@ MUTATIONS = (
     Mutation(
         "A publisher may die between its commit and the numbering.",
         "sse_app/publishing/outbox.py",
-        "every(lambda: settings().SWEEP_INTERVAL, _sweep)",
-        "every(lambda: 600.0, _sweep)",
+        "every(lambda: settings().SWEEP_INTERVAL, self._sweep)",
+        "every(lambda: 600.0, self._sweep)",
         ["delivery/test_resume.py::test_a_publisher_that_died_before_numbering_is_swept_up"],
+    ),
+    Mutation(
+        "A sweep of a file that has not changed finds nothing.",
+        "sse_app/publishing/outbox.py",
+        "changes is not None and changes == swept and",
+        "False and",
+        [
+            "operations/test_idle.py::"
+            "test_an_idle_process_asks_the_database_less_than_once_in_five_seconds"
+        ],
+    ),
+    Mutation(
+        "After a change of the file there may be events to number.",
+        "sse_app/publishing/outbox.py",
+        "changes == swept and",
+        "",
+        ["operations/test_idle.py::test_after_a_change_of_the_file_events_are_swept_up"],
     ),
     Mutation(
         "What the page shows has been committed, and may not have been numbered yet.",
