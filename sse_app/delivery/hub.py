@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from ..conf import is_in_memory, settings
 from ..eventlog import event_log
 from ..protocol.events import Event
+from ..protocol.groups import CONTROL_GROUP
 from ..runtime.forks import at_fork
 from ..runtime.services import Services, SharedTasks, Work, every, logged, spawn
 from ..runtime.telemetry import COUNTS
@@ -198,7 +199,7 @@ class Hub(Feed):
         topic.offer(event)
         if topic.needs_healing:
             self._healer.soon(event.group)
-        if self._sent is None and event.sent is not None:
+        if self._sent is None and event.sent is not None and event.group != CONTROL_GROUP:
             # Measured with `call_soon`, so after the transports' own flush callbacks, which were
             # scheduled earlier in this loop iteration: the time then includes the write.
             self._sent = event.sent
@@ -237,6 +238,7 @@ class Hub(Feed):
 
     def _log_changed(self) -> None:
         self._changes += 1
+        self._healer.log_changed()
         self._changed.set()
         self._net_at = time.monotonic() + WATCHED_SECONDS
 

@@ -24,7 +24,7 @@ from ..runtime.forks import at_fork
 from ..runtime.telemetry import process_name
 from . import reports
 from .models import ServerProcess
-from .reporter import QUIET_SECONDS, Reporter, all_rows
+from .reporter import QUIET_SECONDS, Reporter, all_rows, mark_of
 
 #: A process without a write for this long counts as dead.
 ALIVE_SECONDS: Final = 15.0
@@ -97,11 +97,12 @@ def listeners(groups: Collection[str]) -> int:
     return count
 
 
-def watch(seconds: float = 10.0) -> None:
+def watch(seconds: float = 10.0, *, wake: bool = False) -> str:
     """Ask all processes to report each second, with their streams, for `seconds`.
 
     This process starts immediately, others when they get the event that wakes processes with
-    streams, or at their next write. Two queries; raises `django.db.Error`.
+    streams, or at their next write. Without `wake` there is no event if a dashboard is open.
+    Returns the `mark_of()` this look. Two queries; raises `django.db.Error`.
     """
     now = timezone.now()
     until = now + timedelta(seconds=seconds)
@@ -110,8 +111,9 @@ def watch(seconds: float = 10.0) -> None:
     rows.filter(watched_until__lt=until).update(watched_until=until)
     if reporter is not None:
         reporter.watch(until)
-    if new:
+    if new or wake:
         wake_processes(using=rows.db)
+    return mark_of(until)
 
 
 def begin(send: Any) -> None:

@@ -62,6 +62,7 @@ class Reporter:
         self._layer = self._log = "ok"
         self._lag = 0.0
         self._reported = self._listed = self._swept = float("-inf")
+        self._listed_for: datetime | None = None
         self._wakes = DUTIES.wakes
         self._has_row = self._retired = self._is_ending = False
         self._is_failing = False
@@ -177,12 +178,13 @@ class Reporter:
             self._probe = spawn(self._probe_layer)
         streams, watched_until = None, self._looks[0]
         watched = watched_until is not None and timezone.now() < watched_until
-        if watched and now >= self._listed + STREAMS_SECONDS:
-            self._listed = now
+        asked = watched_until != self._listed_for
+        if watched and (asked or now >= self._listed + STREAMS_SECONDS):
+            self._listed, self._listed_for = now, watched_until
             streams = await reports.rows()
         elif not watched and self._listed > 0:
             self._listed, streams = float("-inf"), {}
-        return self.report(), streams
+        return {**self.report(), "listed_for": mark_of(self._listed_for)}, streams
 
     async def _probe_layer(self) -> None:
         found = await health.probed()
@@ -203,6 +205,7 @@ class Reporter:
             fields["streams"] = _to_json(streams)
         own = all_rows().filter(pk=self.name)
         nobody = ~Q(watched_until__gt=now) & ~Q(read_until__gt=now)
+        watched_until, read_until = self._looks
         quiet = not any(until is not None and until > now for until in self._looks)
         # Another process may have stopped while it had the rows locked, as in `watch()`.
         with impatient(own.db, LOCK_SECONDS, statements=1):
@@ -213,14 +216,13 @@ class Reporter:
         with impatient(own.db, LOCK_SECONDS, statements=1):
             if found is None:
                 fields |= {"host": HOST, "pid": os.getpid(), "started_at": self._started_at}
-                watched_until, read_until = self._looks
                 looks = {"watched_until": watched_until, "read_until": read_until}
                 all_rows().create(name=self.name, **fields, **looks)
             else:
                 own.update(**fields)
                 self._looks = found
         self._has_row = True
-        if quiet and found is not None:
+        if found is not None and (quiet or found[0] != watched_until):
             self._reported = float("-inf")  # The first report for a new reader, with the streams.
 
     def _delete_dead_rows(self) -> None:
@@ -258,6 +260,11 @@ def _to_json(streams: dict[str, Any]) -> str:
         for kind, rows in streams.items()
     )
     return f"{{{', '.join(lists)}}}" if streams else ""
+
+
+def mark_of(watched_until: datetime | None) -> str:
+    """Return the text that a report has as `listed_for` once the streams are listed for a look."""
+    return watched_until.isoformat(timespec="microseconds") if watched_until else ""
 
 
 def all_rows() -> QuerySet[ServerProcess]:

@@ -207,15 +207,12 @@ def _publish_now(events: list[Event]) -> list[Event]:
 
 def _append(events: list[Event]) -> list[Event]:
     """Append to the log; if that fails although events are stored, their readers get these."""
-    began = perf_counter()
     try:
-        numbered = event_log().append(events)
+        with group_commit.timed(events):
+            return event_log().append(events)
     except PartlyStored as error:
         outbox.send(error.stored)
         raise
-    if events[0].group != CONTROL_GROUP:
-        COUNTS.publish_seconds.observe(perf_counter() - began)
-    return numbered
 
 
 def _number(groups: Collection[str]) -> None:

@@ -18,6 +18,9 @@ from ..runtime.telemetry import log_fields
 from .publish import publish_events
 
 WAKE_EVENT: Final = "wake"
+#: A process of an older release takes all control events for revocations: this one asks it to
+#: review the streams of a session that does not exist.
+NOTHING_REVOKED: Final = {"session": "none", "review": True}
 
 logger = logging.getLogger("sse_app")
 
@@ -28,8 +31,7 @@ def wake_processes(*, using: str) -> None:
     For code that has changed rows on which duties depend. Never raises: if the event log fails,
     the other processes call their duties after `NET_SECONDS`.
     """
-    # Not empty: a process of an older release would read it as a revocation of all streams.
-    event = Event.of_app(CONTROL_GROUP, WAKE_EVENT, {"wake": True})
+    event = Event.of_app(CONTROL_GROUP, WAKE_EVENT, NOTHING_REVOKED)
     transaction.on_commit(DUTIES.wake, using=using)
     try:
         publish_events([event], using=using)

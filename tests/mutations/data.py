@@ -610,7 +610,7 @@ MUTATIONS = (
     Mutation(
         "A check that reads the heads of all groups costs what the groups cost.",
         "sse_app/delivery/healing.py",
-        "            await self._check([*self._recent, *self._starting, *self._turn()])\n",
+        "            await self._check([*self._recent, *self._pending, *self._turn()])\n",
         "            await self._check([*self._topics])\n",
         ["delivery/test_checks.py::test_a_check_of_many_idle_groups_reads_few_heads_by_one_call"],
     ),
@@ -631,8 +631,8 @@ MUTATIONS = (
     Mutation(
         "A process of an older version notes no change: each group must have its turn.",
         "sse_app/delivery/healing.py",
-        "[*self._recent, *self._starting, *self._turn()]",
-        "[*self._recent, *self._starting]",
+        "[*self._recent, *self._pending, *self._turn()]",
+        "[*self._recent, *self._pending]",
         ["delivery/test_checks.py::test_a_head_that_the_log_did_not_note_is_found_within_a_round"],
     ),
     Mutation(
@@ -679,7 +679,7 @@ MUTATIONS = (
     Mutation(
         "A group that starts may have read its head before the change that a check saw.",
         "sse_app/delivery/healing.py",
-        "                self._starting.add(group)\n",
+        "                self._pending.add(group)\n",
         "                continue\n",
         ["delivery/test_checks.py::test_a_change_while_a_group_starts_is_found_by_the_next_check"],
     ),

@@ -118,10 +118,10 @@ async def test_a_watched_log_is_checked_until_each_topic_had_its_turn(
     hub._changed.clear()
     hub._healer._whole = False
     for settled, expected in ((False, 1), (True, 1), (False, 2)):
-        hub._healer._active_until = 0.0 if settled else inf
+        hub._healer._unturned = 0 if settled else 1
         await hub._check_unless_watched()
         assert len(checks) == expected
-    hub._healer._active_until = 0.0
+    hub._healer._unturned = 0
     for changed, expected in ((True, 3), (False, 3)):
         (hub._changed.set if changed else hub._changed.clear)()
         await hub._check_unless_watched()
