@@ -267,6 +267,13 @@ MUTATIONS = (
         ["eventlog/test_postgresql.py::test_the_log_carries_events_between_processes_by_the_check"],
     ),
     Mutation(
+        "A log that went back has no newer change: without turns, its readers would stay deaf.",
+        "sse_app/delivery/hub.py",
+        "        self._healer.log_changed()\n",
+        "",
+        ["delivery/test_resume.py::test_a_restored_older_log_is_a_new_epoch_and_no_deafness"],
+    ),
+    Mutation(
         "In a file that has not changed, no head has.",
         "sse_app/delivery/hub.py",
         "watched and self._healer.is_settled and self._observed_until < now < self._net_at:",
