@@ -30,12 +30,12 @@ class SseAppConfig(AppConfig):
         from .delivery.transports import daphne_requests
         from .operations import (
             housekeeping,
-            processes,
             reports,
             stream_log,
         )
         from .presence import tracker
         from .publishing import outbox
+        from .runtime.duties import DUTIES
 
         for service in (
             outbox.HubOutbox,
@@ -50,6 +50,6 @@ class SseAppConfig(AppConfig):
         stream_log.connect_signals()
         disconnect.connect_signals()
         tracker.connect_signals()
+        sending.connect_signals()
         for duty in (sending.send_due, sending.count_deliveries, tracker.keep_presence):
-            if duty not in processes.duties:  # `override_settings(INSTALLED_APPS=…)` calls again.
-                processes.duties.append(duty)
+            DUTIES.register(duty)

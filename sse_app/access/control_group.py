@@ -16,6 +16,8 @@ from ..protocol.cursors import START, Position
 from ..protocol.events import Event
 from ..protocol.groups import CONTROL_GROUP
 from ..protocol.replies import REPLY_EVENT, Reply
+from ..publishing.waking import WAKE_EVENT
+from ..runtime.duties import DUTIES
 from ..runtime.forks import at_fork
 from ..runtime.services import SharedTasks
 from ..runtime.telemetry import log_fields
@@ -41,6 +43,8 @@ class ControlSink(Sink):
                 readers.deliver_reply(Reply.from_event(event))
             except (TypeError, ValueError) as error:
                 log_malformed(error)
+        elif event.name == WAKE_EVENT:
+            DUTIES.wake()
         elif (revocation := revocation_of(event)) is not None:
             readers.apply(revocation)
 
@@ -51,6 +55,7 @@ class ControlSink(Sink):
             extra=log_fields(reason=reason),
         )
         readers.apply(Revocation(review=True))
+        DUTIES.wake()
 
     def passed(self, cursor: str) -> None:
         """Do nothing: this sink filters no events."""
@@ -71,6 +76,8 @@ class ControlGroup:
         await hub.attach(self._subscription)
         self._hub, self._began = hub, hub.position(CONTROL_GROUP)
         self._subscription.positions.update({CONTROL_GROUP: self._began})
+        # From now on this process is woken, and has streams.
+        DUTIES.wake()
 
     async def run(self) -> None:
         """Read until cancelled; another run continues where this one ended."""
@@ -78,7 +85,8 @@ class ControlGroup:
         await run_with_retries(self._subscription, self._hub)
 
     def close(self) -> None:
-        """Do nothing: the hub leaves all of its groups."""
+        """Wake the duties: from now on this process gets no event that wakes them."""
+        DUTIES.wake()
 
     @property
     def position(self) -> Position | None:

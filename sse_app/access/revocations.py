@@ -13,6 +13,7 @@ from typing import Final, Self
 from ..protocol.events import Event
 from ..protocol.groups import CONTROL_GROUP, validate_full
 from ..protocol.replies import REPLY_EVENT
+from ..publishing.waking import WAKE_EVENT
 from ..runtime.telemetry import log_fields
 
 CONTROL_EVENT: Final = "revoked"
@@ -58,9 +59,11 @@ class Revocation:
 
 
 def revocation_of(event: Event) -> Revocation | None:
-    """Return the revocation in a control event; None for a reply or a malformed event."""
+    """Return the revocation in a control event; None for other and malformed events."""
+    if event.name in (REPLY_EVENT, WAKE_EVENT):
+        return None
     try:
-        return None if event.name == REPLY_EVENT else Revocation.of(event)
+        return Revocation.of(event)
     except (TypeError, ValueError) as error:
         log_malformed(error)
         return None

@@ -1,8 +1,9 @@
 """Sends broadcasts, now or at their time, and counts their deliveries.
 
-Every server process looks for due broadcasts. The process that changes a row from `scheduled` to
-`sent` publishes it. If the event log is in the database of the row, both are one transaction. Any
-other log gets the events right after the commit; a crash in between loses them.
+Every server process looks for due broadcasts, when it is told of a change and at their times. The
+process that changes a row from `scheduled` to `sent` publishes it. If the event log is in the
+database of the row, both are one transaction. Any other log gets the events right after the commit;
+a crash in between loses them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import logging
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from django.db import InterfaceError, InternalError, OperationalError, transaction
 from django.db.models import F, QuerySet
+from django.db.models.signals import post_save
 from django.utils import timezone
 
 from ..conf import settings, written
@@ -24,12 +26,16 @@ from ..protocol.cursors import Position
 from ..protocol.events import Event
 from ..protocol.groups import RESERVED
 from ..publishing.publish import publish_events, publish_numbered
+from ..publishing.waking import wake_processes
+from ..runtime.duties import DUTIES
 from ..runtime.forks import at_fork
 from ..runtime.telemetry import log_fields, process_name
 from .models import Broadcast, BroadcastCount
 
 #: How long deliveries are counted after the sending: streams that lag or reconnect get it late.
 COUNT_SECONDS: Final = 60.0
+TICK_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 1.0
 #: The most broadcasts that one call sends; if more are due, it returns 0 seconds.
 MOST_AT_ONCE: Final = 50
 #: From how many broadcasts, and how many groups of the log, names are completed.
@@ -44,6 +50,16 @@ _counts: dict[int, dict[tuple[str, Position], int]] = {}
 
 
 # --- sending ---
+
+
+def connect_signals() -> None:
+    """Wake the processes when a broadcast is scheduled; called once the apps are ready."""
+    post_save.connect(_saved, sender=Broadcast, dispatch_uid="sse_app")
+
+
+def _saved(sender: Any, instance: Broadcast, using: str, raw: bool, **kwargs: Any) -> None:
+    if not raw and instance.state == Broadcast.State.SCHEDULED and instance.send_at is not None:
+        wake_processes(using=using)
 
 
 def send(pk: int) -> bool:
@@ -71,6 +87,7 @@ def send(pk: int) -> bool:
         else:
             publish = partial(_publish_after_commit, pk, events)
             transaction.on_commit(publish, using=written(Broadcast).db)
+        wake_processes(using=written(Broadcast).db)  # To count the deliveries.
     return True
 
 
@@ -85,6 +102,7 @@ def try_send(pk: int) -> bool:
             logger.exception("Broadcast %s can't be sent.", pk, extra=log_fields(error=error))
             _fail(pk, Broadcast.State.SCHEDULED, error)
     except DATABASE_ERRORS:
+        DUTIES.soon(send_due, RETRY_SECONDS)
         logger.warning(
             "Broadcast %s stays scheduled: the database failed.",
             pk,
@@ -97,8 +115,7 @@ def try_send(pk: int) -> bool:
 def send_due() -> float | None:
     """Send due broadcasts; return the seconds until the next one, None if none is scheduled.
 
-    A thread of every server process calls this again after that time, and at least once a second
-    for new broadcasts. A broadcast that fails does not stop the others.
+    A duty of every server process. A broadcast that fails does not stop the others.
     """
     soonest = F("send_at").asc(nulls_first=True)
     waiting = _scheduled().order_by(soonest, "pk").values_list("pk", "send_at")
@@ -108,8 +125,10 @@ def send_due() -> float | None:
         if send_at is not None and send_at > timezone.now():
             return (send_at - timezone.now()).total_seconds()
         sent += try_send(pk)
-    # If none could be sent, an immediate second call would fail too.
-    return 0.0 if sent and len(rows) > MOST_AT_ONCE else None
+    if len(rows) > MOST_AT_ONCE:
+        # If none could be sent, an immediate second call would fail too.
+        return 0.0 if sent else RETRY_SECONDS
+    return None
 
 
 def cancel(pk: int) -> bool:
@@ -149,12 +168,14 @@ def _scheduled(**fields: object) -> QuerySet[Broadcast]:
 # --- counting ---
 
 
-def count_deliveries() -> None:
+def count_deliveries() -> float | None:
     """Write the number of streams of this process to which each recent broadcast was delivered.
 
-    A thread of every server process calls this once a second. A stream of two groups of a broadcast
-    gets it twice and counts twice. The counts only grow.
+    A duty of every server process, each second while there is such a broadcast. A stream of two
+    groups of a broadcast gets it twice and counts twice. The counts only grow.
     """
+    if not running_hubs() and not _counts:
+        return None  # Without streams there are no deliveries.
     since = timezone.now() - timedelta(seconds=COUNT_SECONDS)
     recent = written(Broadcast).filter(state=Broadcast.State.SENT, sent_at__gte=since)
     rows = dict(recent.values_list("pk", "places"))
@@ -170,6 +191,7 @@ def count_deliveries() -> None:
             counts[group, position] = max(reached, counts.get((group, position), 0))
         if sum(counts.values()) > before:
             _write_count(pk, sum(counts.values()))
+    return TICK_SECONDS if rows else None
 
 
 def _write_count(pk: int, streams: int) -> None:

@@ -54,14 +54,26 @@ class Healer:
         self._since: object = None
         #: Whether the next check compares all heads.
         self._whole = True
-        #: Groups whose heads changed before their topics had positions.
-        self._starting: set[str] = set()
+        #: The next check compares these: their heads changed before their topics had positions, or
+        #: they could not be healed.
+        self._pending: set[str] = set()
         self._recent: dict[str, None] = {}
         self._turned_at = time.monotonic()
         self._due = 0.0
+        #: How many topics have not had their turn since the log changed.
+        self._unturned = 0
         self._log_reader = log_reader
         self._healing: dict[str, asyncio.Task[None]] = {}
         self._checking = asyncio.Lock()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every topic has had its turn since the log changed, and is healed."""
+        return not (self._whole or self._pending or self._healing or self._unturned > 0)
+
+    def log_changed(self) -> None:
+        """Give each topic its turn: the log has changed, and may have gone back."""
+        self._unturned = len(self._topics)
 
     def soon(self, group: str) -> asyncio.Task[None]:
         """Begin to bring the topic of `group` up to the log's head; return the task."""
@@ -82,7 +94,7 @@ class Healer:
     async def check(self) -> None:
         """Heal the topics whose heads changed, and those of the next portion whose heads differ."""
         async with self._checking:
-            await self._check([*self._recent, *self._starting, *self._turn()])
+            await self._check([*self._recent, *self._pending, *self._turn()])
 
     async def check_all(self) -> None:
         """Compare all heads with the topics, and heal the topics that differ."""
@@ -92,7 +104,7 @@ class Healer:
     async def check_changes(self) -> None:
         """Heal the topics whose heads changed since the last check."""
         async with self._checking:
-            await self._check(list(self._starting))
+            await self._check(list(self._pending))
 
     async def _check(self, also: Sequence[str]) -> None:
         log = event_log()
@@ -100,7 +112,7 @@ class Healer:
             self._log, self._since = log, None
         whole, self._whole = self._whole, False
         before = self._positions(also)
-        self._starting.difference_update(before)
+        self._pending = {one for one in self._pending if one in self._topics and one not in before}
         try:
             changes = await log.achanges(self._since, self._topics, before)
             unclear = self._judge(changes.heads or {}, before)
@@ -119,6 +131,7 @@ class Healer:
         self._turned_at = now
         groups = list(islice(self._topics, max(FEWEST, int(self._due))))
         self._due = max(0.0, self._due - len(groups))
+        self._unturned -= len(groups)
         for group in groups:
             self._topics.move_to_end(group)
         return groups
@@ -146,7 +159,7 @@ class Healer:
             now = topic.position
             if now is None:
                 # The first position may have been read before the change, and is set later.
-                self._starting.add(group)
+                self._pending.add(group)
             elif now == head:
                 continue
             elif head.offset > now.offset and (head.epoch == now.epoch or now.is_start):
@@ -181,7 +194,7 @@ class Healer:
                 if not await self._read_on(topic):
                     return
         except Exception as error:
-            # The next check of the heads tries again.
+            self._pending.add(group)
             _log_failed(
                 "The event log can't be read to heal group %s: %r",
                 group,

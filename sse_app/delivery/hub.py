@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from ..conf import is_in_memory, settings
 from ..eventlog import event_log
 from ..protocol.events import Event
+from ..protocol.groups import CONTROL_GROUP
 from ..runtime.forks import at_fork
 from ..runtime.services import Services, SharedTasks, Work, every, logged, spawn
 from ..runtime.telemetry import COUNTS
@@ -28,6 +29,10 @@ from .subscriptions import Subscription
 from .topics import Topic
 
 REJOIN_SECONDS: Final = 3600.0
+#: A watched log without a change is checked after this time: longer than the pause between two
+#: writes of the process's row, which are changes if they go to the same file.
+WATCHED_SECONDS: Final = 90.0
+OBSERVED_SECONDS: Final = 60.0
 #: Streams and cohorts of which `tick()` is called in one loop iteration.
 TICKS: Final = 500
 #: If the system's clock is set by more than this, times by that clock are computed again.
@@ -86,6 +91,9 @@ class Hub(Feed):
         self.mailbox = Mailbox(lambda: self.topics, self._deliver, self.check_all)
         self._starts = Starts(self.topics, self.mailbox.memberships, self._healer.soon)
         self._changed = asyncio.Event()
+        #: How often the log called, see `EventLog.watch()`.
+        self._changes = 0
+        self._net_at = self._observed_until = 0.0
         self._stop_watch = event_log().watch(self._on_log_changed)
         self.services = Services()
         for name, work in self._works().items():
@@ -96,7 +104,7 @@ class Hub(Feed):
             "receive": self.mailbox.receive,
             "silence": self.mailbox.watch,
             "watch": self._check_on_change,
-            "check": lambda: every(check_interval, self.check),
+            "check": lambda: every(check_interval, self._check_unless_watched),
             "rejoin": lambda: every(lambda: REJOIN_SECONDS, self.mailbox.rejoin),
             "tick": lambda: every(tick_interval, self.tick),
         }
@@ -191,7 +199,7 @@ class Hub(Feed):
         topic.offer(event)
         if topic.needs_healing:
             self._healer.soon(event.group)
-        if self._sent is None and event.sent is not None:
+        if self._sent is None and event.sent is not None and event.group != CONTROL_GROUP:
             # Measured with `call_soon`, so after the transports' own flush callbacks, which were
             # scheduled earlier in this loop iteration: the time then includes the write.
             self._sent = event.sent
@@ -217,11 +225,39 @@ class Hub(Feed):
             more = self.timers.run(now, TICKS)
             await asyncio.sleep(0)
 
+    @property
+    def changes(self) -> int | None:
+        """A number that changes with the log; None if the log can't notice appends."""
+        return self._changes if self._stop_watch else None
+
     def _on_log_changed(self) -> None:
         try:
-            self.loop.call_soon_threadsafe(self._changed.set)
+            self.loop.call_soon_threadsafe(self._log_changed)
         except RuntimeError:
             pass  # The loop has closed, and `close()` ends this watch.
+
+    def _log_changed(self) -> None:
+        self._changes += 1
+        self._healer.log_changed()
+        self._changed.set()
+        self._net_at = time.monotonic() + WATCHED_SECONDS
+
+    def observe_checks(self) -> None:
+        """Check the heads for a minute even if the log did not change. From any thread.
+
+        So `health/` learns of reads that hang, before there is a change to read.
+        """
+        self._observed_until = time.monotonic() + OBSERVED_SECONDS
+
+    async def _check_unless_watched(self) -> None:
+        """Check the heads; in a log that is watched and did not change, only rarely."""
+        now = time.monotonic()
+        watched = self._stop_watch is not None and not self._changed.is_set()
+        if watched and self._healer.is_settled and self._observed_until < now < self._net_at:
+            self.checked_at = now
+            return
+        await self.check()
+        self._net_at = time.monotonic() + WATCHED_SECONDS
 
     async def _check_on_change(self) -> None:
         while True:

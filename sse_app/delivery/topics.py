@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, Protocol
 from ..eventlog.contract import Reason
 from ..protocol.cursors import Position, encode_cursor, marks_agree
 from ..protocol.events import HEARTBEAT, Event, encode_control
+from ..protocol.groups import CONTROL_GROUP
 from ..runtime.telemetry import COUNTS, log_fields
 from .recent import RECENT_EVENTS, Budget, Recent
 
@@ -214,7 +215,8 @@ class Topic:
     def reach(self, position: Position | None, readers: int) -> None:
         """Count `readers` more that got the event at `position`."""
         self.delivered += readers
-        COUNTS.delivered += readers
+        if self.group != CONTROL_GROUP:
+            COUNTS.delivered += readers
         if position is not None and position[:2] in self._reached:
             self._reached[position[:2]] += readers
 

@@ -317,6 +317,7 @@ class EventLog(ABC):
         """Call `changed`, from another thread, soon after any process has appended.
 
         Returns a function that stops these calls; None for a log that can't notice appends, so
-        that its heads must be read to find them.
+        that its heads must be read to find them. While the log can't tell whether somebody has
+        appended, it calls `changed` every second.
         """
         return None

@@ -16,6 +16,8 @@ from ..runtime.connections import file_identity
 from ..runtime.telemetry import log_fields
 
 POLL_SECONDS: Final = 0.05
+#: The pause after an error, for which commits can't be noticed.
+RETRY_SECONDS: Final = 1.0
 
 logger = logging.getLogger("sse_app")
 
@@ -25,7 +27,8 @@ def watch_file(name: str | os.PathLike[str], changed: Callable[[], None]) -> Cal
 
     The value of the pragma changes with every commit of another connection to the same file
     (https://www.sqlite.org/pragma.html#pragma_data_version), and reading it touches no row. Values
-    can only be compared on one connection, so the thread keeps its connection.
+    can only be compared on one connection, so the thread keeps its connection. A program that
+    copies a backup over the file commits nothing, so the file's time and size are compared too.
     """
     stop = threading.Event()
     thread = threading.Thread(
@@ -44,9 +47,10 @@ def _poll(name: str, changed: Callable[[], None], stop: threading.Event) -> None
     while not stop.wait(POLL_SECONDS):
         try:
             _poll_file(name, changed, stop)
+            changed()  # The name has another file now, or none.
             told = False
-        except sqlite3.Error:
-            # Events are only slower: the periodic check of the heads still finds them.
+        except Exception:
+            # Events are only slower: the check of the heads that follows still finds them.
             if not told:
                 logger.warning(
                     "Commits to the SQLite file %s can't be noticed immediately.",
@@ -55,6 +59,8 @@ def _poll(name: str, changed: Callable[[], None], stop: threading.Event) -> None
                     extra=log_fields(),
                 )
             told = True
+            changed()
+            stop.wait(RETRY_SECONDS)
 
 
 def _poll_file(name: str, changed: Callable[[], None], stop: threading.Event) -> None:
@@ -71,9 +77,18 @@ def _poll_file(name: str, changed: Callable[[], None], stop: threading.Event) ->
     with _connect(uri) as connection:
         while not stop.wait(POLL_SECONDS) and file_identity(path) == file:
             (version,) = connection.execute("PRAGMA data_version").fetchone()
-            if version != seen:
-                seen = version
+            now = version, _written(path)
+            if now != seen:
+                seen = now
                 changed()
+
+
+def _written(path: str) -> tuple[int, int] | None:
+    """Return the time of the last write to the file and its size; None for a database in memory."""
+    if not path:
+        return None
+    found = os.stat(path)
+    return found.st_mtime_ns, found.st_size
 
 
 def _connect(uri: str) -> closing[sqlite3.Connection]:

@@ -95,6 +95,8 @@ def hub_checked() -> float | None:
 
     Of several hubs, the one whose check is the oldest counts.
     """
+    for hub in running_hubs():
+        hub.observe_checks()
     ages = [time.monotonic() - hub.checked_at for hub in running_hubs()]
     return max(ages, default=None)
 

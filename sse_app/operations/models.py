@@ -17,7 +17,8 @@ class ServerProcess(models.Model):
     """A server process and its last report; only that process writes the row.
 
     `sse_app.operations.reports` makes `report` and the rows in `streams`. `streams` is JSON text of
-    up to a megabyte. It is empty, unless a dashboard has asked for it by `watched_until`.
+    up to a megabyte. It is empty, unless a dashboard has asked for it by `watched_until`. The
+    reports are written more often until `read_until`.
     """
 
     name = models.CharField(_("name"), max_length=32, primary_key=True)
@@ -26,6 +27,7 @@ class ServerProcess(models.Model):
     started_at = models.DateTimeField(_("started at"))
     seen_at = models.DateTimeField(_("seen at"), db_index=True)
     watched_until = models.DateTimeField(null=True, editable=False)
+    read_until = models.DateTimeField(null=True, editable=False)
     report = models.JSONField(_("report"), default=dict)
     streams = models.TextField(blank=True, editable=False)
 

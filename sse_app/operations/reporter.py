@@ -1,4 +1,8 @@
-"""`Reporter`: writes the row of this server process, and calls the duties once a second."""
+"""`Reporter`: writes the row of this server process, and calls the duties when they are due.
+
+While nobody reads the reports, a process whose streams bring it wake-ups writes its row once a
+minute. A process without streams can only look: so often that it never counts as dead.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,18 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import Context
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from ..conf import written
+from ..delivery.hub import running_hubs
 from ..runtime.callables import contained, in_thread
+from ..runtime.duties import DUTIES
 from ..runtime.services import spawn
 from ..runtime.telemetry import log_fields
 from ..runtime.threads import WRITES
@@ -23,52 +29,63 @@ from ..runtime.transactions import impatient
 from . import health, reports
 from .models import HOST, ServerProcess
 
+#: Seconds between two writes while a dashboard is open, and before the first one.
 TICK_SECONDS: Final = 1.0
+#: The same while the reports are read, and while nobody reads them with and without streams.
 REPORT_SECONDS: Final = 5.0
+QUIET_SECONDS: Final = 60.0
+ALONE_SECONDS: Final = 12.0
 #: Between two writes of the list of streams, which may be long.
 STREAMS_SECONDS: Final = 3.0
-DELETE_SECONDS: Final = 60.0
+#: The rows of processes without a write for this long are deleted, every `SWEEP_SECONDS`.
+DELETE_SECONDS: Final = 180.0
+SWEEP_SECONDS: Final = 600.0
 RETIRE_SECONDS: Final = 1.0
 LOCK_SECONDS: Final = 1.0
 
 logger = logging.getLogger("sse_app")
 
-#: Called in the thread that writes the row: again after the returned seconds, else after one.
-Duty = Callable[[], float | None]
-
 
 class Reporter:
-    """Writes the row of this process. Used on its loop only, except `tick_now()` and `retire()`.
+    """Writes the row of this process. Used on its loop only, except `hurry()` and `retire()`.
 
     Waits by a timer and not in a task: asyncio complains of tasks that are pending when a loop is
     closed, as the loop of a test may be.
     """
 
-    def __init__(self, name: str, server: str, duties: Sequence[Duty]) -> None:
+    def __init__(self, name: str, server: str) -> None:
         self.loop = asyncio.get_running_loop()
         self.name = name
-        self.watched_until: datetime | None = None
         self._server = server
-        self._duties = duties
+        #: Until when a dashboard is open, and until when the reports are read. Set in a thread.
+        self._looks: tuple[datetime | None, datetime | None] = (None, None)
         self._layer = self._log = "ok"
         self._lag = 0.0
         self._reported = self._listed = self._swept = float("-inf")
-        self._has_row = self._tick_again = self._retired = self._is_ending = False
-        self._failing: set[str] = set()
-        self._pause = TICK_SECONDS
+        self._listed_for: datetime | None = None
+        self._wakes = DUTIES.wakes
+        self._has_row = self._retired = self._is_ending = False
+        self._is_failing = False
         self._task: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
         self._retiring: asyncio.Task[None] | None = None
         self._started_at = timezone.now()
         self._schedule(TICK_SECONDS)
+        DUTIES.runner = self.hurry
 
     def report(self) -> dict[str, Any]:
         """Return the report of this process as of now."""
         return reports.report(self._server, layer=self._layer, log=self._log, loop_lag=self._lag)
 
-    def tick_now(self) -> None:
-        """Run the next tick immediately. From any thread."""
-        self._call_on_loop(self._tick_at_once)
+    def watch(self, until: datetime) -> None:
+        """Report each second until then, with the streams. From any thread."""
+        self._looks = until, self._looks[1]
+        self._reported = float("-inf")
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Call the duties that are due; if all were woken, write the row too. From any thread."""
+        self._call_on_loop(self._tick_soon)
 
     def retire(self) -> None:
         """Stop, and delete the row; `is_retiring` is True until that is done. From any thread."""
@@ -101,54 +118,73 @@ class Reporter:
         # In an empty context, so that no context variable of the first request stays alive.
         self._timer = self.loop.call_at(self._due, self._start_tick, context=Context())
 
-    def _tick_at_once(self) -> None:
-        if self._retired:
-            return
-        self._tick_again = self._task is not None
-        if self._task is None:
+    def _tick_soon(self) -> None:
+        # A tick that is running looks at its end for what is due.
+        if self._task is None and not self._retired:
             self._timer.cancel()
-            self._schedule(0.0)
+            self._schedule(self._pause())
+
+    def _pause(self) -> float:
+        """Return the seconds until the row must be written or a duty is due."""
+        report = self._reported + self._interval() - self.loop.time()
+        return max(0.0, min(report, DUTIES.pause()))
+
+    def _interval(self) -> float:
+        """Return the seconds between two writes of the row."""
+        watched, read = (until is not None and timezone.now() < until for until in self._looks)
+        if self._is_failing or watched or self._listed > 0:
+            return TICK_SECONDS  # A list of streams that nobody watches is removed from the row.
+        if DUTIES.wakes != self._wakes:
+            return 0.0
+        if read:
+            return REPORT_SECONDS
+        return QUIET_SECONDS if running_hubs() else ALONE_SECONDS
 
     def _start_tick(self) -> None:
         self._lag = max(0.0, self.loop.time() - self._due)
-        self._pause = TICK_SECONDS
         self._task = spawn(self._tick)
         self._task.add_done_callback(self._tick_done)
 
     def _tick_done(self, task: asyncio.Task[None]) -> None:
         self._task = None
         if not self._retired and not task.cancelled():
-            self._schedule(0.0 if self._tick_again else self._pause)
-            self._tick_again = False
+            self._schedule(self._pause())
 
     async def _tick(self) -> None:
         try:
             with contained():
                 report, streams = await self._due_report()
-                until = await in_thread(self._write_row, report, streams, threads=WRITES)
-            # `watch()` may have set a later time here after the row was read.
-            self.watched_until = max(filter(None, (self.watched_until, until)), default=None)
+                await in_thread(self._work, report, streams, threads=WRITES)
         except Exception as error:
-            self._failed("row", "The row of this server process can't be written: %r", error)
+            if not self._is_failing:
+                logger.warning(
+                    "The row of this server process can't be written: %r",
+                    error,
+                    exc_info=True,
+                    extra=log_fields(reason="row", error=error),
+                )
+            self._is_failing = True
         else:
-            self._failing.discard("row")
+            self._is_failing = self._is_failing and report is None
 
     async def _due_report(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """Return the report and the list of streams, each if it is due."""
-        now = self.loop.time()
-        watched = self.watched_until is not None and timezone.now() < self.watched_until
-        if not watched and now < self._reported + REPORT_SECONDS:
+        now, interval = self.loop.time(), self._interval()
+        if now < self._reported + interval:
             return None, None
-        self._reported = now
-        if self._probe is None or self._probe.done():
+        self._reported, self._wakes = now, DUTIES.wakes
+        is_read = interval <= REPORT_SECONDS
+        if is_read and (self._probe is None or self._probe.done()):
             self._probe = spawn(self._probe_layer)
-        streams = None
-        if watched and now >= self._listed + STREAMS_SECONDS:
-            self._listed = now
+        streams, watched_until = None, self._looks[0]
+        watched = watched_until is not None and timezone.now() < watched_until
+        asked = watched_until != self._listed_for
+        if watched and (asked or now >= self._listed + STREAMS_SECONDS):
+            self._listed, self._listed_for = now, watched_until
             streams = await reports.rows()
         elif not watched and self._listed > 0:
             self._listed, streams = float("-inf"), {}
-        return self.report(), streams
+        return {**self.report(), "listed_for": mark_of(self._listed_for)}, streams
 
     async def _probe_layer(self) -> None:
         found = await health.probed()
@@ -156,51 +192,47 @@ class Reporter:
 
     # --- in a thread ---
 
-    def _write_row(
-        self, report: dict[str, Any] | None, streams: dict[str, Any] | None
-    ) -> datetime | None:
-        own = all_rows().filter(pk=self.name)
-        watched_until = own.values_list("watched_until", flat=True).first()
+    def _work(self, report: dict[str, Any] | None, streams: dict[str, Any] | None) -> None:
         if report is not None:
-            fields: dict[str, Any] = {"seen_at": timezone.now(), "report": report}
-            if streams is not None:
-                fields["streams"] = _to_json(streams)
-            # Another process may have stopped while it had the rows locked, as in `watch()`.
-            with impatient(own.db, LOCK_SECONDS):
-                if not own.update(**fields):
-                    fields |= {"host": HOST, "pid": os.getpid(), "started_at": self._started_at}
-                    all_rows().create(name=self.name, **fields)
-            self._has_row = True
+            self._write_row(report, streams)
         self._delete_dead_rows()
-        pauses = [self._run_duty(duty) for duty in self._duties]
-        self._pause = min([TICK_SECONDS, *(seconds for seconds in pauses if seconds is not None)])
-        return watched_until
+        DUTIES.run()
 
-    def _run_duty(self, duty: Duty) -> float | None:
-        key = getattr(duty, "__qualname__", repr(duty))
-        try:
-            with contained():
-                seconds = duty()
-        except Exception as error:
-            self._failed(key, f"{key} failed, and is called again each second: %r", error)
-            return None
-        self._failing.discard(key)
-        return seconds
+    def _write_row(self, report: dict[str, Any], streams: dict[str, Any] | None) -> None:
+        now = timezone.now()
+        fields: dict[str, Any] = {"seen_at": now, "report": report}
+        if streams is not None:
+            fields["streams"] = _to_json(streams)
+        own = all_rows().filter(pk=self.name)
+        nobody = ~Q(watched_until__gt=now) & ~Q(read_until__gt=now)
+        watched_until, read_until = self._looks
+        quiet = not any(until is not None and until > now for until in self._looks)
+        # Another process may have stopped while it had the rows locked, as in `watch()`.
+        with impatient(own.db, LOCK_SECONDS, statements=1):
+            # As long as nobody reads the reports, this is the only statement.
+            if quiet and own.filter(nobody).update(**fields):
+                return
+        found = own.values_list("watched_until", "read_until").first()
+        with impatient(own.db, LOCK_SECONDS, statements=1):
+            if found is None:
+                fields |= {"host": HOST, "pid": os.getpid(), "started_at": self._started_at}
+                looks = {"watched_until": watched_until, "read_until": read_until}
+                all_rows().create(name=self.name, **fields, **looks)
+            else:
+                own.update(**fields)
+                self._looks = found
+        self._has_row = True
+        if found is not None and (quiet or found[0] != watched_until):
+            self._reported = float("-inf")  # The first report for a new reader, with the streams.
 
     def _delete_dead_rows(self) -> None:
         now = self.loop.time()
-        if now >= self._swept + DELETE_SECONDS:
+        if now >= self._swept + SWEEP_SECONDS:
             self._swept = now
             before = timezone.now() - timedelta(seconds=DELETE_SECONDS)
             dead = all_rows().filter(seen_at__lt=before)
-            with impatient(dead.db, LOCK_SECONDS):
+            with impatient(dead.db, LOCK_SECONDS, statements=1):
                 dead.delete()
-
-    def _failed(self, key: str, text: str, error: Exception) -> None:
-        """Log a failure, unless the previous call failed as well."""
-        if key not in self._failing:
-            self._failing.add(key)
-            logger.warning(text, error, exc_info=True, extra=log_fields(reason=key, error=error))
 
     async def _retire(self) -> None:
         try:
@@ -228,6 +260,11 @@ def _to_json(streams: dict[str, Any]) -> str:
         for kind, rows in streams.items()
     )
     return f"{{{', '.join(lists)}}}" if streams else ""
+
+
+def mark_of(watched_until: datetime | None) -> str:
+    """Return the text that a report has as `listed_for` once the streams are listed for a look."""
+    return watched_until.isoformat(timespec="microseconds") if watched_until else ""
 
 
 def all_rows() -> QuerySet[ServerProcess]:

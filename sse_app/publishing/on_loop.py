@@ -70,7 +70,7 @@ class LoopQueue:
 
     async def _append(self, log: EventLog, events: Sequence[Event]) -> list[Event]:
         try:
-            with group_commit.timed():
+            with group_commit.timed(events):
                 numbered = await log.aappend(events)
         except PartlyStored as error:
             outbox.send(error.stored)

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from multiprocessing.util import Finalize
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from .. import signals
 from ..conf import channel_layer, is_in_memory, settings, site_tag
@@ -41,6 +41,8 @@ SEND_SECONDS: Final = 2.0
 #: How long one call of the layer may take. channels_redis has no limit of its own with redis-py
 #: before 8, so a silent connection would stop all sends.
 CALL_SECONDS: Final = 10.0
+#: After this time there is a sweep even if the log, which is watched, has not changed.
+WATCHED_SECONDS: Final = 90.0
 #: If no descriptor is left for an event loop, Python writes several lines for each attempt.
 LOOP_RETRY_SECONDS: Final = 5.0
 
@@ -64,7 +66,8 @@ def send(events: Sequence[Event]) -> None:
 
 def queue(events: Sequence[Event]) -> Outbox | None:
     """Queue `events` for the channel layer; return their outbox, None if they can't be sent."""
-    count = len(events)  # Not within the sum: another thread could run during the call.
+    # Not within the sum below: another thread could run during the call.
+    count = sum(event.group != CONTROL_GROUP for event in events)
     if events[0].durable:
         COUNTS.durable += count
     else:
@@ -284,6 +287,14 @@ _background: Outbox | None = None
 _no_loop_until = 0.0
 
 
+class SweptHub(Protocol):
+    """The hub, as the sweep sees it."""
+
+    @property
+    def changes(self) -> int | None:
+        """A number that changes with the log; None if the log can't notice appends."""
+
+
 class HubOutbox:
     """A service of the hub, see `HubService`: events of this process are sent on the hub's loop.
 
@@ -294,26 +305,35 @@ class HubOutbox:
 
     def __init__(self) -> None:
         self._outbox = Outbox(asyncio.get_running_loop(), connected=True)
+        self._changes: Callable[[], int | None] = lambda: None
+        #: The number of the hub's changes before the last sweep that found nothing, and its time.
+        self._swept: tuple[int | None, float] = None, 0.0
 
-    async def start(self, hub: object) -> None:
+    async def start(self, hub: SweptHub | None) -> None:
         """Send on the hub's loop."""
+        self._changes = lambda: hub.changes if hub else None
         with _lock:
             _hub_outboxes.append(self._outbox)
 
     async def run(self) -> None:
         """Number and send every `SWEEP_INTERVAL`, until cancelled."""
-        await every(lambda: settings().SWEEP_INTERVAL, _sweep)
+        await every(lambda: settings().SWEEP_INTERVAL, self._sweep)
+
+    async def _sweep(self) -> None:
+        """Number and send committed events without offsets; not where nothing has changed."""
+        changes, now = self._changes(), time.monotonic()
+        swept, at = self._swept
+        if changes is not None and changes == swept and now < at + WATCHED_SECONDS:
+            return
+        numbered = await event_log().anumber()
+        send(numbered)
+        self._swept = None if numbered else changes, now
 
     def close(self) -> None:
         """Stop sending on the hub's loop."""
         with _lock:
             if self._outbox in _hub_outboxes:
                 _hub_outboxes.remove(self._outbox)
-
-
-async def _sweep() -> None:
-    """Number and send committed events without offsets."""
-    send(await event_log().anumber())
 
 
 def _outbox() -> Outbox:

@@ -500,9 +500,26 @@ MUTATIONS = (
     Mutation(
         "A publisher may die between its commit and the numbering.",
         "sse_app/publishing/outbox.py",
-        "every(lambda: settings().SWEEP_INTERVAL, _sweep)",
-        "every(lambda: 600.0, _sweep)",
+        "every(lambda: settings().SWEEP_INTERVAL, self._sweep)",
+        "every(lambda: 600.0, self._sweep)",
         ["delivery/test_resume.py::test_a_publisher_that_died_before_numbering_is_swept_up"],
+    ),
+    Mutation(
+        "A sweep of a file that has not changed finds nothing.",
+        "sse_app/publishing/outbox.py",
+        "changes is not None and changes == swept and",
+        "False and",
+        [
+            "operations/test_idle.py::"
+            "test_an_idle_process_asks_the_database_less_than_once_in_five_seconds"
+        ],
+    ),
+    Mutation(
+        "After a change of the file there may be events to number.",
+        "sse_app/publishing/outbox.py",
+        "changes == swept and",
+        "",
+        ["operations/test_idle.py::test_after_a_change_of_the_file_events_are_swept_up"],
     ),
     Mutation(
         "What the page shows has been committed, and may not have been numbered yet.",
@@ -593,7 +610,7 @@ MUTATIONS = (
     Mutation(
         "A check that reads the heads of all groups costs what the groups cost.",
         "sse_app/delivery/healing.py",
-        "            await self._check([*self._recent, *self._starting, *self._turn()])\n",
+        "            await self._check([*self._recent, *self._pending, *self._turn()])\n",
         "            await self._check([*self._topics])\n",
         ["delivery/test_checks.py::test_a_check_of_many_idle_groups_reads_few_heads_by_one_call"],
     ),
@@ -614,8 +631,8 @@ MUTATIONS = (
     Mutation(
         "A process of an older version notes no change: each group must have its turn.",
         "sse_app/delivery/healing.py",
-        "[*self._recent, *self._starting, *self._turn()]",
-        "[*self._recent, *self._starting]",
+        "[*self._recent, *self._pending, *self._turn()]",
+        "[*self._recent, *self._pending]",
         ["delivery/test_checks.py::test_a_head_that_the_log_did_not_note_is_found_within_a_round"],
     ),
     Mutation(
@@ -662,7 +679,7 @@ MUTATIONS = (
     Mutation(
         "A group that starts may have read its head before the change that a check saw.",
         "sse_app/delivery/healing.py",
-        "                self._starting.add(group)\n",
+        "                self._pending.add(group)\n",
         "                continue\n",
         ["delivery/test_checks.py::test_a_change_while_a_group_starts_is_found_by_the_next_check"],
     ),

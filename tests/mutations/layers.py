@@ -262,9 +262,47 @@ MUTATIONS = (
     Mutation(
         "Behind the last message there is no gap: only the heads of the log show that it is lost.",
         "sse_app/delivery/hub.py",
-        '            "check": lambda: every(check_interval, self.check),\n',
+        '            "check": lambda: every(check_interval, self._check_unless_watched),\n',
         "",
         ["eventlog/test_postgresql.py::test_the_log_carries_events_between_processes_by_the_check"],
+    ),
+    Mutation(
+        "A log that went back has no newer change: without turns, its readers would stay deaf.",
+        "sse_app/delivery/hub.py",
+        "        self._healer.log_changed()\n",
+        "",
+        ["delivery/test_resume.py::test_a_restored_older_log_is_a_new_epoch_and_no_deafness"],
+    ),
+    Mutation(
+        "In a file that has not changed, no head has.",
+        "sse_app/delivery/hub.py",
+        "watched and self._healer.is_settled and self._observed_until < now < self._net_at:",
+        "False:",
+        [
+            "operations/test_idle.py::"
+            "test_an_idle_process_asks_the_database_less_than_once_in_five_seconds"
+        ],
+    ),
+    Mutation(
+        "After a change, each head is compared once: the log may have gone back and grown again.",
+        "sse_app/delivery/hub.py",
+        "watched and self._healer.is_settled and",
+        "watched and",
+        ["operations/test_idle.py::test_a_watched_log_is_checked_until_each_topic_had_its_turn"],
+    ),
+    Mutation(
+        "Where the file does not change, a hub that hangs would look healthy.",
+        "sse_app/operations/health.py",
+        "        hub.observe_checks()\n",
+        "        pass\n",
+        ["operations/test_health.py::test_a_hub_that_hangs_is_told_although_the_log_answers"],
+    ),
+    Mutation(
+        "While the file can't be read, nobody knows whether it changes.",
+        "sse_app/eventlog/database_sqlite.py",
+        "            changed()\n            stop.wait(RETRY_SECONDS)\n",
+        "            stop.wait(RETRY_SECONDS)\n",
+        ["operations/test_idle.py::test_a_file_that_cannot_be_watched_counts_as_changed"],
     ),
     Mutation(
         "A reader that joins before the control group is read misses a revocation.",

@@ -42,24 +42,24 @@ MUTATIONS = (
     Mutation(
         "Where nobody comes or goes, somebody must still see that another process died.",
         "sse_app/presence/tracker.py",
-        "return dead.exists() or written(GroupMember)",
-        "return written(GroupMember)",
+        "return self.dead or (",
+        "return (",
         ["presence/test_presence_live.py::test_who_was_with_a_killed_process_is_gone_once"],
     ),
     Mutation(
         "A process that was killed keeps its row, which tells nothing but its age.",
         "sse_app/operations/processes.py",
-        "rows = all_rows().filter(seen_at__gte=since)\n",
-        "rows = all_rows()\n",
+        "if _is_alive(row, now)]",
+        "]",
         [
             "operations/test_processes.py::test_a_process_that_was_killed_is_gone_when_its_age_says_so"
         ],
     ),
     Mutation(
         "Each override of INSTALLED_APPS would add the duties once more.",
-        "sse_app/apps.py",
-        "            if duty not in processes.duties:",
-        "            if True:",
+        "sse_app/runtime/duties.py",
+        "        self._due.setdefault(duty, 0.0)\n",
+        "        self._due[lambda: duty()] = 0.0\n",
         ["operations/test_processes.py::test_the_duties_of_a_process_are_registered_once"],
     ),
     Mutation(
@@ -76,14 +76,14 @@ MUTATIONS = (
         "A process that stops loses its streams, and their users come back by another.",
         "sse_app/presence/tracker.py",
         "    if Hub.draining:\n        # The streams end now. The rows stay for users who "
-        "reconnect to another process.\n        return\n",
+        "reconnect to another process.\n        return LOOK_SECONDS\n",
         "",
         ["presence/test_presence.py::test_a_process_that_stops_says_nothing_of_those_it_had"],
     ),
     Mutation(
         "A process that was taken for dead has lost its rows to another.",
         "sse_app/presence/tracker.py",
-        "if _rows is None or _own().count() != len(_rows):",
+        "if _rows is None or found.own != len(_rows):",
         "if _rows is None:",
         [
             "presence/test_presence_live.py::test_a_process_that_was_taken_for_dead_says_again_who_is_there"
@@ -97,6 +97,70 @@ MUTATIONS = (
         [
             "presence/test_presence.py::test_a_pass_whose_commit_was_done_and_not_answered_is_known_to_the_next"
         ],
+    ),
+    Mutation(
+        "A duty that is due each second asks the database each second.",
+        "sse_app/broadcasts/sending.py",
+        "    return TICK_SECONDS if rows else None\n",
+        "    return TICK_SECONDS\n",
+        [
+            "operations/test_idle.py::"
+            "test_an_idle_process_asks_the_database_less_than_once_in_five_seconds"
+        ],
+    ),
+    Mutation(
+        "A process that reports while nobody reads costs the database a statement each time.",
+        "sse_app/operations/reporter.py",
+        "        return QUIET_SECONDS if running_hubs() else ALONE_SECONDS\n",
+        "        return REPORT_SECONDS\n",
+        [
+            "operations/test_idle.py::"
+            "test_an_idle_process_asks_the_database_less_than_once_in_five_seconds"
+        ],
+    ),
+    Mutation(
+        "Others look for processes without a sign of life, so those with members must give one.",
+        "sse_app/presence/tracker.py",
+        "    return min(pause, signs_in) if _names else pause\n",
+        "    return pause\n",
+        [
+            "presence/test_presence.py::"
+            "test_where_nobody_comes_or_goes_one_statement_is_asked_and_nothing_is_written"
+        ],
+    ),
+    Mutation(
+        "A process is found dead when its sign of life is too old, not some time later.",
+        "sse_app/presence/tracker.py",
+        "            pauses.append((died_at - now).total_seconds())\n",
+        "",
+        [
+            "presence/test_presence.py::"
+            "test_the_next_look_is_when_a_process_may_be_dead_or_a_member_leaves"
+        ],
+    ),
+    Mutation(
+        "Streams without the row of their process are those of a dead one.",
+        "sse_app/presence/tracker.py",
+        "    if _names and not _sign():\n",
+        "    if _names and not _sign() and False:\n",
+        [
+            "presence/test_presence.py::"
+            "test_a_process_without_its_row_writes_the_row_before_its_streams"
+        ],
+    ),
+    Mutation(
+        "A broadcast that is scheduled in one process is due in all.",
+        "sse_app/broadcasts/sending.py",
+        '    post_save.connect(_saved, sender=Broadcast, dispatch_uid="sse_app")\n',
+        "    pass\n",
+        ["operations/test_idle.py::test_a_change_in_one_process_wakes_the_duties_of_the_others"],
+    ),
+    Mutation(
+        "A process of which a dashboard learns while it is quiet must answer immediately.",
+        "sse_app/access/control_group.py",
+        "        elif event.name == WAKE_EVENT:\n            DUTIES.wake()\n",
+        "",
+        ["operations/test_idle.py::test_a_change_in_one_process_wakes_the_duties_of_the_others"],
     ),
     Mutation(
         "A user who has another tab, or comes back at once, has not left.",

@@ -127,7 +127,7 @@ MUTATIONS = (
     ),
     Mutation(
         "A duty that raises CancelledError or SystemExit would end the reporter without a word.",
-        "sse_app/operations/reporter.py",
+        "sse_app/runtime/duties.py",
         "            with contained():\n                seconds = duty()\n",
         "            seconds = duty()\n",
         [

@@ -21,9 +21,11 @@ import sse_app
 from sse_app import presence
 from sse_app.checks.settings import check_settings
 from sse_app.delivery.hub import Hub
-from sse_app.models import GroupMember, Presence
+from sse_app.models import GroupMember, Presence, ServerProcess
+from sse_app.operations import processes
 from sse_app.presence import tracker
 from sse_app.protocol.events import Event
+from sse_app.runtime.duties import DUTIES
 from sse_app.runtime.telemetry import process_name
 
 from ..support.servers import connect_postgresql
@@ -84,10 +86,11 @@ def test_a_process_does_one_pass_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     began = threading.Event()
     other = threading.Thread(target=tracker.keep, args=[[]])
 
-    def passing(alive: Collection[str]) -> None:
+    def passing(alive: Collection[str]) -> float:
         monkeypatch.setattr(tracker, "_pass", lambda alive: began.set())
         other.start()
         assert not began.wait(0.2), "two passes at once"
+        return 1.0
 
     monkeypatch.setattr(tracker, "_pass", passing)
     tracker.keep([])
@@ -144,12 +147,67 @@ def test_without_patterns_nothing_is_asked_of_the_database() -> None:
     assert len(queries) == 0
 
 
-def test_where_nobody_comes_or_goes_little_is_asked_and_nothing_is_written() -> None:
+def make_row(name: str, seconds: float = 0.0) -> None:
+    """Write the row of a process that gave its last sign of life `seconds` ago."""
+    now = timezone.now()
+    seen_at = now - timedelta(seconds=seconds)
+    ServerProcess.objects.create(name=name, host="h", pid=1, started_at=now, seen_at=seen_at)
+
+
+def test_where_nobody_comes_or_goes_one_statement_is_asked_and_nothing_is_written() -> None:
+    make_row(process_name())
     there("1")
+    tracker.keep_presence()
+    for _ in range(3):
+        with CaptureQueriesContext(connection) as queries:
+            pause = tracker.keep_presence()
+        assert [query["sql"][:6] for query in queries] == ["SELECT"]
+        assert pause is not None
+        assert 0 < pause <= tracker.SIGN_SECONDS
+
+
+def test_without_members_a_process_gives_no_sign_of_life_and_looks_for_dead_ones() -> None:
+    make_row(process_name())
+    there()
     with CaptureQueriesContext(connection) as queries:
-        tracker.keep_presence()
-    assert len(queries) == 4
-    assert all(query["sql"].startswith("SELECT") for query in queries)
+        assert tracker.keep_presence() == tracker.LOOK_SECONDS
+    assert [query["sql"][:6] for query in queries] == ["SELECT"]
+
+
+def test_the_next_look_is_when_a_process_may_be_dead_or_a_member_leaves() -> None:
+    make_row(process_name())
+    make_row("other", seconds=9.0)
+    there("1")
+    Presence.objects.update(process="other")
+    tracker._reset_after_fork()
+    pause = tracker.keep_presence()
+    assert pause is not None
+    assert 0 < pause <= processes.ALIVE_SECONDS - 9.0
+    later = timezone.now() + timedelta(seconds=2)
+    GroupMember.objects.filter(user_key="1").update(leaves_at=later)
+    pause = tracker.keep_presence()
+    assert pause is not None
+    assert 0 < pause <= 2.0
+    ServerProcess.objects.filter(name="other").update(
+        seen_at=timezone.now() - timedelta(seconds=processes.ALIVE_SECONDS)
+    )
+    tracker.keep_presence()
+    assert not Presence.objects.exists()
+
+
+def test_a_process_without_its_row_writes_the_row_before_its_streams(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    woken: list[bool] = []
+    monkeypatch.setattr(DUTIES, "runner", lambda: woken.append(True))
+    tracker._names[ROOM, "1"] = "ann"
+    assert tracker.keep_presence() == tracker.CHANGE_SECONDS
+    assert woken
+    assert not Presence.objects.exists()
+    make_row(process_name(), seconds=60.0)
+    tracker.keep_presence()
+    assert Presence.objects.count() == 1
+    assert processes.seen().count() == 1, "others would take the process for dead"
 
 
 def test_two_thousand_who_come_at_once_are_few_statements(seen: list[Event]) -> None:

@@ -195,7 +195,7 @@ async def test_a_process_that_was_taken_for_dead_says_again_who_is_there(
         "from django.utils import timezone\n"
         "Presence.objects.all().delete()\n"
         "GroupMember.objects.filter(name='ann').update(leaves_at=timezone.now() + __import__("
-        "'datetime').timedelta(seconds=8))",
+        "'datetime').timedelta(seconds=300))",
     )
     await happens(lambda: rows(server) == 1)
     absent = "result = GroupMember.objects.filter(leaves_at__isnull=False).count()"
@@ -209,7 +209,8 @@ import random, time
 from django.contrib.auth.models import User
 from django.db import OperationalError
 from sse_app.presence import tracker; from sse_app.operations import processes
-processes.duties.clear()
+from sse_app.runtime.duties import DUTIES
+DUTIES._due.clear()
 draw = random.Random({seed})
 for turn in range({turns} + 1):
     users = draw.sample(range(8), 4) if turn < {turns} else []

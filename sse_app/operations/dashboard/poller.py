@@ -138,17 +138,22 @@ async def overview() -> Overview:
 def all_streams() -> list[Row]:
     """Return the rows of the streams of all processes, open ones first.
 
-    If no dashboard is open, the processes may take up to four seconds to write their lists.
+    Waits up to four seconds until each process has written its list after this call.
     Blocks; raises `django.db.Error`.
     """
-    processes.watch(WATCH_SECONDS)
+    mark = processes.watch(WATCH_SECONDS, wake=True)
     until = time.monotonic() + LIST_SECONDS
     rows = processes.alive(streams=True)
-    while time.monotonic() < until and not all(row.streams for row in rows):
+    while time.monotonic() < until and not all(_has_listed(row, mark) for row in rows):
         time.sleep(STEP_SECONDS)
         rows = processes.alive(streams=True)
     lists = [listed(row) for row in rows]
     return [stream for kind in ("open", "ended") for part in lists for stream in part[kind]]
+
+
+def _has_listed(row: ServerProcess, mark: str) -> bool:
+    """Return whether the process has listed its streams since `watch()` returned `mark`."""
+    return not row.report or row.report.get("listed_for", "") >= mark
 
 
 def find_stream(id: str) -> Row | None:
