@@ -182,8 +182,9 @@ class EventStreamConsumer(AsyncHttpConsumer):
         check(request)
         if request.method != "GET":
             raise Refused(200 if request.method == "HEAD" else 204, "")
+        names = names_of(request)  # First: it refuses a query that can't be parsed.
         ping, labelled = flag_of(request, "ping"), flag_of(request, "label")
-        return _Options(names_of(request), ping, labelled, _wait_of(request))
+        return _Options(names, ping, labelled, _wait_of(request))
 
     async def _may_listen(
         self, user: Any, groups: Collection[str], request: ASGIRequest | None

@@ -200,19 +200,18 @@ class Tables:
     def insert(self, events: Sequence[Event], template: str = "{}") -> None:
         """Insert `events`; those without an offset are staged. `template`: see `guarded()`."""
         now = self.now
+        columns = ["group", "offset", "marks", "name", "data", "created_at"]
+        if excludes := any(event.excluded for event in events):
+            columns.append("excluded")
+        names = ", ".join(f'"{column}"' for column in columns)
         for some in portions(events):
-            sql = (
-                f'INSERT INTO {self.events} ("group", "offset", "marks", "name", "data", '
-                f'"created_at", "excluded") VALUES {tuples(len(some), 7)}'
-            )
-            values = [
-                value
-                for e in some
-                for value in (
-                    *(e.group, e.offset, e.previous + e.mark),
-                    *(e.name, e.data.encode(), now, e.excluded_text),
-                )
-            ]
+            placeholders = tuples(len(some), len(columns))
+            sql = f"INSERT INTO {self.events} ({names}) VALUES {placeholders}"
+            values: list[Any] = []
+            for e in some:
+                values += (e.group, e.offset, e.previous + e.mark, e.name, e.data.encode(), now)
+                if excludes:
+                    values.append(e.excluded_text)
             self.cursor.execute(template.format(sql), values)
 
 

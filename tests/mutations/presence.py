@@ -121,7 +121,7 @@ MUTATIONS = (
     Mutation(
         "Others look for processes without a sign of life, so those with members must give one.",
         "sse_app/presence/tracker.py",
-        "    return min(pause, signs_in) if _names else pause\n",
+        "    return min(pause, signs_in) if _users else pause\n",
         "    return pause\n",
         [
             "presence/test_presence.py::"
@@ -141,8 +141,8 @@ MUTATIONS = (
     Mutation(
         "Streams without the row of their process are those of a dead one.",
         "sse_app/presence/tracker.py",
-        "    if _names and not _sign():\n",
-        "    if _names and not _sign() and False:\n",
+        "    if _users and not _sign():\n",
+        "    if _users and not _sign() and False:\n",
         [
             "presence/test_presence.py::"
             "test_a_process_without_its_row_writes_the_row_before_its_streams"

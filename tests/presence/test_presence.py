@@ -200,7 +200,7 @@ def test_a_process_without_its_row_writes_the_row_before_its_streams(
 ) -> None:
     woken: list[bool] = []
     monkeypatch.setattr(DUTIES, "runner", lambda: woken.append(True))
-    tracker._names[ROOM, "1"] = "ann"
+    tracker._users[ROOM, "1"] = User(username="ann")
     assert tracker.keep_presence() == tracker.CHANGE_SECONDS
     assert woken
     assert not Presence.objects.exists()
