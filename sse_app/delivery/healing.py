@@ -75,6 +75,10 @@ class Healer:
         """Give each topic its turn: the log has changed, and may have gone back."""
         self._unturned = len(self._topics)
 
+    def rest(self) -> None:
+        """Note that the log is unchanged, so that no topic waits for its turn."""
+        self._turned_at = time.monotonic()
+
     def soon(self, group: str) -> asyncio.Task[None]:
         """Begin to bring the topic of `group` up to the log's head; return the task."""
         task = self._healing.get(group)

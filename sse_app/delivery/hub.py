@@ -254,6 +254,7 @@ class Hub(Feed):
         now = time.monotonic()
         watched = self._stop_watch is not None and not self._changed.is_set()
         if watched and self._healer.is_settled and self._observed_until < now < self._net_at:
+            self._healer.rest()
             self.checked_at = now
             return
         await self.check()
