@@ -11,13 +11,20 @@ import hashlib
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
-from django.core.exceptions import ValidationError
-from django.db.models import Model
+
+@runtime_checkable
+class Instance(Protocol):
+    """A model instance. Not `django.db.models.Model`: this module knows no database."""
+
+    @property
+    def pk(self) -> Any:
+        """The primary key."""
+
 
 #: Wherever the project names a group, a saved model instance may stand for the group's name.
-Group = str | Model
+Group = str | Instance
 
 # Needed because the check of Channels permits "a\n" and non-ASCII digits.
 _NAME: Final = re.compile(r"(?!sse\.)[A-Za-z0-9][A-Za-z0-9_.-]{0,79}\Z", re.ASCII)
@@ -52,7 +59,7 @@ def validate_group(name: object) -> str:
             raise ValueError(
                 f"Invalid group name {name!r}: names beginning with {RESERVED!r} are reserved."
             )
-    elif isinstance(name, Model):
+    elif hasattr(name, "_meta") and not isinstance(name, type):
         return _name_of(name)
     raise ValueError(
         f"Invalid group name {name!r}: 1 to 80 ASCII letters, digits, '_', '.' and '-', "
@@ -60,7 +67,7 @@ def validate_group(name: object) -> str:
     )
 
 
-def _name_of(instance: Model) -> str:
+def _name_of(instance: Any) -> str:
     """Return the name of the instance's group: its app, model and primary key.
 
     A proxy has the name of its concrete model, because both are the same row. A model that inherits
@@ -75,7 +82,7 @@ def _name_of(instance: Model) -> str:
     # As read from the database: an instance that was saved with the key "5" has the name of 5.
     try:
         key = model._meta.pk.to_python(instance.pk)
-    except ValidationError as error:
+    except Exception as error:  # A field of the project may raise anything.
         raise ValueError(f"{instance.pk!r} is not a primary key of {model.__name__}.") from error
     return group_name(f"{model._meta.label.lower()}.{key}")
 
