@@ -100,6 +100,7 @@ async def test_a_process_says_how_it_is(daphne: Daphne) -> None:
     assert began <= report.pop("at") <= time.time()
     assert report.pop("server").startswith("daphne 4.")
     assert report["health"].pop("loop_lag") >= 0
+    assert isinstance(report.pop("listed_for"), str), "it tells a look from the one before"
     counts = report.pop("counts")
     assert counts["delivered"] == 1
     assert counts["bytes"] > 100
