@@ -68,6 +68,16 @@ MUTATIONS = (
         ],
     ),
     Mutation(
+        "The server refuses an empty key, so a message that is sent without one would be lost.",
+        SCRIPT,
+        '...(key && { "Idempotency-Key": key }),',
+        '"Idempotency-Key": key,',
+        [
+            "browser/test_browser.py::"
+            "test_who_types_is_shown_until_it_is_said_and_a_command_is_answered_to_one_page"
+        ],
+    ),
+    Mutation(
         "A connection that dies without a word ends in no error.",
         SCRIPT,
         "    this.#timer = setTimeout(() => this.#abort.abort(), ms);\n",

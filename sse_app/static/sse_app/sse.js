@@ -207,7 +207,7 @@ async function post(url, data, options, key = random()) {
   const headers = {
     "Content-Type": JSON_TYPE,
     ...(url.origin === location.origin && csrfHeader(options.csrf?.())),
-    "Idempotency-Key": key,
+    ...(key && { "Idempotency-Key": key }),
   };
   try {
     // A redirect would lead to a login page, or send the token and the message to another site.
