@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from functools import partial
 from typing import Final
@@ -23,6 +24,9 @@ from ..runtime.services import SharedTasks
 from ..runtime.telemetry import log_fields
 from . import readers
 from .revocations import Revocation, log_malformed, revocation_of
+
+#: After a hub has closed.
+WAKE_SECONDS: Final = 0.05
 
 logger = logging.getLogger("sse_app")
 
@@ -86,7 +90,8 @@ class ControlGroup:
 
     def close(self) -> None:
         """Wake the duties: from now on this process gets no event that wakes them."""
-        DUTIES.wake()
+        # By a timer, as the loop may end now, and asyncio complains of tasks that are pending then.
+        asyncio.get_running_loop().call_later(WAKE_SECONDS, DUTIES.wake)
 
     @property
     def position(self) -> Position | None:
