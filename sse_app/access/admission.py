@@ -53,7 +53,6 @@ logger = logging.getLogger("sse_app")
 
 FORBIDDEN: Final = "Not permitted."
 
-
 #: Whether a user may listen to groups. The request is None when an open stream is checked again.
 Policy = Callable[[Any, Collection[str], ASGIRequest | None], Awaitable[bool]]
 

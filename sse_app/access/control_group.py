@@ -25,7 +25,7 @@ from ..runtime.telemetry import log_fields
 from . import readers
 from .revocations import Revocation, log_malformed, revocation_of
 
-#: After a hub has closed.
+#: The time from the close of a hub to the call of the duties.
 WAKE_SECONDS: Final = 0.05
 
 logger = logging.getLogger("sse_app")
@@ -90,7 +90,7 @@ class ControlGroup:
 
     def close(self) -> None:
         """Wake the duties: from now on this process gets no event that wakes them."""
-        # By a timer, as the loop may end now, and asyncio complains of tasks that are pending then.
+        # By a timer: if the loop ends now, a task would be pending, and asyncio complains of that.
         asyncio.get_running_loop().call_later(WAKE_SECONDS, DUTIES.wake)
 
     @property

@@ -29,8 +29,8 @@ from .subscriptions import Subscription
 from .topics import Topic
 
 REJOIN_SECONDS: Final = 3600.0
-#: A watched log without a change is checked after this time: longer than the pause between two
-#: writes of the process's row, which are changes if they go to the same file.
+#: A watched log that has not changed is checked after this time. If the rows of processes are in
+#: the same file, each write of a row is a change, so the time is longer than the pause between two.
 WATCHED_SECONDS: Final = 90.0
 OBSERVED_SECONDS: Final = 60.0
 #: Streams and cohorts of which `tick()` is called in one loop iteration.
@@ -250,7 +250,7 @@ class Hub(Feed):
         self._observed_until = time.monotonic() + OBSERVED_SECONDS
 
     async def _check_unless_watched(self) -> None:
-        """Check the heads; in a log that is watched and did not change, only rarely."""
+        """Check the heads. If the log is watched and did not change, check them rarely."""
         now = time.monotonic()
         watched = self._stop_watch is not None and not self._changed.is_set()
         if watched and self._healer.is_settled and self._observed_until < now < self._net_at:

@@ -36,7 +36,7 @@ from .subscriptions import EMPTY, Subscription
 from .timers import Timer
 from .transports.asgi import Direct, Transport
 
-#: For how long a stream with `wait` waits for more events after the first one.
+#: The time from the first event of a stream with `wait` to its end.
 BRIEF_SECONDS: Final = 0.05
 
 _read_failed = RareLog(logging.getLogger("sse_app"))
@@ -45,10 +45,11 @@ _read_failed = RareLog(logging.getLogger("sse_app"))
 class Stream(Sink):
     """One client's response, as signals and the hub see it; the sink of its subscription.
 
-    For an anonymous reader, `user` is an `AnonymousUser` and `user_key` is "". The stream ends as
-    expired at the Unix time `until`, unless that is None, and after `life` seconds ± 20 %. With
-    `wait` it ends after so many seconds ± 20 %, or `BRIEF_SECONDS` after the first bytes that
-    follow `sse.open`: a proxy that buffers passes these on only when the response has ended.
+    For an anonymous reader, `user` is an `AnonymousUser` and `user_key` is "". The stream ends
+    `life` seconds ± 20 % after its start. If `until` is a Unix time, the stream ends as expired
+    then. With `wait`, the stream ends `wait` seconds ± 20 % after its start, or `BRIEF_SECONDS`
+    after the first bytes that follow `sse.open`: a proxy that buffers passes bytes on only when
+    the response has ended.
     """
 
     takes_first: ClassVar[bool] = True

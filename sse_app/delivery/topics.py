@@ -66,7 +66,7 @@ class Listener(Protocol):
         """End the reader; the first reason counts."""
 
     def stand_out(self) -> None:
-        """Leave the batch that the reader is in before the next event is offered."""
+        """Leave the reader's batch before the next event is offered."""
 
 
 class Batch(Protocol):

@@ -61,7 +61,8 @@ def _is_alive(row: ServerProcess, now: datetime) -> bool:
     seconds = timedelta(seconds=ALIVE_SECONDS)
     if row.seen_at >= now - seconds or row.read_until is None or row.read_until < now:
         return True
-    # A process that was asked between two of its rare writes has so much time for the answer.
+    # While nobody reads the reports, writes are rare. A process that was asked between two of them
+    # has 15 s to write.
     asked_at = row.read_until - timedelta(seconds=READ_SECONDS)
     return row.seen_at < asked_at - seconds and now < asked_at + seconds
 
@@ -101,8 +102,9 @@ def watch(seconds: float = 10.0, *, wake: bool = False) -> str:
     """Ask all processes to report each second, with their streams, for `seconds`.
 
     This process starts immediately, others when they get the event that wakes processes with
-    streams, or at their next write. Without `wake` there is no event if a dashboard is open.
-    Returns the `mark_of()` this look. Two queries; raises `django.db.Error`.
+    streams, or at their next write. If a dashboard is open already, that event is sent only with
+    `wake`. Returns the mark that the next lists of streams have, see `mark_of()`. Two queries;
+    raises `django.db.Error`.
     """
     now = timezone.now()
     until = now + timedelta(seconds=seconds)

@@ -1,7 +1,8 @@
 """`Reporter`: writes the row of this server process, and calls the duties when they are due.
 
-While nobody reads the reports, a process whose streams bring it wake-ups writes its row once a
-minute. A process without streams can only look: so often that it never counts as dead.
+While nobody reads the reports, a process with streams writes its row once a minute: the control
+group tells it when somebody asks for reports. A process without streams reads its row itself to
+learn that, every twelve seconds, so that it never counts as dead.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ SEND_SECONDS: Final = 2.0
 #: How long one call of the layer may take. channels_redis has no limit of its own with redis-py
 #: before 8, so a silent connection would stop all sends.
 CALL_SECONDS: Final = 10.0
-#: After this time there is a sweep even if the log, which is watched, has not changed.
+#: A watched log that has not changed is swept after this time.
 WATCHED_SECONDS: Final = 90.0
 #: If no descriptor is left for an event loop, Python writes several lines for each attempt.
 LOOP_RETRY_SECONDS: Final = 5.0
@@ -320,7 +320,7 @@ class HubOutbox:
         await every(lambda: settings().SWEEP_INTERVAL, self._sweep)
 
     async def _sweep(self) -> None:
-        """Number and send committed events without offsets; not where nothing has changed."""
+        """Number and send committed events without offsets, if the log may have changed."""
         changes, now = self._changes(), time.monotonic()
         swept, at = self._swept
         if changes is not None and changes == swept and now < at + WATCHED_SECONDS:
