@@ -48,7 +48,8 @@ class Pages:
     def __init__(self, site: Daphne, browser: Browser) -> None:
         self.site = site
         self.context = browser.new_context(base_url=site.url)
-        self.set(body=LIST, head="", answer="", delay=0.0, requests=[], context={"rows": []})
+        self.set(body=LIST, head="", answer="", held="", began=[], delay=0.0, requests=[])
+        self.set(context={"rows": []})
 
     def set(self, **values: Any) -> None:
         """Set what the server renders, and publish nothing."""
@@ -169,6 +170,17 @@ def test_a_burst_of_a_thousand_events_is_at_most_three_loads(pages: Pages) -> No
     assert 1 <= len(pages.requests) <= 4  # The last one is of the event after the burst.
 
 
+def test_without_an_event_nothing_is_loaded(pages: Pages) -> None:
+    page = pages.open(prepare=lambda page: page.clock.install())
+    pages.save(["a"])
+    expect(page.locator("sse-live li")).to_have_text(["a"])
+    before = len(pages.requests)
+    for _ in range(3):
+        page.clock.run_for(1000)
+        page.evaluate("fetch('/test/whoami/').then(answer => answer.text())")
+    assert len(pages.requests) == before
+
+
 @pytest.mark.slow
 def test_interleaved_changes_and_loads_end_with_the_page_as_it_is_rendered_now(
     pages: Pages,
@@ -263,10 +275,16 @@ def test_an_answer_that_is_not_modified_changes_nothing(pages: Pages) -> None:
     page = pages.open()
     pages.save(["a"])
     eventually(lambda: [status for _, status in pages.requests] == [200])
+    page.evaluate(
+        "window.states = []; const part = document.querySelector('sse-live');"
+        "new MutationObserver(() => states.push(part.getAttribute('state')))"
+        ".observe(part, {attributes: true})"
+    )
     pages.save(["a"])
     eventually(lambda: [status for _, status in pages.requests] == [200, 304])
     pages.save(["b"], etag="2")
     expect(page.locator("sse-live li")).to_have_text(["b"])
+    assert set(page.evaluate("states")) == {"open"}
 
 
 @pytest.mark.slow
@@ -309,29 +327,43 @@ NESTED = (
 )
 
 
+#: Notes what the nested part shows, and the state of its stream.
+WATCH = """() => {
+    window.kept = document.querySelector('sse-live sse-live');
+    window.seen = [];
+    const note = () => seen.push(`${kept.innerText.trim()} ${kept.getAttribute('state')}`);
+    new MutationObserver(note).observe(
+        document.body, {childList: true, subtree: true, characterData: true, attributes: true});
+}"""
+
+
 def test_nested_parts_are_loaded_alone_and_never_get_older(pages: Pages) -> None:
     pages.set(body=NESTED, context={"rows": [], "inner": "old"})
     page = pages.open()
-    assert page.locator("sse-live").last.get_attribute("for") == "order.5"
     inner = page.locator("sse-live sse-live")
-    page.evaluate("window.kept = document.querySelector('sse-live sse-live')")
-    pages.set(delay=0.8)
-    pages.save(["a"])
-    eventually(lambda: run(pages.site, LIVE + "result = len(live.requests) > 1") or None)
-    pages.set(delay=0.0)
-    run(
-        pages.site,
-        LIVE + "live.context['inner'] = 'new'\nfrom sse_app import publish\n"
-        "publish('order.5', 'order.updated', 1)",
-    )
-    expect(inner.locator("p")).to_have_text("new")
-    page.evaluate(
-        "window.seen = []; new MutationObserver(() => seen.push(kept.innerText))"
-        ".observe(document.body, {childList: true, subtree: true, characterData: true})"
-    )
+    expect(inner).to_have_attribute("for", "order.5")
+    pages.set(held="live-orders", began=[])
+    try:
+        pages.save(["a"])
+        eventually(lambda: run(pages.site, LIVE + "result = live.began") == ["live-orders"])
+        run(
+            pages.site,
+            LIVE + "live.context['inner'] = 'new'\nfrom sse_app import publish\n"
+            "publish('order.5', 'order.updated', 1)",
+        )
+        expect(inner.locator("p")).to_have_text("new")
+        page.evaluate(WATCH)
+        url = inner.get_attribute("url")
+    finally:
+        pages.set(held="")
     expect(page.locator("h1")).to_have_text("1")
-    assert set(page.evaluate("seen.map(text => text.trim())")) <= {"new"}
-    assert page.evaluate("kept.isConnected && kept.getAttribute('state')") == "open"
+    # The part in the answer of the outer load has another URL, with a later position.
+    pages.save(["a", "b"], inner="newer")
+    expect(page.locator("h1")).to_have_text("2")
+    expect(inner.locator("p")).to_have_text("newer")
+    assert set(page.evaluate("seen")) <= {"new open", "newer open"}
+    assert page.evaluate("kept.isConnected")
+    assert inner.get_attribute("url") == url, "another URL would be another connection"
 
 
 @pytest.mark.slow

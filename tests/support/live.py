@@ -20,6 +20,10 @@ head = ""
 answer = ""
 #: Seconds that the view waits after its rows are read.
 delay = 0.0
+#: The part whose loads wait after their rows are read.
+held = ""
+#: The value of `Sse-Live` of each request that has begun.
+began: list[str] = []
 #: The value of `Sse-Live` of each request, and the status of its answer.
 requests: list[tuple[str, int]] = []
 
@@ -34,6 +38,9 @@ def _page(request: HttpRequest) -> HttpResponse:
     template = Template(f"{shell}{head}<body>{body}")
     rendered = template.render(RequestContext(request, context))
     time.sleep(delay)
+    began.append(live_part(request))
+    while held and held == live_part(request):
+        time.sleep(0.01)
     return HttpResponse(rendered)
 
 
