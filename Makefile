@@ -107,7 +107,7 @@ test-slow: install $(HOSTS)
 # Measured, processes are slower: what fails for that is told, and not the end.
 COVERAGE := $(BIN)/python -m coverage
 
-coverage: $(INSTALLED) $(NPM_INSTALLED)
+coverage: $(INSTALLED) $(HOSTS) $(NPM_INSTALLED)
 	$(COVERAGE) erase
 	-$(COVERAGE) run -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 	$(COVERAGE) combine --quiet
@@ -118,7 +118,7 @@ coverage: $(INSTALLED) $(NPM_INSTALLED)
 # `make mutations ONLY=presence` does those that have the word.
 ONLY ?=
 
-mutations: $(INSTALLED) $(NPM_INSTALLED)
+mutations: $(INSTALLED) $(HOSTS) $(NPM_INSTALLED)
 	$(BIN)/python -m tests.mutations $(ONLY)
 
 # Write the texts that can be translated to sse_app/locale/django.pot; needs Debian's gettext.
