@@ -125,19 +125,21 @@ form?.addEventListener("input", ({ target }) => {
   stream.send("chat.typing", null, { group: form.dataset.group, key: "" }).catch(() => {});
 });
 
+/** The text of the message that has no answer yet. */
+let sending = "";
 form?.addEventListener("submit", async (event) => {
   event.preventDefault();
   const input = document.getElementById("chat-input");
   const text = input.value.trim();
-  if (!text) return;
+  // The same text again is a double click; another text may be sent before the answer.
+  if (!text || text === sending) return;
   const { group, event: name } = form.dataset;
-  const button = form.querySelector("button");
-  button.disabled = true;
+  sending = text;
   const sent = await attempt(
     () => stream.send(name, { text }, { group }),
     document.getElementById("chat-error"),
   );
-  button.disabled = false;
+  if (sending === text) sending = "";
   if (sent && input.value.trim() === text) input.value = "";
   told = 0;
   input.focus();
